@@ -1,0 +1,30 @@
+"""Extension by adding one file: find what the modules of a package define."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def modules(package: ModuleType) -> Iterator[ModuleType]:
+    """Import and yield every module that lies directly in a package, by name."""
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        yield importlib.import_module(f"{package.__name__}.{info.name}")
+
+
+def classes(package: ModuleType, base: type[T]) -> Iterator[type[T]]:
+    """Yield the concrete subclasses of ``base`` defined in the modules of a package."""
+    for module in modules(package):
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            if (
+                issubclass(member, base)
+                and not inspect.isabstract(member)
+                and member.__module__ == module.__name__
+            ):
+                yield member
