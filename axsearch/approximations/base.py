@@ -1,0 +1,141 @@
+"""What an approximation is, and the description of a site that it works on.
+
+Nothing here imports torch: an approximation only names tensors and slices those it is given.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from axsearch.recipe import Choice, Kept, SiteId, SiteKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Level = int | None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A tensor's dimension along which the units of a block lie.
+
+    ``parts`` is how many times the units are laid one after the other in it: 1 for a plain
+    projection, 3 for a fused query-key-value one.
+    """
+
+    tensor: str
+    dim: int
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Units:
+    """The removable units of a block: ``count`` heads or neurons, each ``width`` rows wide.
+
+    ``whole`` names the tensors that go only with the whole block (the output bias).
+    """
+
+    count: int
+    width: int
+    axes: tuple[Axis, ...]
+    whole: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place of a given base model that can be approximated.
+
+    ``length`` is the longest input, in tokens, that the search will see: a k above it has no
+    effect. ``unit_parameters`` is how many parameters one unit holds.
+    """
+
+    id: SiteId
+    units: Units
+    unit_parameters: int
+    length: int
+
+
+class Approximation(ABC):
+    """A way to make one site of a model cheaper; one file in this folder is one of them.
+
+    The class attributes say what it is called in a genome (``layer03.<name>``) and a recipe, at
+    which kind of site it works, and what it does.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[SiteKind]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def levels(self, site: Site) -> tuple[Level, ...]:
+        """The values its choice may take at this site, from exact to most approximate."""
+
+    @abstractmethod
+    def choice(self, site: Site, level: Level, order: Sequence[int]) -> Choice | None:
+        """The choice of a level; ``order`` lists the units, least important first.
+
+        None where the level is exact.
+        """
+
+    @abstractmethod
+    def value(self, site: Site, choice: Choice | None) -> Level:
+        """The level value that a choice amounts to (units kept, or k); None choice is exact."""
+
+    @abstractmethod
+    def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
+        """Slice the site's tensors in ``state`` to what the choice keeps."""
+
+
+class UnitRemoval(Approximation):
+    """Removes units of a block: the tensors get smaller, nothing is masked."""
+
+    fractions: ClassVar[tuple[float, ...]]
+
+    @abstractmethod
+    def grain(self, site: Site) -> int:
+        """Kept counts are multiples of this."""
+
+    def levels(self, site: Site) -> tuple[Level, ...]:
+        """Unit counts, all of them first, none (block removed) last."""
+        grain, count = self.grain(site), site.units.count
+        counts = {count, 0}
+        counts |= {max(grain, round(share * count / grain) * grain) for share in self.fractions}
+        return tuple(sorted((c for c in counts if c <= count), reverse=True))
+
+    def choice(self, site: Site, level: Level, order: Sequence[int]) -> Choice | None:
+        """Keep the ``level`` most important units."""
+        count = site.units.count
+        if level is None or not 0 <= level <= count:
+            raise ValueError(f"{self.name} at {site.id} keeps 0 to {count} units, not {level}")
+        if level == count:
+            return None
+        return Kept(of=count, kept=tuple(sorted(order[count - level :])))
+
+    def value(self, site: Site, choice: Choice | None) -> Level:
+        """How many units are kept."""
+        return len(choice.kept) if isinstance(choice, Kept) else site.units.count
+
+    def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
+        """Keep only the rows and columns of the kept units; drop all tensors if none is kept."""
+        assert isinstance(choice, Kept)
+        units = site.units
+        if not choice.kept:
+            for name in (*(axis.tensor for axis in units.axes), *units.whole):
+                state.pop(name, None)
+            return
+        for axis in units.axes:
+            if axis.tensor not in state:  # a projection without bias
+                continue
+            index = list(self._rows(units, axis, choice))
+            tensor = state[axis.tensor]
+            state[axis.tensor] = tensor[index] if axis.dim == 0 else tensor[:, index]
+
+    @staticmethod
+    def _rows(units: Units, axis: Axis, choice: Kept) -> Iterator[int]:
+        for part in range(axis.parts):
+            for unit in choice.kept:
+                start = (part * units.count + unit) * units.width
+                yield from range(start, start + units.width)

@@ -1,0 +1,22 @@
+"""FFN neurons: rows of the first projection and columns of the second go; none, no block."""
+
+from __future__ import annotations
+
+from axsearch.approximations.base import Site, UnitRemoval
+
+
+class FfnNeurons(UnitRemoval):
+    """Remove neurons of the feed-forward block (AxFormer, arXiv 2010.03688; Kwon et al. 2022).
+
+    A removed neuron takes ``2 * hidden + 1`` parameters with it. With no neuron left the block
+    is gone, its output bias included; its LayerNorm stays.
+    """
+
+    name = "ffn"
+    kind = "ffn"
+    summary = "FFN neurons kept"
+    fractions = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
+
+    def grain(self, site: Site) -> int:
+        """Multiples of 32, since odd widths run slower than wider even ones; 1 in toy models."""
+        return 32 if site.units.count >= 256 else 1

@@ -1,0 +1,41 @@
+"""What is known of one model, as `--json` prints it and the store keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Measurement(BaseModel):
+    """The numbers of one recipe's model; ratios are to the base, below 1 is better.
+
+    Attributes:
+        trial: number of the study's trial; None for a model outside a study.
+        recipe: the recipe's JSON.
+        accuracy: the metric on the search split, with the ends of its 95 % interval.
+        holdout_accuracy: the metric on the holdout split, None until it was opened.
+        latency_ms: ``latency_ratio`` times the base's time for the scenario's batches.
+        latency_ratio: median of the paired ratios to the base.
+        latency_measured: True where a real model was timed, False where it is predicted.
+        size_bytes: bytes of the exported safetensors file.
+        parameters: how many numbers the model holds.
+        choices: units kept and k of every layer, ``{"layer00": {"heads": 10, …}}``; a layer
+            that was removed has 0 heads and 0 neurons.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: int | None = None
+    recipe: dict[str, Any]
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    holdout_accuracy: float | None = None
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    latency_measured: bool = True
+    size_bytes: int
+    size_ratio: float
+    parameters: int
+    choices: dict[str, dict[str, int | None]]

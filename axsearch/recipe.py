@@ -1,0 +1,232 @@
+"""Recipe: what a trial does to the base model, as plain, canonical, versioned data.
+
+A recipe lists only the sites that differ from the base. At a site, each approximation has one
+choice: either the units it keeps (:class:`Kept`: heads, neurons) or a setting
+(:class:`Setting`: top-k attention's k). Recipes that give the same model are equal, because what
+has no effect is dropped when a recipe is made: keeping every unit, and settings of a block that
+is removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from axsearch.errors import UsageError
+
+SiteKind = Literal["attention", "ffn"]
+
+
+class SiteId(NamedTuple):
+    """One place of the base model that can be approximated: ``layer03.attention``."""
+
+    layer: int
+    kind: SiteKind
+
+    def __str__(self) -> str:
+        return f"layer{self.layer:02d}.{self.kind}"
+
+    @classmethod
+    def parse(cls, text: str) -> SiteId:
+        """Read ``layer03.attention``; raises ValueError for anything else."""
+        match = re.fullmatch(r"layer(\d{2,3})\.(attention|ffn)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a site such as 'layer03.attention'")
+        site = cls(int(match[1]), match[2])  # type: ignore[arg-type]
+        if str(site) != text:
+            raise ValueError(f"{text!r} is not how a site is written; use {str(site)!r}")
+        return site
+
+
+class Kept(BaseModel):
+    """The units (heads, neurons) that stay, out of ``of``; none kept removes the whole block.
+
+    In JSON ``kept`` is a list of indices or, above 64 units, the hexadecimal form of the bit mask
+    whose bit ``i`` stands for unit ``i``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    of: PositiveInt
+    kept: tuple[int, ...]
+
+    @field_validator("kept", mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if not re.fullmatch(r"[0-9a-f]+", value) or len(value) > 1 << 16:
+                raise ValueError("a bit mask is lower-case hexadecimal")
+            mask = int(value, 16)
+            return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Kept:
+        if tuple(sorted(set(self.kept))) != self.kept:
+            raise ValueError("kept indices must be distinct and ascending")
+        if self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.of:
+            raise ValueError(f"kept indices must lie in 0..{self.of - 1}")
+        return self
+
+    @field_serializer("kept")
+    def _write(self, kept: tuple[int, ...]) -> list[int] | str:
+        if self.of <= 64:
+            return list(kept)
+        return format(sum(1 << i for i in kept), "x")
+
+    @property
+    def exact(self) -> bool:
+        """Whether every unit stays."""
+        return len(self.kept) == self.of
+
+
+class Setting(BaseModel):
+    """A choice that removes nothing: ``value`` (k of top-k attention) and how it is applied."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    value: PositiveInt
+    mode: Annotated[str, Field(pattern=r"^[a-z_]+$", max_length=32)]
+
+
+Choice = Kept | Setting
+
+
+class Recipe(BaseModel):
+    """Everything a trial changes; frozen, hashable, equal when it gives the same model.
+
+    Example:
+        >>> recipe = Recipe.of({SiteId(0, "attention"): {"heads": Kept(of=12, kept=(0, 3))}})
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1] = 1
+    sites: tuple[tuple[SiteId, tuple[tuple[str, Choice], ...]], ...] = ()
+
+    @classmethod
+    def of(cls, sites: Mapping[SiteId, Mapping[str, Choice]]) -> Recipe:
+        """Make the canonical recipe of these choices, in any order."""
+        canonical = []
+        for site in sorted(sites):
+            choices = {
+                n: c for n, c in sites[site].items() if not (isinstance(c, Kept) and c.exact)
+            }
+            removed: dict[str, Choice] = {
+                n: c for n, c in choices.items() if isinstance(c, Kept) and not c.kept
+            }
+            choices = removed or choices
+            if choices:
+                canonical.append((site, tuple(sorted(choices.items()))))
+        return cls(sites=tuple(canonical))
+
+    def at(self, layer: int, kind: SiteKind) -> dict[str, Choice]:
+        """The choices at one site; empty where the site is exact."""
+        return dict(dict(self.sites).get(SiteId(layer, kind), ()))
+
+    def removed(self, layer: int, kind: SiteKind) -> bool:
+        """Whether the whole block at this site is removed."""
+        return any(isinstance(c, Kept) and not c.kept for c in self.at(layer, kind).values())
+
+    def choices(self) -> Iterable[tuple[SiteId, str, Choice]]:
+        """Every choice, as (site, approximation, choice)."""
+        for site, choices in self.sites:
+            for name, choice in choices:
+                yield site, name, choice
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as plain data."""
+        sites = {
+            str(site): {name: choice.model_dump(mode="json") for name, choice in choices}
+            for site, choices in self.sites
+        }
+        return {"version": self.version, "sites": sites}
+
+    def to_json(self) -> str:
+        """Canonical JSON: one line, sorted keys."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "the recipe") -> Recipe:
+        """Read the JSON form; raises UsageError naming ``source`` where it is not a recipe."""
+        try:
+            if not isinstance(data, dict) or set(data) != {"version", "sites"}:
+                raise ValueError("a recipe has the keys 'version' and 'sites'")
+            if data["version"] != 1 or isinstance(data["version"], bool):
+                raise ValueError(
+                    f"version {data['version']!r} is not 1, the one this axsearch reads"
+                )
+            sites: dict[SiteId, dict[str, Choice]] = {}
+            for key, choices in data["sites"].items():
+                sites[SiteId.parse(key)] = {
+                    name: (Kept if "kept" in choice else Setting).model_validate(choice)
+                    for name, choice in choices.items()
+                }
+            recipe = cls.of(sites)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"{source} is not a valid recipe: {first['msg']}.") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UsageError(f"{source} is not a valid recipe: {error}.") from None
+        return recipe
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the recipe") -> Recipe:
+        """Read JSON text; raises UsageError naming ``source`` where it is not a recipe."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{source} is not JSON: {error}.") from None
+        return cls.from_dict(data, source)
+
+    @classmethod
+    def from_stored(cls, text: str, checksum: str) -> Recipe:
+        """Read a recipe from the database; raises UsageError if it was edited there."""
+        source = f"The stored recipe {checksum[:12]}"
+        recipe = cls.from_json(text, source)
+        if recipe.hash != checksum:
+            raise UsageError(f"{source} was changed after it was stored: its checksum is another.")
+        return recipe
+
+    def write(self, path: Path) -> None:
+        """Write the recipe with the checksum that :meth:`read` compares."""
+        data = {**self.to_dict(), "sha256": self.hash}
+        path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe file; one written by hand may leave the checksum out.
+
+        Raises UsageError naming the file when it is not a recipe or does not match its checksum.
+        """
+        try:
+            data = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{path} cannot be read as a recipe: {error}.") from None
+        checksum = data.pop("sha256", None) if isinstance(data, dict) else None
+        recipe = cls.from_dict(data, str(path))
+        if checksum is not None and checksum != recipe.hash:
+            raise UsageError(f"{path} was changed after it was written: its checksum is another.")
+        return recipe
