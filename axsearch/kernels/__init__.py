@@ -1,0 +1,1 @@
+"""Numeric kernels, and how transformers models reach them."""

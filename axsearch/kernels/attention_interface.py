@@ -1,0 +1,45 @@
+"""Top-k attention as an attention implementation of transformers.
+
+A layer whose self-attention module carries ``topk`` (and ``topk_mode``) runs top-k attention;
+every other layer of the same model runs PyTorch's SDPA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from axsearch.kernels.topk_attention import topk_attention
+
+ATTENTION_NAME = "axsearch_topk"
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in each layer; (batch, heads, length, d) in, length first out."""
+    layer: Any = module
+    if getattr(layer, "topk", None) is None or layer.topk >= key.shape[-2]:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    output = topk_attention(
+        query, key, value, layer.topk,
+        mask=attention_mask, scale=scaling, mode=layer.topk_mode, dropout=dropout,
+    )  # fmt: skip
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION_NAME, attention_forward)
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
