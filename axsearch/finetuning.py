@@ -1,0 +1,208 @@
+"""Fine-tune a model on labelled text, so that there is a base to search from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from axsearch.data import LabelledData, LabelledText, read_data
+from axsearch.errors import UsageError
+from axsearch.evaluation.accuracy import predict
+from axsearch.metrics import Estimate, estimate
+from axsearch.task import (
+    Split,
+    encode,
+    input_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_metric,
+)
+
+RECORD = "finetune.json"
+LEARNING_RATE = 5e-5
+BATCH_SIZE = 32
+WARM_UP_SHARE = 0.06
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model: where it is, and its metric on the validation split."""
+
+    path: str
+    metric: str
+    validation: Estimate
+    cached: bool
+
+
+def finetune(
+    model: str,
+    data: str,
+    out: str,
+    *,
+    task: str | None = None,
+    metric: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    epochs: int = 3,
+    max_length: int = 128,
+    seed: int = 0,
+    device: str = "cpu",
+) -> FineTuned:
+    """Train a classifier and save it with its tokenizer in ``out``.
+
+    AdamW with linear decay, length-bucketed batches, embeddings frozen, bf16 autocast where the
+    processor has it. An interrupted run goes on from its last epoch; a finished one with the same
+    inputs is not run again.
+
+    Raises:
+        UsageError: something given cannot be used; no training was done.
+    """
+    if epochs < 1 or max_length < 8:
+        raise UsageError("--epochs must be at least 1 and --max-length at least 8.")
+    metric = resolve_metric(task, metric)
+    config = load_config(model)
+    read = read_data(data, text_columns=text_columns, label_column=label_column, seed=seed)
+    names = _label_names(read)
+    tokenizer = load_tokenizer(model)
+    tokenizer.model_max_length = min(max_length, input_length(tokenizer, config))
+    train = _split("train", read.train, names, tokenizer)
+    validation = _split("validation", read.validation, names, tokenizer)
+    folder = Path(out)
+    record = {
+        "model": str(model),
+        "train": train.fingerprint,
+        "validation": validation.fingerprint,
+        "labels": names,
+        "metric": metric,
+        "epochs": epochs,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    done = _finished(folder, record)
+    if done is not None:
+        return done
+    for note in read.notes:
+        console.print(note, style="dim")
+
+    set_seed(seed)
+    trained = load_model(
+        model,
+        attention="eager",  # on a CPU its backward pass is faster than SDPA's
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    trained.get_input_embeddings().requires_grad_(False)
+    key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+    checkpoints = folder / f"checkpoints-{key}"
+    arguments = TrainingArguments(
+        str(checkpoints),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARM_UP_SHARE,
+        bf16=_bf16(device),
+        use_cpu=device == "cpu",
+        train_sampling_strategy="group_by_length",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=not console.is_terminal,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+    rows = [
+        {**example, "labels": int(label)}
+        for example, label in zip(train.inputs, train.labels, strict=True)
+    ]
+    trainer = Trainer(
+        trained,
+        arguments,
+        train_dataset=datasets.Dataset.from_list(rows),
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    console.print(f"Fine-tuning {model} on {len(train)} examples, {epochs} epochs")
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    trained = trained.float().eval()
+    trained.set_attn_implementation("sdpa")
+    result = estimate(
+        metric, validation.labels, predict(trained, validation, device=device), seed=seed
+    )
+    trained.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / RECORD).write_text(
+        json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n"
+    )
+    shutil.rmtree(checkpoints)
+    return FineTuned(out, metric, result, cached=False)
+
+
+def _label_names(read: LabelledData) -> list[str]:
+    names = sorted(
+        set(read.train.labels), key=lambda name: (len(name) if name.isdigit() else 0, name)
+    )
+    for split in (read.validation, read.test):
+        unknown = sorted(set(split.labels) - set(names))
+        if unknown:
+            raise UsageError(f"Label {unknown[0]!r} is in validation or test but not in train.")
+    return names
+
+
+def _split(
+    name: str, part: LabelledText, names: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Split:
+    ids = {label: index for index, label in enumerate(names)}
+    labels = np.array([ids[label] for label in part.labels])
+    inputs = encode(tokenizer, part.texts, tokenizer.model_max_length)
+    return Split(name, inputs, labels, tokenizer.pad_token_id or 0)
+
+
+def _finished(folder: Path, record: dict[str, object]) -> FineTuned | None:
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; --out names a folder.")
+    path = folder / RECORD
+    if path.is_file():
+        found = json.loads(path.read_text())
+        validation = found.pop("validation_metric", None)
+        if found == record and validation and (folder / "model.safetensors").is_file():
+            return FineTuned(str(folder), str(record["metric"]), Estimate(*validation), cached=True)
+        raise UsageError(f"{folder} holds a model fine-tuned otherwise; give another --out.")
+    others = [p for p in folder.glob("*") if not p.name.startswith("checkpoints-")]
+    if others:
+        raise UsageError(f"The folder {folder} is not empty; give another --out.")
+    return None
+
+
+def _bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported())
+    return device == "cpu" and bool(torch.backends.mkldnn.is_available()) and _cpu_has_bf16()
+
+
+def _cpu_has_bf16() -> bool:
+    # Emulated bf16 is slower than fp32, so only where the processor has instructions for it.
+    return bool(
+        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )
