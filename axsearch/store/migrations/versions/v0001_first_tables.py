@@ -1,0 +1,70 @@
+"""The first tables: studies, recipes, evaluations, latencies, calibrations."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+SHA256 = sa.String(64)
+
+
+def _created() -> sa.Column[object]:
+    return sa.Column("created", sa.DateTime(timezone=True), nullable=False)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "ax_studies",
+        sa.Column("name", sa.String(200), primary_key=True),
+        sa.Column("spec", sa.JSON(), nullable=False),
+        _created(),
+    )
+    op.create_table(
+        "ax_recipes",
+        sa.Column("hash", SHA256, primary_key=True),
+        sa.Column("json", sa.Text(), nullable=False),
+    )
+    op.create_table(
+        "ax_evaluations",
+        sa.Column("model", SHA256, primary_key=True),
+        sa.Column("recipe", SHA256, sa.ForeignKey("ax_recipes.hash"), primary_key=True),
+        sa.Column("split", SHA256, primary_key=True),
+        sa.Column("dtype", sa.String(16), primary_key=True),
+        sa.Column("metric", sa.String(32), primary_key=True),
+        sa.Column("split_name", sa.String(16), nullable=False),
+        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("low", sa.Float(), nullable=False),
+        sa.Column("high", sa.Float(), nullable=False),
+        sa.Column("examples", sa.Integer(), nullable=False),
+        sa.Column("outcome", sa.LargeBinary(), nullable=False),
+        _created(),
+    )
+    op.create_table(
+        "ax_latencies",
+        sa.Column("id", sa.Integer(), primary_key=True),
+        sa.Column("model", SHA256, nullable=False, index=True),
+        sa.Column("recipe", SHA256, sa.ForeignKey("ax_recipes.hash"), nullable=False),
+        sa.Column("workload", SHA256, nullable=False),
+        sa.Column("machine", sa.String(200), nullable=False),
+        sa.Column("scenario", sa.JSON(), nullable=False),
+        *(sa.Column(name, sa.Float(), nullable=False)
+          for name in ("model_ms", "base_ms", "ratio", "low", "high")),
+        sa.Column("pairs", sa.Integer(), nullable=False),
+        _created(),
+    )  # fmt: skip
+    op.create_table(
+        "ax_calibrations",
+        sa.Column("model", SHA256, primary_key=True),
+        sa.Column("split", SHA256, primary_key=True),
+        sa.Column("kind", sa.String(32), primary_key=True),
+        sa.Column("data", sa.JSON(), nullable=False),
+        _created(),
+    )
+
+
+def downgrade() -> None:
+    for table in ("calibrations", "latencies", "evaluations", "recipes", "studies"):
+        op.drop_table(f"ax_{table}")

@@ -1,0 +1,193 @@
+"""What axsearch reads from and writes to its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from axsearch.recipe import Recipe
+from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow, StudyRow
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on a split with its interval; ``right`` says so example by example."""
+
+    value: float
+    low: float
+    high: float
+    right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EvaluationKey:
+    """What makes two evaluations the same: they give the same result and are done once."""
+
+    model: str
+    split: str
+    dtype: str
+    metric: str
+
+
+def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
+    """The specification of a study, None where there is no such study."""
+    with Session(engine) as session:
+        row = session.get(StudyRow, name)
+        return None if row is None else dict(row.spec)
+
+
+def study_names(engine: Engine) -> list[str]:
+    """The names of all studies."""
+    with Session(engine) as session:
+        return list(session.scalars(select(StudyRow.name).order_by(StudyRow.name)))
+
+
+def save_study(engine: Engine, name: str, spec: dict[str, Any]) -> None:
+    """Record a new study."""
+    _add(engine, StudyRow(name=name, spec=spec))
+
+
+def save_recipe(engine: Engine, recipe: Recipe) -> None:
+    """Record a recipe once."""
+    with Session(engine) as session:
+        known = session.get(RecipeRow, recipe.hash) is not None
+    if not known:
+        _add(engine, RecipeRow(hash=recipe.hash, json=recipe.to_json()))
+
+
+def load_recipes(engine: Engine, hashes: Iterable[str]) -> dict[str, Recipe]:
+    """Recipes by hash; raises UsageError where one was edited in the database."""
+    with Session(engine) as session:
+        rows = session.scalars(select(RecipeRow).where(RecipeRow.hash.in_(set(hashes)))).all()
+    return {row.hash: Recipe.from_stored(row.json, row.hash) for row in rows}
+
+
+def load_evaluation(engine: Engine, key: EvaluationKey, recipe: str) -> Evaluation | None:
+    """A stored evaluation of the recipe with this hash."""
+    return load_evaluations(engine, key, [recipe]).get(recipe)
+
+
+def load_evaluations(
+    engine: Engine, key: EvaluationKey, recipes: Iterable[str]
+) -> dict[str, Evaluation]:
+    """Stored evaluations by recipe hash; recipes without one are left out."""
+    wanted = select(EvaluationRow).where(
+        EvaluationRow.model == key.model,
+        EvaluationRow.split == key.split,
+        EvaluationRow.dtype == key.dtype,
+        EvaluationRow.metric == key.metric,
+        EvaluationRow.recipe.in_(set(recipes)),
+    )
+    with Session(engine) as session:
+        return {
+            row.recipe: Evaluation(
+                row.value,
+                row.low,
+                row.high,
+                np.unpackbits(np.frombuffer(row.outcome, np.uint8), count=row.examples) == 1,
+            )
+            for row in session.scalars(wanted)
+        }
+
+
+def save_evaluation(
+    engine: Engine, key: EvaluationKey, recipe: Recipe, split_name: str, result: Evaluation
+) -> None:
+    """Keep an evaluation; another worker may have been first, with the same result."""
+    save_recipe(engine, recipe)
+    _add(
+        engine,
+        EvaluationRow(
+            model=key.model,
+            recipe=recipe.hash,
+            split=key.split,
+            dtype=key.dtype,
+            metric=key.metric,
+            split_name=split_name,
+            value=result.value,
+            low=result.low,
+            high=result.high,
+            examples=len(result.right),
+            outcome=np.packbits(result.right).tobytes(),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class LatencyKey:
+    """Where and for what a latency was measured; ``workload`` fingerprints the batches."""
+
+    model: str
+    workload: str
+    machine: str
+
+
+def load_latency(engine: Engine, key: LatencyKey, recipe: str) -> dict[str, float] | None:
+    """The newest latency of a recipe: model_ms, base_ms, ratio, low, high, pairs."""
+    wanted = (
+        select(LatencyRow)
+        .where(
+            LatencyRow.model == key.model,
+            LatencyRow.workload == key.workload,
+            LatencyRow.machine == key.machine,
+            LatencyRow.recipe == recipe,
+        )
+        .order_by(LatencyRow.id.desc())
+        .limit(1)
+    )
+    fields = ("model_ms", "base_ms", "ratio", "low", "high", "pairs")
+    with Session(engine) as session:
+        row = session.scalars(wanted).first()
+        return None if row is None else {field: getattr(row, field) for field in fields}
+
+
+def save_latency(
+    engine: Engine,
+    key: LatencyKey,
+    recipe: Recipe,
+    scenario: dict[str, Any],
+    latency: dict[str, float],
+) -> None:
+    """Keep a latency; ``latency`` has the fields that :func:`load_latency` gives."""
+    save_recipe(engine, recipe)
+    _add(
+        engine,
+        LatencyRow(
+            model=key.model,
+            workload=key.workload,
+            machine=key.machine,
+            recipe=recipe.hash,
+            scenario=scenario,
+            **latency,
+        ),
+    )
+
+
+def load_calibration(engine: Engine, model: str, split: str, kind: str) -> dict[str, Any] | None:
+    """A stored calibration table."""
+    with Session(engine) as session:
+        row = session.get(CalibrationRow, (model, split, kind))
+        return None if row is None else dict(row.data)
+
+
+def save_calibration(
+    engine: Engine, model: str, split: str, kind: str, data: dict[str, Any]
+) -> None:
+    """Keep a calibration table."""
+    _add(engine, CalibrationRow(model=model, split=split, kind=kind, data=data))
+
+
+def _add(engine: Engine, row: Any) -> None:
+    with Session(engine) as session:
+        session.add(row)
+        try:
+            session.commit()
+        except IntegrityError:  # another worker wrote the same row first
+            session.rollback()
