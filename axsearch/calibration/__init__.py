@@ -1,0 +1,1 @@
+"""Tables measured once before a search."""

@@ -1,0 +1,1 @@
+"""Accuracy, latency and size of a model, and the Evaluator that joins and keeps them."""

@@ -1,0 +1,231 @@
+"""The Evaluator: from a recipe to a Measurement, nothing evaluated twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import torch
+from sqlalchemy import Engine
+from torch import nn
+from transformers import PreTrainedModel
+
+from axsearch.approximations import approximations
+from axsearch.errors import AxsearchError
+from axsearch.evaluation.accuracy import predict
+from axsearch.evaluation.latency import (
+    OWN_LENGTH_BATCHES,
+    PAIRS,
+    Latency,
+    Scenario,
+    measure_latency,
+    workload,
+)
+from axsearch.evaluation.size import parameter_count, safetensors_bytes
+from axsearch.measurement import Measurement
+from axsearch.metrics import estimate
+from axsearch.recipe import Recipe
+from axsearch.store.queries import (
+    Evaluation,
+    EvaluationKey,
+    LatencyKey,
+    load_evaluation,
+    load_latency,
+    save_evaluation,
+    save_latency,
+)
+from axsearch.surgery import plan, shrink, sites_by_id, sliced_state
+from axsearch.task import Batch, Split, Task
+
+EXACT = Recipe.of({})
+
+
+class Evaluator:
+    """Measures recipes of one task on this machine, keeping every result in the store.
+
+    Args:
+        task: model and data.
+        engine: an open database.
+        scenario: what latency is measured for; None leaves latency unmeasured.
+        device: where accuracy is evaluated; latency runs on the scenario's device.
+    """
+
+    def __init__(
+        self, task: Task, engine: Engine, scenario: Scenario | None, device: str = "cpu"
+    ) -> None:
+        if device != "cpu" and not _available(device):
+            raise AxsearchError(f"The device {device} is not available on this machine.")
+        self.task = task
+        self.engine = engine
+        self.scenario = scenario
+        self.device = device
+        self.model = _moved(task.model, device)
+
+    @cached_property
+    def base(self) -> Measurement:
+        """The measurement of the untouched base."""
+        return self.measure(EXACT)
+
+    def measure(
+        self, recipe: Recipe, *, trial: int | None = None, pairs: int = PAIRS
+    ) -> Measurement:
+        """Accuracy on the search split, latency and size of a recipe's real, smaller model.
+
+        Raises NonFiniteError where the model does not give finite numbers, UsageError where the
+        recipe does not fit it.
+        """
+        small = _Lazily(lambda: shrink(self.model, recipe))
+        accuracy = self.accuracy(recipe, self.task.search, small)
+        latency = self.latency(recipe, small, pairs=pairs)
+        base_ms = (
+            None if latency is None
+            else latency.base_ms if recipe == EXACT
+            else self.base.latency_ms
+        )  # fmt: skip
+        state = sliced_state(self.model, recipe)
+        size = safetensors_bytes(state)
+        return Measurement(
+            trial=trial,
+            recipe=recipe.to_dict(),
+            accuracy=accuracy.value,
+            accuracy_low=accuracy.low,
+            accuracy_high=accuracy.high,
+            latency_ms=None if latency is None or base_ms is None else latency.ratio * base_ms,
+            latency_ratio=None if latency is None else latency.ratio,
+            size_bytes=size,
+            size_ratio=size / safetensors_bytes(self.model.state_dict()),
+            parameters=parameter_count(state),
+            choices=self.choices(recipe),
+        )
+
+    def accuracy(
+        self,
+        recipe: Recipe,
+        split: Split,
+        small: Callable[[], PreTrainedModel] | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        """The metric on a split, from the store where it is known."""
+        key = EvaluationKey(
+            self.task.model_fingerprint, split.fingerprint, "float32", self.task.metric
+        )
+        known = load_evaluation(self.engine, key, recipe.hash)
+        if known is not None:
+            return known
+        model = small() if small is not None else shrink(self.model, recipe)
+        predicted = predict(model, split, device=self.device, on_batch=on_batch)
+        value, low, high = estimate(self.task.metric, split.labels, predicted)
+        result = Evaluation(value, low, high, predicted == split.labels)
+        save_evaluation(self.engine, key, recipe, split.name, result)
+        return result
+
+    def latency(
+        self,
+        recipe: Recipe,
+        small: Callable[[], PreTrainedModel] | None = None,
+        *,
+        pairs: int = PAIRS,
+    ) -> Latency | None:
+        """The paired latency in the scenario, from the store where it was measured as well.
+
+        The base's ratio is 1 by definition. None where there is no scenario.
+        """
+        if self.scenario is None:
+            return None
+        key = LatencyKey(self.task.model_fingerprint, self._workload_hash, machine_name())
+        known = load_latency(self.engine, key, recipe.hash)
+        if known is not None and known["pairs"] >= pairs:
+            return Latency(**known)  # type: ignore[arg-type]
+        model = small() if small is not None else shrink(self.model, recipe)
+        measured = self.time(model, self.batches, pairs=pairs)
+        if recipe == EXACT:
+            measured = Latency(**{**asdict(measured), "ratio": 1.0})
+        save_latency(self.engine, key, recipe, self.scenario.to_dict(), asdict(measured))
+        return measured
+
+    def time(self, model: PreTrainedModel, batches: list[Batch], *, pairs: int = PAIRS) -> Latency:
+        """Time a model against the base on these batches, on the scenario's device and threads."""
+        assert self.scenario is not None
+        scenario = self.scenario
+        base = _moved(self.model, scenario.device)
+        try:
+            return measure_latency(
+                base, _moved(model, scenario.device), batches, scenario=scenario, pairs=pairs
+            )
+        finally:
+            _moved(self.model, self.device)
+
+    def holdout_latency(self, recipe: Recipe, *, pairs: int, batches: int) -> Latency:
+        """Time a recipe's model on ``batches`` of holdout examples, against the base."""
+        assert self.scenario is not None
+        vocabulary = self.model.config.vocab_size
+        examples = workload(self.task.holdout, self.scenario, vocabulary, batches)
+        return self.time(shrink(self.model, recipe), examples, pairs=pairs)
+
+    def choices(self, recipe: Recipe) -> dict[str, dict[str, int | None]]:
+        """Units kept and k, layer by layer of the base."""
+        sites = sites_by_id(self.model)
+        plan(self.model, recipe)  # refuses a recipe of another model
+        described: dict[str, dict[str, int | None]] = {}
+        for site in sites.values():
+            layer = described.setdefault(f"layer{site.id.layer:02d}", {})
+            for name, approximation in approximations().items():
+                if approximation.kind == site.id.kind:
+                    layer[name] = approximation.value(
+                        site, recipe.at(site.id.layer, site.id.kind).get(name)
+                    )
+        return described
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The batches that the scenario times."""
+        assert self.scenario is not None
+        vocabulary = self.model.config.vocab_size
+        return workload(self.task.search, self.scenario, vocabulary, OWN_LENGTH_BATCHES)
+
+    @cached_property
+    def _workload_hash(self) -> str:
+        assert self.scenario is not None
+        digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
+        for batch in self.batches:
+            digest.update(batch["input_ids"].numpy().data)
+        return digest.hexdigest()
+
+
+class _Lazily:
+    """A model that is built on first use and then kept."""
+
+    def __init__(self, build: Callable[[], PreTrainedModel]) -> None:
+        self._build = build
+
+    @cached_property
+    def _model(self) -> PreTrainedModel:
+        return self._build()
+
+    def __call__(self) -> PreTrainedModel:
+        return self._model
+
+
+def machine_name() -> str:
+    """What makes latencies comparable: host, processor kind, cores and torch version."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"{platform.node()}, {platform.machine()} {capability}, {os.cpu_count()} cores, "
+        f"torch {torch.__version__}"
+    )
+
+
+def _moved(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    nn.Module.to(model, device)
+    return model
+
+
+def _available(device: str) -> bool:
+    kind = device.split(":")[0]
+    backend: Any = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(kind)
+    return backend is not None and bool(backend.is_available())

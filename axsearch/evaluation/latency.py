@@ -1,0 +1,136 @@
+"""Latency of a model relative to the base, timed so that a shared machine can be trusted."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from axsearch.task import Batch, Split
+
+PAIRS = 5
+WARM_UP = 1
+OWN_LENGTH_BATCHES = 3
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What latency is measured for.
+
+    ``sequence_length`` None means the examples' own lengths: batches taken at even steps of the
+    search split sorted by length, each padded to its longest example.
+    """
+
+    batch_size: int = 32
+    sequence_length: int | None = None
+    threads: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def to_dict(self) -> dict[str, int | str | None]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of one pass over the scenario's batches.
+
+    ``ratio`` is the median over ``pairs`` of the model's time over that of the base's pass just
+    before it; ``low`` and ``high`` are the quartiles of those ratios; times are medians in ms.
+    """
+
+    model_ms: float
+    base_ms: float
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+def workload(
+    split: Split,
+    scenario: Scenario,
+    vocabulary: int,
+    batches: int = OWN_LENGTH_BATCHES,
+    seed: int = 0,
+) -> list[Batch]:
+    """The batches that a scenario times; random tokens where a length is asked for."""
+    if scenario.sequence_length is not None:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (scenario.batch_size, scenario.sequence_length)
+        ids = torch.randint(vocabulary, shape, generator=generator)
+        return [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    order = np.argsort(split.lengths, kind="stable")
+    size = min(scenario.batch_size, len(order))
+    starts = [int((i + 0.5) / batches * (len(order) - size)) for i in range(batches)]
+    return [split.collate(order[start : start + size]) for start in sorted(set(starts))]
+
+
+def measure_latency(
+    base: PreTrainedModel,
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    *,
+    scenario: Scenario,
+    pairs: int = PAIRS,
+) -> Latency:
+    """Time model and base in turn (A B A B …) after a warm-up of each.
+
+    Absolute times drift on a shared machine; the ratio of two passes made one after the other
+    does not, and the median over pairs drops the ones that something else disturbed.
+    """
+    moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
+    with _threads(scenario.threads), _no_collection(), torch.inference_mode():
+        for _ in range(WARM_UP):
+            _pass(base, moved, scenario.device)
+            _pass(model, moved, scenario.device)
+        times = np.array(
+            [
+                (_pass(base, moved, scenario.device), _pass(model, moved, scenario.device))
+                for _ in range(pairs)
+            ]
+        )
+    ratios = times[:, 1] / times[:, 0]
+    low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    base_ms, model_ms = np.median(times, axis=0) * 1e3
+    return Latency(float(model_ms), float(base_ms), float(ratio), float(low), float(high), pairs)
+
+
+def _pass(model: PreTrainedModel, batches: Sequence[Batch], device: str) -> float:
+    start = time.perf_counter()
+    for batch in batches:
+        model(**batch)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    elif device.startswith("mps"):
+        torch.mps.synchronize()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,48 @@
+"""Size of a model's safetensors file, from shapes alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_DTYPES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
+
+METADATA = {"format": "pt"}
+"""What an exported file's header carries beside the tensors; transformers asks for it."""
+
+
+def parameter_count(state: Mapping[str, Tensor]) -> int:
+    """How many numbers a state dict holds."""
+    return sum(tensor.numel() for tensor in state.values())
+
+
+def safetensors_bytes(state: Mapping[str, Tensor]) -> int:
+    """Exact bytes of the safetensors file that an export writes for a state dict.
+
+    The file is an 8-byte length, a JSON header padded to a multiple of 8, and the raw data,
+    wider types first and then by name (safetensors format description). Works on meta tensors.
+    """
+    offset = 0
+    header: dict[str, object] = {"__metadata__": METADATA}
+    for name, tensor in sorted(state.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        end = offset + tensor.numel() * tensor.itemsize
+        header[name] = {
+            "dtype": _DTYPES[str(tensor.dtype)],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    written = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-written // 8) * 8 + offset
