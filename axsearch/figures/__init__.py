@@ -1,0 +1,1 @@
+"""Plotly figures, one file each: every figure is a function of plain data."""

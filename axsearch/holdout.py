@@ -1,0 +1,44 @@
+"""Open the holdout split, for the models that a study chose."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import track
+
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.latency import Latency, Scenario
+from axsearch.recipe import Recipe
+from axsearch.run import load_task
+from axsearch.study import Study
+
+
+def evaluate_front(study: Study) -> None:
+    """Evaluate the base and the front on the holdout split; what is stored is not done again.
+
+    Raises UsageError where the study's model or data are not what they were.
+    """
+    recipes = [Recipe.of({}), *(Recipe.from_dict(m.recipe) for m in study.front())]
+    known = study.outcomes(recipes, "holdout")
+    missing = [recipe for recipe in recipes if recipe.hash not in known]
+    if missing:
+        task = load_task(study.spec)
+        evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
+        console = Console(stderr=True)
+        for recipe in track(
+            missing, "Holdout", console=console, disable=not console.is_terminal, transient=True
+        ):
+            evaluator.accuracy(recipe, task.holdout)
+    study.refresh()
+
+
+def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8) -> Latency:
+    """Time a trial's model on the holdout examples at their own lengths, paired with the base.
+
+    Takes the batch size, threads and device of the study's scenario; ``batches`` of them are
+    taken at even steps of the examples sorted by length. Raises UsageError where there is no such
+    trial, or the study's model or data are not what they were.
+    """
+    recipe = Recipe.from_dict(study.trial(trial).recipe)
+    scenario = Scenario(**{**(study.spec.scenario or {}), "sequence_length": None})  # type: ignore[arg-type]
+    evaluator = Evaluator(load_task(study.spec), study.database.engine, scenario, study.spec.device)
+    return evaluator.holdout_latency(recipe, pairs=pairs, batches=batches)

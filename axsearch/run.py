@@ -1,0 +1,367 @@
+"""Run a study, or resume it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from axsearch.calibration.importance import Importance, fisher_importance
+from axsearch.calibration.ladder import ladder
+from axsearch.dashboard import annotate
+from axsearch.errors import AxsearchError, UsageError
+from axsearch.evaluation.accuracy import NonFiniteError
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.latency import Scenario
+from axsearch.samplers import build_sampler, sampler_names
+from axsearch.space import SearchSpace
+from axsearch.store.database import Database, open_database
+from axsearch.store.queries import (
+    load_calibration,
+    save_calibration,
+    save_recipe,
+    save_study,
+    study_spec,
+)
+from axsearch.study import (
+    MEASUREMENT_ATTR,
+    OBJECTIVES,
+    RECIPE_ATTR,
+    Study,
+    StudySpec,
+    limits,
+)
+from axsearch.surgery import sites_by_id
+from axsearch.task import Task
+
+MAX_FAILURES = 5
+console = Console(stderr=True)
+
+
+def search(
+    model: str,
+    data: str,
+    *,
+    storage: str,
+    study: str,
+    trials: int,
+    task: str | None = None,
+    metric: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    sampler: str = "auto",
+    objectives: Sequence[str] = ("accuracy", "latency", "size"),
+    max_drop: float | None = None,
+    max_latency_ratio: float | None = None,
+    batch_size: int = 32,
+    sequence_length: int | None = None,
+    threads: int | None = None,
+    search_examples: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Study:
+    """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
+
+    The base and a ladder of ever smaller models are tried first, then what the sampler proposes.
+    A study that exists is resumed; Ctrl-C keeps what was finished.
+
+    Args:
+        model: local directory or hub name of a fine-tuned classifier.
+        data: folder with train, validation and test files, or a hub dataset.
+        storage: SQLAlchemy URL; a SQLite file is made where there is none.
+        study: name of the study.
+        trials: total number of finished trials wanted.
+        task: see :meth:`Task.load`, as for the next three.
+        metric: the accuracy metric.
+        text_columns: columns with the text or the two texts.
+        label_column: column with the label.
+        sampler: see :func:`axsearch.samplers.sampler_names`.
+        objectives: any of accuracy, latency, size.
+        max_drop: models whose accuracy is further below the base's are infeasible.
+        max_latency_ratio: models slower than this share of the base's time are infeasible.
+        batch_size: examples a batch, for latency.
+        sequence_length: tokens an example, for latency; None for the examples' own lengths.
+        threads: torch threads, for latency; None for all.
+        search_examples: examples of the validation split to evaluate on; None for all.
+        device: cpu, cuda or mps.
+        seed: of splits, sampler and intervals.
+
+    Raises:
+        UsageError: something given cannot be used; nothing expensive was done.
+        AxsearchError: trials keep failing.
+        KeyboardInterrupt: stopped by the user; finished trials are kept.
+    """
+    _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
+    database = open_database(storage, create=True)
+    loaded = Task.load(
+        model,
+        data,
+        task=task,
+        metric=metric,
+        text_columns=text_columns,
+        label_column=label_column,
+        search_examples=search_examples,
+        seed=seed,
+    )
+    timed = "latency" in objectives or max_latency_ratio is not None
+    scenario = Scenario(batch_size, sequence_length, threads, device) if timed else None
+    sites = list(sites_by_id(loaded.model, loaded.longest).values())
+    units = {site.id: range(site.units.count) for site in sites}
+    spec = StudySpec(
+        model=model,
+        data=data,
+        task=task,
+        metric=loaded.metric,
+        text_columns=tuple(text_columns) if text_columns else None,
+        label_column=label_column,
+        search_examples=search_examples,
+        objectives=tuple(objectives),
+        scenario=None if scenario is None else scenario.to_dict(),
+        max_drop=max_drop,
+        max_latency_ratio=max_latency_ratio,
+        device=device,
+        seed=seed,
+        model_fingerprint=loaded.model_fingerprint,
+        splits=loaded.split_fingerprints,
+        levels=SearchSpace(sites, units).to_dict(),
+    )
+    known = _known_spec(database, study)
+    if known is not None and (differences := spec.differences(known)):
+        raise UsageError(
+            f"Study {study!r} exists with another {'; another '.join(differences)}: "
+            "give this search another --study name."
+        )
+    for note in loaded.notes:
+        console.print(note, style="dim")
+    evaluator = Evaluator(loaded, database.engine, scenario, device)
+    importance = _importance(evaluator)
+    space = SearchSpace(sites, {site.id: importance.order(site.id) for site in sites})
+    if known is None:
+        spec = spec.model_copy(update={"space_fingerprint": space.fingerprint})
+        save_study(database.engine, study, spec.model_dump(mode="json"))
+    elif known.space_fingerprint != space.fingerprint:
+        raise UsageError(f"Study {study!r} exists with another search space; use another name.")
+    else:
+        spec = known
+    _Run(Study(database, study, spec), evaluator, space, importance, sampler).until(trials)
+    return Study(database, study, spec)
+
+
+def load_task(spec: StudySpec) -> Task:
+    """The task of a study; raises UsageError where its model or data are not what they were."""
+    task = Task.load(
+        spec.model,
+        spec.data,
+        task=spec.task,
+        metric=spec.metric,
+        text_columns=spec.text_columns,
+        label_column=spec.label_column,
+        search_examples=spec.search_examples,
+        seed=spec.seed,
+    )
+    if task.model_fingerprint != spec.model_fingerprint:
+        raise UsageError(f"The model {spec.model} is not the one that the study was made with.")
+    if task.split_fingerprints != spec.splits:
+        raise UsageError(f"The data {spec.data} are not those that the study was made with.")
+    return task
+
+
+def _check(
+    trials: int,
+    sampler: str,
+    objectives: Sequence[str],
+    batch_size: int,
+    sequence_length: int | None,
+    threads: int | None,
+    search_examples: int | None,
+) -> None:
+    counts = {
+        "--trials": trials,
+        "--batch-size": batch_size,
+        "--sequence-length": sequence_length,
+        "--threads": threads,
+        "--search-examples": search_examples,
+    }
+    for option, value in counts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{option} must be at least 1, not {value}.")
+    if sampler not in sampler_names():
+        raise UsageError(
+            f"Sampler {sampler!r} is not in this version; choose {', '.join(sampler_names())}."
+        )
+    unknown = [name for name in objectives if name not in OBJECTIVES]
+    if unknown or len(set(objectives)) != len(objectives) or "accuracy" not in objectives:
+        raise UsageError(
+            "--objectives takes accuracy and any of latency and size, each once, "
+            f"not {','.join(objectives)}."
+        )
+
+
+def _known_spec(database: Database, name: str) -> StudySpec | None:
+    known = study_spec(database.engine, name)
+    if known is not None:
+        return StudySpec.model_validate(known)
+    if name in optuna.get_all_study_names(database.storage):
+        raise UsageError(
+            f"Study {name!r} in this database was not made by axsearch; use another name."
+        )
+    return None
+
+
+def _importance(evaluator: Evaluator) -> Importance:
+    task = evaluator.task
+    key = (task.model_fingerprint, task.calibration.fingerprint, "fisher_importance")
+    stored = load_calibration(evaluator.engine, *key)
+    if stored is None:
+        with _progress() as progress:
+            bar = progress.add_task("Calibrating (importance)", total=len(task.calibration))
+            importance = fisher_importance(
+                evaluator.model,
+                task.calibration,
+                device=evaluator.device,
+                on_batch=lambda count: progress.advance(bar, count),
+            )
+        save_calibration(evaluator.engine, *key, importance.to_dict())
+        # Read back, so that a resumed study sees the very same numbers.
+        stored = load_calibration(evaluator.engine, *key)
+    assert stored is not None
+    return Importance.from_dict(stored)
+
+
+class _Run:
+    """One process's work on a study."""
+
+    def __init__(
+        self,
+        study: Study,
+        evaluator: Evaluator,
+        space: SearchSpace,
+        importance: Importance,
+        sampler: str,
+    ) -> None:
+        self.study = study
+        self.evaluator = evaluator
+        self.space = space
+        self.warm_start = ladder(space, importance)
+        self.objectives = [OBJECTIVES[name] for name in study.spec.objectives]
+        storage = study.database.storage
+        self.optuna = optuna.create_study(
+            study_name=study.name,
+            storage=storage,
+            directions=[StudyDirection[o.direction.upper()] for o in self.objectives],
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():  # metric names are "experimental" since Optuna 3.2
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.optuna.set_metric_names([o.field for o in self.objectives])
+        # A resumed study must not draw again what it drew before it was stopped.
+        begun = len(self.optuna.get_trials(deepcopy=False))
+        self.optuna.sampler = build_sampler(sampler, study.spec.seed + begun)
+
+    def until(self, wanted: int) -> None:
+        """Run trials until ``wanted`` are complete."""
+        done = self._count()
+        if done >= wanted:
+            console.print(f"Study {self.study.name!r} already has {done} trials.")
+            return
+        self._enqueue(wanted - done)
+        started = time.monotonic()
+        with _progress() as progress:
+            bar = progress.add_task("Searching", total=wanted, completed=done)
+
+            def report(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+                if trial.state == TrialState.COMPLETE:
+                    progress.advance(bar)
+                    progress.update(bar, description=f"Searching · {self._standing()}")
+                    if not console.is_terminal:
+                        elapsed = time.monotonic() - started
+                        count = self._count()
+                        console.print(
+                            f"trial {count}/{wanted} · {elapsed:.0f} s · {self._standing()}"
+                        )
+
+            self._optimise(wanted, report)
+        annotate(self.study)
+
+    def _optimise(
+        self, wanted: int, report: Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
+    ) -> None:
+        failures = 0
+        while (done := self._count()) < wanted:
+            self.optuna.optimize(
+                self._objective, n_trials=1, catch=(NonFiniteError,), callbacks=[report]
+            )
+            failures = 0 if self._count() > done else failures + 1
+            if failures == MAX_FAILURES:
+                raise AxsearchError(
+                    f"{MAX_FAILURES} trials in a row gave numbers that are not finite; "
+                    "check the base model and run the same command to go on."
+                )
+
+    def _count(self) -> int:
+        states = (TrialState.COMPLETE,)
+        return len(self.optuna.get_trials(deepcopy=False, states=states))
+
+    def _enqueue(self, room: int) -> None:
+        states = (TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING)
+        begun = self.optuna.get_trials(deepcopy=False, states=states)
+        tried = [t.params or t.system_attrs.get("fixed_params", {}) for t in begun]
+        for genome in [g for g in self.warm_start if g not in tried][:room]:
+            self.optuna.enqueue_trial(genome)
+
+    def _objective(self, trial: optuna.Trial) -> tuple[float, ...]:
+        genome = {
+            name: trial.suggest_int(name, distribution.low, distribution.high)
+            for name, distribution in self.space.distributions().items()
+        }
+        recipe = self.space.recipe(genome)
+        measurement = self.evaluator.measure(recipe, trial=trial.number)
+        base_accuracy = self.evaluator.base.accuracy
+        save_recipe(self.study.database.engine, recipe)
+        trial.set_user_attr(RECIPE_ATTR, recipe.hash)
+        trial.set_user_attr(
+            MEASUREMENT_ATTR,
+            measurement.model_dump(mode="json", exclude={"trial", "recipe", "holdout_accuracy"}),
+        )
+        for name, value in limits(self.study.spec, base_accuracy, measurement).items():
+            trial.set_constraint(name, value)
+        return tuple(objective.value(measurement) for objective in self.objectives)
+
+    def _standing(self) -> str:
+        self.study.refresh()
+        front = self.study.front()
+        base = self.evaluator.base
+        parts = [f"front {len(front)}"]
+        as_good = [m for m in self.study.measurements if m.accuracy >= base.accuracy]
+        if as_good and self.study.spec.scenario is not None:
+            best = min(m.latency_ratio or 1.0 for m in as_good)
+            parts.append(f"best latency at no loss {best:.2f} of the base")
+        elif as_good:
+            best = min(m.size_ratio for m in as_good)
+            parts.append(f"best size at no loss {best:.2f} of the base")
+        return " · ".join(parts)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

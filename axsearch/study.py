@@ -1,0 +1,288 @@
+"""An existing study: what it is about, its Pareto front, and choosing from it.
+
+Needs no torch: everything comes from the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ConfigDict
+
+from axsearch import pareto
+from axsearch.errors import AxsearchError, UsageError
+from axsearch.measurement import Measurement
+from axsearch.recipe import Recipe
+from axsearch.store.database import Database, open_database
+from axsearch.store.queries import (
+    Evaluation,
+    EvaluationKey,
+    load_evaluations,
+    load_recipes,
+    study_names,
+    study_spec,
+)
+
+MEASUREMENT_ATTR = "measurement"
+RECIPE_ATTR = "recipe"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing a study optimises: Optuna's direction, and the Measurement field that holds it."""
+
+    direction: Literal["minimize", "maximize"]
+    field: Literal["accuracy", "latency_ratio", "size_ratio"]
+
+    def value(self, measurement: Measurement) -> float:
+        """What the trial reports."""
+        value = getattr(measurement, self.field)
+        assert value is not None
+        return float(value)
+
+    def loss(self, measurement: Measurement) -> float:
+        """The same, so that less is better."""
+        return self.value(measurement) * (-1 if self.direction == "maximize" else 1)
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "accuracy": Objective("maximize", "accuracy"),
+    "latency": Objective("minimize", "latency_ratio"),
+    "size": Objective("minimize", "size_ratio"),
+}
+"""The objectives by their name on the command line."""
+
+
+class StudySpec(BaseModel):
+    """What a study is about, kept with it.
+
+    The fields up to ``seed`` are what :meth:`Task.load` and the search were given; the
+    fingerprints recognise the same model, data and space when the study is resumed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    data: str
+    task: str | None
+    metric: str
+    text_columns: tuple[str, ...] | None
+    label_column: str | None
+    search_examples: int | None
+    objectives: tuple[str, ...]
+    scenario: dict[str, int | str | None] | None
+    max_drop: float | None
+    max_latency_ratio: float | None
+    device: str
+    seed: int
+    model_fingerprint: str
+    splits: dict[str, str]
+    levels: dict[str, list[int | None]]
+    space_fingerprint: str = ""
+
+    def differences(self, other: StudySpec) -> list[str]:
+        """In words, what keeps a study with the other spec from being continued as this one."""
+        found = []
+        if self.model_fingerprint != other.model_fingerprint:
+            found.append(f"model ({other.model}, not {self.model})")
+        if self.splits != other.splits:
+            found.append(f"data ({other.data}, not {self.data}, or other splits of it)")
+        if self.levels != other.levels or (
+            self.space_fingerprint and self.space_fingerprint != other.space_fingerprint
+        ):
+            found.append("search space")
+        for name in ("metric", "objectives", "scenario", "max_drop", "max_latency_ratio"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                found.append(f"{name.replace('_', ' ')} ({_shown(theirs)}, not {_shown(ours)})")
+        return found
+
+
+class Study:
+    """A study in a database, to read from and choose from.
+
+    Example:
+        >>> study = Study.open("sqlite:///studies.db", "reviews")  # doctest: +SKIP
+        >>> study.pick(max_drop=0.01, by="latency").trial  # doctest: +SKIP
+    """
+
+    def __init__(self, database: Database, name: str, spec: StudySpec) -> None:
+        self.database = database
+        self.name = name
+        self.spec = spec
+
+    @classmethod
+    def open(cls, storage: str, name: str) -> Study:
+        """Open a study; raises UsageError where the database or the study is not there."""
+        database = open_database(storage)
+        spec = study_spec(database.engine, name)
+        if spec is None:
+            names = study_names(database.engine)
+            hint = f"it holds {', '.join(names)}" if names else "it holds no study yet"
+            database.close()
+            raise UsageError(f"There is no study {name!r} in this database; {hint}.")
+        return cls(database, name, StudySpec.model_validate(spec))
+
+    @cached_property
+    def optuna(self) -> optuna.Study:
+        """The same study, as Optuna sees it."""
+        return optuna.load_study(study_name=self.name, storage=self.database.storage)
+
+    @cached_property
+    def measurements(self) -> list[Measurement]:
+        """Every finished trial, in the order of their numbers."""
+        trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        recipes = load_recipes(
+            self.database.engine, (trial.user_attrs[RECIPE_ATTR] for trial in trials)
+        )
+        holdout = self._evaluations("holdout", recipes)
+        return [self._measurement(trial, recipes, holdout) for trial in trials]
+
+    @property
+    def scenario(self) -> str | None:
+        """What latency was measured for, in words; None where it was not measured."""
+        scenario = self.spec.scenario
+        if scenario is None:
+            return None
+        length = scenario["sequence_length"]
+        return (
+            f"batches of {scenario['batch_size']}, "
+            f"{'the examples at their own lengths' if length is None else f'{length} tokens'}, "
+            f"{scenario['threads'] or 'all'} threads, {scenario['device']}, {scenario['dtype']}"
+        )
+
+    def refresh(self) -> None:
+        """Forget what was read, after something was added to the database."""
+        self.__dict__.pop("measurements", None)
+
+    @property
+    def baseline(self) -> Measurement:
+        """The base model, which is the study's first trial."""
+        exact = Recipe.of({}).to_dict()
+        for measurement in self.measurements:
+            if measurement.recipe == exact:
+                return measurement
+        raise AxsearchError(
+            f"Study {self.name!r} has not measured the base yet; run `axsearch search` again."
+        )
+
+    def front(self) -> list[Measurement]:
+        """The Pareto front over the study's objectives, fastest (or else smallest) first.
+
+        Trials that break a limit of the study (``max_drop``, ``max_latency_ratio``) are left out.
+        """
+        feasible = [m for m in self.measurements if not self.violations(m)]
+        objectives = [OBJECTIVES[name] for name in self.spec.objectives]
+        losses = [[objective.loss(m) for objective in objectives] for m in feasible]
+        members = [feasible[i] for i in pareto.front(losses)]
+        return sorted(members, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio))
+
+    def violations(self, measurement: Measurement) -> dict[str, float]:
+        """The limits of the study that a model breaks, and by how much."""
+        return violations(self.spec, self.baseline.accuracy, measurement)
+
+    def pick(
+        self,
+        *,
+        max_drop: float | None = None,
+        by: Literal["latency", "size"] = "latency",
+        knee: bool = False,
+    ) -> Measurement:
+        """Choose one member of the front.
+
+        Args:
+            max_drop: take the best by ``by`` whose accuracy is at most this below the base's.
+            by: ``latency`` or ``size``; ties go to the smaller model.
+            knee: take the member nearest to the best of every objective instead.
+
+        Raises:
+            UsageError: neither or both ways are given, or a limit that nothing meets.
+        """
+        if knee == (max_drop is not None):
+            raise UsageError("Give either --max-drop X (with --by latency|size) or --knee.")
+        members = self.front()
+        if not members:
+            raise UsageError("The front is empty: no finished trial meets the study's limits.")
+        if knee:
+            objectives = [OBJECTIVES[name] for name in self.spec.objectives]
+            return members[pareto.knee([[o.loss(m) for o in objectives] for m in members])]
+        assert max_drop is not None
+        if by == "latency" and any(m.latency_ratio is None for m in members):
+            raise UsageError("This study did not measure latency; choose --by size.")
+        floor = self.baseline.accuracy - max_drop
+        allowed = [m for m in members if m.accuracy >= floor - 1e-12]
+        if not allowed:
+            raise UsageError(f"No model of the front is within {max_drop} of the base's accuracy.")
+        return min(
+            allowed,
+            key=lambda m: (
+                (m.latency_ratio or 0.0, m.size_bytes)
+                if by == "latency"
+                else (m.size_bytes, m.latency_ratio or 0.0)
+            ),
+        )
+
+    def trial(self, number: int) -> Measurement:
+        """The measurement of one trial; raises UsageError if it is not there or not finished."""
+        for measurement in self.measurements:
+            if measurement.trial == number:
+                return measurement
+        raise UsageError(
+            f"Study {self.name!r} has no finished trial {number}; "
+            f"it has {len(self.measurements)} finished trials."
+        )
+
+    def outcomes(self, recipes: list[Recipe], split: str = "search") -> dict[str, Evaluation]:
+        """Stored per-example outcomes by recipe hash, on ``search`` or ``holdout``."""
+        return self._evaluations(split, {recipe.hash: recipe for recipe in recipes})
+
+    def _evaluations(self, split: str, recipes: Mapping[str, Recipe]) -> dict[str, Evaluation]:
+        key = EvaluationKey(
+            self.spec.model_fingerprint, self.spec.splits[split], "float32", self.spec.metric
+        )
+        return load_evaluations(self.database.engine, key, recipes)
+
+    def _measurement(
+        self,
+        trial: FrozenTrial,
+        recipes: Mapping[str, Recipe],
+        holdout: Mapping[str, Evaluation],
+    ) -> Measurement:
+        recipe = trial.user_attrs[RECIPE_ATTR]
+        opened = holdout.get(recipe)
+        data: dict[str, Any] = {
+            **trial.user_attrs[MEASUREMENT_ATTR],
+            "trial": trial.number,
+            "recipe": recipes[recipe].to_dict(),
+            "holdout_accuracy": None if opened is None else opened.value,
+        }
+        return Measurement.model_validate(data)
+
+
+def violations(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> dict[str, float]:
+    """The limits of a study that a model breaks, and by how much."""
+    found = limits(spec, base_accuracy, measurement)
+    return {name: value for name, value in found.items() if value > 1e-12}
+
+
+def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> dict[str, float]:
+    """How far a model is above each limit of the study; zero or less is feasible."""
+    found = {}
+    if spec.max_drop is not None:
+        found["max_drop"] = base_accuracy - spec.max_drop - measurement.accuracy
+    if spec.max_latency_ratio is not None and measurement.latency_ratio is not None:
+        found["max_latency_ratio"] = measurement.latency_ratio - spec.max_latency_ratio
+    return found
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items() if item is not None)
+    return str(value)
