@@ -1,0 +1,72 @@
+"""Search the approximations of a fine-tuned transformer; export a smaller, faster model.
+
+The names below are the public ones. They are imported when first used, so that importing
+axsearch imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from axsearch.dashboard import serve
+    from axsearch.errors import AxsearchError, UsageError
+    from axsearch.evaluation.evaluator import Evaluator
+    from axsearch.export import export_model, verify_export
+    from axsearch.finetuning import finetune
+    from axsearch.holdout import holdout_speed
+    from axsearch.recipe import Recipe
+    from axsearch.report import write_report
+    from axsearch.run import search
+    from axsearch.study import Study
+    from axsearch.surgery import shrink
+    from axsearch.task import Task
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AxsearchError": "errors",
+    "Evaluator": "evaluation.evaluator",
+    "Recipe": "recipe",
+    "Study": "study",
+    "Task": "task",
+    "UsageError": "errors",
+    "export_model": "export",
+    "finetune": "finetuning",
+    "holdout_speed": "holdout",
+    "search": "run",
+    "serve": "dashboard",
+    "shrink": "surgery",
+    "verify_export": "export",
+    "write_report": "report",
+}
+
+__all__ = [
+    "AxsearchError",
+    "Evaluator",
+    "Recipe",
+    "Study",
+    "Task",
+    "UsageError",
+    "export_model",
+    "finetune",
+    "holdout_speed",
+    "search",
+    "serve",
+    "shrink",
+    "verify_export",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'axsearch' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"axsearch.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

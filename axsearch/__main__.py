@@ -1,0 +1,5 @@
+"""``python -m axsearch``."""
+
+from axsearch.cli import main
+
+main()

@@ -1,0 +1,71 @@
+"""The command line, one file a command, found by being there.
+
+A module here with a function of its own name is a command; its docstring is the help. Data goes
+to stdout, everything else to stderr; exit status 0 done, 1 failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from axsearch import __version__, discovery
+from axsearch.errors import AxsearchError
+
+app = typer.Typer(
+    name="axsearch",
+    help="Search the approximations of a fine-tuned transformer; export a smaller, faster model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _callback(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+for _module in discovery.modules(sys.modules[__name__]):
+    _name = _module.__name__.rpartition(".")[2]
+    if hasattr(_module, _name):
+        app.command(_name)(getattr(_module, _name))
+
+
+def main() -> None:
+    """Run a command; an error is one sentence on stderr, never a traceback."""
+    # Model loading and tokenising say nothing that a user needs.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except AxsearchError as error:
+        print(f"axsearch: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        print("axsearch: stopped.", file=sys.stderr)
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # the reader of the pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except Exception as error:
+        if os.environ.get("AXSEARCH_DEBUG"):
+            raise
+        print(
+            f"axsearch: something went wrong that axsearch did not foresee "
+            f"({type(error).__name__}: {error}); AXSEARCH_DEBUG=1 shows where.",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None

@@ -1,0 +1,29 @@
+"""``axsearch export``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from axsearch.cli import options
+from axsearch.study import Study
+
+
+def export(
+    storage: options.Storage,
+    study: options.StudyName,
+    trial: options.Trial,
+    out: Annotated[str, typer.Option(help="A folder that does not exist or is empty.")],
+    format: Annotated[str, typer.Option(help="hf.")] = "hf",
+) -> None:
+    """Write a trial's smaller model to a folder.
+
+    Example: axsearch export --storage sqlite:///studies.db --study reviews --trial 12 --format hf
+    --out small
+    """
+    opened = Study.open(storage, study)
+    opened.trial(trial)
+    from axsearch.export import export_model
+
+    print(export_model(opened, trial, out, format=format))

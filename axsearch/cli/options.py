@@ -1,0 +1,44 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option(help="Local directory or hub name of the model.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Folder with train, validation and test as .csv, .jsonl or .parquet, or a hub "
+        "dataset such as nyu-mll/glue:sst2."
+    ),
+]
+Storage = Annotated[
+    str,
+    typer.Option(envvar="AXSEARCH_STORAGE", help="Database URL, such as sqlite:///studies.db."),
+]
+StudyName = Annotated[str, typer.Option("--study", help="Name of the study.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="text-classification, or a GLUE name such as glue/cola; inferred if not given."
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="accuracy, f1 or matthews_correlation; the task's own if left out."),
+]
+TextColumns = Annotated[
+    str | None, typer.Option(help="Column of the text, or two columns with a comma between.")
+]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of splits, sampler and intervals.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Trial = Annotated[int, typer.Option(min=0, help="Number of a finished trial.")]
+
+
+def columns(text: str | None) -> tuple[str, ...] | None:
+    """``--text-columns`` as a tuple."""
+    return None if text is None else tuple(part.strip() for part in text.split(","))

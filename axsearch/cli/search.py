@@ -1,0 +1,85 @@
+"""``axsearch search``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from axsearch.cli import options
+from axsearch.cli.front import print_front
+from axsearch.errors import AxsearchError, UsageError
+
+
+def search(
+    model: options.Model,
+    data: options.Data,
+    storage: options.Storage,
+    study: options.StudyName,
+    trials: Annotated[int, typer.Option(help="Total number of finished trials wanted.")],
+    task: options.Task = None,
+    metric: options.Metric = None,
+    sampler: Annotated[str, typer.Option(help="auto, tpe, nsga2, nsga3, gp or random.")] = "auto",
+    objectives: Annotated[
+        str, typer.Option(help="accuracy and any of latency and size.")
+    ] = "accuracy,latency,size",
+    max_drop: Annotated[
+        float | None, typer.Option(help="Accuracy that may be lost at most, such as 0.01.")
+    ] = None,
+    max_latency_ratio: Annotated[
+        float | None, typer.Option(help="Share of the base's time at most, such as 0.5.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples a batch, for latency.")] = 32,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens an example, for latency; the examples' own if left out."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Torch threads, for latency; all if left out.")
+    ] = None,
+    search_examples: Annotated[
+        int | None, typer.Option(help="Validation examples to evaluate on; all if left out.")
+    ] = None,
+    device: options.Device = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes; this version runs one.")] = 1,
+    engine: Annotated[str, typer.Option(help="Where workers run; this version: local.")] = "local",
+    text_columns: options.TextColumns = None,
+    label_column: options.LabelColumn = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Search the approximations of a fine-tuned model; resumes a study that exists.
+
+    Example: axsearch search --model base --data nyu-mll/glue:sst2 --storage sqlite:///studies.db
+    --study reviews --trials 100
+    """
+    if workers != 1 or engine != "local":
+        raise UsageError("This version runs one local worker; use --workers 1 --engine local.")
+    from axsearch.run import search as run
+
+    try:
+        done = run(
+            model,
+            data,
+            storage=storage,
+            study=study,
+            trials=trials,
+            task=task,
+            metric=metric,
+            text_columns=options.columns(text_columns),
+            label_column=label_column,
+            sampler=sampler,
+            objectives=tuple(name.strip() for name in objectives.split(",")),
+            max_drop=max_drop,
+            max_latency_ratio=max_latency_ratio,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            threads=threads,
+            search_examples=search_examples,
+            device=device,
+            seed=seed,
+        )
+    except KeyboardInterrupt:
+        raise AxsearchError(
+            "stopped; finished trials are kept, and the same command goes on from there."
+        ) from None
+    print_front(done)

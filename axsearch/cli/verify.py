@@ -1,0 +1,23 @@
+"""``axsearch verify``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder written by export.")],
+) -> None:
+    """Check an exported model: its files, and its logits in a new process without axsearch.
+
+    Example: axsearch verify small
+    """
+    from axsearch.export import verify_export
+
+    found = verify_export(folder)
+    print(
+        f"{folder}: {found.files} files, {found.size_bytes:,} bytes, as written; opened as "
+        f"{found.format} in a new process, logits differ by at most {found.difference:.1e}"
+    )
