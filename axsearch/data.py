@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv as python_csv
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,8 +127,7 @@ def _read_folder(folder: Path) -> dict[str, datasets.Dataset]:
 def _read_file(path: Path) -> datasets.Dataset:
     try:
         if path.suffix == ".csv":
-            multiline = csv.ParseOptions(newlines_in_values=True)
-            table = csv.read_csv(path, parse_options=multiline)
+            table = _read_csv(path)
         elif path.suffix == ".jsonl":
             table = json.read_json(path)
         else:
@@ -133,9 +135,25 @@ def _read_file(path: Path) -> datasets.Dataset:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UsageError(f"{path} cannot be read: {reason}.") from None
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise UsageError(f"{path} has the column {twice[0]!r} twice; rename one.")
     if not table.num_rows:
         raise UsageError(f"{path} holds no rows.")
     return datasets.Dataset(table)
+
+
+def _read_csv(path: Path) -> pa.Table:
+    # Every cell is text as it stands in the file: '007', 'NA' and 'true' are not rewritten.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(python_csv.reader(file), [])
+    return csv.read_csv(
+        path,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        ),
+    )
 
 
 def _read_hub(source: str) -> dict[str, datasets.Dataset]:
@@ -177,25 +195,40 @@ def _labelled(
     feature = table.features[label]
     values = table[label][:]
     if isinstance(feature, datasets.ClassLabel):
-        if set(values) == {-1}:  # GLUE's test splits
+        values = [None if value in (None, -1) else feature.names[value] for value in values]
+        if set(values) == {None}:  # GLUE's test splits
             return None
-        labels = [feature.names[value] for value in values]
-    elif any(isinstance(value, float) and not value.is_integer() for value in values if value):
+    labels = [_label(value) for value in values]
+    if any(_is_fraction(value) for value in values):
         raise UsageError(
             f"{source}: the labels in column {label!r} are fractions; "
             "this version of axsearch does text-classification."
         )
-    else:
-        labels = [str(int(v) if isinstance(v, float) else v) for v in values if v is not None]
     columns = [table[column][:] for column in texts]
     rows = list(zip(*columns, strict=True))
-    missing = sum(any(text is None for text in row) for row in rows)
-    if missing or len(labels) != len(rows):
+    missing = sum(
+        called is None or any(text is None for text in row)
+        for row, called in zip(rows, labels, strict=True)
+    )
+    if missing:
         raise UsageError(
             f"{source}: the {name} split has rows without a text or a label "
-            f"({missing + len(rows) - len(labels)} of {len(rows)}); remove them."
+            f"({missing} of {len(rows)}); remove them."
         )
-    return LabelledText([tuple(str(text) for text in row) for row in rows], labels)
+    return LabelledText([tuple(str(text) for text in row) for row in rows], list(map(str, labels)))
+
+
+def _label(value: object) -> str | None:
+    """What a label is called; None where there is none."""
+    if value is None or value == "" or value != value:
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _is_fraction(value: object) -> bool:
+    """Whether a label is a number with digits behind the point, as in regression."""
+    text = str(value)
+    return re.fullmatch(r"[+-]?\d*\.\d+", text) is not None and not float(text).is_integer()
 
 
 def _cut(source: str, train: LabelledText, seed: int) -> tuple[LabelledText, LabelledText]:

@@ -12,26 +12,33 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from rich.console import Console
+from rich.progress import Progress
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from axsearch.data import LabelledData, LabelledText, read_data
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
 from axsearch.metrics import Estimate, estimate
+from axsearch.progress import console, progress_bar
 from axsearch.task import (
     Split,
+    check_device,
     encode,
     input_length,
     load_config,
     load_model,
     load_tokenizer,
+    on_device,
     resolve_metric,
 )
 
@@ -39,8 +46,6 @@ RECORD = "finetune.json"
 LEARNING_RATE = 5e-5
 BATCH_SIZE = 32
 WARM_UP_SHARE = 0.06
-
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def finetune(
     """
     if epochs < 1 or max_length < 8:
         raise UsageError("--epochs must be at least 1 and --max-length at least 8.")
+    check_device(device)
     metric = resolve_metric(task, metric)
     config = load_config(model)
     read = read_data(data, text_columns=text_columns, label_column=label_column, seed=seed)
@@ -106,6 +112,7 @@ def finetune(
     set_seed(seed)
     trained = load_model(
         model,
+        new_head=True,
         attention="eager",  # on a CPU its backward pass is faster than SDPA's
         num_labels=len(names),
         id2label=dict(enumerate(names)),
@@ -127,7 +134,7 @@ def finetune(
         save_total_limit=1,
         logging_strategy="no",
         report_to="none",
-        disable_tqdm=not console.is_terminal,
+        disable_tqdm=True,
         dataloader_pin_memory=False,
         seed=seed,
     )
@@ -141,21 +148,42 @@ def finetune(
         train_dataset=datasets.Dataset.from_list(rows),
         data_collator=DataCollatorWithPadding(tokenizer),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout
     console.print(f"Fine-tuning {model} on {len(train)} examples, {epochs} epochs")
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    trained = trained.float().eval()
-    trained.set_attn_implementation("sdpa")
-    result = estimate(
-        metric, validation.labels, predict(trained, validation, device=device), seed=seed
-    )
-    trained.save_pretrained(folder)
+    with progress_bar() as progress:
+        trainer.add_callback(_Shown(progress))
+        trainer.train(resume_from_checkpoint=last)
+    trained.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # Measured as a search will find it: the trained object may still run under autocast.
+    saved = on_device(load_model(str(folder)), device)
+    predicted = predict(saved, validation, device=device)
+    result = estimate(metric, validation.labels, predicted, seed=seed)
     (folder / RECORD).write_text(
         json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n"
     )
     shutil.rmtree(checkpoints)
     return FineTuned(out, metric, result, cached=False)
+
+
+class _Shown(TrainerCallback):
+    """Training steps on our progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("Fine-tuning", total=None)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._progress.update(self._task, completed=state.global_step, total=state.max_steps)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if not console.is_terminal:
+            console.print(f"epoch {state.epoch:.0f}/{args.num_train_epochs}")
 
 
 def _label_names(read: LabelledData) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.progress import track
-
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency, Scenario
+from axsearch.progress import progress_bar
 from axsearch.recipe import Recipe
 from axsearch.run import load_task
 from axsearch.study import Study
@@ -23,11 +21,9 @@ def evaluate_front(study: Study) -> None:
     if missing:
         task = load_task(study.spec)
         evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
-        console = Console(stderr=True)
-        for recipe in track(
-            missing, "Holdout", console=console, disable=not console.is_terminal, transient=True
-        ):
-            evaluator.accuracy(recipe, task.holdout)
+        with progress_bar() as progress:
+            for recipe in progress.track(missing, description="Opening the holdout split"):
+                evaluator.accuracy(recipe, task.holdout)
     study.refresh()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,20 +17,28 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 
 
-def _f1(labels: Labels, predicted: Labels) -> float:
+def _accuracy(labels: Labels, predicted: Labels, classes: int) -> float:
+    return float(sk.accuracy_score(labels, predicted))
+
+
+def _f1(labels: Labels, predicted: Labels, classes: int) -> float:
     # GLUE's F1 is that of the positive class; with more classes there is none, so the mean.
-    average = "binary" if max(labels.max(), predicted.max()) <= 1 else "macro"
+    average = "binary" if classes <= 2 else "macro"
     return float(sk.f1_score(labels, predicted, average=average, zero_division=0.0))
 
 
-METRICS: dict[str, Callable[[Labels, Labels], float]] = {
-    "accuracy": lambda labels, predicted: float(sk.accuracy_score(labels, predicted)),
+def _matthews(labels: Labels, predicted: Labels, classes: int) -> float:
+    with warnings.catch_warnings():  # a resample of one class alone is 0, which is meant
+        warnings.simplefilter("ignore", UserWarning)
+        return float(sk.matthews_corrcoef(labels, predicted))
+
+
+METRICS: dict[str, Callable[[Labels, Labels, int], float]] = {
+    "accuracy": _accuracy,
     "f1": _f1,
-    "matthews_correlation": lambda labels, predicted: float(
-        sk.matthews_corrcoef(labels, predicted)
-    ),
+    "matthews_correlation": _matthews,
 }
-"""Every metric by name: labels and predictions, both (examples,), to one number; more is better."""
+"""Every metric: labels, predictions, both (examples,), and classes to a number; more is better."""
 
 GLUE_METRICS: dict[str, str] = {
     "glue/cola": "matthews_correlation",
@@ -57,14 +66,15 @@ def estimate(metric: str, labels: Labels, predicted: Labels, seed: int = 0) -> E
 
     ``labels`` and ``predicted`` are class ids, (examples,). ``seed`` fixes the resampling.
     """
-    value = METRICS[metric](labels, predicted)
+    classes = int(max(labels.max(), predicted.max())) + 1
+    value = METRICS[metric](labels, predicted, classes)
     if metric == "accuracy":
         right = int((labels == predicted).sum())
         low, high = stats.binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
         return Estimate(value, float(low), float(high))
     interval = stats.bootstrap(
         (labels, predicted),
-        METRICS[metric],
+        lambda labels, predicted: METRICS[metric](labels, predicted, classes),
         paired=True,
         vectorized=False,
         n_resamples=RESAMPLES,

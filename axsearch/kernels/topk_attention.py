@@ -57,9 +57,10 @@ def topk_attention(
             scores = scores + mask
     kept, index = scores.topk(min(k, scores.shape[-1]), dim=-1, sorted=False)
     reference = scores if mode == "hard" else kept
-    peak = reference.amax(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)
+    peak = reference.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)
     total = (reference - peak).exp().sum(-1, keepdim=True)
-    weights = (kept - peak).exp() / total.clamp_min(torch.finfo(scores.dtype).tiny)
+    # A row of -inf has a total of 0: dividing by 1 there keeps its gradient 0 as well.
+    weights = (kept - peak).exp() / total.masked_fill(total == 0, 1.0)
     if dropout:
         weights = torch.nn.functional.dropout(weights, dropout)
     dense = torch.zeros_like(scores).scatter(-1, index, weights.to(scores.dtype))

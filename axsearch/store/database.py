@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, create_engine, event, inspect
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -58,6 +58,7 @@ def open_database(url: str, *, create: bool = False) -> Database:
     arguments: dict[str, Any] = (
         {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     )
+    database = None
     try:
         if sqlite:
             _use_wal(parsed, arguments)
@@ -69,16 +70,19 @@ def open_database(url: str, *, create: bool = False) -> Database:
                 heartbeat_interval=HEARTBEAT,
                 grace_period=GRACE_PERIOD,
             )
-        _migrate(storage.engine)
-    except CommandError:
-        raise UsageError(
-            f"The database {shown} was written by a newer axsearch; update axsearch to open it."
-        ) from None
-    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+        database = Database(storage)
+        _migrate(database.engine)
+    except (CommandError, SQLAlchemyError, ImportError, RuntimeError) as error:
+        if database is not None:
+            database.close()
+        if isinstance(error, CommandError):
+            raise UsageError(
+                f"The database {shown} was written by a newer axsearch; update axsearch to open it."
+            ) from None
         cause = getattr(error, "orig", None) or error
         reason = str(cause).strip().splitlines()[0].rstrip(".")
         raise UsageError(f"The database {shown} cannot be opened: {reason}.") from None
-    return Database(storage)
+    return database
 
 
 def _parse(url: str) -> URL:
@@ -115,8 +119,3 @@ def _migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-
-
-def table_names(database: Database) -> set[str]:
-    """The names of all tables in the database."""
-    return set(inspect(database.engine).get_table_names())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Integer, LargeBinary, String, Text
+from sqlalchemy import JSON, DateTime, Double, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SHA256 = String(64)
@@ -18,7 +18,7 @@ def _now() -> datetime:
 class Base(DeclarativeBase):
     """Base of all tables; columns typed ``dict`` hold JSON."""
 
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012
+    type_annotation_map = {dict[str, Any]: JSON, float: Double}  # noqa: RUF012
 
 
 class StudyRow(Base):

@@ -35,9 +35,9 @@ def upgrade() -> None:
         sa.Column("dtype", sa.String(16), primary_key=True),
         sa.Column("metric", sa.String(32), primary_key=True),
         sa.Column("split_name", sa.String(16), nullable=False),
-        sa.Column("value", sa.Float(), nullable=False),
-        sa.Column("low", sa.Float(), nullable=False),
-        sa.Column("high", sa.Float(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
+        sa.Column("low", sa.Double(), nullable=False),
+        sa.Column("high", sa.Double(), nullable=False),
         sa.Column("examples", sa.Integer(), nullable=False),
         sa.Column("outcome", sa.LargeBinary(), nullable=False),
         _created(),
@@ -50,7 +50,7 @@ def upgrade() -> None:
         sa.Column("workload", SHA256, nullable=False),
         sa.Column("machine", sa.String(200), nullable=False),
         sa.Column("scenario", sa.JSON(), nullable=False),
-        *(sa.Column(name, sa.Float(), nullable=False)
+        *(sa.Column(name, sa.Double(), nullable=False)
           for name in ("model_ms", "base_ms", "ratio", "low", "high")),
         sa.Column("pairs", sa.Integer(), nullable=False),
         _created(),

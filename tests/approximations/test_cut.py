@@ -1,0 +1,56 @@
+"""Which rows and columns of a tensor belong to the kept units."""
+
+from __future__ import annotations
+
+import torch
+
+from axsearch.approximations import Axis, Site, Units, approximations
+from axsearch.recipe import Kept, SiteId
+
+HEADS, WIDTH = 3, 2
+
+
+def site(*axes: Axis) -> Site:
+    units = Units(count=HEADS, width=WIDTH, axes=axes, whole=("output.bias",))
+    return Site(SiteId(0, "attention"), units, 1, 8)
+
+
+def numbered(parts: int) -> torch.Tensor:
+    """A matrix whose rows say which part, head and row of the head they are."""
+    return torch.tensor(
+        [
+            [100 * part + 10 * head + row] * 4
+            for part in range(parts)
+            for head in range(HEADS)
+            for row in range(WIDTH)
+        ]
+    )
+
+
+def test_rows_of_a_fused_projection() -> None:
+    state = {"qkv": numbered(3), "output.bias": torch.ones(4)}
+    choice = Kept(of=HEADS, kept=(0, 2))
+    approximations()["heads"].cut(site(Axis("qkv", 0, parts=3)), choice, state)
+    assert state["qkv"][:, 0].tolist() == [0, 1, 20, 21, 100, 101, 120, 121, 200, 201, 220, 221]
+    assert state["output.bias"].equal(torch.ones(4))
+
+
+def test_columns() -> None:
+    state = {"output": numbered(1).T.contiguous()}
+    choice = Kept(of=HEADS, kept=(1,))
+    approximations()["heads"].cut(site(Axis("output", 1)), choice, state)
+    assert state["output"].tolist() == [[10, 11]] * 4
+
+
+def test_projection_without_bias() -> None:
+    state = {"query": numbered(1)}
+    choice = Kept(of=HEADS, kept=(1,))
+    approximations()["heads"].cut(site(Axis("query", 0), Axis("query.bias", 0)), choice, state)
+    assert set(state) == {"query"}
+
+
+def test_removed_block_takes_all_its_tensors() -> None:
+    state = {"query": numbered(1), "output.bias": torch.ones(4), "norm": torch.ones(4)}
+    choice = Kept(of=HEADS, kept=())
+    approximations()["heads"].cut(site(Axis("query", 0), Axis("query.bias", 0)), choice, state)
+    assert set(state) == {"norm"}

@@ -1,0 +1,61 @@
+"""The levels of the approximations at the sizes that people's models have."""
+
+from __future__ import annotations
+
+import pytest
+
+from axsearch.approximations import Site, Units, approximations
+from axsearch.recipe import Kept, Setting, SiteId
+
+
+def site(kind: str, count: int, length: int = 128) -> Site:
+    units = Units(count=count, width=1, axes=(), whole=())
+    return Site(SiteId(0, "ffn" if kind == "ffn" else "attention"), units, 1, length)
+
+
+def test_heads_of_bert_base() -> None:
+    assert approximations()["heads"].levels(site("attention", 12)) == (12, 10, 8, 6, 4, 2, 0)
+
+
+def test_neurons_of_bert_base() -> None:
+    levels = approximations()["ffn"].levels(site("ffn", 3072))
+    assert levels == (3072, 2688, 2304, 1920, 1536, 1152, 768, 384, 0)
+
+
+@pytest.mark.parametrize("neurons", [256, 500, 1000, 1536, 2049])
+def test_kept_neurons_are_multiples_of_32(neurons: int) -> None:
+    levels = approximations()["ffn"].levels(site("ffn", neurons))
+    assert levels[0] == neurons
+    assert all(level is not None and level % 32 == 0 for level in levels[1:])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 12, 64])
+@pytest.mark.parametrize("name", ["heads", "ffn"])
+def test_few_units_have_distinct_levels(name: str, count: int) -> None:
+    levels = approximations()[name].levels(site(approximations()[name].kind, count))
+    assert (levels[0], levels[-1]) == (count, 0)
+    assert len(set(levels)) == len(levels)
+
+
+@pytest.mark.parametrize(
+    ("length", "levels"),
+    [(8, (None,)), (9, (None, 8)), (64, (None, 32, 16, 8)), (512, (None, 64, 32, 16, 8))],
+)
+def test_topk_is_below_the_longest_input(length: int, levels: tuple[int | None, ...]) -> None:
+    assert approximations()["topk"].levels(site("attention", 12, length)) == levels
+
+
+def test_the_least_important_units_go_first() -> None:
+    choice = approximations()["heads"].choice(site("attention", 4), 2, (2, 0, 3, 1))
+    assert choice == Kept(of=4, kept=(1, 3))
+
+
+def test_topk_of_a_search_is_renormalised() -> None:
+    choice = approximations()["topk"].choice(site("attention", 4), 16, ())
+    assert choice == Setting(value=16, mode="renormalised")
+
+
+@pytest.mark.parametrize("level", [None, -1, 13])
+def test_impossible_unit_count_is_refused(level: int | None) -> None:
+    with pytest.raises(ValueError, match=r"layer00\.attention keeps 0 to 12 units"):
+        approximations()["heads"].choice(site("attention", 12), level, range(12))

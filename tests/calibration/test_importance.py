@@ -1,0 +1,134 @@
+"""Fisher importance against one example at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import reviews, tiny_bert, tiny_tokenizer
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import BertForSequenceClassification
+
+from axsearch.calibration.importance import Importance, fisher_importance
+from axsearch.recipe import SiteId
+from axsearch.task import Split, encode
+
+COUNT, HEADS, NEURONS = 70, 4, 64
+
+
+def split() -> Split:
+    rows = reviews(COUNT, seed=5)
+    inputs = encode(tiny_tokenizer(), [(text,) for text, _ in rows], 48)
+    return Split("calibration", inputs, np.array([label for _, label in rows]), pad_id=0)
+
+
+SPLIT = split()
+
+
+def slow_importance(model: BertForSequenceClassification) -> dict[SiteId, NDArray[np.float64]]:
+    """The squared derivative by each unit's scale: the sum over its outputs of output times slope.
+
+    One example at a time and unpadded, with hooks that only look.
+    """
+    seen: dict[SiteId, Tensor] = {}
+
+    def look(site: SiteId) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            inputs[0].retain_grad()
+            seen[site] = inputs[0]
+
+        return hook
+
+    handles = []
+    for number, layer in enumerate(model.bert.encoder.layer):
+        for site, dense in (
+            (SiteId(number, "attention"), layer.attention.output.dense),
+            (SiteId(number, "ffn"), layer.output.dense),
+        ):
+            handles.append(dense.register_forward_pre_hook(look(site)))
+    scores: dict[SiteId, Any] = {}
+    for example, label in zip(SPLIT.inputs, SPLIT.labels, strict=True):
+        batch = {key: torch.tensor([values]) for key, values in example.items()}
+        model(**batch, labels=torch.tensor([label])).loss.backward()
+        for site, output in seen.items():
+            count = HEADS if site.kind == "attention" else NEURONS
+            assert output.grad is not None
+            products = (output * output.grad).detach().double().unflatten(-1, (count, -1))
+            slopes = products.sum((0, 1, 3)).numpy()
+            scores[site] = scores.get(site, 0) + slopes**2
+    for handle in handles:
+        handle.remove()
+    return scores
+
+
+def test_equals_one_example_at_a_time() -> None:
+    found = fisher_importance(tiny_bert(), SPLIT).scores
+    expected = slow_importance(tiny_bert())
+    assert set(found) == set(expected)
+    for site, scores in expected.items():
+        assert scores.shape == (HEADS if site.kind == "attention" else NEURONS,)
+        assert (scores > 0).all()
+        np.testing.assert_allclose(found[site], scores, rtol=1e-3, atol=1e-12)
+
+
+def test_a_unit_without_effect_has_no_importance() -> None:
+    model = tiny_bert()
+    with torch.no_grad():
+        model.bert.encoder.layer[1].attention.output.dense.weight[:, 16:24] = 0  # head 2
+        model.bert.encoder.layer[2].output.dense.weight[:, 7] = 0
+    importance = fisher_importance(model, SPLIT)
+    assert importance.scores[SiteId(1, "attention")][2] == 0
+    assert importance.scores[SiteId(2, "ffn")][7] == 0
+    assert importance.order(SiteId(1, "attention"))[0] == 2
+    assert importance.order(SiteId(2, "ffn"))[0] == 7
+
+
+def test_same_again() -> None:
+    first, again = (fisher_importance(tiny_bert(), SPLIT).to_dict() for _ in range(2))
+    assert first == again
+
+
+def test_base_is_as_it_was() -> None:
+    model = tiny_bert()
+    frozen = {"classifier.bias", "bert.embeddings.word_embeddings.weight"}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fisher_importance(model, SPLIT)
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == frozen
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert not model.training
+
+
+def test_base_is_as_it_was_after_a_failure() -> None:
+    model = tiny_bert()
+    impossible = Split("calibration", SPLIT.inputs, SPLIT.labels + 5, pad_id=0)
+    with pytest.raises(IndexError, match="Target"):
+        fisher_importance(model, impossible)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_progress_is_told() -> None:
+    done: list[int] = []
+    fisher_importance(tiny_bert(), SPLIT, on_batch=done.append)
+    assert done == [32, 32, 6]
+
+
+def test_order_is_least_important_first() -> None:
+    site = SiteId(0, "attention")
+    importance = Importance({site: np.array([0.3, 0.1, 0.1, 0.2])})
+    assert importance.order(site) == (1, 2, 3, 0)
+
+
+def test_plain_data_round_trip() -> None:
+    importance = Importance({SiteId(11, "ffn"): np.array([0.1, 1e-300, 2.5e7])})
+    again = Importance.from_dict(importance.to_dict())
+    assert importance.to_dict() == {"layer11.ffn": [0.1, 1e-300, 2.5e7]}
+    assert again.to_dict() == importance.to_dict()
+    assert again.order(SiteId(11, "ffn")) == (1, 0, 2)

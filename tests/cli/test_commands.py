@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from conftest import reviews, write_csv
+
+import axsearch.cli
+from axsearch import discovery
+from axsearch.cli import main
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["axsearch", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 0
+        captured = capfd.readouterr()
+        return Done(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def where(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`--storage … --study …` of a study with 8 trials, made by the command line itself."""
+    storage = f"sqlite:///{tmp_path_factory.mktemp('study') / 'studies.db'}"
+    place = ["--storage", storage, "--study", "tiny"]
+    given = ["--model", str(base_dir), "--data", str(data_dir), "--trials", "8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "axsearch", "search", *given, *place, "--batch-size", "4"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "front of 8 trials" in done.stdout
+    assert "trial 8/8" in done.stderr
+    assert "trial 8/8" not in done.stdout
+    assert "Warning" not in done.stderr
+    return place
+
+
+FIELDS = [
+    "trial", "recipe", "accuracy", "accuracy_low", "accuracy_high", "holdout_accuracy",
+    "latency_ms", "latency_ratio", "latency_measured", "size_bytes", "size_ratio", "parameters",
+    "choices",
+]  # fmt: skip
+
+
+def test_front_as_json(run: Run, where: list[str]) -> None:
+    done = run("front", *where, "--json")
+    assert (done.status, done.err) == (0, "")
+    data = json.loads(done.out)
+    assert list(data) == ["study", "baseline", "front"]
+    for member in (data["baseline"], *data["front"]):
+        assert list(member) == FIELDS
+        assert set(member["choices"]) == {"layer00", "layer01", "layer02"}
+        assert set(member["choices"]["layer00"]) == {"heads", "ffn", "topk"}
+    assert data["baseline"]["choices"]["layer01"] == {"heads": 4, "ffn": 64, "topk": None}
+    assert data["baseline"]["holdout_accuracy"] is None
+
+
+def test_front_as_a_table_and_on_holdout(run: Run, where: list[str]) -> None:
+    plain = run("front", *where)
+    assert plain.status == 0
+    assert "\x1b[" not in plain.out  # no colours where it is piped
+    assert "4/64 4/64 4/64" in plain.out
+    opened = run("front", *where, "--holdout", "--json")
+    assert opened.status == 0
+    data = json.loads(opened.out)
+    assert all(0 <= m["holdout_accuracy"] <= 1 for m in (data["baseline"], *data["front"]))
+
+
+def test_pick(run: Run, where: list[str]) -> None:
+    done = run("pick", *where, "--max-drop", "0.2", "--by", "size", "--json")
+    assert list(json.loads(done.out)) == FIELDS
+    spoken = run("pick", *where, "--knee")
+    assert re.search(r"axsearch export --storage sqlite:\S+ --study tiny --trial \d+", spoken.out)
+    assert run("pick", *where).status == 2
+    assert run("pick", *where, "--max-drop", "-3").status == 2
+
+
+def test_explain_names_what_went_and_compares_pair_by_pair(run: Run, where: list[str]) -> None:
+    done = run("explain", *where, "--trial", "7")
+    assert done.status == 0
+    assert "fewer than the base" in done.out
+    assert "right where the base is wrong" in done.out
+    assert re.search(r"layer02 .* of 64", done.out)
+
+
+def test_export_and_verify_and_report(run: Run, where: list[str], tmp_path: Path) -> None:
+    folder, page = tmp_path / "small", tmp_path / "report.html"
+    done = run("export", *where, "--trial", "4", "--format", "hf", "--out", folder)
+    assert (done.status, done.out.strip()) == (0, str(folder))
+    verified = run("verify", folder)
+    assert verified.status == 0
+    assert "as written" in verified.out
+    assert run("export", *where, "--trial", "4", "--out", folder).status == 2
+    assert run("report", *where, "--out", page).status == 0
+    text = page.read_text()
+    assert "Plotly.newPlot" in text
+    assert not re.search(r"<script[^>]+src=|<link", text)  # it opens offline
+    assert run("report", *where, "--out", tmp_path / "no" / "where.html").status == 2
+
+
+def test_search_goes_on_and_refuses_another_model(
+    run: Run, where: list[str], base_dir: Path, data_dir: Path
+) -> None:
+    given = ("search", "--model", base_dir, *where)
+    resumed = run(*given, "--data", data_dir, "--trials", "8", "--batch-size", "4")
+    assert resumed.status == 0
+    assert "already has 8 trials" in resumed.err
+    other = run(*given, "--data", data_dir, "--trials", "9", "--batch-size", "5")
+    assert other.status == 2
+    assert "another scenario" in other.err
+
+
+def test_wrong_use_is_one_sentence_and_status_2(
+    run: Run, where: list[str], base_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    constant, unlabelled, six = tmp_path / "constant", tmp_path / "unlabelled", tmp_path / "six"
+    for folder in (constant, unlabelled, six):
+        folder.mkdir()
+    write_csv(constant / "train.csv", [(text, 1) for text, _ in reviews(40, 0)], ("text", "label"))
+    write_csv(unlabelled / "train.csv", list(reviews(40, 0)), ("text", "stars"))
+    rows = [(text, number % 6) for number, (text, _) in enumerate(reviews(60, 0))]
+    write_csv(six / "train.csv", list(rows), ("text", "label"))
+    gpt = tmp_path / "gpt"
+    gpt.mkdir()
+    (gpt / "config.json").write_text('{"model_type": "gpt_neox"}')
+    new = ("--storage", f"sqlite:///{tmp_path / 'new.db'}", "--study", "new")
+    model, data = ("--model", base_dir), ("--data", data_dir)
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (("search", "--model", "/no/where", *data, *new, "--trials", 5), "/no/where"),
+        (("search", "--model", gpt, *data, *new, "--trials", 5), "axsearch supports bert"),
+        (("search", *model, "--data", tmp_path, *new, "--trials", 5), "no train.csv"),
+        (("search", *model, "--data", unlabelled, *new, "--trials", 5), "'label'"),
+        (("search", *model, "--data", constant, *new, "--trials", 5), "constant"),
+        (("search", *model, "--data", six, *new, "--trials", 5), "do not fit"),
+        (("search", *model, *data, *new, "--trials", 0), "--trials"),
+        (("search", *model, *data, *new, "--trials", 5, "--workers", 2), "--workers"),
+        (("search", *model, *data, *new, "--trials", 5, "--device", "tpu"), "tpu"),
+        (("search", *model, *data, "--storage", "x", "--study", "n", "--trials", 5), "URL"),
+        (("front", "--storage", f"sqlite:///{tmp_path / 'no.db'}", "--study", "n"), "no.db"),
+        (("front", *where[:2], "--study", "none"), "it holds tiny"),
+        (("explain", *where, "--trial", 999), "999"),
+        (("export", *where, "--trial", 999, "--out", tmp_path / "x"), "999"),
+        (("export", *where, "--trial", 1, "--format", "onnx", "--out", tmp_path / "x"), "hf"),
+        (("export", *where, "--trial", 1, "--out", constant), "not empty"),
+        (("verify", tmp_path), "not an export"),
+        (("dashboard", *where[:2], "--host", "0.0.0.0"), "0.0.0.0"),
+        (("dashboard", *where[:2], "--port", 99999), "99999"),
+    ]
+    for arguments, word in cases:
+        done = run(*arguments)
+        assert (done.status, done.out) == (2, ""), (arguments, done)
+        assert word in done.err, (arguments, done)
+        assert done.err.startswith("axsearch: "), done
+        assert done.err.count("\n") == 1, done
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_nobody_foresaw_is_a_sentence_too(
+    run: Run, where: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axsearch.cli.front.print_json", lambda study: 1 / 0)
+    done = run("front", *where, "--json")
+    assert done.status == 1
+    assert "ZeroDivisionError" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_storage_may_come_from_the_environment(
+    run: Run, where: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AXSEARCH_STORAGE", where[1])
+    assert run("front", *where[2:], "--json").status == 0
+
+
+def test_every_command_has_help_with_an_example_and_stands_in_the_readme(run: Run) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    names = [module.__name__.rpartition(".")[2] for module in discovery.modules(axsearch.cli)]
+    commands = [name for name in names if name != "options"]
+    assert len(commands) == 9
+    for command in commands:
+        done = run(command, "--help")
+        assert done.status == 0
+        assert f"Example: axsearch {command} " in " ".join(done.out.split())
+        assert f"axsearch {command} " in readme
+
+
+def test_ctrl_c_keeps_what_was_finished(
+    base_dir: Path, data_dir: Path, tmp_path: Path, run: Run
+) -> None:
+    where = ["--storage", f"sqlite:///{tmp_path / 's.db'}", "--study", "s"]
+    given = ["search", "--model", str(base_dir), "--data", str(data_dir), *where]
+    with subprocess.Popen(
+        [sys.executable, "-m", "axsearch", *given, "--trials", "500", "--batch-size", "4"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as search:  # fmt: skip
+        assert search.stderr is not None
+        for line in search.stderr:
+            if line.startswith("trial 4/"):
+                break
+        search.send_signal(signal.SIGINT)
+        out, err = search.communicate(timeout=60)
+    assert search.returncode == 1
+    assert out == ""
+    assert err.strip().splitlines()[-1].startswith("axsearch: stopped; finished trials are kept")
+    assert "Traceback" not in err
+    front = json.loads(run("front", *where, "--json").out)
+    assert front["baseline"]["trial"] == 0
+
+
+def test_the_dashboard_serves_the_study_and_its_notes(where: list[str]) -> None:
+    command = [sys.executable, "-m", "axsearch", "dashboard", *where[:2], "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        address = re.search(r"http://[\d.]+:\d+", server.stderr.readline())
+        assert address is not None
+        try:
+            studies = json.load(_get(f"{address[0]}/api/studies"))["study_summaries"]
+            assert [study["study_name"] for study in studies] == ["tiny"]
+            number = studies[0]["study_id"]
+            detail = json.load(_get(f"{address[0]}/api/studies/{number}?after=0"))
+            assert detail["objective_names"] == ["accuracy", "latency_ratio", "size_ratio"]
+            assert "axsearch export" in detail["note"]["body"]
+            notes = [t["note"]["body"] for t in detail["trials"] if t["note"]["body"]]
+            assert notes
+            assert all("| layer02 |" in note for note in notes)
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+
+
+def _get(address: str):  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return urlopen(address, timeout=10)
+        except URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_importing_the_command_line_imports_no_torch() -> None:
+    script = "import axsearch.cli, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ})

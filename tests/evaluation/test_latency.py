@@ -1,0 +1,174 @@
+"""Latency: what is timed, in which order, and what comes out of the times."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_bert
+
+from axsearch.evaluation import latency
+from axsearch.evaluation.latency import Scenario, measure_latency, workload
+from axsearch.recipe import Choice, Kept, Recipe, SiteId
+from axsearch.surgery import shrink
+from axsearch.task import Split
+
+VOCABULARY = 50
+
+
+def split_of(*lengths: int) -> Split:
+    inputs = [
+        {"input_ids": [5] * length, "attention_mask": [1] * length, "token_type_ids": [0] * length}
+        for length in lengths
+    ]
+    return Split("search", inputs, np.zeros(len(lengths), int), pad_id=0)
+
+
+class TestWorkload:
+    def test_given_length(self) -> None:
+        (batch,) = workload(split_of(3, 4), Scenario(batch_size=5, sequence_length=24), VOCABULARY)
+        assert batch["input_ids"].shape == (5, 24)
+        assert batch["attention_mask"].equal(torch.ones(5, 24, dtype=torch.int64))
+        assert batch["input_ids"].min() >= 0
+        assert batch["input_ids"].max() < VOCABULARY
+        assert len(batch["input_ids"].unique()) > 20
+
+    def test_given_length_is_seeded(self) -> None:
+        scenario = Scenario(batch_size=5, sequence_length=24)
+        first, again, other = (
+            workload(split_of(3), scenario, VOCABULARY, seed=seed)[0]["input_ids"]
+            for seed in (0, 0, 1)
+        )
+        assert first.equal(again)
+        assert not first.equal(other)
+
+    def test_own_lengths_are_those_of_the_split(self) -> None:
+        lengths = [*range(1, 41)]
+        np.random.default_rng(0).shuffle(lengths)
+        batches = workload(split_of(*lengths), Scenario(batch_size=4), VOCABULARY, batches=3)
+        # Sorted, the batches begin at a sixth, a half and five sixths of the way.
+        assert [batch["input_ids"].shape for batch in batches] == [(4, 10), (4, 22), (4, 34)]
+        assert [batch["attention_mask"].sum(1).tolist() for batch in batches] == [
+            [7, 8, 9, 10], [19, 20, 21, 22], [31, 32, 33, 34]
+        ]  # fmt: skip
+        assert set(batches[0]) == {"input_ids", "attention_mask", "token_type_ids"}
+
+    @pytest.mark.parametrize("count", [1, 3, 8])
+    def test_small_split_is_one_batch(self, count: int) -> None:
+        batches = workload(split_of(*range(1, count + 1)), Scenario(batch_size=8), VOCABULARY)
+        assert [batch["input_ids"].shape for batch in batches] == [(count, count)]
+
+
+class Clock:
+    """Time that passes only while a stand-in for a model runs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+        self.surroundings: set[tuple[int, bool, bool]] = set()
+
+    def model(self, name: str, seconds: Iterator[float]) -> Any:
+        def run(**batch: torch.Tensor) -> None:
+            self.calls.append(name)
+            self.now += next(seconds)
+            self.surroundings.add(
+                (torch.get_num_threads(), gc.isenabled(), torch.is_inference_mode_enabled())
+            )
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: made.now)
+    return made
+
+
+BATCHES = workload(split_of(*range(1, 25)), Scenario(batch_size=8), VOCABULARY)
+
+
+class TestMeasuring:
+    def test_median_of_paired_ratios(self, clock: Clock) -> None:
+        # The machine slows down threefold half-way, and one pass of the model is disturbed.
+        drift = [1, 1, 1, 3, 3, 3]
+        base = clock.model("base", iter([0.2 * d for d in drift]))
+        model = clock.model(
+            "model", iter([0.1 * d * (9 if i == 4 else 1) for i, d in enumerate(drift)])
+        )
+        found = measure_latency(base, model, BATCHES[:1], scenario=Scenario(), pairs=5)
+        assert found.pairs == 5
+        assert (found.low, found.ratio, found.high) == pytest.approx((0.5, 0.5, 0.5))
+        assert (found.base_ms, found.model_ms) == pytest.approx((600, 300))
+
+    def test_quartiles(self, clock: Clock) -> None:
+        base = clock.model("base", iter([1.0] * 6))
+        model = clock.model("model", iter([9, 0.5, 0.1, 0.3, 0.2, 0.4]))
+        found = measure_latency(base, model, BATCHES[:1], scenario=Scenario(), pairs=5)
+        assert (found.low, found.ratio, found.high) == pytest.approx((0.2, 0.3, 0.4))
+
+    def test_passes_alternate_over_all_batches_after_a_warm_up(self, clock: Clock) -> None:
+        base, model = (clock.model(name, iter([1.0] * 99)) for name in ("base", "model"))
+        found = measure_latency(base, model, BATCHES, scenario=Scenario(), pairs=3)
+        count = len(BATCHES)
+        assert clock.calls == (["base"] * count + ["model"] * count) * (latency.WARM_UP + 3)
+        assert found.base_ms == pytest.approx(1000 * count)
+
+    def test_threads_are_set_and_restored(self, clock: Clock) -> None:
+        before = torch.get_num_threads()
+        models = [clock.model(name, iter([1.0] * 99)) for name in ("base", "model")]
+        measure_latency(*models, BATCHES, scenario=Scenario(threads=before + 1), pairs=1)
+        # No garbage is collected and no graph is kept meanwhile.
+        assert clock.surroundings == {(before + 1, False, True)}
+        assert torch.get_num_threads() == before
+        assert gc.isenabled()
+
+    def test_threads_are_left_alone_where_none_are_asked_for(self, clock: Clock) -> None:
+        before = torch.get_num_threads()
+        models = [clock.model(name, iter([1.0] * 99)) for name in ("base", "model")]
+        measure_latency(*models, BATCHES, scenario=Scenario(), pairs=1)
+        assert {threads for threads, _, _ in clock.surroundings} == {before}
+
+    def test_everything_is_restored_after_a_failure(self, clock: Clock) -> None:
+        before = torch.get_num_threads()
+        broken = clock.model("model", iter([]))
+        with pytest.raises(StopIteration):
+            measure_latency(
+                clock.model("base", iter([1.0] * 99)), broken, BATCHES,
+                scenario=Scenario(threads=before + 1),
+            )  # fmt: skip
+        assert torch.get_num_threads() == before
+        assert gc.isenabled()
+        assert not torch.is_inference_mode_enabled()
+
+
+class TestRealModels:
+    SCENARIO = Scenario(batch_size=8, sequence_length=32, threads=1)
+
+    def test_base_against_itself(self) -> None:
+        base = tiny_bert(layers=6)
+        batches = workload(split_of(1), self.SCENARIO, VOCABULARY)
+        found = measure_latency(base, base, batches, scenario=self.SCENARIO, pairs=15)
+        assert 0.6 < found.ratio < 1.6
+        assert found.low <= found.ratio <= found.high
+
+    def test_much_smaller_model_is_faster(self) -> None:
+        base = tiny_bert(layers=6)
+        sites: dict[SiteId, dict[str, Choice]] = {}
+        for layer in range(6):
+            sites[SiteId(layer, "attention")] = {"heads": Kept(of=4, kept=())}
+            sites[SiteId(layer, "ffn")] = {"ffn": Kept(of=64, kept=())}
+        batches = workload(split_of(1), self.SCENARIO, VOCABULARY)
+        small = shrink(base, Recipe.of(sites))
+        found = measure_latency(base, small, batches, scenario=self.SCENARIO, pairs=9)
+        assert found.ratio < 0.6
+        assert found.model_ms < found.base_ms
+
+
+def test_scenario_is_plain_data() -> None:
+    scenario = Scenario(batch_size=4, sequence_length=128, threads=2)
+    assert Scenario(**scenario.to_dict()) == scenario  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from axsearch.errors import UsageError
+from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.store import queries as q
+from axsearch.store.database import Database, open_database
+
+RECIPE = Recipe.of({SiteId(0, "attention"): {"heads": Kept(of=4, kept=(0, 2))}})
+KEY = q.EvaluationKey("m" * 64, "s" * 64, "float32", "accuracy")
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = open_database(url, create=True)
+    yield opened
+    opened.close()
+
+
+def test_recipes_are_kept_once_and_read_back(database: Database) -> None:
+    q.save_recipe(database.engine, RECIPE)
+    q.save_recipe(database.engine, RECIPE)
+    assert q.load_recipes(database.engine, [RECIPE.hash, "unknown"]) == {RECIPE.hash: RECIPE}
+
+
+def test_a_recipe_edited_in_the_database_is_refused(database: Database) -> None:
+    q.save_recipe(database.engine, RECIPE)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE ax_recipes SET json = replace(json, '[0,2]', '[0,1]')"))
+    with pytest.raises(UsageError, match=RECIPE.hash[:12]):
+        q.load_recipes(database.engine, [RECIPE.hash])
+
+
+@pytest.mark.parametrize("examples", [1, 8, 1003])
+def test_an_evaluation_comes_back_example_by_example(database: Database, examples: int) -> None:
+    right = np.random.default_rng(0).random(examples) < 0.8
+    result = q.Evaluation(0.8, 0.7, 0.9, right)
+    assert q.load_evaluation(database.engine, KEY, RECIPE.hash) is None
+    for _ in range(2):  # a second worker with the same result does no harm
+        q.save_evaluation(database.engine, KEY, RECIPE, "search", result)
+    loaded = q.load_evaluation(database.engine, KEY, RECIPE.hash)
+    assert loaded is not None
+    assert (loaded.value, loaded.low, loaded.high) == (0.8, 0.7, 0.9)
+    assert (loaded.right == right).all()
+
+
+def test_another_model_split_type_or_metric_is_another_evaluation(database: Database) -> None:
+    result = q.Evaluation(0.8, 0.7, 0.9, np.array([True]))
+    q.save_evaluation(database.engine, KEY, RECIPE, "search", result)
+    for other in (
+        q.EvaluationKey("x" * 64, KEY.split, KEY.dtype, KEY.metric),
+        q.EvaluationKey(KEY.model, "x" * 64, KEY.dtype, KEY.metric),
+        q.EvaluationKey(KEY.model, KEY.split, "bfloat16", KEY.metric),
+        q.EvaluationKey(KEY.model, KEY.split, KEY.dtype, "f1"),
+    ):
+        assert q.load_evaluation(database.engine, other, RECIPE.hash) is None
+
+
+def test_the_newest_latency_of_a_machine_is_read(database: Database) -> None:
+    key = q.LatencyKey("m" * 64, "w" * 64, "here")
+    first = {"model_ms": 5.0, "base_ms": 10.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 5}
+    second = {**first, "ratio": 0.6, "pairs": 7}
+    for latency in (first, second):
+        q.save_latency(database.engine, key, RECIPE, {"batch_size": 32}, latency)
+    assert q.load_latency(database.engine, key, RECIPE.hash) == second
+    elsewhere = q.LatencyKey(key.model, key.workload, "there")
+    assert q.load_latency(database.engine, elsewhere, RECIPE.hash) is None
+
+
+def test_studies_and_calibrations_come_back(database: Database) -> None:
+    assert q.study_spec(database.engine, "one") is None
+    q.save_study(database.engine, "one", {"model": "m", "levels": [1, None]})
+    assert q.study_spec(database.engine, "one") == {"model": "m", "levels": [1, None]}
+    assert q.study_names(database.engine) == ["one"]
+    q.save_calibration(database.engine, "m", "s", "kind", {"layer00.ffn": [0.1, 1e-30]})
+    assert q.load_calibration(database.engine, "m", "s", "kind") == {"layer00.ffn": [0.1, 1e-30]}
+    assert q.load_calibration(database.engine, "m", "s", "other") is None

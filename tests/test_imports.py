@@ -1,0 +1,48 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import axsearch
+
+LIGHT = [
+    "axsearch",
+    "axsearch.recipe",
+    "axsearch.space",
+    "axsearch.pareto",
+    "axsearch.study",
+]
+HEAVY = ("torch", "transformers", "datasets")
+
+# Each module is imported in turn; the first that brings in something heavy is told by its name.
+SCRIPT = f"""
+import importlib, json, sys
+found = {{}}
+for name in {LIGHT!r}:
+    importlib.import_module(name)
+    found[name] = [heavy for heavy in {HEAVY!r} if heavy in sys.modules]
+print(json.dumps(found))
+"""
+
+
+def test_plain_data_imports_no_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {name: [] for name in LIGHT}
+
+
+def test_every_public_name_is_there() -> None:
+    for name in axsearch.__all__:
+        assert getattr(axsearch, name).__name__ == name
+    assert set(axsearch.__all__) <= set(dir(axsearch))
+
+
+def test_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="'nonsense'"):
+        axsearch.nonsense  # noqa: B018

@@ -1,0 +1,457 @@
+"""Recipe: canonical, hashable, JSON in and out; nothing else is taken for one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axsearch.errors import UsageError
+from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
+
+ATTENTION, FFN = SiteId(0, "attention"), SiteId(0, "ffn")
+EXACT = Recipe.of({})
+SETTINGS = settings(deadline=None, max_examples=100)
+
+
+@st.composite
+def kept(draw: st.DrawFn) -> Kept:
+    of = draw(st.integers(1, 100))
+    everything = (1 << of) - 1
+    mask = draw(st.integers(0, everything) | st.sampled_from([0, 1, everything]))
+    return Kept(of=of, kept=tuple(i for i in range(of) if mask >> i & 1))
+
+
+SETTING = st.builds(
+    Setting, value=st.integers(1, 512), mode=st.sampled_from(["renormalised", "hard"])
+)
+CHOICES = st.dictionaries(
+    st.sampled_from(["heads", "ffn", "topk", "rank"]), kept() | SETTING, max_size=3
+)
+SITES = st.dictionaries(
+    st.builds(SiteId, st.integers(0, 120), st.sampled_from(["attention", "ffn"])),
+    CHOICES,
+    max_size=4,
+)
+RECIPES = SITES.map(Recipe.of)
+
+NAMES = st.sampled_from(["ff", "0", "heads", "layer00.ffn", "kept", "renormalised"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | NAMES,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def meaning(data: Any) -> dict[str, dict[str, Any]] | None:
+    """What a document says where it differs from the base; None if it is no recipe.
+
+    Written from the format alone: a second opinion on ``Recipe.from_dict``.
+    """
+
+    def integer(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def choice(value: Any) -> Any:
+        if isinstance(value, dict) and set(value) == {"of", "kept"}:
+            of, units = value["of"], value["kept"]
+            if not integer(of) or of < 1:
+                return None
+            if isinstance(units, str):
+                if not re.fullmatch("[0-9a-f]+", units):
+                    return None
+                bits = f"{int(units, 16):b}"[::-1]
+                units = [i for i, bit in enumerate(bits) if bit == "1"]
+            if not isinstance(units, list) or not all(map(integer, units)):
+                return None
+            if units != sorted(set(units)) or any(not 0 <= unit < of for unit in units):
+                return None
+            return ("kept", of, units)
+        if isinstance(value, dict) and set(value) == {"value", "mode"}:
+            right = integer(value["value"]) and value["value"] > 0
+            mode = value["mode"]
+            if right and isinstance(mode, str) and re.fullmatch("[a-z_]{1,32}", mode):
+                return ("setting", value["value"], mode)
+        return None
+
+    if not isinstance(data, dict) or set(data) != {"version", "sites"}:
+        return None
+    if data["version"] != 1 or isinstance(data["version"], bool):
+        return None
+    if not isinstance(data["sites"], dict):
+        return None
+    found: dict[str, dict[str, Any]] = {}
+    for site, choices in data["sites"].items():
+        match = re.fullmatch(r"layer([0-9]{2}|[1-9][0-9]{2})\.(attention|ffn)", site)
+        if match is None or not isinstance(choices, dict):
+            return None
+        read = {name: choice(value) for name, value in choices.items()}
+        if None in read.values():
+            return None
+        read = {n: c for n, c in read.items() if c[0] == "setting" or len(c[2]) < c[1]}
+        read = {n: c for n, c in read.items() if c[0] == "kept" and not c[2]} or read
+        if read:
+            found[site] = read
+    return found
+
+
+def described(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """A recipe in the words of ``meaning``."""
+    sites: dict[str, dict[str, Any]] = {}
+    for site, name, choice in recipe.choices():
+        sites.setdefault(str(site), {})[name] = (
+            ("kept", choice.of, list(choice.kept))
+            if isinstance(choice, Kept)
+            else ("setting", choice.value, choice.mode)
+        )
+    return sites
+
+
+def assert_read_rightly(data: Any) -> None:
+    """Either refused with UsageError or read as what the document says; never anything else."""
+    expected = meaning(data)
+    try:
+        read = described(Recipe.from_json(json.dumps(data)))
+    except UsageError:
+        read = None
+    assert read == expected
+
+
+def positions(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something lies in a JSON document."""
+    found = [path]
+    if isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            found += positions(value, (*path, key))
+    return found
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> Any:
+    """A recipe's JSON with some places replaced, deleted, renamed or added to."""
+    data = copy.deepcopy(draw(RECIPES.filter(lambda recipe: bool(recipe.sites))).to_dict())
+    for _ in range(draw(st.integers(1, 3))):
+        paths = [path for path in positions(data) if path]
+        if not paths:
+            break
+        *way, key = draw(st.sampled_from(paths))
+        parent = data
+        for step in way:
+            parent = parent[step]
+        change = draw(st.sampled_from(["replace", "delete", "rename", "add"]))
+        if change == "replace":
+            parent[key] = draw(JSON)
+        elif change == "delete":
+            del parent[key]
+        elif isinstance(parent, list):
+            parent.insert(key, draw(JSON))
+        else:
+            name = draw(st.text(max_size=10) | st.sampled_from(["of", "kept", "layer99.ffn"]))
+            parent[name] = parent.pop(key) if change == "rename" else draw(JSON)
+    return data
+
+
+class TestCanonicalForm:
+    def test_keeping_everything_is_exact(self) -> None:
+        everything = Recipe.of({ATTENTION: {"heads": Kept(of=3, kept=(0, 1, 2))}, FFN: {}})
+        assert everything == EXACT
+        assert everything.hash == EXACT.hash
+        assert everything.to_dict() == {"version": 1, "sites": {}}
+
+    def test_a_removed_block_drops_other_choices_at_its_site_only(self) -> None:
+        none: dict[str, Choice] = {"heads": Kept(of=3, kept=())}
+        topk = Setting(value=8, mode="renormalised")
+        both = Recipe.of({ATTENTION: {**none, "topk": topk}, FFN: {"rank": topk}})
+        assert both == Recipe.of({ATTENTION: none, FFN: {"rank": topk}})
+        assert both.at(0, "attention") == none
+
+    def test_a_setting_beside_kept_units_stays(self) -> None:
+        choices: dict[str, Choice] = {
+            "heads": Kept(of=3, kept=(1,)),
+            "topk": Setting(value=8, mode="hard"),
+        }
+        assert Recipe.of({ATTENTION: choices}).at(0, "attention") == choices
+
+    @SETTINGS
+    @given(SITES, st.randoms())
+    def test_order_does_not_matter(self, sites: dict[SiteId, dict[str, Choice]], draw: Any) -> None:
+        shuffled = [(site, list(choices.items())) for site, choices in sites.items()]
+        draw.shuffle(shuffled)
+        for _, choices in shuffled:
+            draw.shuffle(choices)
+        other = Recipe.of({site: dict(choices) for site, choices in shuffled})
+        assert other == Recipe.of(sites)
+        assert hash(other) == hash(Recipe.of(sites))
+        assert other.to_json() == Recipe.of(sites).to_json()
+
+    @SETTINGS
+    @given(RECIPES, RECIPES)
+    def test_equal_exactly_where_hashes_are(self, a: Recipe, b: Recipe) -> None:
+        assert (a == b) == (a.hash == b.hash) == (described(a) == described(b))
+
+    @SETTINGS
+    @given(SITES)
+    def test_no_effect_is_left_in(self, sites: dict[SiteId, dict[str, Choice]]) -> None:
+        for _, choices in Recipe.of(sites).sites:
+            assert choices
+            kept = [choice for _, choice in choices if isinstance(choice, Kept)]
+            assert not any(choice.exact for choice in kept)
+            assert all(choice.kept for choice in kept) or len(kept) == len(choices)
+
+    def test_frozen(self) -> None:
+        with pytest.raises(ValueError, match="frozen"):
+            EXACT.version = 1
+
+    def test_removed(self) -> None:
+        recipe = Recipe.of({ATTENTION: {"heads": Kept(of=3, kept=())}})
+        assert recipe.removed(0, "attention")
+        assert not recipe.removed(0, "ffn")
+        assert not recipe.removed(1, "attention")
+        assert recipe.at(5, "ffn") == {}
+
+
+class TestJson:
+    @SETTINGS
+    @given(RECIPES)
+    def test_round_trip(self, recipe: Recipe) -> None:
+        again = Recipe.from_json(recipe.to_json())
+        assert again == recipe
+        assert again.hash == recipe.hash
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+        assert Recipe.from_stored(recipe.to_json(), recipe.hash) == recipe
+
+    def test_hash_is_stable(self) -> None:
+        # Studies are resumed by it: another value here makes every stored result unknown.
+        recipe = Recipe.of(
+            {
+                SiteId(11, "attention"): {
+                    "topk": Setting(value=16, mode="renormalised"),
+                    "heads": Kept(of=12, kept=(0, 3, 7)),
+                },
+                SiteId(2, "ffn"): {"ffn": Kept(of=100, kept=(0, 5, 99))},
+            }
+        )
+        assert recipe.to_json() == (
+            '{"sites":{"layer02.ffn":{"ffn":{"kept":"8000000000000000000000021","of":100}},'
+            '"layer11.attention":{"heads":{"kept":[0,3,7],"of":12},'
+            '"topk":{"mode":"renormalised","value":16}}},"version":1}'
+        )
+        assert recipe.hash == "ce054314395cb04c984d5ce31257569ea9cd9453398b26cabcce09b8da3eab20"
+        assert EXACT.hash == "bc598a2a238c01aac3025e8b064f08d47a7485a98e14c3e2a6da29e7cbb88e6b"
+
+    @pytest.mark.parametrize(("of", "mask"), [(4, "b"), (4, "0b"), (100, "b"), (100, "000b")])
+    def test_bit_mask(self, of: int, mask: str) -> None:
+        data = {"version": 1, "sites": {"layer00.ffn": {"ffn": {"of": of, "kept": mask}}}}
+        assert Recipe.from_dict(data).at(0, "ffn") == {"ffn": Kept(of=of, kept=(0, 1, 3))}
+
+    @pytest.mark.parametrize(("of", "written"), [(64, [0, 63]), (65, "8000000000000001")])
+    def test_bit_mask_is_written_above_64_units(self, of: int, written: object) -> None:
+        recipe = Recipe.of({FFN: {"ffn": Kept(of=of, kept=(0, 63))}})
+        assert recipe.to_dict()["sites"] == {"layer00.ffn": {"ffn": {"of": of, "kept": written}}}
+
+    def test_empty_bit_mask_removes_the_block(self) -> None:
+        recipe = Recipe.of({FFN: {"ffn": Kept(of=100, kept=())}})
+        assert '"kept":"0"' in recipe.to_json()
+        assert Recipe.from_json(recipe.to_json()).removed(0, "ffn")
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            None,
+            [],
+            "recipe",
+            {},
+            {"version": 1},
+            {"sites": {}},
+            {"version": 1, "sites": {}, "more": 1},
+            {"version": 2, "sites": {}},
+            {"version": "1", "sites": {}},
+            {"version": True, "sites": {}},
+            {"version": 1, "sites": []},
+            {"version": 1, "sites": None},
+            {"version": 1, "sites": {"layer0.ffn": {}}},
+            {"version": 1, "sites": {"layer000.ffn": {}}},
+            {"version": 1, "sites": {"layer00.mlp": {}}},
+            {"version": 1, "sites": {"layer-1.ffn": {}}},
+            {"version": 1, "sites": {"layer00.ffn\n": {}}},
+            {"version": 1, "sites": {"layer٣٣.ffn": {}}},
+            {"version": 1, "sites": {"layer00.ffn": []}},
+            {"version": 1, "sites": {"layer00.ffn": {"ffn": None}}},
+            {"version": 1, "sites": {"layer00.ffn": {"ffn": "kept"}}},
+            {"version": 1, "sites": {"layer00.ffn": {"ffn": ["kept"]}}},
+            {"version": 1, "sites": {"layer00.ffn": {"ffn": {}}}},
+            *(
+                {"version": 1, "sites": {"layer00.ffn": {"ffn": choice}}}
+                for choice in (
+                    {"kept": [0]},
+                    {"of": 4},
+                    {"of": 4, "kept": [0], "more": 1},
+                    {"of": 4, "kept": [0], "value": 1, "mode": "hard"},
+                    {"of": 0, "kept": []},
+                    {"of": -4, "kept": []},
+                    {"of": "4", "kept": [0]},
+                    {"of": 4.0, "kept": [0]},
+                    {"of": True, "kept": [0]},
+                    {"of": 4, "kept": [4]},
+                    {"of": 4, "kept": [-1]},
+                    {"of": 4, "kept": [1, 0]},
+                    {"of": 4, "kept": [1, 1]},
+                    {"of": 4, "kept": [True]},
+                    {"of": 4, "kept": [1.0]},
+                    {"of": 4, "kept": None},
+                    {"of": 4, "kept": {"0": 1}},
+                    {"of": 4, "kept": ""},
+                    {"of": 4, "kept": "F"},
+                    {"of": 4, "kept": "0x3"},
+                    {"of": 4, "kept": "-1"},
+                    {"of": 4, "kept": "1_1"},
+                    {"of": 4, "kept": "10"},
+                    {"of": 4, "kept": " 1"},
+                    {"value": 1},
+                    {"mode": "hard"},
+                    {"value": 0, "mode": "hard"},
+                    {"value": None, "mode": "hard"},
+                    {"value": 1.5, "mode": "hard"},
+                    {"value": 1, "mode": ""},
+                    {"value": 1, "mode": "Hard"},
+                    {"value": 1, "mode": "hard\n"},
+                    {"value": 1, "mode": "a" * 33},
+                    {"value": 1, "mode": 1},
+                )
+            ),
+        ],
+        ids=lambda data: json.dumps(data)[-60:],
+    )  # fmt: skip
+    def test_bad_document_is_refused(self, data: Any) -> None:
+        for read in (
+            lambda: Recipe.from_dict(data, "mine"),
+            lambda: Recipe.from_json(json.dumps(data), "mine"),
+        ):
+            with pytest.raises(UsageError, match=r"^mine is not a valid recipe: .+") as refused:
+                read()
+            assert "\n" not in str(refused.value)
+        assert meaning(data) is None  # or the fuzzing below would be blind to it
+
+    @SETTINGS
+    @given(mutated())
+    def test_mutated_recipe(self, data: Any) -> None:
+        assert_read_rightly(data)
+
+    @SETTINGS
+    @given(JSON)
+    def test_any_json(self, data: Any) -> None:
+        assert_read_rightly(data)
+        assert_read_rightly({"version": 1, "sites": data})
+        assert_read_rightly({"version": 1, "sites": {"layer00.ffn": {"ffn": data}}})
+        assert_read_rightly({"version": data, "sites": {}})
+
+    @SETTINGS
+    @given(st.text())
+    def test_any_text(self, text: str) -> None:
+        with pytest.raises(UsageError, match=r"^the recipe is not (JSON|a valid recipe)"):
+            Recipe.from_json(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[" * 100_000,
+            '{"version":1,"sites":' + '{"a":' * 100_000,
+            '{"version":' + "[" * 900 + "]" * 900 + ',"sites":{}}',
+            '{"version":1,"sites":{"layer00.ffn":{"ffn":{"of":' + "9" * 10_000 + ',"kept":[]}}}}',
+            '{"version":1,"sites":{"layer00.ffn":{"ffn":{"of":4,"kept":"' + "f" * 100_000 + '"}}}}',
+            "NaN",
+            "",
+            "\x00",
+        ],
+        ids=[
+            "deep list",
+            "deep object",
+            "deep version",
+            "long number",
+            "long mask",
+            "NaN",
+            "empty",
+            "NUL",
+        ],
+    )
+    def test_hostile_text(self, text: str) -> None:
+        with pytest.raises(UsageError):
+            Recipe.from_json(text)
+
+    def test_edited_stored_recipe_is_refused(self) -> None:
+        recipe = Recipe.of({FFN: {"ffn": Kept(of=4, kept=(1,))}})
+        with pytest.raises(UsageError, match=f"stored recipe {recipe.hash[:12]} was changed"):
+            Recipe.from_stored(recipe.to_json().replace("[1]", "[2]"), recipe.hash)
+
+
+class TestFile:
+    RECIPE = Recipe.of(
+        {ATTENTION: {"heads": Kept(of=12, kept=(0, 3))}, FFN: {"ffn": Kept(of=100, kept=(7,))}}
+    )
+
+    def test_round_trip(self, tmp_path: Path) -> None:
+        self.RECIPE.write(tmp_path / "recipe.json")
+        assert Recipe.read(tmp_path / "recipe.json") == self.RECIPE
+
+    def test_written_by_hand_without_checksum(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.json"
+        path.write_text(self.RECIPE.to_json())
+        assert Recipe.read(path) == self.RECIPE
+
+    def test_layout_is_free(self, tmp_path: Path) -> None:
+        path = tmp_path / "recipe.json"
+        self.RECIPE.write(path)
+        path.write_text(json.dumps(json.loads(path.read_text()), indent=7))
+        assert Recipe.read(path) == self.RECIPE
+
+    @pytest.mark.parametrize(("old", "new"), [("12", "13"), ("3\n", "4\n"), ('"80"', '"81"')])
+    def test_edited_file_is_refused(self, tmp_path: Path, old: str, new: str) -> None:
+        path = tmp_path / "recipe.json"
+        self.RECIPE.write(path)
+        edited = path.read_text().replace(old, new, 1)
+        assert edited != path.read_text()
+        path.write_text(edited)
+        with pytest.raises(UsageError, match=f"^{re.escape(str(path))} was changed after"):
+            Recipe.read(path)
+
+    @pytest.mark.parametrize("checksum", ["0" * 64, "", 5, [], {}])
+    def test_other_checksum_is_refused(self, tmp_path: Path, checksum: object) -> None:
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps({**self.RECIPE.to_dict(), "sha256": checksum}))
+        with pytest.raises(UsageError, match=f"^{re.escape(str(path))} was changed after"):
+            Recipe.read(path)
+
+    def test_missing_file_is_refused(self, tmp_path: Path) -> None:
+        for path in (tmp_path / "none.json", tmp_path):
+            with pytest.raises(UsageError, match=f"^{re.escape(str(path))} cannot be read"):
+                Recipe.read(path)
+
+    @SETTINGS
+    @given(content=st.binary(max_size=200) | JSON.map(lambda data: json.dumps(data).encode()))
+    def test_any_content(self, tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+        path = tmp_path_factory.getbasetemp() / "any.json"
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=f"^{re.escape(str(path))} "):
+            Recipe.read(path)
+
+
+class TestSiteId:
+    @pytest.mark.parametrize("layer", [0, 9, 10, 99, 100, 999])
+    def test_round_trip(self, layer: int) -> None:
+        site = SiteId(layer, "ffn")
+        assert SiteId.parse(str(site)) == site
+
+    def test_is_written_with_two_digits(self) -> None:
+        assert str(SiteId(3, "attention")) == "layer03.attention"
+
+    def test_other_spelling_is_refused_with_the_right_one(self) -> None:
+        with pytest.raises(ValueError, match=r"use 'layer03\.ffn'"):
+            SiteId.parse("layer003.ffn")
