@@ -36,5 +36,8 @@ def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8)
     """
     recipe = Recipe.from_dict(study.trial(trial).recipe)
     scenario = Scenario(**{**(study.spec.scenario or {}), "sequence_length": None})  # type: ignore[arg-type]
-    evaluator = Evaluator(load_task(study.spec), study.database.engine, scenario, study.spec.device)
-    return evaluator.holdout_latency(recipe, pairs=pairs, batches=batches)
+    task, engine = load_task(study.spec), study.database.engine
+    evaluator = Evaluator(task, engine, scenario, study.spec.device)
+    measured = evaluator.latency(recipe, split=task.holdout, batches=batches, pairs=pairs)
+    assert measured is not None
+    return measured

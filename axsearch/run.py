@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 from optuna.study import StudyDirection
@@ -23,6 +24,7 @@ from axsearch.samplers import build_sampler, sampler_names
 from axsearch.space import SearchSpace
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
+    delete_study,
     load_calibration,
     save_calibration,
     save_recipe,
@@ -115,8 +117,8 @@ def search(
     sites = list(sites_by_id(loaded.model, loaded.longest).values())
     units = {site.id: range(site.units.count) for site in sites}
     spec = StudySpec(
-        model=model,
-        data=data,
+        model=_lasting(model),
+        data=_lasting(data),
         task=task,
         metric=loaded.metric,
         text_columns=tuple(text_columns) if text_columns else None,
@@ -173,6 +175,12 @@ def load_task(spec: StudySpec) -> Task:
     return task
 
 
+def _lasting(name: str) -> str:
+    # A folder must be found from another working directory too; a hub name stays as it is.
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
 def _check(
     trials: int,
     sampler: str,
@@ -206,9 +214,12 @@ def _check(
 
 def _known_spec(database: Database, name: str) -> StudySpec | None:
     known = study_spec(database.engine, name)
-    if known is not None:
+    exists = name in optuna.get_all_study_names(database.storage)
+    if known is not None and exists:
         return StudySpec.model_validate(known)
-    if name in optuna.get_all_study_names(database.storage):
+    if known is not None:  # it was deleted in the dashboard
+        delete_study(database.engine, name)
+    elif exists:
         raise UsageError(
             f"Study {name!r} in this database was not made by axsearch; use another name."
         )

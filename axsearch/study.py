@@ -89,9 +89,9 @@ class StudySpec(BaseModel):
         """In words, what keeps a study with the other spec from being continued as this one."""
         found = []
         if self.model_fingerprint != other.model_fingerprint:
-            found.append(f"model ({other.model}, not {self.model})")
+            found.append(f"model ({_instead(other.model, self.model, 'with other weights')})")
         if self.splits != other.splits:
-            found.append(f"data ({other.data}, not {self.data}, or other splits of it)")
+            found.append(f"data ({_instead(other.data, self.data, 'with other examples')})")
         if self.levels != other.levels or (
             self.space_fingerprint and self.space_fingerprint != other.space_fingerprint
         ):
@@ -121,8 +121,9 @@ class Study:
         """Open a study; raises UsageError where the database or the study is not there."""
         database = open_database(storage)
         spec = study_spec(database.engine, name)
-        if spec is None:
-            names = study_names(database.engine)
+        kept = optuna.get_all_study_names(database.storage)  # the dashboard can delete studies
+        if spec is None or name not in kept:
+            names = [known for known in study_names(database.engine) if known in kept]
             hint = f"it holds {', '.join(names)}" if names else "it holds no study yet"
             database.close()
             raise UsageError(f"There is no study {name!r} in this database; {hint}.")
@@ -279,6 +280,10 @@ def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> d
     if spec.max_latency_ratio is not None and measurement.latency_ratio is not None:
         found["max_latency_ratio"] = measurement.latency_ratio - spec.max_latency_ratio
     return found
+
+
+def _instead(theirs: str, ours: str, otherwise: str) -> str:
+    return f"{theirs} {otherwise}" if theirs == ours else f"{theirs}, not {ours}"
 
 
 def _shown(value: object) -> str:

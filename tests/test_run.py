@@ -10,7 +10,7 @@ from conftest import tiny_bert, tiny_tokenizer
 from optuna.trial import TrialState
 
 import axsearch.run
-from axsearch import Evaluator, Study, search
+from axsearch import Evaluator, Study, export_model, search
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.holdout import evaluate_front, holdout_speed
@@ -220,6 +220,26 @@ def test_a_study_of_somebody_else_is_refused(run: Search, tmp_path: Path) -> Non
     optuna.create_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'studies.db'}")
     with pytest.raises(UsageError, match="not made by axsearch"):
         run()
+
+
+def test_a_study_deleted_in_the_dashboard_can_be_made_anew(run: Search, tmp_path: Path) -> None:
+    storage = run(trials=2).database.storage
+    optuna.delete_study(study_name="tiny", storage=storage)
+    with pytest.raises(UsageError, match="holds no study yet"):
+        Study.open(f"sqlite:///{tmp_path / 'studies.db'}", "tiny")
+    assert len(run(trials=2, batch_size=5).measurements) == 2
+
+
+def test_a_study_is_found_from_another_folder(
+    run: Search, base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base_dir.parent)
+    study = run(trials=3, model=base_dir.name)
+    monkeypatch.chdir(tmp_path)
+    export_model(study, 2, "small")
+    text = (tmp_path / "small" / "README.md").read_text()
+    assert f'base_model: "{base_dir.name}"' in text
+    assert str(base_dir) not in text
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ def front(
     Example: axsearch front --storage sqlite:///studies.db --study reviews
     """
     opened = Study.open(storage, study)
-    if holdout:
+    if holdout and any(
+        member.holdout_accuracy is None for member in (opened.baseline, *opened.front())
+    ):
         from axsearch.holdout import evaluate_front
 
         evaluate_front(opened)

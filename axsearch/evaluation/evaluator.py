@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from sqlalchemy import Engine
@@ -74,7 +74,7 @@ class Evaluator:
         Raises NonFiniteError where the model does not give finite numbers, UsageError where the
         recipe does not fit it.
         """
-        small = _Lazily(lambda: shrink(self.model, recipe))
+        small = cache(lambda: shrink(self.model, recipe))  # not built where all is stored
         accuracy = self.accuracy(recipe, self.task.search, small)
         latency = self.latency(recipe, small, pairs=pairs)
         base_ms = (
@@ -124,43 +124,32 @@ class Evaluator:
         recipe: Recipe,
         small: Callable[[], PreTrainedModel] | None = None,
         *,
+        split: Split | None = None,
+        batches: int = OWN_LENGTH_BATCHES,
         pairs: int = PAIRS,
     ) -> Latency | None:
         """The paired latency in the scenario, from the store where it was measured as well.
 
-        The base's ratio is 1 by definition. None where there is no scenario.
+        Examples come from ``split``, the search split if None. The base's ratio is 1 by
+        definition. None where there is no scenario.
         """
         if self.scenario is None:
             return None
-        key = LatencyKey(self.task.model_fingerprint, self._workload_hash, machine_name())
+        vocabulary = self.model.config.vocab_size
+        examples = workload(split or self.task.search, self.scenario, vocabulary, batches)
+        digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
+        for batch in examples:
+            digest.update(batch["input_ids"].numpy().data)
+        key = LatencyKey(self.task.model_fingerprint, digest.hexdigest(), machine_name())
         known = load_latency(self.engine, key, recipe.hash)
         if known is not None and known["pairs"] >= pairs:
             return Latency(**known)  # type: ignore[arg-type]
         model = small() if small is not None else shrink(self.model, recipe)
-        measured = self.time(model, self.batches, pairs=pairs)
+        measured = self._time(model, examples, pairs)
         if recipe == EXACT:
             measured = Latency(**{**asdict(measured), "ratio": 1.0})
         save_latency(self.engine, key, recipe, self.scenario.to_dict(), asdict(measured))
         return measured
-
-    def time(self, model: PreTrainedModel, batches: list[Batch], *, pairs: int = PAIRS) -> Latency:
-        """Time a model against the base on these batches, on the scenario's device and threads."""
-        assert self.scenario is not None
-        scenario = self.scenario
-        base = on_device(self.model, scenario.device)
-        try:
-            return measure_latency(
-                base, on_device(model, scenario.device), batches, scenario=scenario, pairs=pairs
-            )
-        finally:
-            on_device(self.model, self.device)
-
-    def holdout_latency(self, recipe: Recipe, *, pairs: int, batches: int) -> Latency:
-        """Time a recipe's model on ``batches`` of holdout examples, against the base."""
-        assert self.scenario is not None
-        vocabulary = self.model.config.vocab_size
-        examples = workload(self.task.holdout, self.scenario, vocabulary, batches)
-        return self.time(shrink(self.model, recipe), examples, pairs=pairs)
 
     def choices(self, recipe: Recipe) -> dict[str, dict[str, int | None]]:
         """Units kept and k, layer by layer of the base."""
@@ -176,34 +165,14 @@ class Evaluator:
                     )
         return described
 
-    @cached_property
-    def batches(self) -> list[Batch]:
-        """The batches that the scenario times."""
+    def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:
         assert self.scenario is not None
-        vocabulary = self.model.config.vocab_size
-        return workload(self.task.search, self.scenario, vocabulary, OWN_LENGTH_BATCHES)
-
-    @cached_property
-    def _workload_hash(self) -> str:
-        assert self.scenario is not None
-        digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
-        for batch in self.batches:
-            digest.update(batch["input_ids"].numpy().data)
-        return digest.hexdigest()
-
-
-class _Lazily:
-    """A model that is built on first use and then kept."""
-
-    def __init__(self, build: Callable[[], PreTrainedModel]) -> None:
-        self._build = build
-
-    @cached_property
-    def _model(self) -> PreTrainedModel:
-        return self._build()
-
-    def __call__(self) -> PreTrainedModel:
-        return self._model
+        device = self.scenario.device
+        base, small = on_device(self.model, device), on_device(model, device)
+        try:
+            return measure_latency(base, small, batches, scenario=self.scenario, pairs=pairs)
+        finally:
+            on_device(self.model, self.device)
 
 
 def machine_name() -> str:

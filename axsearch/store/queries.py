@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -52,6 +52,13 @@ def study_names(engine: Engine) -> list[str]:
 def save_study(engine: Engine, name: str, spec: dict[str, Any]) -> None:
     """Record a new study."""
     _add(engine, StudyRow(name=name, spec=spec))
+
+
+def delete_study(engine: Engine, name: str) -> None:
+    """Forget what a study was about; its evaluations stay."""
+    with Session(engine) as session:
+        session.execute(delete(StudyRow).where(StudyRow.name == name))
+        session.commit()
 
 
 def save_recipe(engine: Engine, recipe: Recipe) -> None:
