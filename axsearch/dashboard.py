@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -13,7 +14,7 @@ from axsearch.measurement import Measurement
 from axsearch.store.database import open_database
 from axsearch.study import Study
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def annotate(study: Study) -> None:
@@ -35,8 +36,8 @@ def annotate(study: Study) -> None:
     ]
     save_note(
         study.optuna,
-        f"# {study.name}\n\nApproximations of `{spec.model}` on `{spec.data}`: {spec.metric}"
-        f" {base.accuracy:.4f} on the search split, {base.size_bytes / 1e6:.1f} MB."
+        f"# {study.name}\n\nApproximations of `{study.model_name}` on `{study.data_name}`:"
+        f" {spec.metric} {base.accuracy:.4f} on the search split, {base.size_bytes / 1e6:.1f} MB."
         f" {'Limits: ' + '; '.join(limits) + '.' if limits else ''}\n\n"
         "Latency and size are ratios to the base; below 1 is better.\n\n"
         f"| trial | {spec.metric} | latency | size |\n|---|---|---|---|\n{rows}\n\n"
@@ -57,6 +58,7 @@ def trial_note(study: Study, member: Measurement) -> str:
         for layer, c in member.choices.items()
     )
     return (
+        f"On the front when the study had {len(study.measurements)} trials.\n\n"
         f"{study.spec.metric} **{member.accuracy:.4f}** "
         f"({member.accuracy_low:.4f} to {member.accuracy_high:.4f}), latency "
         f"**{_ratio(member.latency_ratio)}** and size **{member.size_ratio:.3f}** of the base, "
@@ -86,7 +88,7 @@ def serve(
     """
     if host not in LOOPBACK:
         raise UsageError(
-            f"The dashboard has no login and listens on {' or '.join(LOOPBACK[:2])} only, "
+            f"The dashboard has no login and listens on {' or '.join(LOOPBACK)} only, "
             f"not on {host}; reach it from elsewhere through an SSH tunnel."
         )
     database = open_database(storage)
@@ -97,10 +99,13 @@ def serve(
     with server:
         if on_ready is not None:
             on_ready(f"http://{host}:{server.server_port}/dashboard/")
+        # Requests run beside the main thread: wsgiref swallows a Ctrl-C that comes during one.
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
         try:
-            server.serve_forever()
+            serving.join()
         except KeyboardInterrupt:
-            return  # the way to stop it
+            server.shutdown()
 
 
 def _ratio(value: float | None) -> str:

@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 from pyarrow import csv, json, parquet
 
-from axsearch.errors import UsageError
+from axsearch.errors import UsageError, cause
 
 TEXT_COLUMNS = (
     ("sentence1", "sentence2"),
@@ -73,7 +73,11 @@ def read_data(
     """
     tables = _read_folder(Path(source).expanduser()) if _is_folder(source) else _read_hub(source)
     train = tables["train"]
-    texts = tuple(text_columns) if text_columns else _recognise(source, train.column_names)
+    texts = (
+        tuple(text_columns)
+        if text_columns
+        else _recognise(source, train.column_names, label_column)
+    )
     label = label_column or "label"
     for name, table in tables.items():
         for column in (*texts, label):
@@ -133,7 +137,7 @@ def _read_file(path: Path) -> datasets.Dataset:
         else:
             table = parquet.read_table(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = cause(error)
         raise UsageError(f"{path} cannot be read: {reason}.") from None
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
@@ -161,7 +165,7 @@ def _read_hub(source: str) -> dict[str, datasets.Dataset]:
     try:
         loaded = datasets.load_dataset(name, config or None)
     except Exception as error:  # the hub client raises a dozen unrelated kinds
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = cause(error)
         raise UsageError(
             f"{source} is neither a folder nor a hub dataset that can be loaded: {reason}."
         ) from None
@@ -173,9 +177,9 @@ def _read_hub(source: str) -> dict[str, datasets.Dataset]:
     return {ours: loaded[theirs] for ours, theirs in names.items() if theirs in loaded}
 
 
-def _recognise(source: str, columns: Sequence[str]) -> tuple[str, ...]:
+def _recognise(source: str, columns: Sequence[str], label: str | None) -> tuple[str, ...]:
     for column, task in OTHER_TASKS.items():
-        if column in columns and "label" not in columns:
+        if column in columns and column != label and "label" not in columns:
             raise UsageError(
                 f"{source} looks like {task} (column {column!r}); "
                 "this version of axsearch does text-classification."

@@ -86,7 +86,7 @@ def finetune(
     check_device(device)
     metric = resolve_metric(task, metric)
     config = load_config(model)
-    read = read_data(data, text_columns=text_columns, label_column=label_column, seed=seed)
+    read = read_data(data, text_columns=text_columns, label_column=label_column)
     names = _label_names(read)
     tokenizer = load_tokenizer(model)
     tokenizer.model_max_length = min(max_length, input_length(tokenizer, config))
@@ -94,7 +94,7 @@ def finetune(
     validation = _split("validation", read.validation, names, tokenizer)
     folder = Path(out)
     record = {
-        "model": str(model),
+        "model": _identity(model),
         "train": train.fingerprint,
         "validation": validation.fingerprint,
         "labels": names,
@@ -103,7 +103,9 @@ def finetune(
         "max_length": max_length,
         "seed": seed,
     }
-    done = _finished(folder, record)
+    key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+    checkpoints = folder / f"checkpoints-{key}"
+    done = _finished(folder, record, begun=checkpoints.is_dir())
     if done is not None:
         return done
     for note in read.notes:
@@ -119,8 +121,6 @@ def finetune(
         label2id={name: index for index, name in enumerate(names)},
     )
     trained.get_input_embeddings().requires_grad_(False)
-    key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
-    checkpoints = folder / f"checkpoints-{key}"
     arguments = TrainingArguments(
         str(checkpoints),
         num_train_epochs=epochs,
@@ -160,10 +160,12 @@ def finetune(
     saved = on_device(load_model(str(folder)), device)
     predicted = predict(saved, validation, device=device)
     result = estimate(metric, validation.labels, predicted, seed=seed)
-    (folder / RECORD).write_text(
-        json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n"
-    )
-    shutil.rmtree(checkpoints)
+    # The record comes last: until it is there, the same command goes on from the checkpoint.
+    partial = folder / f"{RECORD}.partial"
+    partial.write_text(json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n")
+    partial.rename(folder / RECORD)
+    for old in folder.glob("checkpoints-*"):
+        shutil.rmtree(old)
     return FineTuned(out, metric, result, cached=False)
 
 
@@ -206,18 +208,35 @@ def _split(
     return Split(name, inputs, labels, tokenizer.pad_token_id or 0)
 
 
-def _finished(folder: Path, record: dict[str, object]) -> FineTuned | None:
+def _identity(model: str) -> str:
+    """A hub name, or a hash of what is in a local folder: its name alone says nothing."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _finished(folder: Path, record: dict[str, object], *, begun: bool) -> FineTuned | None:
     if folder.is_file():
         raise UsageError(f"{folder} is a file; --out names a folder.")
     path = folder / RECORD
     if path.is_file():
-        found = json.loads(path.read_text())
-        validation = found.pop("validation_metric", None)
-        if found == record and validation and (folder / "model.safetensors").is_file():
-            return FineTuned(str(folder), str(record["metric"]), Estimate(*validation), cached=True)
+        try:
+            found = json.loads(path.read_text())
+            validation = Estimate(*found.pop("validation_metric"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UsageError(f"{path} is damaged; give another --out.") from None
+        if not (folder / "model.safetensors").is_file():
+            raise UsageError(f"{folder} has lost its model.safetensors; give another --out.")
+        if found == record:
+            return FineTuned(str(folder), str(record["metric"]), validation, cached=True)
         raise UsageError(f"{folder} holds a model fine-tuned otherwise; give another --out.")
     others = [p for p in folder.glob("*") if not p.name.startswith("checkpoints-")]
-    if others:
+    if others and not begun:
         raise UsageError(f"The folder {folder} is not empty; give another --out.")
     return None
 

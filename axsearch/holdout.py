@@ -35,7 +35,8 @@ def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8)
     trial, or the study's model or data are not what they were.
     """
     recipe = Recipe.from_dict(study.trial(trial).recipe)
-    scenario = Scenario(**{**(study.spec.scenario or {}), "sequence_length": None})  # type: ignore[arg-type]
+    given = study.spec.scenario or {"device": study.spec.device}
+    scenario = Scenario(**{**given, "sequence_length": None})  # type: ignore[arg-type]
     task, engine = load_task(study.spec), study.database.engine
     evaluator = Evaluator(task, engine, scenario, study.spec.device)
     measured = evaluator.latency(recipe, split=task.holdout, batches=batches, pairs=pairs)

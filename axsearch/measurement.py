@@ -17,7 +17,7 @@ class Measurement(BaseModel):
         holdout_accuracy: the metric on the holdout split, None until it was opened.
         latency_ms: ``latency_ratio`` times the base's time for the scenario's batches.
         latency_ratio: median of the paired ratios to the base.
-        latency_measured: True where a real model was timed, False where it is predicted.
+        latency_measured: whether a real model was timed; if not, the time is predicted or None.
         size_bytes: bytes of the exported safetensors file.
         parameters: how many numbers the model holds.
         choices: units kept and k of every layer, ``{"layer00": {"heads": 10, …}}``; a layer
@@ -34,7 +34,7 @@ class Measurement(BaseModel):
     holdout_accuracy: float | None = None
     latency_ms: float | None = None
     latency_ratio: float | None = None
-    latency_measured: bool = True
+    latency_measured: bool
     size_bytes: int
     size_ratio: float
     parameters: int

@@ -12,33 +12,40 @@ from scipy import stats
 from sklearn import metrics as sk
 
 Labels = NDArray[np.int64]
+Weights = NDArray[np.int64] | None
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
 
-def _accuracy(labels: Labels, predicted: Labels, classes: int) -> float:
-    return float(sk.accuracy_score(labels, predicted))
+def _accuracy(labels: Labels, predicted: Labels, classes: int, weights: Weights) -> float:
+    return float(sk.accuracy_score(labels, predicted, sample_weight=weights))
 
 
-def _f1(labels: Labels, predicted: Labels, classes: int) -> float:
+def _f1(labels: Labels, predicted: Labels, classes: int, weights: Weights) -> float:
     # GLUE's F1 is that of the positive class; with more classes there is none, so the mean.
     average = "binary" if classes <= 2 else "macro"
-    return float(sk.f1_score(labels, predicted, average=average, zero_division=0.0))
+    return float(
+        sk.f1_score(labels, predicted, average=average, zero_division=0.0, sample_weight=weights)
+    )
 
 
-def _matthews(labels: Labels, predicted: Labels, classes: int) -> float:
+def _matthews(labels: Labels, predicted: Labels, classes: int, weights: Weights) -> float:
     with warnings.catch_warnings():  # a resample of one class alone is 0, which is meant
         warnings.simplefilter("ignore", UserWarning)
-        return float(sk.matthews_corrcoef(labels, predicted))
+        return float(sk.matthews_corrcoef(labels, predicted, sample_weight=weights))
 
 
-METRICS: dict[str, Callable[[Labels, Labels, int], float]] = {
+METRICS: dict[str, Callable[[Labels, Labels, int, Weights], float]] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "matthews_correlation": _matthews,
 }
-"""Every metric: labels, predictions, both (examples,), and classes to a number; more is better."""
+"""Every metric by name; more is better.
+
+Labels and predictions, (examples,), the number of classes, and how often each example counts,
+(examples,) or None for once, to a number.
+"""
 
 GLUE_METRICS: dict[str, str] = {
     "glue/cola": "matthews_correlation",
@@ -67,22 +74,21 @@ def estimate(metric: str, labels: Labels, predicted: Labels, seed: int = 0) -> E
     ``labels`` and ``predicted`` are class ids, (examples,). ``seed`` fixes the resampling.
     """
     classes = int(max(labels.max(), predicted.max())) + 1
-    value = METRICS[metric](labels, predicted, classes)
+    value = METRICS[metric](labels, predicted, classes, None)
     if metric == "accuracy":
         right = int((labels == predicted).sum())
         low, high = stats.binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
         return Estimate(value, float(low), float(high))
-    interval = stats.bootstrap(
-        (labels, predicted),
-        lambda labels, predicted: METRICS[metric](labels, predicted, classes),
-        paired=True,
-        vectorized=False,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+    # Resampling examples is drawing how often each pair of label and prediction occurs, so
+    # scikit-learn sees a few weighted pairs a draw instead of every example.
+    pairs, counts = np.unique(np.stack((labels, predicted)), axis=1, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(
+        len(labels), counts / len(labels), size=RESAMPLES
+    )
+    values = [METRICS[metric](pairs[0], pairs[1], classes, weights) for weights in draws]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return Estimate(value, float(low), float(high))
 
 
 def paired_difference(

@@ -174,7 +174,7 @@ class Recipe(BaseModel):
         try:
             if not isinstance(data, dict) or set(data) != {"version", "sites"}:
                 raise ValueError("a recipe has the keys 'version' and 'sites'")
-            if data["version"] != 1 or isinstance(data["version"], bool):
+            if data["version"] != 1 or type(data["version"]) is not int:
                 raise ValueError(
                     f"version {data['version']!r} is not 1, the one this axsearch reads"
                 )
@@ -225,8 +225,9 @@ class Recipe(BaseModel):
             data = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} cannot be read as a recipe: {error}.") from None
-        checksum = data.pop("sha256", None) if isinstance(data, dict) else None
+        by_hand = not isinstance(data, dict) or "sha256" not in data
+        checksum = None if by_hand else data.pop("sha256")
         recipe = cls.from_dict(data, str(path))
-        if checksum is not None and checksum != recipe.hash:
+        if not by_hand and checksum != recipe.hash:
             raise UsageError(f"{path} was changed after it was written: its checksum is another.")
         return recipe

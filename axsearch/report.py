@@ -41,5 +41,8 @@ def write_report(study: Study, out: str) -> Path:
         plotly=offline.get_plotlyjs(),
         figures=[figure.to_html(full_html=False, include_plotlyjs=False) for figure in figures],
     )
-    path.write_text(html, encoding="utf-8")
+    try:
+        path.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from None
     return path

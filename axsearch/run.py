@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+import torch
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -16,11 +18,12 @@ from axsearch.calibration.ladder import ladder
 from axsearch.dashboard import annotate
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
-from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.evaluator import EXACT, Evaluator, machine_name
 from axsearch.evaluation.latency import Scenario
+from axsearch.interrupts import Interrupts
 from axsearch.measurement import Measurement
 from axsearch.progress import console, progress_bar
-from axsearch.samplers import build_sampler, sampler_names
+from axsearch.samplers import build_sampler
 from axsearch.space import SearchSpace
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
@@ -92,7 +95,7 @@ def search(
         threads: torch threads, for latency; None for all.
         search_examples: examples of the validation split to evaluate on; None for all.
         device: cpu, cuda or mps.
-        seed: of splits, sampler and intervals.
+        seed: of the examples that are drawn, and of the sampler.
 
     Raises:
         UsageError: something given cannot be used; nothing expensive was done.
@@ -100,8 +103,8 @@ def search(
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
     _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
+    _check_limits(max_drop, max_latency_ratio)
     check_device(device)
-    database = open_database(storage, create=True)
     loaded = Task.load(
         model,
         data,
@@ -112,8 +115,13 @@ def search(
         search_examples=search_examples,
         seed=seed,
     )
+    positions = loaded.model.config.max_position_embeddings
+    if sequence_length is not None and sequence_length > positions:
+        raise UsageError(f"--sequence-length {sequence_length} is above the model's {positions}.")
     timed = "latency" in objectives or max_latency_ratio is not None
+    threads = threads or torch.get_num_threads()  # a number, or a resumed study could mix two
     scenario = Scenario(batch_size, sequence_length, threads, device) if timed else None
+    database = open_database(storage, create=True)
     sites = list(sites_by_id(loaded.model, loaded.longest).values())
     units = {site.id: range(site.units.count) for site in sites}
     spec = StudySpec(
@@ -129,6 +137,7 @@ def search(
         max_drop=max_drop,
         max_latency_ratio=max_latency_ratio,
         device=device,
+        machine=machine_name(),
         seed=seed,
         model_fingerprint=loaded.model_fingerprint,
         splits=loaded.split_fingerprints,
@@ -148,16 +157,25 @@ def search(
     if known is None:
         spec = spec.model_copy(update={"space_fingerprint": space.fingerprint})
         save_study(database.engine, study, spec.model_dump(mode="json"))
+        if _known_spec(database, study, made=True) != spec:
+            raise UsageError(f"Study {study!r} was just made by another search; run this again.")
     elif known.space_fingerprint != space.fingerprint:
         raise UsageError(f"Study {study!r} exists with another search space; use another name.")
     else:
         spec = known
+        if scenario is not None and known.machine != machine_name():
+            console.print(
+                f"Latencies so far were measured on another machine ({known.machine}): "
+                "ratios from here on may not compare.",
+                style="yellow",
+            )
     _Run(Study(database, study, spec), evaluator, space, importance, sampler).until(trials)
     return Study(database, study, spec)
 
 
 def load_task(spec: StudySpec) -> Task:
     """The task of a study; raises UsageError where its model or data are not what they were."""
+    check_device(spec.device)
     task = Task.load(
         spec.model,
         spec.data,
@@ -173,6 +191,13 @@ def load_task(spec: StudySpec) -> Task:
     if task.split_fingerprints != spec.splits:
         raise UsageError(f"The data {spec.data} are not those that the study was made with.")
     return task
+
+
+def _check_limits(max_drop: float | None, max_latency_ratio: float | None) -> None:
+    if max_drop is not None and not math.isfinite(max_drop):
+        raise UsageError(f"--max-drop must be a number such as 0.01, not {max_drop}.")
+    if max_latency_ratio is not None and not 0 < max_latency_ratio < math.inf:
+        raise UsageError(f"--max-latency-ratio must be above 0, not {max_latency_ratio}.")
 
 
 def _lasting(name: str) -> str:
@@ -200,10 +225,7 @@ def _check(
     for option, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} must be at least 1, not {value}.")
-    if sampler not in sampler_names():
-        raise UsageError(
-            f"Sampler {sampler!r} is not in this version; choose {', '.join(sampler_names())}."
-        )
+    build_sampler(sampler, 0)
     unknown = [name for name in objectives if name not in OBJECTIVES]
     if unknown or len(set(objectives)) != len(objectives) or "accuracy" not in objectives:
         raise UsageError(
@@ -212,9 +234,9 @@ def _check(
         )
 
 
-def _known_spec(database: Database, name: str) -> StudySpec | None:
+def _known_spec(database: Database, name: str, *, made: bool = False) -> StudySpec | None:
     known = study_spec(database.engine, name)
-    exists = name in optuna.get_all_study_names(database.storage)
+    exists = made or name in optuna.get_all_study_names(database.storage)
     if known is not None and exists:
         return StudySpec.model_validate(known)
     if known is not None:  # it was deleted in the dashboard
@@ -280,18 +302,28 @@ class _Run:
         self.optuna.sampler = build_sampler(sampler, study.spec.seed + begun)
 
     def until(self, wanted: int) -> None:
-        """Run trials until ``wanted`` are complete."""
-        if len(self.finished) >= wanted:
-            console.print(f"Study {self.study.name!r} already has {len(self.finished)} trials.")
-            return
-        self._enqueue(wanted - len(self.finished))
+        """Run trials until ``wanted`` are complete, the base among them."""
+        try:
+            if self._missing(wanted):
+                self._run(wanted)
+            else:
+                console.print(f"Study {self.study.name!r} already has {len(self.finished)} trials.")
+        finally:
+            if self._has_base():
+                self.study.refresh()
+                annotate(self.study)
+
+    def _run(self, wanted: int) -> None:
+        self._enqueue(self._missing(wanted))
         started, failures = time.monotonic(), 0
-        with progress_bar() as progress:
+        with progress_bar() as progress, Interrupts() as self._interrupts:
             bar = progress.add_task("Searching", total=wanted, completed=len(self.finished))
-            while (done := len(self.finished)) < wanted:
+            while self._missing(wanted):
+                done = len(self.finished)
                 self.optuna.optimize(
                     self._objective, n_trials=1, catch=(NonFiniteError,), callbacks=[self._keep]
                 )
+                self._interrupts.check()
                 if len(self.finished) == done:
                     failures += 1
                     if failures == MAX_FAILURES:
@@ -306,21 +338,34 @@ class _Run:
                 if not console.is_terminal:
                     spent = f"{time.monotonic() - started:.0f} s"
                     console.print(f"trial {done + 1}/{wanted} · {spent} · {standing}")
-        self.study.refresh()
-        annotate(self.study)
+
+    def _missing(self, wanted: int) -> int:
+        # The base's own trial may have been killed: without it a study has no baseline.
+        return max(wanted - len(self.finished), 0 if self._has_base() else 1)
+
+    def _has_base(self) -> bool:
+        return any(m.recipe == EXACT.to_dict() for m in self.finished)
 
     def _keep(self, _: optuna.Study, trial: FrozenTrial) -> None:
         if trial.state == TrialState.COMPLETE:
             self.finished.append(self._measured[trial.number])
+        elif not self._interrupts.stopped:
+            console.print(f"Trial {trial.number} failed: its model's logits are not finite.")
 
     def _enqueue(self, room: int) -> None:
-        states = (TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING)
+        # A running trial may be a killed one; one that is alive costs nothing to repeat, since
+        # its results are read from the store.
+        states = (TrialState.COMPLETE, TrialState.WAITING)
         begun = self.optuna.get_trials(deepcopy=False, states=states)
         tried = [t.params or t.system_attrs.get("fixed_params", {}) for t in begun]
         for genome in [g for g in self.warm_start if g not in tried][:room]:
             self.optuna.enqueue_trial(genome)
 
     def _objective(self, trial: optuna.Trial) -> tuple[float, ...]:
+        with self._interrupts.at_once():
+            return self._evaluate(trial)
+
+    def _evaluate(self, trial: optuna.Trial) -> tuple[float, ...]:
         genome = {
             name: trial.suggest_int(name, distribution.low, distribution.high)
             for name, distribution in self.space.distributions().items()

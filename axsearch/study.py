@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -79,6 +80,7 @@ class StudySpec(BaseModel):
     max_drop: float | None
     max_latency_ratio: float | None
     device: str
+    machine: str
     seed: int
     model_fingerprint: str
     splits: dict[str, str]
@@ -145,6 +147,16 @@ class Study:
         return [self._measurement(trial, recipes, holdout) for trial in trials]
 
     @property
+    def model_name(self) -> str:
+        """The model as it may be shown: a folder without where it lies."""
+        return _public_name(self.spec.model)
+
+    @property
+    def data_name(self) -> str:
+        """The data as they may be shown: a folder without where it lies."""
+        return _public_name(self.spec.data)
+
+    @property
     def scenario(self) -> str | None:
         """What latency was measured for, in words; None where it was not measured."""
         scenario = self.spec.scenario
@@ -154,7 +166,7 @@ class Study:
         return (
             f"batches of {scenario['batch_size']}, "
             f"{'the examples at their own lengths' if length is None else f'{length} tokens'}, "
-            f"{scenario['threads'] or 'all'} threads, {scenario['device']}, {scenario['dtype']}"
+            f"{scenario['threads']} threads, {scenario['device']}, {scenario['dtype']}"
         )
 
     def refresh(self) -> None:
@@ -280,6 +292,10 @@ def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> d
     if spec.max_latency_ratio is not None and measurement.latency_ratio is not None:
         found["max_latency_ratio"] = measurement.latency_ratio - spec.max_latency_ratio
     return found
+
+
+def _public_name(name: str) -> str:
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _instead(theirs: str, ours: str, otherwise: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +25,22 @@ from transformers import (
 
 from axsearch.architectures import architecture_of
 from axsearch.data import LabelledText, read_data
-from axsearch.errors import UsageError
+from axsearch.errors import UsageError, cause
 from axsearch.metrics import GLUE_METRICS, METRICS
 
 TASKS = ("text-classification",)
 CALIBRATION_EXAMPLES = 512
 LONGEST = 512
+FINGERPRINTED = (
+    "model_type",
+    "num_attention_heads",
+    "hidden_act",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "position_embedding_type",
+)
+"""Config values that change what a model says while its weights stay the same."""
 
-SplitName = Literal["calibration", "search", "holdout"]
 Batch = dict[str, torch.Tensor]
 
 transformers.utils.logging.set_verbosity_error()  # their notes on loading are not the user's
@@ -135,7 +143,7 @@ class Task:
             text_columns: columns holding the text or the two texts; recognised if None.
             label_column: ``label`` if None.
             search_examples: use this many examples of the validation split, drawn by ``seed``.
-            seed: of every split that is cut or drawn.
+            seed: of the examples that are drawn. (Missing splits are cut the same way always.)
 
         Raises:
             UsageError: the model, the data or their combination cannot be used.
@@ -150,10 +158,16 @@ class Task:
                 f"{model} has no classification head ({architectures[0] or 'unknown class'}); "
                 "fine-tune it first with `axsearch finetune`."
             )
-        read = read_data(data, text_columns=text_columns, label_column=label_column, seed=seed)
+        read = read_data(data, text_columns=text_columns, label_column=label_column)
         ids = label_ids(config, [*read.train.labels, *read.validation.labels, *read.test.labels])
         tokenizer = load_tokenizer(model)
         length = input_length(tokenizer, config)
+
+        if len(tokenizer) > config.vocab_size:
+            raise UsageError(
+                f"The tokenizer of {model} knows {len(tokenizer)} tokens, its model only "
+                f"{config.vocab_size}; they do not belong together."
+            )
 
         def split(name: str, part: LabelledText, examples: int | None) -> Split:
             rows = list(range(len(part)))
@@ -221,7 +235,7 @@ def load_config(model: str) -> PreTrainedConfig:
     try:
         raw, _ = PreTrainedConfig.get_config_dict(str(path) if local else model)
     except Exception as error:  # the hub client raises a dozen unrelated kinds
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = cause(error)
         raise UsageError(f"{model} cannot be loaded as a model: {reason}.") from None
     if not isinstance(raw, dict):
         raise UsageError(f"{model}/config.json is not a model's config.")
@@ -229,7 +243,7 @@ def load_config(model: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(str(path) if local else model)
     except Exception as error:  # a config whose values contradict one another
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = cause(error)
         raise UsageError(f"{model}/config.json cannot be used: {reason}.") from None
     return config
 
@@ -250,17 +264,18 @@ def load_model(
             attn_implementation=attention,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=new_head,
             **config,
         )
     except Exception as error:  # safetensors, torch and the config's readers have a kind each
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = cause(error)
         raise UsageError(
             f"The weights of {model} (model.safetensors) cannot be loaded: {reason}."
         ) from None
     body = f"{loaded.base_model_prefix}."
     missing = [
         name
-        for name in sorted(found["missing_keys"])
+        for name in sorted({*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])})
         if not new_head or (name.startswith(body) and ".pooler." not in name)
     ]
     if missing:
@@ -285,7 +300,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
             str(Path(model).expanduser()) if Path(model).expanduser().exists() else model
         )
     except Exception as error:  # tokenizers raises bare Exception on damaged files
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = cause(error)
         raise UsageError(f"The tokenizer of {model} cannot be loaded: {reason}.") from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -319,7 +334,8 @@ def label_ids(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, int]
     named = {str(name): int(index) for name, index in names.items()}
     if set(found) <= set(named):
         return {label: named[label] for label in found}
-    if all(label.isdecimal() and int(label) < len(names) for label in found):
+    numbered = any(name.isdecimal() for name in named)  # then '1' may well be its name for 0
+    if not numbered and all(label.isdecimal() and int(label) < len(names) for label in found):
         return {label: int(label) for label in found}
     shown = ", ".join(repr(label) for label in found[:6]) + (", …" if len(found) > 6 else "")
     raise UsageError(
@@ -331,8 +347,8 @@ def label_ids(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, int]
 def model_fingerprint(model: PreTrainedModel) -> str:
     """SHA-256 of names, shapes, types and bytes of all weights, and of what the config adds."""
     digest = hashlib.sha256()
-    config = model.config
-    digest.update(f"{config.model_type} {config.num_attention_heads} {config.hidden_act}".encode())
+    values = {name: getattr(model.config, name, None) for name in FINGERPRINTED}
+    digest.update(json.dumps(values, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().data)

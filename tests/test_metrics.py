@@ -58,7 +58,7 @@ def test_matthews_correlation() -> None:
 def test_f1_of_three_classes_is_the_mean() -> None:
     labels, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 0])
     # Class by class: precision and recall (1/2, 1/2), (2/3, 1), (1, 1/2).
-    assert METRICS["f1"](labels, predicted, 3) == pytest.approx((1 / 2 + 4 / 5 + 2 / 3) / 3)
+    assert METRICS["f1"](labels, predicted, 3, None) == pytest.approx((1 / 2 + 4 / 5 + 2 / 3) / 3)
 
 
 def test_interval_of_a_mean_f1_holds_no_other_metric() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from axsearch import Evaluator, Study, export_model, search
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.holdout import evaluate_front, holdout_speed
+from axsearch.interrupts import Interrupts
 from axsearch.recipe import Recipe
+from axsearch.store.queries import save_study
 
 Search = Callable[..., Study]
 
@@ -165,6 +169,42 @@ def test_a_stopped_search_keeps_what_was_finished_and_goes_on(
     }
 
 
+def test_a_killed_first_trial_is_made_up_for(run: Search, tmp_path: Path) -> None:
+    """A process that was killed leaves its trial running; here the base's own trial."""
+    run(trials=1, study="other")  # makes the database
+    study = run(trials=2)
+    storage = study.database.storage
+    optuna.delete_study(study_name="tiny", storage=storage)
+    killed = optuna.create_study(
+        study_name="tiny", storage=storage, directions=["maximize", "minimize", "minimize"]
+    )
+    killed.enqueue_trial(run(trials=1, study="other").optuna.trials[0].params)
+    with pytest.warns(UserWarning, match="Heartbeat"):  # a killed trial, not one to go on with
+        killed.ask()
+    with_spec = study.spec.model_dump(mode="json")
+    save_study(study.database.engine, "tiny", with_spec)
+    again = run(trials=2)
+    states = [trial.state for trial in again.optuna.trials]
+    assert states[0] == TrialState.RUNNING
+    assert states.count(TrialState.COMPLETE) == 2
+    assert again.baseline.latency_ratio == 1.0
+
+
+def test_signals_wait_where_a_trial_would_be_lost() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)  # between trials: nothing happens yet
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        interrupts.check()  # once only
+        with interrupts.at_once(), pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.at_once().__enter__()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_numbers_that_are_not_finite_fail_the_trial_and_five_in_a_row_the_run(
     run: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,9 +288,15 @@ def test_a_study_is_found_from_another_folder(
         ({"trials": 0}, "--trials"),
         ({"batch_size": 0}, "--batch-size"),
         ({"sequence_length": 0}, "--sequence-length"),
+        ({"sequence_length": 65}, "above the model's 64"),
         ({"threads": 0}, "--threads"),
         ({"search_examples": 0}, "--search-examples"),
         ({"sampler": "axformer"}, "axformer"),
+        ({"max_drop": float("nan")}, "--max-drop"),
+        ({"max_latency_ratio": 0.0}, "--max-latency-ratio"),
+        ({"max_latency_ratio": float("nan")}, "--max-latency-ratio"),
+        ({"storage": "sqlite://"}, "in memory"),
+        ({"device": "tpu"}, "tpu"),
         ({"objectives": ("accuracy", "speed")}, "speed"),
         ({"objectives": ("latency", "size")}, "--objectives"),
         ({"model": "/no/such/model"}, "/no/such/model"),

@@ -50,9 +50,11 @@ def fisher_importance(
     """The diagonal of the empirical Fisher information of a gate on each head and neuron.
 
     Each head's and neuron's output is multiplied by a gate of one; the score is the sum over
-    examples of the squared derivative of the example's loss by that gate, which to second order
-    is twice the loss that closing the gate costs (Kwon et al. 2022, arXiv 2204.09656, section on
-    Fisher-based mask search). Gates are one an example, so one backward pass of a batch gives
+    examples of the squared derivative of the example's loss by that gate. Half of it estimates
+    the loss that closing the gate costs, where the model has converged (mean gradient near zero)
+    and the Hessian is taken to be the empirical Fisher information (Kwon et al. 2022,
+    arXiv 2204.09656, section on Fisher-based mask search). Gates are one an example, so one
+    backward pass of a batch gives
     every example's derivative. ``on_batch`` is told how many examples were done.
     """
     family = architecture_of(model.config.model_type)

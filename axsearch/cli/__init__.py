@@ -14,6 +14,8 @@ import typer
 from axsearch import __version__, discovery
 from axsearch.errors import AxsearchError
 
+INTERRUPTED = 130  # how typer ends on Ctrl-C
+
 app = typer.Typer(
     name="axsearch",
     help="Search the approximations of a fine-tuned transformer; export a smaller, faster model.",
@@ -54,12 +56,11 @@ def main() -> None:
     except AxsearchError as error:
         print(f"axsearch: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
-    except KeyboardInterrupt:
+    except SystemExit as stop:
+        if stop.code != INTERRUPTED:
+            raise
         print("axsearch: stopped.", file=sys.stderr)
         raise SystemExit(1) from None
-    except BrokenPipeError:  # the reader of the pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
     except Exception as error:
         if os.environ.get("AXSEARCH_DEBUG"):
             raise

@@ -33,7 +33,7 @@ TextColumns = Annotated[
     str | None, typer.Option(help="Column of the text, or two columns with a comma between.")
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of splits, sampler and intervals.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn at random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trial = Annotated[int, typer.Option(min=0, help="Number of a finished trial.")]

@@ -28,14 +28,15 @@ def pick(
 
     Example: axsearch pick --storage sqlite:///studies.db --study reviews --max-drop 0.01 --by size
     """
-    chosen = Study.open(storage, study).pick(max_drop=max_drop, by=by, knee=knee)
+    opened = Study.open(storage, study)
+    chosen = opened.pick(max_drop=max_drop, by=by, knee=knee)
     if json:
         print(chosen.model_dump_json())
         return
     latency = "" if chosen.latency_ratio is None else f"latency {chosen.latency_ratio:.3f}, "
     print(
-        f"trial {chosen.trial}: accuracy {chosen.accuracy:.4f}, {latency}"
+        f"trial {chosen.trial}: {opened.spec.metric} {chosen.accuracy:.4f}, {latency}"
         f"size {chosen.size_ratio:.3f} of the base\n"
-        f"axsearch export --storage {storage} --study {study} --trial {chosen.trial} "
+        f"axsearch export --storage {opened.database.url} --study {study} --trial {chosen.trial} "
         "--format hf --out DIR"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,13 +22,11 @@ def predict(
     split: Split,
     *,
     device: str = "cpu",
-    on_batch: Callable[[int], None] | None = None,
 ) -> NDArray[np.int64]:
     """The predicted class of every example, (examples,), in the split's order.
 
     Batches are bucketed by length and always the same for a split, so the same model gives the
-    same answers. ``on_batch`` is told how many examples were done. Raises NonFiniteError where
-    a logit is not finite.
+    same answers. Raises NonFiniteError where a logit is not finite.
     """
     predicted = np.empty(len(split), dtype=np.int64)
     with torch.inference_mode():
@@ -39,6 +35,4 @@ def predict(
             if not torch.isfinite(logits).all():
                 raise NonFiniteError("The model's logits are not finite.")
             predicted[rows] = logits.argmax(-1).cpu().numpy()
-            if on_batch is not None:
-                on_batch(len(rows))
     return predicted

@@ -66,9 +66,7 @@ class Evaluator:
         """The measurement of the untouched base."""
         return self.measure(EXACT)
 
-    def measure(
-        self, recipe: Recipe, *, trial: int | None = None, pairs: int = PAIRS
-    ) -> Measurement:
+    def measure(self, recipe: Recipe, *, trial: int | None = None) -> Measurement:
         """Accuracy on the search split, latency and size of a recipe's real, smaller model.
 
         Raises NonFiniteError where the model does not give finite numbers, UsageError where the
@@ -76,7 +74,7 @@ class Evaluator:
         """
         small = cache(lambda: shrink(self.model, recipe))  # not built where all is stored
         accuracy = self.accuracy(recipe, self.task.search, small)
-        latency = self.latency(recipe, small, pairs=pairs)
+        latency = self.latency(recipe, small)
         base_ms = (
             None if latency is None
             else latency.base_ms if recipe == EXACT
@@ -92,6 +90,7 @@ class Evaluator:
             accuracy_high=accuracy.high,
             latency_ms=None if latency is None or base_ms is None else latency.ratio * base_ms,
             latency_ratio=None if latency is None else latency.ratio,
+            latency_measured=latency is not None,
             size_bytes=size,
             size_ratio=size / safetensors_bytes(self.model.state_dict()),
             parameters=parameter_count(state),
@@ -103,7 +102,6 @@ class Evaluator:
         recipe: Recipe,
         split: Split,
         small: Callable[[], PreTrainedModel] | None = None,
-        on_batch: Callable[[int], None] | None = None,
     ) -> Evaluation:
         """The metric on a split, from the store where it is known."""
         key = EvaluationKey(
@@ -113,7 +111,7 @@ class Evaluator:
         if known is not None:
             return known
         model = small() if small is not None else shrink(self.model, recipe)
-        predicted = predict(model, split, device=self.device, on_batch=on_batch)
+        predicted = predict(model, split, device=self.device)
         value, low, high = estimate(self.task.metric, split.labels, predicted)
         result = Evaluation(value, low, high, predicted == split.labels)
         save_evaluation(self.engine, key, recipe, split.name, result)

@@ -38,9 +38,7 @@ def safetensors_bytes(state: Mapping[str, Tensor]) -> int:
     """
     offset = 0
     header: dict[str, object] = {"__metadata__": METADATA}
-    for name, tensor in sorted(
-        state.items(), key=lambda item: (_RANK[str(item[1].dtype)], item[0])
-    ):
+    for name, tensor in sorted(state.items(), key=_in_file_order):
         end = offset + tensor.numel() * tensor.itemsize
         header[name] = {
             "dtype": _DTYPES[str(tensor.dtype)],

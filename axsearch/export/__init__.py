@@ -63,7 +63,7 @@ def export_model(study: Study, trial: int, out: str, *, format: str = "hf") -> P
             f"Format {format!r} is not in this version; choose {', '.join(format_names())}."
         )
     measurement = study.trial(trial)
-    folder = Path(out)
+    folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another --out.")
     spec = study.spec
@@ -82,13 +82,17 @@ def export_model(study: Study, trial: int, out: str, *, format: str = "hf") -> P
         measurement=measurement,
         baseline=study.baseline,
         study=study.name,
-        model_name=spec.model,
-        data_name=spec.data,
+        model_name=study.model_name,
+        data_name=study.data_name,
         metric=spec.metric,
         scenario=study.scenario,
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        directory = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent)
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.") from None
+    with directory as temporary:
         inside = Path(temporary) / "export"
         inside.mkdir()
         formats()[format].write(bundle, inside)

@@ -17,16 +17,9 @@ def model_card(bundle: Bundle, auto_class: str, task: str) -> str:
     template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text())
     return template.render(
         bundle=bundle,
-        base_name=_public_name(bundle.model_name),
-        data_name=_public_name(bundle.data_name),
         m=bundle.measurement,
         base=bundle.baseline,
         auto_class=auto_class,
         task=task,
         approximations=list(next(iter(bundle.measurement.choices.values()))),
     )
-
-
-def _public_name(name: str) -> str:
-    # Where a folder lies on its author's machine is nobody else's business.
-    return Path(name).name if Path(name).is_absolute() else name

@@ -18,13 +18,14 @@ from axsearch.evaluation.size import METADATA, safetensors_bytes
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.card import model_card
 from axsearch.export.modeling_source import modeling_source
-from axsearch.recipe import Recipe
+from axsearch.recipe import Recipe, Setting
 from axsearch.surgery import plan, shrink, sliced_state
 
 TASK = "text-classification"
 AUTO_CLASS = "AutoModelForSequenceClassification"
 WEIGHTS, RECIPE, PROBE = "model.safetensors", "recipe.json", "probe.json"
-PROBE_SHAPE = (4, 24)
+PROBE_ROWS, PROBE_LENGTH = 4, 24
+SUFFIXES = (".json", ".jinja", ".md", ".model", ".safetensors", ".txt")
 
 # Runs in a process of its own, in which axsearch cannot be imported.
 CHECK = """
@@ -36,7 +37,7 @@ folder = sys.argv[1]
 probe = json.load(open(folder + "/probe.json"))
 AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForSequenceClassification.from_pretrained(
-    folder, trust_remote_code=True, dtype=torch.float32
+    folder, trust_remote_code=True, use_safetensors=True, dtype=torch.float32
 ).eval()
 with torch.inference_mode():
     logits = model(
@@ -73,21 +74,31 @@ class HuggingFace(ExportFormat):
         (folder / "README.md").write_text(model_card(bundle, AUTO_CLASS, TASK))
 
     def check(self, folder: Path) -> float:
-        """Open the folder without axsearch; refuses a modeling file that is not axsearch's own.
+        """Open the folder without axsearch.
 
-        The code that runs is therefore code that this installation holds.
+        A manifest holds no secret, so a folder may come from anybody: only the modeling file that
+        this installation writes itself is run, and nothing else in the folder may name code.
         """
         Recipe.read(folder / RECIPE)
-        config = json.loads((folder / "config.json").read_text())
-        kind = str(config["model_type"]).removeprefix("axsearch_")
+        config = _read_json(folder / "config.json")
+        tokenizer = _read_json(folder / "tokenizer_config.json")
+        kind = str(config.get("model_type")).removeprefix("axsearch_")
         if kind not in architectures():
             raise UsageError(f"{folder / 'config.json'} names an unknown model type.")
         family = architecture_of(kind)
         modeling = folder / f"{_module(family)}.py"
         expected = {"AutoConfig", AUTO_CLASS}
-        own = set(config.get("auto_map", {})) == expected and all(
-            value.startswith(f"{_module(family)}.") for value in config["auto_map"].values()
+        named = config.get("auto_map")
+        own = (
+            isinstance(named, dict)
+            and set(named) == expected
+            and all(str(value).startswith(f"{_module(family)}.") for value in named.values())
+            and modeling.is_file()
         )
+        strange = [p for p in folder.iterdir() if p.suffix not in SUFFIXES and p != modeling]
+        if strange or "auto_map" in tokenizer or not (folder / WEIGHTS).is_file():
+            culprit = strange[0] if strange else folder / "tokenizer_config.json"
+            raise UsageError(f"{culprit} is not as axsearch writes it; export the model again.")
         if not own or modeling.read_text() != modeling_source(family, AUTO_CLASS):
             raise UsageError(
                 f"{modeling} is not the file that this version of axsearch writes, "
@@ -104,6 +115,16 @@ class HuggingFace(ExportFormat):
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise AxsearchError(f"{folder} does not open in a new process: {reason}")
         return float(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} is missing or damaged; export the model again.")
+    return data
 
 
 def _module(family: Architecture) -> str:
@@ -135,11 +156,15 @@ def _config(bundle: Bundle, family: Architecture) -> dict[str, Any]:
 
 
 def _probe(bundle: Bundle) -> dict[str, Any]:
-    # Random tokens, half of the rows padded, and what the searched model says to them.
+    # Random tokens, half of the rows padded, and what the searched model says to them; longer
+    # than twice any k, since attention to all keys would not show that top-k works.
+    config = bundle.base.config
+    ks = [c.value for _, _, c in bundle.recipe.choices() if isinstance(c, Setting)]
+    length = min(max([PROBE_LENGTH, *(2 * k + 2 for k in ks)]), config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(bundle.base.config.vocab_size, PROBE_SHAPE, generator=generator)
+    ids = torch.randint(config.vocab_size, (PROBE_ROWS, length), generator=generator)
     mask = torch.ones_like(ids)
-    mask[PROBE_SHAPE[0] // 2 :, PROBE_SHAPE[1] // 2 :] = 0
+    mask[PROBE_ROWS // 2 :, length // 2 :] = 0
     with torch.inference_mode():
         logits = shrink(bundle.base, bundle.recipe)(input_ids=ids, attention_mask=mask).logits
     return {

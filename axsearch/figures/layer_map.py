@@ -12,8 +12,8 @@ from axsearch.measurement import Measurement
 def layer_map(front: Sequence[Measurement], baseline: Measurement) -> go.Figure:
     """A heat map: a row for each front member, a column for each layer and approximation.
 
-    Colour is the share of the base's units kept; the number in a cell is the units kept, or the
-    k of top-k attention where the base attends to every key.
+    Colour is the share of the base's units kept, none for a setting; the number in a cell is the
+    units kept, or the k of top-k attention.
     """
     columns = [
         (layer, name)
@@ -22,11 +22,9 @@ def layer_map(front: Sequence[Measurement], baseline: Measurement) -> go.Figure:
         if any(m.choices[layer][name] is not None for m in (*front, baseline))
     ]
 
-    def share(member: Measurement, layer: str, name: str) -> float:
+    def share(member: Measurement, layer: str, name: str) -> float | None:
         kept, full = member.choices[layer][name], baseline.choices[layer][name]
-        if full is None or kept is None:  # a setting: attending to all keys is all of it
-            return 1.0 if kept is None else 0.5
-        return kept / full
+        return None if kept is None or full is None else kept / full  # a k is no share
 
     figure = go.Figure(
         go.Heatmap(

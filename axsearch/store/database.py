@@ -16,13 +16,13 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from axsearch.errors import UsageError
+from axsearch.errors import UsageError, cause
 
 SQLITE_TIMEOUT = 60
 HEARTBEAT = 30
 GRACE_PERIOD = 120
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are told by the run
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -32,6 +32,11 @@ class Database:
     def __init__(self, storage: RDBStorage) -> None:
         self.storage = storage
         self.engine: Engine = storage.engine
+
+    @property
+    def url(self) -> str:
+        """Where it is, without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -49,7 +54,9 @@ def open_database(url: str, *, create: bool = False) -> Database:
     parsed = _parse(url)
     shown = parsed.render_as_string(hide_password=True)
     sqlite = parsed.get_backend_name() == "sqlite"
-    if sqlite and parsed.database not in (None, "", ":memory:"):
+    if sqlite:
+        if parsed.database in (None, "", ":memory:"):
+            raise UsageError("A database in memory is lost at the end; name a file.")
         path = Path(str(parsed.database))
         if not create and not path.is_file():
             raise UsageError(f"The database {path} does not exist; run `axsearch search` first.")
@@ -79,8 +86,7 @@ def open_database(url: str, *, create: bool = False) -> Database:
             raise UsageError(
                 f"The database {shown} was written by a newer axsearch; update axsearch to open it."
             ) from None
-        cause = getattr(error, "orig", None) or error
-        reason = str(cause).strip().splitlines()[0].rstrip(".")
+        reason = cause(getattr(error, "orig", None) or error)
         raise UsageError(f"The database {shown} cannot be opened: {reason}.") from None
     return database
 

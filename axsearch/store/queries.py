@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -196,5 +196,9 @@ def _add(engine: Engine, row: Any) -> None:
         session.add(row)
         try:
             session.commit()
-        except IntegrityError:  # another worker wrote the same row first
+        except IntegrityError:
             session.rollback()
+            key = inspect(type(row)).primary_key_from_instance(row)
+            if None in key or session.get(type(row), tuple(key)) is None:
+                raise
+            # Another worker wrote the same row first.

@@ -20,6 +20,8 @@ import axsearch.cli
 from axsearch import discovery
 from axsearch.cli import main
 
+SPEED = ("--batch-size", "4", "--threads", "1")
+
 
 class Done(NamedTuple):
     status: int
@@ -54,7 +56,7 @@ def where(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
     place = ["--storage", storage, "--study", "tiny"]
     given = ["--model", str(base_dir), "--data", str(data_dir), "--trials", "8"]
     done = subprocess.run(
-        [sys.executable, "-m", "axsearch", "search", *given, *place, "--batch-size", "4"],
+        [sys.executable, "-m", "axsearch", "search", *given, *place, *SPEED],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "front of 8 trials" in done.stdout
@@ -131,7 +133,7 @@ def test_search_goes_on_and_refuses_another_model(
     run: Run, where: list[str], base_dir: Path, data_dir: Path
 ) -> None:
     given = ("search", "--model", base_dir, *where)
-    resumed = run(*given, "--data", data_dir, "--trials", "8", "--batch-size", "4")
+    resumed = run(*given, "--data", data_dir, "--trials", "8", *SPEED)
     assert resumed.status == 0
     assert "already has 8 trials" in resumed.err
     other = run(*given, "--data", data_dir, "--trials", "9", "--batch-size", "5")
@@ -227,7 +229,10 @@ def test_ctrl_c_keeps_what_was_finished(
             if line.startswith("trial 4/"):
                 break
         search.send_signal(signal.SIGINT)
-        out, err = search.communicate(timeout=60)
+        try:
+            out, err = search.communicate(timeout=60)
+        finally:
+            search.kill()
     assert search.returncode == 1
     assert out == ""
     assert err.strip().splitlines()[-1].startswith("axsearch: stopped; finished trials are kept")
@@ -252,9 +257,10 @@ def test_the_dashboard_serves_the_study_and_its_notes(where: list[str]) -> None:
             notes = [t["note"]["body"] for t in detail["trials"] if t["note"]["body"]]
             assert notes
             assert all("| layer02 |" in note for note in notes)
-        finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+            assert server.wait(timeout=30) == 0
+        finally:
+            server.kill()
 
 
 def _get(address: str):  # type: ignore[no-untyped-def]

@@ -48,8 +48,11 @@ def test_predictions_are_in_the_order_of_the_split() -> None:
 
 def test_each_example_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "BATCH_SIZE", 32)
-    done: list[int] = []
-    predict(tiny_bert(), SPLIT, on_batch=done.append)
+    model, done = tiny_bert(), []
+    model.register_forward_pre_hook(
+        lambda _, __, given: done.append(len(given["input_ids"])), with_kwargs=True
+    )
+    predict(model, SPLIT)
     assert done == [32, 32, 32, 32, 22]
 
 

@@ -107,9 +107,18 @@ class TestMeasuring:
 
     def test_quartiles(self, clock: Clock) -> None:
         base = clock.model("base", iter([1.0] * 6))
-        model = clock.model("model", iter([9, 0.5, 0.1, 0.3, 0.2, 0.4]))
+        model = clock.model("model", iter([9, 0.52, 0.4, 0.5, 0.49, 0.51]))
         found = measure_latency(base, model, BATCHES[:1], scenario=Scenario(), pairs=5)
-        assert (found.low, found.ratio, found.high) == pytest.approx((0.2, 0.3, 0.4))
+        assert (found.low, found.ratio, found.high) == pytest.approx((0.49, 0.5, 0.51))
+
+    def test_more_pairs_while_ratios_are_far_apart(self, clock: Clock) -> None:
+        base = clock.model("base", iter([1.0] * 99))
+        calm = clock.model("calm", iter([9, 0.1, 0.5, 0.9, *[0.5] * 99]))
+        found = measure_latency(base, calm, BATCHES[:1], scenario=Scenario(), pairs=3)
+        assert (found.ratio, found.pairs) == (0.5, 6)
+        wild = clock.model("wild", iter([0.1, 0.9] * 99))
+        found = measure_latency(base, wild, BATCHES[:1], scenario=Scenario(), pairs=3)
+        assert found.pairs == latency.MOST * 3
 
     def test_passes_alternate_over_all_batches_after_a_warm_up(self, clock: Clock) -> None:
         base, model = (clock.model(name, iter([1.0] * 99)) for name in ("base", "model"))

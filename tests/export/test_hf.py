@@ -238,6 +238,45 @@ def test_code_that_is_not_axsearchs_is_not_run_even_with_a_fitting_manifest(
     assert not proof.exists()
 
 
+@pytest.mark.parametrize("name", ["AutoTokenizer", "AutoProcessor"])
+def test_code_named_by_the_tokenizer_is_not_run(exported: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    proof = tmp_path / "ran"
+    (copy / "evil.py").write_text(f"open({str(proof)!r}, 'w').write('ran')\nclass T: pass\n")
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(
+        json.dumps({**config, "auto_map": {name: [None, "evil.T"]}})
+    )
+    for kept in (("evil.py",), ()):
+        if not kept:
+            (copy / "evil.py").rename(copy / "evil.txt")
+        (copy / NAME).unlink()
+        Manifest.of(copy, "hf").write(copy)
+        with pytest.raises(UsageError, match=r"evil\.py|tokenizer_config\.json"):
+            verify_export(str(copy))
+    assert not proof.exists()
+
+
+def test_the_probe_is_long_enough_to_show_top_k(task: Task, study: Study, tmp_path: Path) -> None:
+    from axsearch import Evaluator
+
+    recipe = Recipe.of({A0: {"topk": Setting(value=24, mode="renormalised")}})
+    measurement = Evaluator(task, study.database.engine, None).measure(recipe)
+    formats()["hf"].write(
+        Bundle(
+            task.model, task.tokenizer, recipe, measurement, study.baseline, "s", "m", "d",
+            "accuracy", None,
+        ),
+        tmp_path,
+    )  # fmt: skip
+    probe = json.loads((tmp_path / "probe.json").read_text())
+    ids, mask = torch.tensor(probe["input_ids"]), torch.tensor(probe["attention_mask"])
+    with torch.inference_mode():
+        dense = task.model(input_ids=ids, attention_mask=mask).logits
+    assert (dense - torch.tensor(probe["logits"])).abs().max() > 1e-4
+
+
 def test_other_logits_are_found(exported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)

@@ -18,6 +18,7 @@ def measurement(trial: int, **changed: Any) -> Measurement:
         "accuracy_high": 0.91,
         "latency_ms": 10.0,
         "latency_ratio": 1.0,
+        "latency_measured": True,
         "size_bytes": 100,
         "size_ratio": 1.0,
         "parameters": 25,
@@ -56,7 +57,7 @@ def test_layer_map_shows_shares_and_units() -> None:
     (heat,) = layer_map([BASE, SMALL], BASE).data
     assert list(heat.x) == ["layer00.heads", "layer00.topk", "layer00.ffn"]
     assert list(heat.y) == ["trial 0", "trial 1"]
-    assert [list(row) for row in heat.z] == [[1.0, 1.0, 1.0], [0.5, 0.5, 0.0]]
+    assert [list(row) for row in heat.z] == [[1.0, None, 1.0], [0.5, None, 0.0]]
     assert [list(row) for row in heat.text] == [["4", "all", "64"], ["2", "8", "0"]]
 
 

@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM that end a search only where nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """While open, a signal raises KeyboardInterrupt inside :meth:`at_once`, else at :meth:`check`.
+
+    Optuna asks for a trial and tells its values in several steps; stopped in between, a trial
+    would stay running for good. Outside the main thread Python delivers no signals, so there
+    this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._pending = False
+        self._inside = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {kind: signal.signal(kind, self._handle) for kind in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._pending = self.stopped = True
+        if self._inside:
+            self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where a signal has come."""
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Where a signal may stop the work at any point."""
+        self._inside = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._inside = False
