@@ -89,6 +89,8 @@ class Worker:
                             f"{MAX_FAILURES} trials in a row gave numbers that are not finite; "
                             "check the base model and run the same command to go on."
                         )
+                    if not self._has_base():  # no study ends without its baseline
+                        self.optuna.enqueue_trial(self.space.exact())
                     continue
                 failures = 0
                 standing = self._standing()

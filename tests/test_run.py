@@ -223,6 +223,8 @@ def test_numbers_that_are_not_finite_fail_the_trial_and_five_in_a_row_the_run(
     assert len(study.measurements) == 4
     failed = study.optuna.get_trials(states=(TrialState.FAIL,))
     assert len(failed) == 2
+    broken.update({"from": len(calls) + 1, "to": len(calls) + 2})
+    assert run(trials=2, study="base fails once", search_examples=70).baseline.latency_ratio == 1.0
     broken.update({"from": 0, "to": 10_000})
     with pytest.raises(AxsearchError, match="5 trials in a row"):
         run(trials=30)

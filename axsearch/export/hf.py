@@ -87,14 +87,8 @@ class HuggingFace(ExportFormat):
             raise UsageError(f"{folder / 'config.json'} names an unknown model type.")
         family = architecture_of(kind)
         modeling = folder / f"{_module(family)}.py"
-        expected = {"AutoConfig", AUTO_CLASS}
-        named = config.get("auto_map")
-        own = (
-            isinstance(named, dict)
-            and set(named) == expected
-            and all(str(value).startswith(f"{_module(family)}.") for value in named.values())
-            and modeling.is_file()
-        )
+        # Exactly ours: transformers reads `x--y` in here as code of the hub repository x.
+        own = config.get("auto_map") == _auto_map(family) and modeling.is_file()
         strange = [p for p in folder.iterdir() if p.suffix not in SUFFIXES and p != modeling]
         if strange or "auto_map" in tokenizer or not (folder / WEIGHTS).is_file():
             culprit = strange[0] if strange else folder / "tokenizer_config.json"
@@ -131,20 +125,23 @@ def _module(family: Architecture) -> str:
     return f"modeling_axsearch_{family.modeling_module.rpartition('.')[2]}"
 
 
+def _auto_map(family: Architecture) -> dict[str, str]:
+    return {
+        "AutoConfig": f"{_module(family)}.{family.config_class.__name__}",
+        AUTO_CLASS: f"{_module(family)}.{family.exported[TASK].__name__}",
+    }
+
+
 def _config(bundle: Bundle, family: Architecture) -> dict[str, Any]:
     wanted = plan(bundle.base, bundle.recipe)
     config: dict[str, Any] = bundle.base.config.to_dict()
     for private in ("_name_or_path", "auto_map"):
         config.pop(private, None)
-    exported = family.exported[TASK]
     return {
         **config,
         "model_type": family.config_class.model_type,
-        "architectures": [exported.__name__],
-        "auto_map": {
-            "AutoConfig": f"{_module(family)}.{family.config_class.__name__}",
-            AUTO_CLASS: f"{_module(family)}.{exported.__name__}",
-        },
+        "architectures": [family.exported[TASK].__name__],
+        "auto_map": _auto_map(family),
         "num_hidden_layers": len(wanted.layers),
         "dtype": "float32",
         "axsearch": {

@@ -258,6 +258,18 @@ def test_code_named_by_the_tokenizer_is_not_run(exported: Path, tmp_path: Path, 
     assert not proof.exists()
 
 
+def test_code_of_another_repository_is_not_run(exported: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["auto_map"]["AutoConfig"] = "modeling_axsearch_bert.x--evil.Config"
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / NAME).unlink()
+    Manifest.of(copy, "hf").write(copy)
+    with pytest.raises(UsageError, match="so it is not run"):
+        verify_export(str(copy))
+
+
 def test_the_probe_is_long_enough_to_show_top_k(task: Task, study: Study, tmp_path: Path) -> None:
     from axsearch import Evaluator
 
