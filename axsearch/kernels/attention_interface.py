@@ -34,9 +34,13 @@ def attention_forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    # As in transformers' sdpa: without a mask, a decoder's prompt is causal, one new token is not.
+    causal = kwargs.get("is_causal")
+    causal = getattr(layer, "is_causal", False) if causal is None else causal
     output = topk_attention(
         query, key, value, layer.topk,
-        mask=attention_mask, scale=scaling, mode=layer.topk_mode, dropout=dropout,
+        mask=attention_mask, causal=causal and attention_mask is None and query.shape[2] > 1,
+        scale=scaling, mode=layer.topk_mode, dropout=dropout,
     )  # fmt: skip
     return output.transpose(1, 2).contiguous(), None
 

@@ -1,11 +1,15 @@
-"""Top-k attention in plain PyTorch."""
+"""Top-k attention: exact, in linear memory, with gradients."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from axsearch.kernels.native_topk import native_backward, native_forward, runs_natively
+from axsearch.kernels.torch_topk import attend, torch_backward, torch_forward, wide
 
 TopKMode = Literal["renormalised", "hard"]
 
@@ -17,51 +21,164 @@ def topk_attention(
     k: int,
     *,
     mask: Tensor | None = None,
+    causal: bool = False,
     scale: float | None = None,
     mode: TopKMode = "renormalised",
+    query_chunk: int | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Attention in which each query keeps only its k largest scores.
 
+    Scores are made and selected from in tiles of some queries, so memory grows with the length,
+    not with its square. For the backward pass only the inputs, the kept scores and their keys are
+    saved (Top-k attention, arXiv 2106.06899, section 3); the rest is computed again.
+
+    On a CPU (Linux with a C++ compiler; float32, bfloat16, float16) compiled kernels select and
+    gather; ``AXSEARCH_NATIVE=0`` switches them off. Elsewhere it is plain PyTorch. Of bfloat16 and
+    float16 inputs the kernels make float32 scores; PyTorch's product rounds them to the inputs'
+    type, and they are summed in float32.
+
     Args:
-        query: (batch, heads, queries, head_dim).
-        key: (batch, heads, keys, head_dim).
-        value: (batch, heads, keys, head_dim).
-        k: how many keys a query keeps, at least 1; more than there are keys means all of them.
-            Of equal scores at the border, which are kept is torch.topk's choice.
+        query: (batch, heads, queries, width).
+        key: (batch, heads, keys, width).
+        value: (batch, heads, keys, value width).
+        k: how many keys a query keeps, at least 1. As many as there are keys, or more, is dense
+            attention and goes to PyTorch's ``scaled_dot_product_attention``. Of equal scores at the
+            border exactly as many are kept as k leaves room for; which ones is not defined.
         mask: broadcastable to (batch, heads, queries, keys); boolean (True: may attend) or
-            additive, as for ``scaled_dot_product_attention``.
-        scale: factor on the scores; 1/sqrt(head_dim) if None.
-        mode: ``renormalised`` takes the softmax over the kept scores (Top-k attention,
-            arXiv 2106.06899, section 2); ``hard`` keeps the k largest probabilities of the full
-            softmax and does not renormalise (AxFormer, arXiv 2010.03688, selective hard
-            attention).
-        dropout: probability of dropping a kept weight.
+            additive, as for ``scaled_dot_product_attention``. An additive one may need a gradient.
+        causal: query i attends to the keys 0 to i only.
+        scale: factor on the scores; 1/sqrt(width) if None.
+        mode: ``renormalised`` takes the softmax over the kept scores (Top-k attention, section 2);
+            ``hard`` keeps the k largest probabilities of the full softmax and does not renormalise
+            (AxFormer, arXiv 2010.03688, selective hard attention). The gradient of ``hard`` reaches
+            every score, through the softmax's sum.
+        query_chunk: queries a tile; None takes as many as fit the tile's memory.
+        dropout: probability of dropping a kept weight; the backward pass drops the same ones.
 
     Returns:
-        (batch, heads, queries, head_dim). A query that may attend to no key gets zeros.
+        (batch, heads, queries, value width). A query that may attend to fewer than k keys attends
+        to those; one that may attend to none gets zeros, and passes no gradient. A score of NaN or
+        +infinity makes its query's output NaN.
 
     Raises:
-        ValueError: k below 1, or an unknown mode.
+        ValueError: k or query_chunk below 1, an unknown mode, a dropout outside [0, 1), or shapes
+            that do not fit.
+        RuntimeError: under ``torch.func`` transforms or when differentiated twice.
+            ``torch.compile`` breaks the graph here, and refuses with ``fullgraph=True``.
     """
+    _check(query, key, value, k, mask, mode, query_chunk, dropout)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if mask is not None:
+        mask = mask.reshape(*(1,) * (4 - mask.dim()), *mask.shape)
+        mask = mask if mask.dtype == torch.bool else mask.to(wide(query.dtype))
+    with torch.autocast(device, enabled=False):
+        if key.shape[2] == 0:
+            mask = None
+        if k >= key.shape[2] and not (causal and mask is not None):
+            if mask is not None and mask.dtype != torch.bool:
+                mask = mask.to(query.dtype)
+            return scaled_dot_product_attention(
+                query, key, value, mask, dropout, is_causal=causal, scale=scale
+            )
+        k = min(k, key.shape[2])
+        hard = mode == "hard"
+        if torch.compiler.is_exporting():
+            # A graph knows no autograd function and no loop over a length that it leaves open.
+            return attend(
+                query, key, value, k, mask, first_query=0 if causal else None, scale=scale,
+                hard=hard, dropout=dropout,
+            )[0]  # fmt: skip
+        output: Tensor = _run(query, key, value, mask, k, causal, scale, hard, dropout, query_chunk)
+        return output
+
+
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="top-k attention runs in tiles, and on a CPU in compiled kernels"
+)
+def _run(*arguments: Any) -> Tensor:
+    output: Tensor = _TopKAttention.apply(*arguments, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return output
+
+
+class _TopKAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, k: int,
+        causal: bool, scale: float, hard: bool, dropout: float, chunk: int | None,
+        grad_enabled: bool,
+    ) -> Tensor:  # fmt: skip
+        save = grad_enabled and any(ctx.needs_input_grad)
+        forward = native_forward if runs_natively(query) else torch_forward
+        output, kept, index = forward(
+            query, key, value, k, mask, causal=causal, scale=scale, hard=hard, dropout=dropout,
+            chunk=chunk, save=save,
+        )  # fmt: skip
+        if save:
+            ctx.save_for_backward(query, key, value, mask, kept, index)
+            ctx.settings = causal, scale, hard, dropout, chunk
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # that is, with create_graph=True
+            raise RuntimeError("top-k attention cannot be differentiated twice")
+        query, key, value, mask, kept, index = ctx.saved_tensors
+        dtype = query.dtype
+        causal, scale, hard, dropout, chunk = ctx.settings
+        with torch.autocast(query.device.type, enabled=False):
+            mask_needs_grad = ctx.needs_input_grad[3]
+            if runs_natively(query) and not hard and not mask_needs_grad:
+                grad_mask = None
+                grads = native_backward(
+                    grad, query, key, value, kept, index, scale=scale, dropout=dropout
+                )
+            else:
+                if runs_natively(query):  # the forward pass made its scores in float32
+                    grad, query, key, value = (t.float() for t in (grad, query, key, value))
+                grads, grad_mask = torch_backward(
+                    grad, query, key, value, mask, kept, index, causal=causal, scale=scale,
+                    hard=hard, dropout=dropout, chunk=chunk, mask_needs_grad=mask_needs_grad,
+                )  # fmt: skip
+        return (*(found.to(dtype) for found in grads), grad_mask, *(None,) * 7)
+
+
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, k: int, mask: Tensor | None, mode: str,
+    query_chunk: int | None, dropout: float,
+) -> None:  # fmt: skip
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
+    if query_chunk is not None and query_chunk < 1:
+        raise ValueError(f"query_chunk must be at least 1, not {query_chunk}")
     if mode not in ("renormalised", "hard"):
         raise ValueError(f"mode must be 'renormalised' or 'hard', not {mode!r}")
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.matmul(query * scale, key.transpose(-2, -1))
-    if mask is not None:
-        if mask.dtype == torch.bool:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        else:
-            scores = scores + mask
-    kept, index = scores.topk(min(k, scores.shape[-1]), dim=-1, sorted=False)
-    reference = scores if mode == "hard" else kept
-    peak = reference.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(scores.dtype).min)
-    total = (reference - peak).exp().sum(-1, keepdim=True)
-    # A row of -inf has a total of 0: dividing by 1 there keeps its gradient 0 as well.
-    weights = (kept - peak).exp() / total.masked_fill(total == 0, 1.0)
-    if dropout:
-        weights = torch.nn.functional.dropout(weights, dropout)
-    dense = torch.zeros_like(scores).scatter(-1, index, weights.to(scores.dtype))
-    return torch.matmul(dense, value)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
+    shapes = tuple(tuple(tensor.shape) for tensor in (query, key, value))
+    if (
+        any(len(shape) != 4 for shape in shapes)
+        or not shapes[0][:2] == shapes[1][:2] == shapes[2][:2]
+        or not shapes[0][3] == shapes[1][3] > 0
+        or shapes[1][2] != shapes[2][2]
+    ):
+        raise ValueError(
+            "query, key and value must be (batch, heads, length, width) with the same batch and "
+            f"heads, not {shapes[0]}, {shapes[1]} and {shapes[2]}"
+        )
+    if len({tensor.dtype for tensor in (query, key, value)}) > 1:
+        raise ValueError("query, key and value must have one dtype")
+    if mask is None:
+        return
+    if not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise ValueError(f"mask must be boolean or floating, not {mask.dtype}")
+    scores = (*shapes[0][:3], shapes[1][2])
+    fits = all(
+        size in (1, wanted) for size, wanted in zip(mask.shape[::-1], scores[::-1], strict=False)
+    )
+    if mask.dim() > 4 or not fits:
+        raise ValueError(f"mask {tuple(mask.shape)} does not broadcast to {scores}")

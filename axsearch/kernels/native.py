@@ -1,0 +1,162 @@
+"""The CPU kernels: compiled on first use."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from axsearch.kernels.native_source import SOURCE
+
+LOGGER = logging.getLogger("axsearch.kernels")
+SWITCH = "AXSEARCH_NATIVE"
+FLAGS = (
+    *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17"),
+    *("-fopenmp", "-shared", "-fPIC"),
+)
+X86_FLAGS = ("-mprefer-vector-width=512",)
+COMPILE_SECONDS = 120
+
+
+class NativeTile(ctypes.Structure):
+    """``Tile`` of the C++ source, field by field."""
+
+    _fields_ = (
+        ("scores", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("heads", "queries", "keys", "first_head")),
+        *((name, ctypes.c_int64) for name in ("first_query", "total_queries", "heads_per_batch")),
+        *((name, ctypes.c_int64) for name in ("causal", "k", "hard", "threads")),
+        ("mask", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("mask_kind", "mask_batch", "mask_head")),
+        *((name, ctypes.c_int64) for name in ("mask_query", "mask_key")),
+        ("value", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("value_keys", "width")),
+        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("out_batch", "out_head", "out_query")),
+        ("dropped", ctypes.c_void_p),
+        ("keep_factor", ctypes.c_float),
+        ("kept", ctypes.c_void_p),
+        ("index", ctypes.c_void_p),
+    )
+
+
+class NativeBackward(ctypes.Structure):
+    """``Backward`` of the C++ source, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "grad_out")),
+        *((name, ctypes.c_void_p) for name in ("kept", "index")),
+        *((name, ctypes.c_void_p) for name in ("grad_query", "grad_key", "grad_value")),
+        *((name, ctypes.c_int64) for name in ("heads", "queries", "keys", "width")),
+        *((name, ctypes.c_int64) for name in ("value_width", "k", "threads")),
+        *((name, ctypes.c_float) for name in ("scale", "keep_factor")),
+    )
+
+
+def native_library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they are switched off or cannot be had.
+
+    ``AXSEARCH_NATIVE=0`` switches them off. They need Linux and a C++ compiler (``CXX``, else
+    ``c++``, ``g++`` or ``clang++``): compiling takes about 3 s, once a machine.
+    """
+    return None if os.environ.get(SWITCH, "1") == "0" else _built()
+
+
+@functools.cache
+def _built() -> ctypes.CDLL | None:
+    # Elsewhere than on Linux torch's OpenMP is another one than the compiler's, and two pools of
+    # threads that spin for the same cores are slower than plain PyTorch.
+    if sys.platform != "linux":
+        return None
+    chosen = shlex.split(os.environ.get("CXX", "")) or ["c++", "g++", "clang++"]
+    named = chosen[:1] if os.environ.get("CXX") else chosen
+    compiler = next((found for name in named if (found := shutil.which(name))), None)
+    if compiler is None:
+        _warn(f"no C++ compiler ({' or '.join(named)}) was found; install g++")
+        return None
+    options = chosen[1:] if os.environ.get("CXX") else []
+    x86 = X86_FLAGS if platform.machine() in ("x86_64", "AMD64") else ()
+    command = [compiler, *options, *FLAGS, *x86, "-x", "c++", "-"]
+    try:
+        folder = _private_folder()
+        if folder is not None:
+            return _loaded(command, folder)
+        with tempfile.TemporaryDirectory(prefix="axsearch-kernels-") as scratch:
+            return _loaded(command, Path(scratch))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", None) or error).strip()
+        _warn(f"the C++ kernels could not be compiled: {said.partition(chr(10))[0]}")
+        return None
+
+
+def _warn(reason: str) -> None:
+    LOGGER.warning(
+        "Top-k attention runs in plain PyTorch, which is several times slower on a CPU: %s.", reason
+    )
+
+
+def _loaded(command: list[str], folder: Path) -> ctypes.CDLL:
+    # -march=native binds a library to the processor; a home folder may be shared by several.
+    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = "\n".join(sorted({line for line in cpuinfo if line.startswith(wanted)}))
+    version = subprocess.run(
+        [command[0], "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        errors="replace",
+        timeout=60,
+    ).stdout
+    key = hashlib.sha256("\0".join([SOURCE, *command, version, processor]).encode()).hexdigest()
+    library = folder / f"topk-{key[:32]}.so"
+    if not library.is_file() or not _opens(library):
+        handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            subprocess.run(
+                [*command, "-o", name], input=SOURCE, capture_output=True, text=True, check=True,
+                errors="replace", timeout=COMPILE_SECONDS,
+            )  # fmt: skip
+            partial.replace(library)  # at once, whatever other workers do
+        finally:
+            partial.unlink(missing_ok=True)
+    loaded = ctypes.CDLL(str(library))
+    for function in (loaded.axsearch_topk, loaded.axsearch_topk_backward):
+        function.restype = None
+    return loaded
+
+
+def _opens(library: Path) -> bool:
+    # A disk that was full leaves a library that is cut off.
+    try:
+        ctypes.CDLL(str(library))
+    except OSError:
+        return False
+    return True
+
+
+def _private_folder() -> Path | None:
+    # What lies here is run, so nobody else may write to it.
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        folder = (Path(home) if home else Path.home() / ".cache") / "axsearch" / "kernels"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return None
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):
+        return None

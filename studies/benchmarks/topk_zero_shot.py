@@ -1,0 +1,109 @@
+"""What top-k costs in accuracy on a fine-tuned model, without any training: a table against k.
+
+The same k in every layer: attention in both modes, and the FFN. Differences are paired with the
+dense model, example by example, with 95 % intervals. For long texts, for instance:
+
+    axsearch finetune --model M --data imdb --max-length 512 --out base
+    python studies/benchmarks/topk_zero_shot.py base imdb --out studies/benchmarks/results
+
+It writes topk_zero_shot.json; rows that are in it already are not measured again.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from axsearch import Recipe, Task, shrink
+from axsearch.evaluation.accuracy import predict
+from axsearch.kernels.topk_ffn import topk_ffn
+from axsearch.metrics import estimate, paired_difference
+from axsearch.recipe import Setting, SiteId
+
+KS = (4, 8, 16, 32, 64)
+FFN_SHARES = (32, 16, 8, 4)  # k = neurons divided by this
+
+
+def with_topk_attention(base: PreTrainedModel, k: int, mode: str) -> PreTrainedModel:
+    """Every layer attends to its k best keys."""
+    layers = range(base.config.num_hidden_layers)
+    setting = Setting(value=k, mode=mode)
+    return shrink(base, Recipe.of({SiteId(i, "attention"): {"topk": setting} for i in layers}))
+
+
+def with_topk_ffn(base: PreTrainedModel, k: int) -> PreTrainedModel:
+    """Every token uses the k neurons of each layer with the largest pre-activations."""
+
+    def feed_forward(layer: nn.Module, hidden: Tensor) -> Tensor:
+        inner, outer = layer.intermediate, layer.output
+        output = topk_ffn(
+            hidden, inner.dense.weight, inner.dense.bias, outer.dense.weight, outer.dense.bias, k,
+            inner.intermediate_act_fn,
+        )  # fmt: skip
+        return outer.LayerNorm(output + hidden)
+
+    model = shrink(base, Recipe.of({}))
+    for layer in model.bert.encoder.layer:
+        layer.feed_forward_chunk = partial(feed_forward, layer)
+    return model
+
+
+def main() -> None:
+    """Measure what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="a fine-tuned BERT classifier")
+    parser.add_argument("data", help="a folder with a test split, or a hub dataset")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    task = Task.load(options.model, options.data)
+    split = task.holdout
+    neurons = task.model.config.intermediate_size
+    wanted = [
+        ("dense", None),
+        *(("attention, renormalised", k) for k in KS),
+        *(("attention, hard", k) for k in KS),
+        *(("FFN", neurons // share) for share in FFN_SHARES),
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    target = options.out / "topk_zero_shot.json"
+    data = {
+        "data": split.fingerprint, "examples": len(split), "longest": int(split.lengths.max()),
+        "median_length": int(sorted(split.lengths)[len(split) // 2]), "neurons": neurons,
+        "rows": [],
+    }  # fmt: skip
+    if target.exists() and (found := json.loads(target.read_text()))["data"] == data["data"]:
+        data["rows"] = found["rows"]
+    known = {(row["what"], row["k"]): row for row in data["rows"]}
+    for what, k in track([w for w in wanted if w not in known], description="predicting"):
+        model = task.model
+        if what.startswith("attention"):
+            model = with_topk_attention(task.model, k, what.partition(", ")[2])
+        elif what == "FFN":
+            model = with_topk_ffn(task.model, k)
+        predicted = predict(model, split)
+        row = {
+            "what": what,
+            "k": k,
+            "accuracy": estimate("accuracy", split.labels, predicted).value,
+        }
+        if what == "dense":
+            row["predicted"] = predicted.tolist()
+        else:
+            dense = np.array(known["dense", None]["predicted"])
+            difference = paired_difference(predicted == split.labels, dense == split.labels)
+            row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
+        known[what, k] = row
+        data["rows"] = list(known.values())
+        target.write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

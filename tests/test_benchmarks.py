@@ -1,0 +1,37 @@
+"""The benchmarks run, and go on where they were stopped; their figures are not judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "studies" / "benchmarks"
+
+
+def run(script: str, *arguments: object) -> None:
+    command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def test_topk_attention(tmp_path: Path) -> None:
+    arguments = ("--lengths", 128, "--neurons", 512, "--patience", 0, "--out", tmp_path)
+    run("topk_attention.py", *arguments)
+    results = tmp_path / "topk_attention.json"
+    points = json.loads(results.read_text())["points"]
+    contenders = {(point["what"], point["contender"]) for point in points}
+    assert {("attention", "topk"), ("attention", "sdpa"), ("ffn", "topk")} <= contenders
+    assert all(point["seconds"] > 0 and point["peak_bytes"] >= 0 for point in points)
+    assert (tmp_path / "topk_attention.svg").read_text().startswith("<?xml")
+    before = results.read_bytes()
+    run("topk_attention.py", *arguments)
+    assert json.loads(results.read_bytes()) == json.loads(before)
+
+
+def test_topk_zero_shot(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    run("topk_zero_shot.py", base_dir, data_dir, "--out", tmp_path)
+    rows = json.loads((tmp_path / "topk_zero_shot.json").read_text())["rows"]
+    assert [row["k"] for row in rows if row["what"] == "FFN"] == [2, 4, 8, 16]
+    for row in rows[1:]:
+        assert row["low"] <= row["difference"] <= row["high"]
