@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from axsearch.kernels.topk_attention import topk_attention
 
@@ -45,5 +45,17 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), None
 
 
+def attention_mask(**kwargs: Any) -> torch.Tensor | None:
+    """The mask of PyTorch's SDPA; where it is for padding only, with one query in place of all.
+
+    That is (batch, 1, 1, keys) in place of (batch, 1, queries, keys), which is as large as the
+    scores that top-k attention does not keep.
+    """
+    if kwargs["mask_function"] is bidirectional_mask_function:
+        kwargs["q_length"] = 1
+    mask: torch.Tensor | None = sdpa_mask(**kwargs)
+    return mask
+
+
 AttentionInterface.register(ATTENTION_NAME, attention_forward)
-AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+AttentionMaskInterface.register(ATTENTION_NAME, attention_mask)

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -16,13 +17,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from axsearch.kernels.native_source import SOURCE
 
 LOGGER = logging.getLogger("axsearch.kernels")
 SWITCH = "AXSEARCH_NATIVE"
 FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17"),
-    *("-fopenmp", "-shared", "-fPIC"),
+    *("-Xpreprocessor", "-fopenmp", "-shared", "-fPIC"),
 )
 X86_FLAGS = ("-mprefer-vector-width=512",)
 COMPILE_SECONDS = 120
@@ -67,36 +70,46 @@ def native_library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they are switched off or cannot be had.
 
     ``AXSEARCH_NATIVE=0`` switches them off. They need Linux and a C++ compiler (``CXX``, else
-    ``c++``, ``g++`` or ``clang++``): compiling takes about 3 s, once a machine.
+    ``c++`` or ``g++``): compiling takes about 3 s, once a machine.
     """
     return None if os.environ.get(SWITCH, "1") == "0" else _built()
 
 
 @functools.cache
 def _built() -> ctypes.CDLL | None:
-    # Elsewhere than on Linux torch's OpenMP is another one than the compiler's, and two pools of
-    # threads that spin for the same cores are slower than plain PyTorch.
     if sys.platform != "linux":
         return None
-    chosen = shlex.split(os.environ.get("CXX", "")) or ["c++", "g++", "clang++"]
-    named = chosen[:1] if os.environ.get("CXX") else chosen
-    compiler = next((found for name in named if (found := shutil.which(name))), None)
-    if compiler is None:
-        _warn(f"no C++ compiler ({' or '.join(named)}) was found; install g++")
-        return None
-    options = chosen[1:] if os.environ.get("CXX") else []
-    x86 = X86_FLAGS if platform.machine() in ("x86_64", "AMD64") else ()
-    command = [compiler, *options, *FLAGS, *x86, "-x", "c++", "-"]
     try:
+        named = shlex.split(os.environ.get("CXX", ""))
+        compilers, options = (named[:1], named[1:]) if named else (["c++", "g++"], [])
+        compiler = next((found for name in compilers if (found := shutil.which(name))), None)
+        if compiler is None:
+            _warn(f"no C++ compiler ({' or '.join(compilers)}) was found; install g++")
+            return None
+        x86 = X86_FLAGS if platform.machine() in ("x86_64", "AMD64") else ()
+        command = [compiler, *options, *FLAGS, *x86, "-x", "c++", "-"]
+        _share_openmp()
         folder = _private_folder()
         if folder is not None:
             return _loaded(command, folder)
         with tempfile.TemporaryDirectory(prefix="axsearch-kernels-") as scratch:
             return _loaded(command, Path(scratch))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", None) or error).strip()
         _warn(f"the C++ kernels could not be compiled: {said.partition(chr(10))[0]}")
         return None
+
+
+def _share_openmp() -> None:
+    # The kernels name no OpenMP library of their own (-Xpreprocessor hides -fopenmp from the
+    # linker) and take PyTorch's: two pools of threads that spin for the same cores would be slower
+    # than plain PyTorch. scikit-learn brings another one, so PyTorch's own folder goes first.
+    maps = Path("/proc/self/maps").read_text()
+    found = sorted(set(re.findall(r"(/\S*/lib(?:gomp|iomp5|omp)\b\S*\.so\S*)", maps)))
+    own = [path for path in found if Path(torch.__file__).parent in Path(path).parents]
+    if not found:
+        raise OSError("PyTorch runs without OpenMP here")
+    ctypes.CDLL((own or found)[0], mode=ctypes.RTLD_GLOBAL)
 
 
 def _warn(reason: str) -> None:
@@ -110,51 +123,61 @@ def _loaded(command: list[str], folder: Path) -> ctypes.CDLL:
     wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     processor = "\n".join(sorted({line for line in cpuinfo if line.startswith(wanted)}))
+    asking = [*command[: command.index(FLAGS[0])], "--version"]
     version = subprocess.run(
-        [command[0], "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-        errors="replace",
-        timeout=60,
+        asking, capture_output=True, text=True, check=True, errors="replace", timeout=60
     ).stdout
     key = hashlib.sha256("\0".join([SOURCE, *command, version, processor]).encode()).hexdigest()
-    library = folder / f"topk-{key[:32]}.so"
-    if not library.is_file() or not _opens(library):
-        handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
-        os.close(handle)
-        partial = Path(name)
-        try:
-            subprocess.run(
-                [*command, "-o", name], input=SOURCE, capture_output=True, text=True, check=True,
-                errors="replace", timeout=COMPILE_SECONDS,
-            )  # fmt: skip
-            partial.replace(library)  # at once, whatever other workers do
-        finally:
-            partial.unlink(missing_ok=True)
-    loaded = ctypes.CDLL(str(library))
-    for function in (loaded.axsearch_topk, loaded.axsearch_topk_backward):
-        function.restype = None
-    return loaded
+    # The name tells what was compiled and what came of it: opening a library that a full disk cut
+    # off would end the process.
+    known = [path for path in folder.glob(f"topk-{key[:32]}-*.so") if _is_whole(path)]
+    return _opened(known[0] if known else _compiled(command, folder, key[:32]))
 
 
-def _opens(library: Path) -> bool:
-    # A disk that was full leaves a library that is cut off.
+def _compiled(command: list[str], folder: Path, key: str) -> Path:
+    handle, name = tempfile.mkstemp(suffix=".so", dir=folder)
+    os.close(handle)
+    partial = Path(name)
     try:
-        ctypes.CDLL(str(library))
-    except OSError:
-        return False
-    return True
+        subprocess.run(
+            [*command, "-o", name], input=SOURCE, capture_output=True, text=True, check=True,
+            errors="replace", timeout=COMPILE_SECONDS,
+        )  # fmt: skip
+        partial.chmod(0o700)
+        library = folder / f"topk-{key}-{_digest(partial)}.so"
+        return partial.replace(library)  # at once, whatever other workers do
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _opened(library: Path) -> ctypes.CDLL:
+    opened = ctypes.CDLL(str(library))
+    for function in (opened.axsearch_topk, opened.axsearch_topk_backward):
+        function.restype = None
+    return opened
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+
+
+def _is_whole(library: Path) -> bool:
+    return _is_private(library) and library.stem.endswith(_digest(library))
+
+
+def _is_private(path: Path) -> bool:
+    # What lies here is run, so nobody else may write to it.
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _private_folder() -> Path | None:
-    # What lies here is run, so nobody else may write to it.
-    home = os.environ.get("XDG_CACHE_HOME")
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        folder = (Path(home) if home else Path.home() / ".cache") / "axsearch" / "kernels"
+        # A relative path is to be ignored (XDG Base Directory Specification).
+        folder = (home if home.is_absolute() else Path.home() / ".cache") / "axsearch" / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if not _is_private(folder):
             return None
         with tempfile.TemporaryFile(dir=folder):
             return folder

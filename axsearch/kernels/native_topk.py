@@ -50,9 +50,9 @@ def native_forward(
     rows = batch * heads
     q, kt, v = _flat(query), _flat(key).transpose(1, 2), _flat(value)
     # Length first in memory: what a transformer layer flattens next is then a view.
-    out = torch.empty(batch, queries, heads, value_width).transpose(1, 2)
-    kept = torch.empty(rows, queries, k) if save else None
-    index = torch.empty(rows, queries, k, dtype=torch.int32) if save else None
+    out = q.new_empty(batch, queries, heads, value_width).transpose(1, 2)
+    kept = q.new_empty(rows, queries, k) if save else None
+    index = q.new_empty(rows, queries, k, dtype=torch.int32) if save else None
     if mask is not None:
         mask = mask.expand(batch, heads, queries, keys)
     call = _tile(k, mask, heads, hard=hard, causal=causal)
@@ -62,17 +62,17 @@ def native_forward(
     call.total_queries, call.keep_factor = queries, 1 / (1 - dropout)
     if kept is not None and index is not None:
         call.kept, call.index = kept.data_ptr(), index.data_ptr()
-    buffer = torch.empty(0)
+    buffer = q.new_empty(0)
     for at in tiles(rows, queries, keys, causal=causal, chunk=chunk, budget=NATIVE_BUDGET):
         some_q, some_k = q[at.heads, at.queries], kt[at.heads, :, : at.keys]
         shape = (*some_q.shape[:2], at.keys)
         if buffer.numel() < shape[0] * shape[1] * shape[2]:
-            buffer = torch.empty(shape[0] * shape[1] * shape[2])
+            buffer = q.new_empty(shape[0] * shape[1] * shape[2])
         scores = buffer[: shape[0] * shape[1] * shape[2]].view(shape)
         torch.baddbmm(scores, some_q, some_k, beta=0, alpha=scale, out=scores)
         dropped = None
         if dropout:
-            dropped = torch.empty(*shape[:2], k, dtype=torch.uint8).bernoulli_(dropout)
+            dropped = q.new_empty(*shape[:2], k, dtype=torch.uint8).bernoulli_(dropout)
             call.dropped = dropped.data_ptr()
         call.scores = scores.data_ptr()
         call.heads, call.queries, call.keys = shape
@@ -103,9 +103,12 @@ def native_backward(
 
 
 def native_select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of contiguous float32 scores (rows, n), and where they are."""
-    kept = torch.empty(len(scores), k)
-    index = torch.empty(len(scores), k, dtype=torch.int32)
+    """The k largest of each row of contiguous float32 scores (rows, n), and where they are.
+
+    The scores are on a CPU; the places are int32.
+    """
+    kept = scores.new_empty(len(scores), k)
+    index = scores.new_empty(len(scores), k, dtype=torch.int32)
     call = _tile(k, None, 1, hard=False, causal=False)
     call.scores = scores.data_ptr()
     call.heads, call.queries, call.keys = 1, *scores.shape

@@ -31,12 +31,16 @@ def topk_attention(
 
     Scores are made and selected from in tiles of some queries, so memory grows with the length,
     not with its square. For the backward pass only the inputs, the kept scores and their keys are
-    saved (Top-k attention, arXiv 2106.06899, section 3); the rest is computed again.
+    saved (Top-k attention, arXiv 2106.06899, section 2), and the mask as it was given; the rest is
+    computed again. Only a graph that is exported or traced makes all scores at once, since it
+    knows no loop over a length that is left open.
 
     On a CPU (Linux with a C++ compiler; float32, bfloat16, float16) compiled kernels select and
-    gather; ``AXSEARCH_NATIVE=0`` switches them off. Elsewhere it is plain PyTorch. Of bfloat16 and
-    float16 inputs the kernels make float32 scores; PyTorch's product rounds them to the inputs'
-    type, and they are summed in float32.
+    gather, whatever the shape, since none was found for which plain PyTorch is faster
+    (``studies/benchmarks``); ``AXSEARCH_NATIVE=0`` switches them off. Their backward pass takes one
+    thread a head; that of ``hard``, and of a mask that needs a gradient, is plain PyTorch, as is
+    everything elsewhere. Of bfloat16 and float16 inputs the kernels make float32 scores; PyTorch's
+    product rounds them to the inputs' type, and they are summed in float32.
 
     Args:
         query: (batch, heads, queries, width).
@@ -59,7 +63,7 @@ def topk_attention(
     Returns:
         (batch, heads, queries, value width). A query that may attend to fewer than k keys attends
         to those; one that may attend to none gets zeros, and passes no gradient. A score of NaN or
-        +infinity makes its query's output NaN.
+        +infinity makes its query's output NaN; values must be finite, as 0 times NaN is NaN.
 
     Raises:
         ValueError: k or query_chunk below 1, an unknown mode, a dropout outside [0, 1), or shapes
@@ -87,8 +91,7 @@ def topk_attention(
             )
         k = min(k, key.shape[2])
         hard = mode == "hard"
-        if torch.compiler.is_exporting():
-            # A graph knows no autograd function and no loop over a length that it leaves open.
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return attend(
                 query, key, value, k, mask, first_query=0 if causal else None, scale=scale,
                 hard=hard, dropout=dropout,
@@ -172,6 +175,8 @@ def _check(
         )
     if len({tensor.dtype for tensor in (query, key, value)}) > 1:
         raise ValueError("query, key and value must have one dtype")
+    if len({tensor.device for tensor in (query, key, value, mask) if tensor is not None}) > 1:
+        raise ValueError("query, key, value and mask must be on one device")
     if mask is None:
         return
     if not (mask.dtype == torch.bool or mask.is_floating_point()):

@@ -32,7 +32,8 @@ def topk_ffn(
     of ``w_out``; a token uses the k keys with the largest scores (Top-k attention, arXiv
     2106.06899, section 2). Tokens come in tiles. Only the inputs, the kept pre-activations and
     their places are saved for the backward pass: 8k bytes a token in the place of about 8 d_ff.
-    Both products stay dense, so this saves memory, not time.
+    Both products stay dense, so this saves memory, not time. Only a graph that is exported or
+    traced makes all pre-activations at once.
 
     With ReLU it is exact where no token has more than k positive pre-activations.
 
@@ -78,7 +79,8 @@ def topk_ffn(
         b_in = None if b_in is None else b_in.to(dtype)
         b_out = None if b_out is None else b_out.to(dtype)
     with torch.autocast(device, enabled=False):
-        if torch.compiler.is_exporting() or k >= w_in.shape[0]:
+        exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if exporting or k >= w_in.shape[0]:
             scores = linear(hidden, w_in, b_in)
             if k < w_in.shape[0]:
                 kept, index = scores.topk(k, dim=-1, sorted=False)

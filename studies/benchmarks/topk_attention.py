@@ -7,12 +7,13 @@ random. Run it on an idle Linux machine (about 45 minutes on 2 cores; less with 
     pip install -e '.[benchmarks]'
     python studies/benchmarks/topk_attention.py --out studies/benchmarks/results
 
-It writes topk_attention.json (what was measured, and on what machine) and topk_attention.svg.
-Points that are in the JSON already are not measured again.
+It writes topk_attention.json (what was measured, and on what machine), .svg and .md.
+Points that are in the JSON already, from this machine and these kernels, are not measured again.
 """
 
 import argparse
 import ctypes
+import hashlib
 import json
 import multiprocessing
 import os
@@ -25,12 +26,13 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
-from topk_plot import plot
+from topk_results import plot, tables
 from torch import Tensor
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from axsearch.kernels.native import SWITCH, native_library
+from axsearch.kernels.native_source import SOURCE
 from axsearch.kernels.topk_attention import topk_attention
 from axsearch.kernels.topk_ffn import topk_ffn
 
@@ -38,9 +40,10 @@ HEADS, WIDTH, THREADS = 12, 64, 2
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 KS = (16, 32, 64, 128, 256)
 TOKENS, HIDDEN, NEURONS = 2048, 768, (1024, 4096, 16384, 65536)
-CHUNK_SCORES = 1 << 23  # of the chunked dense contenders: the tile of top-k in plain PyTorch
+CHUNK_SCORES = 1 << 19  # of chunked dense attention: the tile of the compiled top-k kernels
+CHUNK_NEURONS = 1 << 23  # of the chunked dense FFN: the tile of the top-k FFN
 FITS = 8 << 30  # bytes that a contender may take on a machine of 24 GiB
-PAIRS = 15  # calls in turn with the baseline: as many as the patience allows, at least 2
+PAIRS = 15  # calls in turn with the baseline at most; as many as the patience allows
 
 Point = dict[str, int | str | bool | None]
 
@@ -68,7 +71,8 @@ def attention(name: str, k: int | None, causal: bool) -> Callable[[Tensor, Tenso
         rows = max(16, CHUNK_SCORES // (HEADS * length))
         parts = []
         for first in range(0, length, rows):
-            inputs = (query[:, :, first : first + rows], key, value, first)
+            end = min(length, first + rows) if causal else length
+            inputs = (query[:, :, first : first + rows], key[:, :, :end], value[:, :, :end], first)
             parts.append(
                 checkpoint(explicit, *inputs, use_reentrant=False)
                 if query.requires_grad
@@ -96,11 +100,11 @@ def ffn(name: str, k: int | None) -> Callable[..., Tensor]:
         return linear(gelu(linear(hidden, w_in, b_in)), w_out, b_out)
 
     def chunked(hidden: Tensor, *weights: Tensor) -> Tensor:
-        rows = max(16, CHUNK_SCORES // len(weights[0]))
+        rows = max(16, CHUNK_NEURONS // len(weights[0]))
         return torch.cat([dense(part, *weights) for part in hidden.split(rows)])
 
     def recomputed(hidden: Tensor, *weights: Tensor) -> Tensor:
-        rows = max(16, CHUNK_SCORES // len(weights[0]))
+        rows = max(16, CHUNK_NEURONS // len(weights[0]))
         parts = hidden.split(rows)
         return torch.cat([checkpoint(dense, p, *weights, use_reentrant=False) for p in parts])
 
@@ -116,7 +120,10 @@ def points(lengths: list[int], neurons: list[int]) -> list[Point]:
     found: list[Point] = []
     for length, causal, backward in product(lengths, (False, True), (False, True)):
         square = 4 * HEADS * length**2
-        names = [("sdpa", None), ("chunked", None), *(("topk", k) for k in KS if k < length)]
+        names = [("sdpa", None), *(("topk", k) for k in KS if k < length)]
+        # Gradients of all keys are added up once a chunk: minutes a call from 16,384 on.
+        if length <= (8192 if backward else 16384):
+            names += [("chunked", None)]
         if square * (4 if backward else 2) <= FITS:
             names += [("explicit", None), ("scatter", 64), ("topk, plain PyTorch", 64)]
         for name, k in names:
@@ -204,11 +211,13 @@ def measure(
     seconds, ratios = [first], []
     # Without room for both, or the time for some pairs, the baseline's own point stands beside it.
     if point["contender"] not in ("sdpa", "dense") and first < 4:
-        deadline = time.perf_counter() + patience
         once(base, inputs, grad)
-        while len(ratios) < PAIRS and (len(ratios) < 2 or time.perf_counter() < deadline):
-            seconds.append(once(run, inputs, grad))
-            ratios.append(seconds[-1] / once(base, inputs, grad))
+        deadline, least = time.perf_counter() + patience, 5 if first < 1 else 2
+        while len(ratios) < PAIRS and (len(ratios) < least or time.perf_counter() < deadline):
+            order = (run, base) if len(ratios) % 2 else (base, run)
+            took = {function: once(function, inputs, grad) for function in order}
+            seconds.append(took[run])
+            ratios.append(took[run] / took[base])
     else:
         while len(seconds) < PAIRS and sum(seconds) < patience:
             seconds.append(once(run, inputs, grad))
@@ -233,7 +242,8 @@ def machine(threads: int) -> dict[str, str | int]:
         "system": platform.platform(), "python": platform.python_version(),
         "torch": torch.__version__, "dtype": "float32", "batch": 1, "heads": HEADS,
         "head_width": WIDTH, "ffn_tokens": TOKENS, "ffn_width": HIDDEN,
-        "compiled_kernels": str(native_library() is not None),
+        "kernels": hashlib.sha256(SOURCE.encode()).hexdigest()[:12],
+        "compiled": native_library() is not None,
     }  # fmt: skip
 
 
@@ -249,8 +259,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "topk_attention.json"
     data = {"machine": machine(options.threads), "points": []}
-    if target.exists():
-        data["points"] = json.loads(target.read_text())["points"]
+    if target.exists() and (found := json.loads(target.read_text()))["machine"] == data["machine"]:
+        data["points"] = found["points"]
     wanted = points(options.lengths, options.neurons)
     missing = [p for p in wanted if not any(p.items() <= found.items() for found in data["points"])]
     fork = multiprocessing.get_context("fork")
@@ -268,6 +278,7 @@ def main() -> None:
         head = json.dumps(data["machine"], indent=1)
         target.write_text(f'{{"machine": {head},\n"points": [\n{lines}\n]}}\n')
     plot(data, options.out / "topk_attention.svg")
+    (options.out / "topk_attention.md").write_text(tables(data) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ dense model, example by example, with 95 % intervals. For long texts, for instan
     axsearch finetune --model M --data imdb --max-length 512 --out base
     python studies/benchmarks/topk_zero_shot.py base imdb --out studies/benchmarks/results
 
-It writes topk_zero_shot.json; rows that are in it already are not measured again.
+It writes topk_zero_shot.json and .md; rows of this model and data that are there already are not
+measured again.
 """
 
 import argparse
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from axsearch.metrics import estimate, paired_difference
 from axsearch.recipe import Setting, SiteId
 
 KS = (4, 8, 16, 32, 64)
-FFN_SHARES = (32, 16, 8, 4)  # k = neurons divided by this
+FFN_SHARES = (32, 16, 8, 4, 2)  # k = neurons divided by this
 
 
 def with_topk_attention(base: PreTrainedModel, k: int, mode: str) -> PreTrainedModel:
@@ -54,17 +56,29 @@ def with_topk_ffn(base: PreTrainedModel, k: int) -> PreTrainedModel:
     return model
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: accuracy and its paired difference in points, with the interval's ends."""
+    text = ["| | k | accuracy | points against dense |", "|---|---|---|---|"]
+    for row in rows:
+        difference = ""
+        if "difference" in row:
+            ends = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+            difference = f"{100 * row['difference']:+.2f} ({ends})"
+        text.append(f"| {row['what']} | {row['k'] or ''} | {row['accuracy']:.4f} | {difference} |")
+    return "\n".join(text) + "\n"
+
+
 def main() -> None:
     """Measure what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a fine-tuned BERT classifier")
-    parser.add_argument("data", help="a folder with a test split, or a hub dataset")
+    parser.add_argument("data", help="a folder with train and validation splits, or a hub dataset")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     task = Task.load(options.model, options.data)
-    split = task.holdout
+    split = task.search  # not the holdout: this compares many models
     neurons = task.model.config.intermediate_size
     wanted = [
         ("dense", None),
@@ -74,14 +88,15 @@ def main() -> None:
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "topk_zero_shot.json"
-    data = {
-        "data": split.fingerprint, "examples": len(split), "longest": int(split.lengths.max()),
-        "median_length": int(sorted(split.lengths)[len(split) // 2]), "neurons": neurons,
-        "rows": [],
+    facts = {
+        "model": task.model_fingerprint, "data": split.fingerprint, "examples": len(split),
+        "longest": int(split.lengths.max()), "median_length": int(np.median(split.lengths)),
+        "neurons": neurons,
     }  # fmt: skip
-    if target.exists() and (found := json.loads(target.read_text()))["data"] == data["data"]:
-        data["rows"] = found["rows"]
-    known = {(row["what"], row["k"]): row for row in data["rows"]}
+    rows = []
+    if target.exists() and (found := json.loads(target.read_text()))["facts"] == facts:
+        rows = found["rows"]
+    known = {(row["what"], row["k"]): row for row in rows}
     for what, k in track([w for w in wanted if w not in known], description="predicting"):
         model = task.model
         if what.startswith("attention"):
@@ -89,11 +104,8 @@ def main() -> None:
         elif what == "FFN":
             model = with_topk_ffn(task.model, k)
         predicted = predict(model, split)
-        row = {
-            "what": what,
-            "k": k,
-            "accuracy": estimate("accuracy", split.labels, predicted).value,
-        }
+        accuracy = estimate("accuracy", split.labels, predicted)
+        row = {"what": what, "k": k, "accuracy": accuracy.value}
         if what == "dense":
             row["predicted"] = predicted.tolist()
         else:
@@ -101,8 +113,9 @@ def main() -> None:
             difference = paired_difference(predicted == split.labels, dense == split.labels)
             row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
         known[what, k] = row
-        data["rows"] = list(known.values())
-        target.write_text(json.dumps(data, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(row) for row in known.values())
+        target.write_text(f'{{"facts": {json.dumps(facts, indent=1)},\n"rows": [\n{lines}\n]}}\n')
+        target.with_suffix(".md").write_text(table(list(known.values())))
 
 
 if __name__ == "__main__":

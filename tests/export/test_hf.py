@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from axsearch.export import formats
 from axsearch.export.base import Bundle
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.export.modeling_source import modeling_source
+from axsearch.kernels.native import native_library
 from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
 
 A0, F0 = SiteId(0, "attention"), SiteId(0, "ffn")
@@ -134,6 +136,20 @@ def test_an_export_is_complete_and_verified(exported: Path, study: Study) -> Non
         total = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
     assert total == study.trial(5).parameters
     assert not list(exported.parent.glob(".small-*"))  # nothing temporary is left
+
+
+@pytest.mark.skipif(native_library() is None, reason="no compiled kernels on this machine")
+def test_an_export_runs_the_compiled_kernels_that_were_measured(exported: Path) -> None:
+    script = (
+        "import sys; sys.modules['axsearch'] = None\n"
+        "from transformers import AutoModelForSequenceClassification as A\n"
+        "model = A.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "print(sys.modules[type(model).__module__].native_library())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, exported], capture_output=True, text=True, check=True
+    )
+    assert "CDLL" in done.stdout
 
 
 def test_plain_transformers_refuses_it_rather_than_load_it_wrongly(exported: Path) -> None:
@@ -328,3 +344,16 @@ def test_the_modeling_file_stands_alone(family: object) -> None:
     compile(source, "modeling.py", "exec")
     assert "import axsearch" not in source
     assert "from axsearch" not in source
+    # Several modules become one, in which a second definition would take the first one's place.
+    defined = [
+        name
+        for node in ast.parse(source).body
+        for name in (
+            [node.name]
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            else [t.id for t in node.targets if isinstance(t, ast.Name)]
+            if isinstance(node, ast.Assign)
+            else []
+        )
+    ]
+    assert len(defined) == len(set(defined))

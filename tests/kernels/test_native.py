@@ -73,7 +73,7 @@ def compiler(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Co
     def use(body: str) -> None:
         script.write_text(
             "#!/bin/sh\n"
-            'if [ "$1" = --version ]; then echo 1.0; exit; fi\n'
+            'case "$*" in *--version*) echo 1.0; exit;; esac\n'
             'while [ $# -gt 0 ]; do if [ "$1" = -o ]; then out=$2; fi; shift; done\n'
             f"echo $out >> {tmp_path / 'calls'}\nbuilt={built}\ncat > /dev/null\n{body}\n"
         )
@@ -270,6 +270,23 @@ class TestCompiling:
         assert native_library() is not None
         assert len(calls(tmp_path)) == 1
 
+    def test_relative_cache_is_ignored(
+        self, cache: Path, compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.chdir(tmp_path)
+        assert native_library() is not None
+        assert not (tmp_path / "relative").exists()
+
+    def test_blank_cxx_is_no_cxx(
+        self, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("CXX", " ")
+        monkeypatch.setenv("PATH", "")
+        assert native_library() is None
+        assert "(c++ or g++)" in caplog.text
+
     @pytest.mark.parametrize("home", ["/proc/nowhere", "/dev/null"])
     def test_home_that_cannot_be_written_to(
         self, home: str, cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
@@ -306,14 +323,33 @@ class TestCompiling:
         assert all(isinstance(library, CDLL) for library in found)
         assert len(list(cache.iterdir())) == 1
 
-    def test_broken_library_in_the_folder_is_made_again(
-        self, cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("kept", [0.0, 0.5, 0.95])
+    def test_library_that_was_cut_off_is_made_again(
+        self, kept: float, cache: Path, compiler: Compiler, tmp_path: Path
     ) -> None:
         # In another process, since this one would find the library it has already loaded.
         subprocess.run([sys.executable, "-c", LOAD], check=True, timeout=60)
         (library,) = cache.iterdir()
-        library.write_bytes(b"")  # as a lost power supply may leave it
+        whole = library.read_bytes()
+        library.write_bytes(whole[: int(kept * len(whole))])  # as a full disk may leave it
         subprocess.run([sys.executable, "-c", LOAD], check=True, timeout=60)
+        assert len(calls(tmp_path)) == 2
+        assert library.read_bytes() == whole
+
+    def test_library_that_others_may_write_to_is_not_loaded(
+        self, cache: Path, compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        native_library()
+        (library,) = cache.iterdir()
+        library.chmod(0o722)
+        forget(monkeypatch)
+        assert native_library() is not None
+        assert len(calls(tmp_path)) == 2
+
+    def test_takes_the_openmp_of_torch(self, cache: Path) -> None:
+        subprocess.run([sys.executable, "-c", LOAD], check=True, timeout=120)
+        (library,) = cache.iterdir()
+        assert b"libgomp.so" not in library.read_bytes()
 
 
 class TestWithout:
@@ -370,6 +406,18 @@ class TestWithout:
     ) -> None:
         compiler("echo no such flag >&2; exit 1")
         assert "could not be compiled: no such flag." in self.warned(caplog)
+
+    def test_cxx_that_cannot_be_read(
+        self, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("CXX", "c++ 'x")
+        assert "No closing quotation" in self.warned(caplog)
+
+    def test_library_without_the_kernels(
+        self, cache: Path, compiler: Compiler, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        compiler("echo 'int other;' | c++ -shared -fPIC -x c++ - -o $out")
+        assert "axsearch_topk" in self.warned(caplog)
 
     def test_failing_compiler_that_says_nothing(
         self, cache: Path, compiler: Compiler, caplog: pytest.LogCaptureFixture

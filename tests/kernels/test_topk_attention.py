@@ -1084,6 +1084,12 @@ class TestTransforms:
         arguments = (*drawn(3, queries=31, keys=31, mask=mask, causal=causal), mask)
         torch.testing.assert_close(program.module()(*arguments), module(*arguments))
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    def test_trace(self) -> None:
+        module, arguments = Attention(4), drawn(4)
+        traced = torch.jit.trace(module, arguments)
+        torch.testing.assert_close(traced(*arguments), module(*arguments))
+
     def test_checkpointing_drops_the_same(self) -> None:
         arguments = drawn(4)
         module = Attention(4, dropout=0.5)
@@ -1095,6 +1101,30 @@ class TestTransforms:
             torch.manual_seed(1)
             grads.append(gradients(function, leaves(*arguments)))
         assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+class TestDefaults:
+    """PyTorch's defaults, which transformers sets too, are not the kernels' business."""
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_dtype(self, dtype: torch.dtype) -> None:
+        arguments = drawn(4)
+        expected = topk_attention(*arguments, 4)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            found = topk_attention(*leaves(*arguments), 4, dropout=0.0)
+            found.sum().backward()
+        finally:
+            torch.set_default_dtype(before)
+        assert torch.equal(found, expected)
+
+    def test_device(self) -> None:
+        arguments = drawn(4)
+        with torch.device("meta"):
+            found = topk_attention(*leaves(*arguments), 4, dropout=0.5)
+            found.sum().backward()
+        assert found.device.type == "cpu"
 
 
 class TestBadArguments:
