@@ -20,9 +20,9 @@ def tiles(
     """Cut scores of (heads, queries, keys) into tiles of at most ``budget`` scores.
 
     ``chunk`` is the number of queries a tile, whatever the budget; None takes as many as fit, but
-    not fewer than 16, since thinner matrix products run slower.
+    not fewer than 128, since thinner matrix products run slower (by a third for 32 queries).
     """
-    chunk = min(queries, chunk or max(16, budget // max(1, keys)))
+    chunk = min(queries, chunk or max(128, budget // max(1, keys)))
     together = max(1, min(heads, budget // max(1, chunk * keys)))
     for head in range(0, heads, together):
         for query in range(0, queries, max(1, chunk)):

@@ -210,7 +210,7 @@ def measure(
     keep_freed_memory(True)
     seconds, ratios = [first], []
     # Without room for both, or the time for some pairs, the baseline's own point stands beside it.
-    if point["contender"] not in ("sdpa", "dense") and first < 4:
+    if point["contender"] not in ("sdpa", "dense") and first < 2:
         once(base, inputs, grad)
         deadline, least = time.perf_counter() + patience, 5 if first < 1 else 2
         while len(ratios) < PAIRS and (len(ratios) < least or time.perf_counter() < deadline):
@@ -239,7 +239,7 @@ def machine(threads: int) -> dict[str, str | int]:
         "processor": next((x.split(": ")[1] for x in info if x.startswith("model name")), "?"),
         "instructions": " ".join(x for x in ("avx2", "avx512f", "amx_bf16") if x in flags),
         "cores": os.cpu_count() or 0, "threads": threads, "memory_bytes": int(total) << 10,
-        "system": platform.platform(), "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
         "torch": torch.__version__, "dtype": "float32", "batch": 1, "heads": HEADS,
         "head_width": WIDTH, "ffn_tokens": TOKENS, "ffn_width": HIDDEN,
         "kernels": hashlib.sha256(SOURCE.encode()).hexdigest()[:12],

@@ -8,6 +8,7 @@ import numpy as np
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers for print.
 STYLES = {
@@ -27,7 +28,7 @@ def plot(data: dict[str, Any], path: Path) -> None:
     """Times relative to SDPA, and peak memory, against length; the FFN's against its width."""
     machine = data["machine"]
     with mpl.rc_context({"svg.hashsalt": "axsearch", "font.size": 9, "axes.grid": True}):
-        figure, panels = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+        figure, panels = plt.subplots(2, 2, figsize=(11, 8.6), layout="constrained")
         attention = [
             p for p in data["points"]
             if p["what"] == "attention" and not p["causal"] and p["k"] in (None, 64)
@@ -45,7 +46,8 @@ def plot(data: dict[str, Any], path: Path) -> None:
                 title="forward and backward" if backward else "forward (inference)",
                 xlabel="length", ylabel="time relative to SDPA",
             )  # fmt: skip
-        panels[0][0].legend(fontsize=8)
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
         chosen = [p for p in attention if p["backward"] and p["length"] >= 1024]
         lines(panels[1][0], [p | {"y": p["peak_bytes"] / 2**20} for p in chosen], "length")
         panels[1][0].set(
@@ -76,6 +78,9 @@ def lines(panel: Any, points: list[dict[str, Any]], x: str) -> None:
         )
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def tables(data: dict[str, Any]) -> str:

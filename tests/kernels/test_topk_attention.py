@@ -1084,7 +1084,7 @@ class TestTransforms:
         arguments = (*drawn(3, queries=31, keys=31, mask=mask, causal=causal), mask)
         torch.testing.assert_close(program.module()(*arguments), module(*arguments))
 
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
     def test_trace(self) -> None:
         module, arguments = Attention(4), drawn(4)
         traced = torch.jit.trace(module, arguments)
