@@ -2,7 +2,7 @@
 
 Each point runs in a process of its own: one call for the peak of its memory, then calls in turn
 with PyTorch's own attention (or the dense FFN), whose paired ratios are reported. Inputs are
-random. Run it on an idle Linux machine (about 45 minutes on 2 cores; less with fewer --lengths):
+random. Run it on an idle Linux machine (about 40 minutes on 2 cores; less with fewer --lengths):
 
     pip install -e '.[benchmarks]'
     python studies/benchmarks/topk_attention.py --out studies/benchmarks/results
@@ -83,12 +83,20 @@ def attention(name: str, k: int | None, causal: bool) -> Callable[[Tensor, Tenso
     def sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return scaled_dot_product_attention(query, key, value, is_causal=causal)
 
+    def scores(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        rows = max(128, CHUNK_SCORES // key.shape[2])  # the tile of the compiled kernels
+        tile = query.new_empty(rows, key.shape[2])
+        for one, other in zip(query[0], key[0], strict=True):
+            for part in one.split(rows):
+                torch.mm(part, other.T, out=tile[: len(part)])
+        return tile
+
     def topk(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return topk_attention(query, key, value, k or 0, causal=causal)
 
     contenders = {
         "sdpa": sdpa, "explicit": explicit, "chunked": chunked, "scatter": scatter, "topk": topk,
-        "topk, plain PyTorch": topk,
+        "topk, plain PyTorch": topk, "scores": scores,
     }  # fmt: skip
     return contenders[name]
 
@@ -124,6 +132,8 @@ def points(lengths: list[int], neurons: list[int]) -> list[Point]:
         # Gradients of all keys are added up once a chunk: minutes a call from 16,384 on.
         if length <= (8192 if backward else 16384):
             names += [("chunked", None)]
+        if not causal and not backward and length <= 4096:
+            names += [("scores", None)]  # what an exact top-k cannot do without
         if square * (4 if backward else 2) <= FITS:
             names += [("explicit", None), ("scatter", 64), ("topk, plain PyTorch", 64)]
         for name, k in names:

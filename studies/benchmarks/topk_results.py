@@ -14,13 +14,13 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 STYLES = {
     "topk": ("#0072B2", "o"), "topk, plain PyTorch": ("#56B4E9", "s"), "scatter": ("#D55E00", "v"),
     "sdpa": ("#000000", "x"), "explicit": ("#E69F00", "^"), "chunked": ("#009E73", "D"),
-    "dense": ("#E69F00", "^"), "recomputed": ("#CC79A7", "P"),
+    "dense": ("#E69F00", "^"), "recomputed": ("#CC79A7", "P"), "scores": ("#999999", "+"),
 }  # fmt: skip
 NAMES = {
     "topk": "top-k, k = 64", "topk, plain PyTorch": "top-k, k = 64, plain PyTorch",
     "scatter": "torch.topk and scatter, k = 64", "sdpa": "dense, PyTorch's SDPA",
     "explicit": "dense, explicit softmax", "chunked": "dense, in chunks", "dense": "dense",
-    "recomputed": "dense, in chunks, recomputed",
+    "recomputed": "dense, in chunks, recomputed", "scores": "product of queries and keys alone",
 }  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def tables(data: dict[str, Any]) -> str:
     rows = [
         *(("topk", k, f"top-k, k = {k}") for k in ks),
         *((name, 64, NAMES[name]) for name in ("topk, plain PyTorch", "scatter")),
-        *((name, None, NAMES[name]) for name in ("explicit", "chunked")),
+        *((name, None, NAMES[name]) for name in ("explicit", "chunked", "scores")),
     ]
 
     def relative(name: str, k: int | None, length: int, causal: bool, backward: bool) -> str:
@@ -118,7 +118,8 @@ def tables(data: dict[str, Any]) -> str:
             sdpa = [("sdpa", None, NAMES["sdpa"])] if cell is mebibytes else []
             for name, k, label in [*rows, *sdpa]:
                 cells = [cell(name, k, length, causal, backward) for length in lengths]
-                text.append(f"| {label} | {' | '.join(cells)} |")
+                if any(cells):
+                    text.append(f"| {label} | {' | '.join(cells)} |")
     text.append("\nFFN, peak MiB and time relative to the dense one\n")
     text.append(
         "| | neurons | k | forward | | forward and backward | |\n|---|---|---|---|---|---|---|"

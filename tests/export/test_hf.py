@@ -114,6 +114,9 @@ def test_every_kind_of_recipe_opens_without_axsearch_with_the_same_logits(
             expected[kind] = model(**batch).logits
         folders[kind] = folder
         assert (folder / "model.safetensors").stat().st_size == measurement.size_bytes
+        compiles = any(choices["topk"] for choices in measurement.choices.values())
+        assert ("AXSEARCH_NATIVE" in (folder / "README.md").read_text()) is compiles
+        assert compiles is (kind in ("top-k", "hard top-k", "everything"))
     done = subprocess.run(
         [sys.executable, "-I", "-c", LOAD, tmp_path / "inputs.json", *folders.values()],
         capture_output=True, text=True, check=True,

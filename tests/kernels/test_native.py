@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = next(iter(filter(None, map(which_compiler, ("c++", "g++", "clang++")))), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
-    flags = ["-O0", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-x", "c++", "-", "-o"]
+    flags = ["-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-x", "c++", "-", "-o"]
     subprocess.run(
         [compiler, *flags, str(library)], input=native.SOURCE, text=True, check=True, timeout=120
     )
@@ -178,6 +179,22 @@ class TestSelection:
             for k in (1, 3, 16):
                 assert_selects(torch.randn(5, n, generator=generator), k)
         assert_attends()
+
+    @pytest.mark.parametrize("options", [{}, {"causal": True}, {"mode": "hard"}], ids=str)
+    def test_gradients_without_avx512(
+        self, options: dict[str, Any], cache: Path, compiler: Compiler
+    ) -> None:
+        assert native_library() is not None
+        generator = torch.Generator().manual_seed(1)
+        drawn = [torch.randn(1, 2, 150, 24, generator=generator) for _ in range(3)]
+        mask = torch.rand(1, 1, 1, 150, generator=generator) < 0.7
+        found, expected = [], []
+        for dtype, grads in ((torch.float32, found), (torch.float64, expected)):
+            inputs = [tensor.to(dtype).requires_grad_() for tensor in drawn]
+            output = topk_attention(*inputs, 5, mask=mask, **options)
+            grads += [output, *torch.autograd.grad(output.square().sum(), inputs)]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-5)
 
 
 @needs_library
