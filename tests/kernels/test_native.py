@@ -327,7 +327,9 @@ class TestCompiling:
         assert list((tmp_path / "temporary").iterdir()) == []
 
     def test_two_processes_at_once(self, cache: Path, compiler: Compiler, tmp_path: Path) -> None:
-        compiler("cp $built $out; sleep 0.5")
+        # Each waits until the other compiles as well, however slowly it starts.
+        both = f"[ $(wc -l < {tmp_path / 'calls'}) -ge 2 ]"
+        compiler(f"cp $built $out; for i in $(seq 300); do {both} && exit; sleep 0.1; done; exit 1")
         workers = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(2)]
         assert [worker.wait(60) for worker in workers] == [0, 0]
         assert len(calls(tmp_path)) == 2
