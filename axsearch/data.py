@@ -1,102 +1,81 @@
-"""Reading labelled text: a hub dataset or a folder of files, into train, validation and test."""
+"""Reading examples: a hub dataset or a folder of files, into train, validation and test."""
 
 from __future__ import annotations
 
 import csv as python_csv
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
 from pyarrow import csv, json, parquet
 
 from axsearch.errors import UsageError, cause
-
-TEXT_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("text",),
-    ("sentence",),
-)
-"""Columns that are recognised as the text or the two texts, the first match wins."""
-
-OTHER_TASKS = {
-    "answers": "question-answering",
-    "score": "regression",
-    "tokens": "token-classification",
-}
-"""Columns that make another task plain."""
+from axsearch.tasks import Columns, TaskKind, check_names, infer_kind, named_kind
+from axsearch.tasks.base import require_columns
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 CUT_SHARE = 0.1
+LARGEST_BLOCK = 1 << 30
+"""Bytes of a file that are parsed at once; no row may be longer."""
 
 
 @dataclass(frozen=True)
-class LabelledText:
-    """One split: ``texts`` holds one or two strings an example, ``labels`` what it is called."""
+class Data:
+    """The examples of the three splits, and what was decided on the way.
 
-    texts: list[tuple[str, ...]]
-    labels: list[str]
+    Attributes:
+        kind: the kind of task, given or recognised; examples are as it reads them.
+        train: examples to learn from; as the next two.
+        validation: examples to choose by.
+        test: examples to report on.
+        columns: where texts and labels were read from.
+        notes: sentences on what was left out or cut.
+    """
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class LabelledData:
-    """The three splits, the columns they came from, and what was decided on the way."""
-
-    train: LabelledText
-    validation: LabelledText
-    test: LabelledText
-    text_columns: tuple[str, ...]
-    label_column: str
-    notes: list[str] = field(default_factory=list)
+    kind: TaskKind[Any, Any]
+    train: list[Any]
+    validation: list[Any]
+    test: list[Any]
+    columns: Columns
+    notes: tuple[str, ...] = ()
 
 
 def read_data(
     source: str,
     *,
+    task: str | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     seed: int = 0,
-) -> LabelledData:
+) -> Data:
     """Read a folder holding train, validation and test files, or a hub dataset ``name[:config]``.
 
-    A missing validation or test split is cut from train, one tenth of it, by ``seed``. Raises
-    UsageError where the data cannot be used.
+    The kind of task is ``task``'s, or the one that the columns make plain. A missing validation or
+    test split is cut from train, one tenth of it, by ``seed``. Raises UsageError where the data
+    cannot be used.
     """
+    check_names(task, None)
     tables = _read_folder(Path(source).expanduser()) if _is_folder(source) else _read_hub(source)
-    train = tables["train"]
-    texts = (
-        tuple(text_columns)
-        if text_columns
-        else _recognise(source, train.column_names, label_column)
-    )
-    label = label_column or "label"
-    for name, table in tables.items():
-        for column in (*texts, label):
-            if column not in table.column_names:
-                raise UsageError(
-                    f"{source}: the {name} split has no column {column!r}; "
-                    f"it has {', '.join(table.column_names)}."
-                )
+    kind = named_kind(task) or infer_kind(source, tables["train"], label_column)
+    columns = kind.columns(source, tables["train"], text_columns, label_column)
+    require_columns(source, tables, columns)
     notes: list[str] = []
-    splits = {}
+    splits: dict[str, list[Any]] = {}
     for name, table in tables.items():
-        split = _labelled(source, name, table, texts, label)
-        if split is None:
-            notes.append(f"The {name} split has no labels and is left out.")
+        examples = kind.examples(source, name, table, columns)
+        if examples is not None:
+            splits[name] = examples
+        elif name == "train":
+            raise UsageError(f"{source}: the train split has nothing in column {columns.label!r}.")
         else:
-            splits[name] = split
-    if len(set(splits["train"].labels)) < 2:
+            notes.append(f"The {name} split has no labels and is left out.")
+    if not kind.learnable(splits["train"]):
         raise UsageError(
-            f"{source}: the label column {label!r} is constant; there is nothing to learn."
+            f"{source}: the label column {columns.label!r} is constant; there is nothing to learn."
         )
     for name in ("validation", "test"):
         if name not in splits:
@@ -104,7 +83,8 @@ def read_data(
             notes.append(
                 f"No {name} split: {len(splits[name])} examples were cut from train (seed {seed})."
             )
-    return LabelledData(splits["train"], splits["validation"], splits["test"], texts, label, notes)
+    train, validation, test = (splits[name] for name in ("train", "validation", "test"))
+    return Data(kind, train, validation, test, columns, tuple(notes))
 
 
 def _is_folder(source: str) -> bool:
@@ -133,7 +113,7 @@ def _read_file(path: Path) -> datasets.Dataset:
         if path.suffix == ".csv":
             table = _read_csv(path)
         elif path.suffix == ".jsonl":
-            table = json.read_json(path)
+            table = json.read_json(path, json.ReadOptions(block_size=_block(path)))
         else:
             table = parquet.read_table(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -144,7 +124,10 @@ def _read_file(path: Path) -> datasets.Dataset:
         raise UsageError(f"{path} has the column {twice[0]!r} twice; rename one.")
     if not table.num_rows:
         raise UsageError(f"{path} holds no rows.")
-    return datasets.Dataset(table)
+    try:
+        return datasets.Dataset(table)
+    except pa.ArrowException as error:  # lists that begin with null, for example
+        raise UsageError(f"{path} cannot be read: {cause(error)}.") from None
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -153,11 +136,17 @@ def _read_csv(path: Path) -> pa.Table:
         names = next(python_csv.reader(file), [])
     return csv.read_csv(
         path,
+        csv.ReadOptions(block_size=_block(path)),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
         ),
     )
+
+
+def _block(path: Path) -> int:
+    # All at once: a row may be of any length, and its columns' types are found from all rows.
+    return min(max(path.stat().st_size, 1), LARGEST_BLOCK)
 
 
 def _read_hub(source: str) -> dict[str, datasets.Dataset]:
@@ -177,71 +166,10 @@ def _read_hub(source: str) -> dict[str, datasets.Dataset]:
     return {ours: loaded[theirs] for ours, theirs in names.items() if theirs in loaded}
 
 
-def _recognise(source: str, columns: Sequence[str], label: str | None) -> tuple[str, ...]:
-    for column, task in OTHER_TASKS.items():
-        if column in columns and column != label and "label" not in columns:
-            raise UsageError(
-                f"{source} looks like {task} (column {column!r}); "
-                "this version of axsearch does text-classification."
-            )
-    for candidate in TEXT_COLUMNS:
-        if set(candidate) <= set(columns):
-            return candidate
-    raise UsageError(
-        f"{source} has none of the text columns axsearch recognises; it has "
-        f"{', '.join(columns)}: name them with --text-columns."
-    )
-
-
-def _labelled(
-    source: str, name: str, table: datasets.Dataset, texts: tuple[str, ...], label: str
-) -> LabelledText | None:
-    feature = table.features[label]
-    values = table[label][:]
-    if isinstance(feature, datasets.ClassLabel):
-        values = [None if value in (None, -1) else feature.names[value] for value in values]
-        if set(values) == {None}:  # GLUE's test splits
-            return None
-    labels = [_label(value) for value in values]
-    if any(_is_fraction(value) for value in values):
-        raise UsageError(
-            f"{source}: the labels in column {label!r} are fractions; "
-            "this version of axsearch does text-classification."
-        )
-    columns = [table[column][:] for column in texts]
-    rows = list(zip(*columns, strict=True))
-    missing = sum(
-        called is None or any(text is None for text in row)
-        for row, called in zip(rows, labels, strict=True)
-    )
-    if missing:
-        raise UsageError(
-            f"{source}: the {name} split has rows without a text or a label "
-            f"({missing} of {len(rows)}); remove them."
-        )
-    return LabelledText([tuple(str(text) for text in row) for row in rows], list(map(str, labels)))
-
-
-def _label(value: object) -> str | None:
-    """What a label is called; None where there is none."""
-    if value is None or value == "" or value != value:
-        return None
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def _is_fraction(value: object) -> bool:
-    """Whether a label is a number with digits behind the point, as in regression."""
-    text = str(value)
-    return re.fullmatch(r"[+-]?\d*\.\d+", text) is not None and not float(text).is_integer()
-
-
-def _cut(source: str, train: LabelledText, seed: int) -> tuple[LabelledText, LabelledText]:
+def _cut(source: str, train: list[Any], seed: int) -> tuple[list[Any], list[Any]]:
     share = datasets.Dataset.from_dict({"row": range(len(train))})
     if len(train) < 20:
         raise UsageError(f"{source}: {len(train)} examples are too few to cut a split from.")
     parts = share.train_test_split(test_size=CUT_SHARE, seed=seed)
-    kept, cut = (
-        LabelledText([train.texts[i] for i in rows], [train.labels[i] for i in rows])
-        for rows in (sorted(parts["train"]["row"]), sorted(parts["test"]["row"]))
-    )
+    kept, cut = ([train[row] for row in sorted(parts[part]["row"])] for part in ("train", "test"))
     return kept, cut

@@ -24,6 +24,7 @@ def classes(package: ModuleType, base: type[T]) -> Iterator[type[T]]:
         for _, member in inspect.getmembers(module, inspect.isclass):
             if (
                 issubclass(member, base)
+                and member is not base
                 and not inspect.isabstract(member)
                 and member.__module__ == module.__name__
             ):

@@ -1,4 +1,4 @@
-"""Fine-tune a model on labelled text, so that there is a base to search from."""
+"""Fine-tune a model on labelled data, so that there is a base to search from."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from rich.progress import Progress
 from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -25,22 +23,22 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
-from axsearch.data import LabelledData, LabelledText, read_data
+from axsearch.data import read_data
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
-from axsearch.metrics import Estimate, estimate
+from axsearch.metrics import estimate
+from axsearch.outcome import Estimate
 from axsearch.progress import console, progress_bar
+from axsearch.split import Batch
 from axsearch.task import (
-    Split,
     check_device,
-    encode,
     input_length,
     load_config,
     load_model,
     load_tokenizer,
     on_device,
-    resolve_metric,
 )
+from axsearch.tasks import check_names, resolve_metric
 
 RECORD = "finetune.json"
 LEARNING_RATE = 5e-5
@@ -72,9 +70,10 @@ def finetune(
     seed: int = 0,
     device: str = "cpu",
 ) -> FineTuned:
-    """Train a classifier and save it with its tokenizer in ``out``.
+    """Train a model for a task and save it with its tokenizer in ``out``.
 
-    AdamW with linear decay, length-bucketed batches, embeddings frozen, bf16 autocast where the
+    The arguments are as :meth:`Task.load` has them; the head that the task needs is made. AdamW
+    with linear decay, length-bucketed batches, embeddings frozen, bf16 autocast where the
     processor has it. An interrupted run goes on from its last epoch; a finished one with the same
     inputs is not run again.
 
@@ -84,20 +83,25 @@ def finetune(
     if epochs < 1 or max_length < 8:
         raise UsageError("--epochs must be at least 1 and --max-length at least 8.")
     check_device(device)
-    metric = resolve_metric(task, metric)
+    check_names(task, metric)
     config = load_config(model)
-    read = read_data(data, text_columns=text_columns, label_column=label_column)
-    names = _label_names(read)
+    read = read_data(data, task=task, text_columns=text_columns, label_column=label_column)
+    kind = read.kind
+    metric = resolve_metric(kind, task, metric)
+    labels = kind.new_labels(read.train, [*read.validation, *read.test])
+    kind.check_labels(labels, metric)
     tokenizer = load_tokenizer(model)
-    tokenizer.model_max_length = min(max_length, input_length(tokenizer, config))
-    train = _split("train", read.train, names, tokenizer)
-    validation = _split("validation", read.validation, names, tokenizer)
+    kind.prepare_tokenizer(tokenizer)
+    length = min(max_length, input_length(tokenizer, config))
+    tokenizer.model_max_length = length
+    train = kind.split("train", read.train, tokenizer, length, labels)
+    validation = kind.split("validation", read.validation, tokenizer, length, labels)
     folder = Path(out)
     record = {
         "model": _identity(model),
         "train": train.fingerprint,
         "validation": validation.fingerprint,
-        "labels": names,
+        "labels": list(labels.names),
         "metric": metric,
         "epochs": epochs,
         "max_length": max_length,
@@ -114,11 +118,10 @@ def finetune(
     set_seed(seed)
     trained = load_model(
         model,
+        kind.auto_class,
         new_head=True,
         attention="eager",  # on a CPU its backward pass is faster than SDPA's
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
+        **kind.head_config(labels),
     )
     trained.get_input_embeddings().requires_grad_(False)
     arguments = TrainingArguments(
@@ -130,6 +133,7 @@ def finetune(
         bf16=_bf16(device),
         use_cpu=device == "cpu",
         train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
         save_strategy="epoch",
         save_total_limit=1,
         logging_strategy="no",
@@ -138,15 +142,22 @@ def finetune(
         dataloader_pin_memory=False,
         seed=seed,
     )
-    rows = [
-        {**example, "labels": int(label)}
-        for example, label in zip(train.inputs, train.labels, strict=True)
-    ]
+
+    def collate(features: list[dict[str, int]]) -> Batch:
+        rows = [feature["row"] for feature in features]
+        return {**train.collate(rows), "labels": train.collate_targets(rows)}
+
+    def loss(outputs: Any, targets: torch.Tensor, **_: object) -> torch.Tensor:
+        return kind.loss(outputs, targets) / len(targets)
+
     trainer = Trainer(
         trained,
         arguments,
-        train_dataset=datasets.Dataset.from_list(rows),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=datasets.Dataset.from_dict(
+            {"row": range(len(train)), "length": train.lengths}
+        ),
+        data_collator=collate,
+        compute_loss_func=loss,
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
     console.print(f"Fine-tuning {model} on {len(train)} examples, {epochs} epochs")
@@ -157,9 +168,9 @@ def finetune(
     trained.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # Measured as a search will find it: the trained object may still run under autocast.
-    saved = on_device(load_model(str(folder)), device)
-    predicted = predict(saved, validation, device=device)
-    result = estimate(metric, validation.labels, predicted, seed=seed)
+    saved = on_device(load_model(str(folder), kind.auto_class), device)
+    answers = predict(saved, validation, kind, device=device)
+    result = estimate(kind.outcome(metric, validation, answers), seed=seed)
     # The record comes last: until it is there, the same command goes on from the checkpoint.
     partial = folder / f"{RECORD}.partial"
     partial.write_text(json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n")
@@ -186,26 +197,6 @@ class _Shown(TrainerCallback):
     ) -> None:
         if not console.is_terminal:
             console.print(f"epoch {state.epoch:.0f}/{args.num_train_epochs}")
-
-
-def _label_names(read: LabelledData) -> list[str]:
-    names = sorted(
-        set(read.train.labels), key=lambda name: (len(name) if name.isdigit() else 0, name)
-    )
-    for split in (read.validation, read.test):
-        unknown = sorted(set(split.labels) - set(names))
-        if unknown:
-            raise UsageError(f"Label {unknown[0]!r} is in validation or test but not in train.")
-    return names
-
-
-def _split(
-    name: str, part: LabelledText, names: list[str], tokenizer: PreTrainedTokenizerBase
-) -> Split:
-    ids = {label: index for index, label in enumerate(names)}
-    labels = np.array([ids[label] for label in part.labels])
-    inputs = encode(tokenizer, part.texts, tokenizer.model_max_length)
-    return Split(name, inputs, labels, tokenizer.pad_token_id or 0)
 
 
 def _identity(model: str) -> str:

@@ -1,113 +1,305 @@
-"""Accuracy metrics of a classifier, with 95 % confidence intervals."""
+"""The statistics behind all metrics: their values, and 95 % intervals by a paired bootstrap.
+
+A metric's value comes from the library that defines it. Its interval needs the metric of a
+thousand resamples; they follow, all at once, from how often each example was drawn.
+"""
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from nervaluate.entities import EvaluationResult
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
 
-Labels = NDArray[np.int64]
-Weights = NDArray[np.int64] | None
+from axsearch.outcome import Estimate, Outcome
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+BLOCK = 50
+"""Resamples computed at once: what they need then stays in the processor's cache."""
+
+ROUNDING = 1e-6
+"""A variance at most this, of numbers near one in single precision, is none."""
+
+Values = NDArray[Any]
+Floats = NDArray[np.float64]
+Draws = NDArray[np.float32]
+"""How often each example was drawn, (resamples, examples)."""
 
 
-def _accuracy(labels: Labels, predicted: Labels, classes: int, weights: Weights) -> float:
-    return float(sk.accuracy_score(labels, predicted, sample_weight=weights))
+@dataclass(frozen=True)
+class Statistic:
+    """How a metric is made up from what each example adds to it.
 
-
-def _f1(labels: Labels, predicted: Labels, classes: int, weights: Weights) -> float:
-    # GLUE's F1 is that of the positive class; with more classes there is none, so the mean.
-    average = "binary" if classes <= 2 else "macro"
-    return float(
-        sk.f1_score(labels, predicted, average=average, zero_division=0.0, sample_weight=weights)
-    )
-
-
-def _matthews(labels: Labels, predicted: Labels, classes: int, weights: Weights) -> float:
-    with warnings.catch_warnings():  # a resample of one class alone is 0, which is meant
-        warnings.simplefilter("ignore", UserWarning)
-        return float(sk.matthews_corrcoef(labels, predicted, sample_weight=weights))
-
-
-METRICS: dict[str, Callable[[Labels, Labels, int, Weights], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews_correlation": _matthews,
-}
-"""Every metric by name; more is better.
-
-Labels and predictions, (examples,), the number of classes, and how often each example counts,
-(examples,) or None for once, to a number.
-"""
-
-GLUE_METRICS: dict[str, str] = {
-    "glue/cola": "matthews_correlation",
-    "glue/mnli": "accuracy",
-    "glue/mrpc": "f1",
-    "glue/qnli": "accuracy",
-    "glue/qqp": "f1",
-    "glue/rte": "accuracy",
-    "glue/sst2": "accuracy",
-    "glue/wnli": "accuracy",
-}
-"""GLUE's classification tasks and the metric that each is ranked by."""
-
-
-class Estimate(NamedTuple):
-    """A value with the ends of its 95 % confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def estimate(metric: str, labels: Labels, predicted: Labels, seed: int = 0) -> Estimate:
-    """The metric with its interval: Wilson's for accuracy, else a percentile bootstrap.
-
-    ``labels`` and ``predicted`` are class ids, (examples,). ``seed`` fixes the resampling.
+    Attributes:
+        value: the metric of examples' values, (examples, columns), as its library defines it.
+        resampled: from the same values, a function of draws that gives the metric of each
+            resample, (resamples,), equal to ``value`` of the drawn examples.
+        each: how well each example was answered, (examples,); more is better.
     """
-    classes = int(max(labels.max(), predicted.max())) + 1
-    value = METRICS[metric](labels, predicted, classes, None)
-    if metric == "accuracy":
-        right = int((labels == predicted).sum())
-        low, high = stats.binomtest(right, len(labels)).proportion_ci(CONFIDENCE, method="wilson")
-        return Estimate(value, float(low), float(high))
-    # Resampling examples is drawing how often each pair of label and prediction occurs, so
-    # scikit-learn sees a few weighted pairs a draw instead of every example.
-    pairs, counts = np.unique(np.stack((labels, predicted)), axis=1, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(
-        len(labels), counts / len(labels), size=RESAMPLES
-    )
-    values = [METRICS[metric](pairs[0], pairs[1], classes, weights) for weights in draws]
+
+    value: Callable[[Values], float]
+    resampled: Callable[[Values], Callable[[Draws], Floats]]
+    each: Callable[[Values], Values]
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """The quotient; 0 where there is nothing to divide by."""
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
+
+
+def _summed(columns: Values) -> Callable[[Draws], Floats]:
+    # Single precision holds counts exactly and reads half the memory.
+    single = columns.astype(np.float32)
+    return lambda draws: (draws @ single).astype(np.float64)
+
+
+def _mean(values: Values) -> Callable[[Draws], Floats]:
+    sums = _summed(values)
+    return lambda draws: sums(draws) / len(values)
+
+
+def _share(values: Values) -> Callable[[Draws], Floats]:
+    sums = _summed(values)
+
+    def resampled(draws: Draws) -> Floats:
+        right, all_of_them = sums(draws).T
+        return _ratio(right, all_of_them)
+
+    return resampled
+
+
+def _counts_f1(values: Values) -> Callable[[Draws], Floats]:
+    sums = _summed(values)
+
+    def resampled(draws: Draws) -> Floats:
+        right, predicted, gold = sums(draws).T
+        return _ratio(2 * right, predicted + gold)
+
+    return resampled
+
+
+def _binary_f1(values: Values) -> Callable[[Draws], Floats]:
+    gold, predicted = values[:, 0] == 1, values[:, 1] == 1
+    return _counts_f1(np.stack((gold & predicted, predicted, gold), axis=1))
+
+
+def _by_class(values: Values) -> tuple[Values, Values]:
+    """Which examples are of each class by label and by prediction, each (examples, classes)."""
+    classes = np.unique(values)
+    return values[:, :1] == classes, values[:, 1:] == classes
+
+
+def _macro_f1(values: Values) -> Callable[[Draws], Floats]:
+    gold, predicted = _by_class(values)
+    rights, boths = _summed(gold & predicted), _summed(gold.astype(np.int8) + predicted)
+
+    def resampled(draws: Draws) -> Floats:
+        right, both = rights(draws), boths(draws)
+        there = (both > 0).sum(axis=1)  # the mean is over the classes that a resample has
+        return _ratio(_ratio(2 * right, both).sum(axis=1), there.astype(np.float64))
+
+    return resampled
+
+
+def _matthews(values: Values) -> Callable[[Draws], Floats]:
+    # Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation".
+    golds, predictions = map(_summed, _by_class(values))
+    right, size = _summed(values[:, 0] == values[:, 1]), float(len(values))
+
+    def resampled(draws: Draws) -> Floats:
+        gold, predicted = golds(draws), predictions(draws)
+        spread = (size**2 - (gold**2).sum(1)) * (size**2 - (predicted**2).sum(1))
+        return _ratio(right(draws) * size - (gold * predicted).sum(1), np.sqrt(spread))
+
+    return resampled
+
+
+def _standardised(column: Values) -> Floats:
+    # Sums of squares in single precision need numbers near one.
+    spread = column.std()
+    return np.asarray((column - column.mean()) / (spread if spread > 0 else 1.0), np.float64)
+
+
+def _pearson(values: Values) -> Callable[[Draws], Floats]:
+    x, y = _standardised(values[:, 0]), _standardised(values[:, 1])
+    sums = _summed(np.stack((x, y, x * x, y * y, x * y), axis=1))
+
+    def resampled(draws: Draws) -> Floats:
+        mean_x, mean_y, xx, yy, xy = sums(draws).T / len(values)
+        var_x, var_y = xx - mean_x**2, yy - mean_y**2
+        varies = (var_x > ROUNDING) & (var_y > ROUNDING)
+        spread = np.sqrt(var_x * var_y, out=np.zeros_like(xy), where=varies)
+        return _ratio(xy - mean_x * mean_y, spread)
+
+    return resampled
+
+
+def _spearman(values: Values) -> Callable[[Draws], Floats]:
+    columns = [_Ranks(column) for column in values.T]
+
+    def resampled(draws: Draws) -> Floats:
+        # One example a row: sums and look-ups then run over all resamples side by side.
+        drawn = np.ascontiguousarray(draws.T)
+        x, y = (column.of(drawn) for column in columns)
+        weighted = drawn * x
+        xx, xy = np.einsum("er,er->r", weighted, x), np.einsum("er,er->r", weighted, y)
+        yy = np.einsum("er,er,er->r", drawn, y, y)
+        varies = (xx > ROUNDING) & (yy > ROUNDING)
+        return _ratio(xy, np.sqrt(xx * yy, out=np.zeros_like(xy), where=varies))
+
+    return resampled
+
+
+class _Ranks:
+    """Ranks within resamples; equal values share the middle of theirs."""
+
+    def __init__(self, column: Values) -> None:
+        self.order = np.argsort(column, kind="stable")
+        ordered = column[self.order]
+        new = np.r_[True, ordered[1:] != ordered[:-1]]
+        self.starts, self.group = np.flatnonzero(new), np.cumsum(new) - 1
+
+    def of(self, drawn: Draws) -> Draws:
+        """Ranks from -1 to 1 about their mean 0; both arrays are (examples, resamples)."""
+        tied = drawn[self.order]
+        if len(self.starts) < len(tied):
+            tied = np.add.reduceat(tied, self.starts, axis=0)
+        middle = np.cumsum(tied, axis=0)
+        middle *= 2
+        middle -= tied
+        middle /= len(drawn)
+        middle -= 1
+        ranks = np.empty_like(drawn)
+        ranks[self.order] = middle[self.group] if len(middle) < len(drawn) else middle
+        return ranks
+
+
+def _quietly(score: Callable[[Values], float]) -> Callable[[Values], float]:
+    # Libraries warn where a metric is 0 or undefined for one class alone; 0 is meant.
+    def value(values: Values) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = float(score(values))
+        return found if np.isfinite(found) else 0.0
+
+    return value
+
+
+def _entity_f1(values: Values) -> float:
+    right, predicted, gold = (int(total) for total in values.sum(axis=0))
+    result = EvaluationResult(correct=right, spurious=predicted - right, missed=gold - right)
+    result.compute_metrics()
+    return float(result.f1)
+
+
+def _f1(average: str) -> Callable[[Values], float]:
+    return lambda v: sk.f1_score(v[:, 0], v[:, 1], average=average, zero_division=0.0)
+
+
+def _right(values: Values) -> Values:
+    return np.asarray(values[:, 0] == values[:, 1])
+
+
+def _nearness(values: Values) -> Values:
+    return np.asarray(-np.abs(values[:, 0] - values[:, 1]))
+
+
+def _own_f1(values: Values) -> Values:
+    right, predicted, gold = values.T
+    return np.where(predicted + gold > 0, _ratio(2.0 * right, predicted + gold), 1.0)
+
+
+STATISTICS: dict[str, Statistic] = {
+    # one column: the example's own score
+    "mean": Statistic(lambda v: float(v.mean()), _mean, lambda v: v),
+    # two columns: what was right, and out of how many
+    "share": Statistic(
+        lambda v: float(v[:, 0].sum() / v[:, 1].sum()), _share, lambda v: v[:, 0] / v[:, 1]
+    ),
+    # three columns: entities found rightly, predicted, and there
+    "entity_f1": Statistic(_entity_f1, _counts_f1, _own_f1),
+    # two columns: label and prediction
+    "f1": Statistic(_quietly(_f1("binary")), _binary_f1, _right),
+    "macro_f1": Statistic(_quietly(_f1("macro")), _macro_f1, _right),
+    "matthews_correlation": Statistic(
+        _quietly(lambda v: sk.matthews_corrcoef(v[:, 0], v[:, 1])), _matthews, _right
+    ),
+    "pearson": Statistic(
+        _quietly(lambda v: stats.pearsonr(v[:, 0], v[:, 1]).statistic), _pearson, _nearness
+    ),
+    "spearman": Statistic(
+        _quietly(lambda v: stats.spearmanr(v[:, 0], v[:, 1]).statistic), _spearman, _nearness
+    ),
+}
+"""Every statistic by name. More is better, and a metric that is not defined is 0."""
+
+
+def value(outcome: Outcome) -> float:
+    """The metric, as its library defines it."""
+    return STATISTICS[outcome.statistic].value(outcome.values)
+
+
+def estimate(outcome: Outcome, seed: int = 0) -> Estimate:
+    """The metric with its interval: Wilson's for a share of right answers, else a bootstrap.
+
+    The bootstrap takes percentiles of resampled examples; ``seed`` fixes the resamples.
+    """
+    found = value(outcome)
+    if outcome.values.dtype == bool:
+        right = int(outcome.values.sum())
+        interval = stats.binomtest(right, len(outcome)).proportion_ci(CONFIDENCE, method="wilson")
+        return Estimate(found, float(interval.low), float(interval.high))
+    return Estimate(found, *_interval(_resampled(outcome, seed)))
+
+
+def paired_difference(outcome: Outcome, base: Outcome, seed: int = 0) -> Estimate:
+    """The metric minus the base's on the same examples, with a paired bootstrap interval.
+
+    Both outcomes are of one metric on one split; a resample draws the same examples of both.
+    """
+    assert outcome.statistic == base.statistic
+    assert len(outcome) == len(base)
+    difference = _resampled(outcome, seed) - _resampled(base, seed)
+    return Estimate(value(outcome) - value(base), *_interval(difference))
+
+
+def better_and_worse(outcome: Outcome, base: Outcome) -> tuple[int, int]:
+    """On how many examples the answer is better than the base's, and on how many worse."""
+    each = STATISTICS[outcome.statistic].each
+    ours, theirs = each(outcome.values), each(base.values)
+    return int((ours > theirs).sum()), int((ours < theirs).sum())
+
+
+def _interval(resamples: Floats) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, (tail, 1 - tail))
-    return Estimate(value, float(low), float(high))
+    low, high = np.quantile(resamples, (tail, 1 - tail))
+    return float(low), float(high)
 
 
-def paired_difference(
-    right: NDArray[np.bool_], base_right: NDArray[np.bool_], seed: int = 0
-) -> Estimate:
-    """Accuracy minus the base's on the same examples, with a paired bootstrap interval.
+def _resampled(outcome: Outcome, seed: int) -> Floats:
+    metric = STATISTICS[outcome.statistic].resampled(outcome.values)
+    return np.concatenate([metric(block) for block in _blocks(len(outcome), RESAMPLES, seed)])
 
-    Both arguments are (examples,): whether each example was answered rightly.
-    """
-    difference = right.astype(float) - base_right.astype(float)
-    mean = float(difference.mean())
-    if difference.min() == difference.max():  # every resample is the same
-        return Estimate(mean, mean, mean)
-    interval = stats.bootstrap(
-        (difference,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high))
+
+def _blocks(examples: int, resamples: int, seed: int) -> Iterator[Draws]:
+    draws = _draws(examples, resamples, seed)
+    for start in range(0, resamples, BLOCK):
+        yield draws[start : start + BLOCK].astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def _draws(examples: int, resamples: int, seed: int) -> NDArray[np.uint8]:
+    # Kept, since every trial of a study resamples the same split.
+    random = np.random.default_rng(seed)
+    draws = np.empty((resamples, examples), np.uint8)
+    for row in draws:
+        row[:] = np.bincount(random.integers(examples, size=examples), minlength=examples)
+    return draws

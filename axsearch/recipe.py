@@ -3,8 +3,9 @@
 A recipe lists only the sites that differ from the base. At a site, each approximation has one
 choice: either the units it keeps (:class:`Kept`: heads, neurons) or a setting
 (:class:`Setting`: top-k attention's k). Recipes that give the same model are equal, because what
-has no effect is dropped when a recipe is made: keeping every unit, and settings of a block that
-is removed.
+has no effect is dropped when a recipe is made: keeping every unit, settings of a block that is
+removed, a k that is no less than the neurons kept, and compensation where no unit is to make up
+for another.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     BaseModel,
@@ -30,6 +31,7 @@ from pydantic import (
 from axsearch.errors import UsageError
 
 SiteKind = Literal["attention", "ffn"]
+Compensation = Literal["none", "bias", "least_squares"]
 
 
 class SiteId(NamedTuple):
@@ -110,6 +112,9 @@ Choice = Kept | Setting
 class Recipe(BaseModel):
     """Everything a trial changes; frozen, hashable, equal when it gives the same model.
 
+    ``compensation`` says how the units that are left make up for those that are gone, see
+    :mod:`axsearch.compensation`.
+
     Example:
         >>> recipe = Recipe.of({SiteId(0, "attention"): {"heads": Kept(of=12, kept=(0, 3))}})
         >>> Recipe.from_json(recipe.to_json()) == recipe
@@ -120,11 +125,17 @@ class Recipe(BaseModel):
 
     version: Literal[1] = 1
     sites: tuple[tuple[SiteId, tuple[tuple[str, Choice], ...]], ...] = ()
+    compensation: Compensation = "none"
 
     @classmethod
-    def of(cls, sites: Mapping[SiteId, Mapping[str, Choice]]) -> Recipe:
+    def of(
+        cls,
+        sites: Mapping[SiteId, Mapping[str, Choice]],
+        compensation: Compensation = "none",
+    ) -> Recipe:
         """Make the canonical recipe of these choices, in any order."""
         canonical = []
+        partial = False
         for site in sorted(sites):
             choices = {
                 n: c for n, c in sites[site].items() if not (isinstance(c, Kept) and c.exact)
@@ -132,10 +143,18 @@ class Recipe(BaseModel):
             removed: dict[str, Choice] = {
                 n: c for n, c in choices.items() if isinstance(c, Kept) and not c.kept
             }
+            kept = [len(c.kept) for c in choices.values() if isinstance(c, Kept)]
+            if kept and site.kind == "ffn":  # a setting there is a number of neurons
+                choices = {
+                    n: c
+                    for n, c in choices.items()
+                    if not (isinstance(c, Setting) and c.value >= min(kept))
+                }
             choices = removed or choices
+            partial = partial or any(isinstance(c, Kept) and c.kept for c in choices.values())
             if choices:
                 canonical.append((site, tuple(sorted(choices.items()))))
-        return cls(sites=tuple(canonical))
+        return cls(sites=tuple(canonical), compensation=compensation if partial else "none")
 
     def at(self, layer: int, kind: SiteKind) -> dict[str, Choice]:
         """The choices at one site; empty where the site is exact."""
@@ -157,7 +176,8 @@ class Recipe(BaseModel):
             str(site): {name: choice.model_dump(mode="json") for name, choice in choices}
             for site, choices in self.sites
         }
-        return {"version": self.version, "sites": sites}
+        extra = {} if self.compensation == "none" else {"compensation": self.compensation}
+        return {"version": self.version, "sites": sites, **extra}
 
     def to_json(self) -> str:
         """Canonical JSON: one line, sorted keys."""
@@ -172,11 +192,19 @@ class Recipe(BaseModel):
     def from_dict(cls, data: Any, source: str = "the recipe") -> Recipe:
         """Read the JSON form; raises UsageError naming ``source`` where it is not a recipe."""
         try:
-            if not isinstance(data, dict) or set(data) != {"version", "sites"}:
-                raise ValueError("a recipe has the keys 'version' and 'sites'")
+            if not isinstance(data, dict) or set(data) - {"compensation"} != {"version", "sites"}:
+                raise ValueError(
+                    "a recipe has the keys 'version' and 'sites', and may have 'compensation'"
+                )
             if data["version"] != 1 or type(data["version"]) is not int:
                 raise ValueError(
                     f"version {data['version']!r} is not 1, the one this axsearch reads"
+                )
+            compensation = data.get("compensation", "none")
+            if compensation not in get_args(Compensation):
+                raise ValueError(
+                    f"compensation {compensation!r} is not one of "
+                    f"{', '.join(get_args(Compensation))}"
                 )
             sites: dict[SiteId, dict[str, Choice]] = {}
             for key, choices in data["sites"].items():
@@ -184,7 +212,7 @@ class Recipe(BaseModel):
                     name: (Kept if "kept" in choice else Setting).model_validate(choice)
                     for name, choice in choices.items()
                 }
-            recipe = cls.of(sites)
+            recipe = cls.of(sites, compensation)
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(f"{source} is not a valid recipe: {first['msg']}.") from None

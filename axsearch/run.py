@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import optuna
 import torch
 
+from axsearch.architectures import architecture_of
 from axsearch.calibration.importance import Importance, fisher_importance
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator, machine_name
 from axsearch.evaluation.latency import Scenario
 from axsearch.progress import console, progress_bar
+from axsearch.recipe import Compensation, SiteId
 from axsearch.samplers import build_sampler
-from axsearch.space import SearchSpace
+from axsearch.space import SearchSpace, check_names, frozen_sites, shared_layers
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
     delete_study,
@@ -45,6 +48,9 @@ def search(
     metric: str | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
+    approximations: Sequence[str] | None = None,
+    freeze: Sequence[str] = (),
+    compensation: Compensation = "least_squares",
     sampler: str = "auto",
     objectives: Sequence[str] = ("accuracy", "latency", "size"),
     max_drop: float | None = None,
@@ -71,6 +77,11 @@ def search(
         metric: the accuracy metric.
         text_columns: columns with the text or the two texts.
         label_column: column with the label.
+        approximations: names of those to try, see :mod:`axsearch.approximations`; heads, FFN
+            neurons and top-k attention if None.
+        freeze: layers and blocks to leave as they are, such as ``layer00`` and ``layer05.ffn``.
+        compensation: how the units that are left make up for those that are gone, see
+            :mod:`axsearch.compensation`.
         sampler: see :func:`axsearch.samplers.sampler_names`.
         objectives: any of accuracy, latency, size.
         max_drop: models whose accuracy is further below the base's are infeasible.
@@ -89,6 +100,12 @@ def search(
     """
     _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
     _check_limits(max_drop, max_latency_ratio)
+    if compensation not in get_args(Compensation):
+        raise UsageError(
+            f"--compensation must be one of {', '.join(get_args(Compensation))}, "
+            f"not {compensation!r}."
+        )
+    check_names(approximations or ())
     check_device(device)
     loaded = Task.load(
         model,
@@ -100,7 +117,7 @@ def search(
         search_examples=search_examples,
         seed=seed,
     )
-    positions = loaded.model.config.max_position_embeddings
+    positions = architecture_of(loaded.model.config.model_type).longest(loaded.model.config)
     if sequence_length is not None and sequence_length > positions:
         raise UsageError(f"--sequence-length {sequence_length} is above the model's {positions}.")
     timed = "latency" in objectives or max_latency_ratio is not None
@@ -108,11 +125,23 @@ def search(
     scenario = Scenario(batch_size, sequence_length, threads, device) if timed else None
     database = open_database(storage, create=True)
     sites = list(sites_by_id(loaded.model, loaded.longest).values())
+    frozen = frozen_sites(freeze, sites)
+    if compensation == "bias" and not any(site.units.bias for site in sites):
+        raise UsageError(
+            "--compensation bias does nothing here: this model's projections have no bias; use "
+            "least_squares or none."
+        )
     units = {site.id: range(site.units.count) for site in sites}
+
+    def space_of(orders: Mapping[SiteId, Sequence[int]]) -> SearchSpace:
+        return SearchSpace(
+            sites, orders, names=approximations, frozen=frozen, compensation=compensation
+        )
+
     spec = StudySpec(
         model=_lasting(model),
         data=_lasting(data),
-        task=task,
+        task=task or loaded.kind.name,
         metric=loaded.metric,
         text_columns=tuple(text_columns) if text_columns else None,
         label_column=label_column,
@@ -126,7 +155,8 @@ def search(
         seed=seed,
         model_fingerprint=loaded.model_fingerprint,
         splits=loaded.split_fingerprints,
-        levels=SearchSpace(sites, units).to_dict(),
+        levels=space_of(units).to_dict(),
+        compensation=compensation,
     )
     known = _known_spec(database, study)
     if known is not None and (differences := spec.differences(known)):
@@ -134,11 +164,11 @@ def search(
             f"Study {study!r} exists with another {'; another '.join(differences)}: "
             "give this search another --study name."
         )
-    for note in loaded.notes:
+    for note in (*loaded.notes, *shared_layers(sites)):
         console.print(note, style="dim")
     evaluator = Evaluator(loaded, database.engine, scenario, device)
     importance = _importance(evaluator)
-    space = SearchSpace(sites, {site.id: importance.order(site.id) for site in sites})
+    space = space_of({site.id: importance.order(site.id) for site in sites})
     if known is None:
         spec = spec.model_copy(update={"space_fingerprint": space.fingerprint})
         save_study(database.engine, study, spec.model_dump(mode="json"))
@@ -243,6 +273,7 @@ def _importance(evaluator: Evaluator) -> Importance:
             importance = fisher_importance(
                 evaluator.model,
                 task.calibration,
+                task.kind,
                 device=evaluator.device,
                 on_batch=lambda count: progress.advance(bar, count),
             )

@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import IntDistribution
 
 from axsearch.approximations import Approximation, Level, Site, approximations
-from axsearch.recipe import Choice, Recipe, SiteId
+from axsearch.errors import UsageError
+from axsearch.recipe import Choice, Compensation, Kept, Recipe, SiteId
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One parameter of the genome: an approximation at a site, as a level index.
+    """One parameter of the genome: an approximation of a layer, as a level index.
 
-    ``levels[0]`` is exact; ``order`` lists the site's units, least important first.
+    ``sites`` are the sites that it sets together (two for whole layers), ``levels`` those of the
+    first, ``levels[0]`` being exact; ``orders`` list each site's units, least important first.
     """
 
-    site: Site
+    sites: tuple[Site, ...]
     approximation: Approximation
-    levels: tuple[Level, ...]
-    order: tuple[int, ...]
+    orders: tuple[tuple[int, ...], ...]
 
     @property
     def name(self) -> str:
         """The Optuna parameter: ``layer03.heads``."""
-        return f"layer{self.site.id.layer:02d}.{self.approximation.name}"
+        return f"layer{self.sites[0].id.layer:02d}.{self.approximation.name}"
 
-    def choice(self, index: int) -> Choice | None:
-        """The choice of level ``index``; None where exact."""
-        return self.approximation.choice(self.site, self.levels[index], self.order)
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The values of its choice, from exact to most approximate."""
+        return self.approximation.levels(self.sites[0])
+
+    def choices(self, index: int) -> dict[SiteId, tuple[str, Choice]]:
+        """What level ``index`` writes into a recipe, site by site; nothing where exact."""
+        written = {}
+        for site, order in zip(self.sites, self.orders, strict=True):
+            level = self.approximation.levels(site)[index]
+            choice = self.approximation.choice(site, level, order)
+            if choice is not None:
+                written[site.id] = (self.approximation.recorded(site.id.kind), choice)
+        return written
 
 
 class SearchSpace:
@@ -41,15 +53,45 @@ class SearchSpace:
 
     A genome has one ordered integer for each layer and approximation, 0 being exact; the
     importance order says which heads and neurons a level keeps.
+
+    Args:
+        sites: the sites of the base.
+        orders: each site's units, least important first.
+        names: the approximations to try; those that a search tries by default if None.
+        frozen: sites to leave as they are.
+        compensation: what every recipe of the space does for the units that are left.
+
+    Raises:
+        UsageError: an approximation that is not known or that the model's family lacks, a frozen
+            site that is not there, or nothing left to search.
     """
 
-    def __init__(self, sites: Sequence[Site], orders: Mapping[SiteId, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        orders: Mapping[SiteId, Sequence[int]],
+        *,
+        names: Collection[str] | None = None,
+        frozen: Collection[SiteId] = (),
+        compensation: Compensation = "none",
+    ) -> None:
+        there = {site.id: site for site in sites}
+        for site_id in frozen:
+            if site_id not in there:
+                raise UsageError(f"{site_id} cannot be frozen: the model does not have it.")
+        check_names(names or ())
+        chosen = [_approximation(name, sites) for name in names] if names is not None else None
+        self.compensation = compensation
         self.dimensions = tuple(
-            Dimension(site, approximation, levels, tuple(orders[site.id]))
-            for site in sites
+            Dimension(group, approximation, tuple(tuple(orders[site.id]) for site in group))
+            for layer in sorted({site.id.layer for site in sites})
             for approximation in approximations().values()
-            if approximation.kind == site.id.kind and len(levels := approximation.levels(site)) > 1
+            if (approximation in chosen if chosen is not None else approximation.searched)
+            and (group := _group(approximation, layer, there, frozen))
+            and len(approximation.levels(group[0])) > 1
         )
+        if not self.dimensions:
+            raise UsageError("Nothing is left to search: every site is frozen or has one level.")
 
     def distributions(self) -> dict[str, IntDistribution]:
         """The Optuna distribution of each parameter."""
@@ -60,13 +102,17 @@ class SearchSpace:
         return {d.name: 0 for d in self.dimensions}
 
     def recipe(self, genome: Mapping[str, int]) -> Recipe:
-        """The recipe of a genome (all of its parameters must be given)."""
+        """The recipe of a genome (all of its parameters must be given).
+
+        Where two parameters speak of the same units, as ``heads`` and ``layer`` do, the one that
+        keeps fewer holds.
+        """
         sites: dict[SiteId, dict[str, Choice]] = {}
         for dimension in self.dimensions:
-            choice = dimension.choice(genome[dimension.name])
-            if choice is not None:
-                sites.setdefault(dimension.site.id, {})[dimension.approximation.name] = choice
-        return Recipe.of(sites)
+            for site, (name, choice) in dimension.choices(genome[dimension.name]).items():
+                choices = sites.setdefault(site, {})
+                choices[name] = min(choices.get(name, choice), choice, key=_strength)
+        return Recipe.of(sites, self.compensation)
 
     def to_dict(self) -> dict[str, list[Level]]:
         """Parameter to levels: what a study records to recognise its space."""
@@ -75,5 +121,69 @@ class SearchSpace:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of levels and orders: equal spaces turn a genome into equal recipes."""
-        data: Any = [(d.name, d.levels, d.order) for d in self.dimensions]
+        data: Any = [(d.name, d.levels, d.orders, self.compensation) for d in self.dimensions]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()
+
+
+def check_names(names: Collection[str]) -> None:
+    """Raises UsageError for an approximation that is not known."""
+    for name in names:
+        if name not in approximations():
+            raise UsageError(
+                f"Approximation {name!r} is not known; choose from {', '.join(approximations())}."
+            )
+
+
+def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[SiteId]:
+    """Read ``layer00`` (both its blocks) and ``layer03.ffn``.
+
+    Raises UsageError for a name that is neither, or that the model does not have.
+    """
+    found = set()
+    for name in names:
+        named = {s.id for s in sites if name in (str(s.id), str(s.id).partition(".")[0])}
+        if not named:
+            raise UsageError(
+                f"{name!r} is no layer or block of this model; write layer00 or layer00.ffn, up to "
+                f"{sites[-1].id}."
+            )
+        found |= named
+    return frozenset(found)
+
+
+def shared_layers(sites: Sequence[Site]) -> list[str]:
+    """In words, which layers of the genome stand for several layers that share parameters."""
+    return [
+        f"layer{site.id.layer:02d} stands for {site.repeats} layers that share their parameters, "
+        "and so their choices."
+        for site in sites
+        if site.repeats > 1 and site.id.kind == "attention"
+    ]
+
+
+def _approximation(name: str, sites: Sequence[Site]) -> Approximation:
+    approximation = approximations()[name]
+    for site in sites:
+        if site.id.kind in approximation.kinds:
+            reason = site.lacks.get(approximation.recorded(site.id.kind))
+            if reason is not None:
+                raise UsageError(f"{name!r} is not supported for this model: {reason}.")
+    return approximation
+
+
+def _group(
+    approximation: Approximation,
+    layer: int,
+    there: Mapping[SiteId, Site],
+    frozen: Collection[SiteId],
+) -> tuple[Site, ...]:
+    group = [there[SiteId(layer, kind)] for kind in approximation.kinds]
+    usable = all(
+        site.id not in frozen and approximation.recorded(site.id.kind) not in site.lacks
+        for site in group
+    )
+    return tuple(group) if usable else ()
+
+
+def _strength(choice: Choice) -> int:
+    return len(choice.kept) if isinstance(choice, Kept) else choice.value

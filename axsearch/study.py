@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from axsearch import pareto
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.measurement import Measurement
-from axsearch.recipe import Recipe
+from axsearch.recipe import Compensation, Recipe
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
     Evaluation,
@@ -85,6 +85,7 @@ class StudySpec(BaseModel):
     model_fingerprint: str
     splits: dict[str, str]
     levels: dict[str, list[int | None]]
+    compensation: Compensation = "none"
     space_fingerprint: str = ""
 
     def differences(self, other: StudySpec) -> list[str]:
@@ -98,7 +99,9 @@ class StudySpec(BaseModel):
             self.space_fingerprint and self.space_fingerprint != other.space_fingerprint
         ):
             found.append("search space")
-        for name in ("metric", "objectives", "scenario", "max_drop", "max_latency_ratio"):
+        for name in (
+            "metric", "objectives", "scenario", "max_drop", "max_latency_ratio", "compensation"
+        ):  # fmt: skip
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
                 found.append(f"{name.replace('_', ' ')} ({_shown(theirs)}, not {_shown(ours)})")
@@ -248,7 +251,11 @@ class Study:
 
     def _evaluations(self, split: str, recipes: Mapping[str, Recipe]) -> dict[str, Evaluation]:
         key = EvaluationKey(
-            self.spec.model_fingerprint, self.spec.splits[split], "float32", self.spec.metric
+            self.spec.model_fingerprint,
+            self.spec.splits["calibration"],
+            self.spec.splits[split],
+            "float32",
+            self.spec.metric,
         )
         return load_evaluations(self.database.engine, key, recipes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,28 +11,32 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from axsearch.approximations import Site, approximations
+from axsearch.approximations import Site, recorded
 from axsearch.architectures import Architecture, architecture_of
+from axsearch.architectures.modeling.blocks import apply_shapes
+from axsearch.compensation import Moments, compensate
 from axsearch.errors import UsageError
-from axsearch.recipe import Recipe, Setting, SiteId
+from axsearch.recipe import Kept, Recipe, Setting, SiteId
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a recipe makes of a base model, layer by layer.
 
-    ``layers`` are the base's layers that stay; ``shapes`` is one dictionary for each of them,
-    approximation to units kept or setting, as an exported config holds it.
+    ``layers`` are the base's layers that stay; ``shapes`` is one dictionary for each of them, as
+    an exported config holds it and ``apply_shapes`` takes it. ``whole`` says that each of them
+    stays as it is.
     """
 
     layers: tuple[int, ...]
     shapes: list[dict[str, Any]]
+    whole: bool
 
 
 def sites_by_id(model: PreTrainedModel, length: int = 1) -> dict[SiteId, Site]:
     """The sites of a base model; ``length`` is the longest input in tokens."""
     family = architecture_of(model.config.model_type)
-    return {site.id: site for site in family.sites(model.config, length)}
+    return {site.id: site for site in family.sites(model, length)}
 
 
 def plan(model: PreTrainedModel, recipe: Recipe) -> Plan:
@@ -40,47 +45,72 @@ def plan(model: PreTrainedModel, recipe: Recipe) -> Plan:
     A layer that loses both its blocks goes as a whole, its LayerNorms included: the hidden state
     passes unchanged. Raises UsageError where the recipe does not fit the model.
     """
+    family = architecture_of(model.config.model_type)
     sites = sites_by_id(model)
     for site_id, name, choice in recipe.choices():
-        approximation = approximations().get(name)
         if site_id not in sites:
             raise UsageError(f"The recipe names {site_id}, which this model does not have.")
-        if approximation is None or approximation.kind != site_id.kind:
+        site, approximation = sites[site_id], recorded(site_id.kind).get(name)
+        if approximation is None:
             raise UsageError(f"The recipe has {name!r} at {site_id}, which axsearch does not know.")
-        misfit = approximation.misfit(sites[site_id], choice)
+        if name in site.lacks:
+            raise UsageError(
+                f"The recipe has {name!r} at {site_id}, not supported for "
+                f"{model.config.model_type}: {site.lacks[name]}."
+            )
+        misfit = approximation.misfit(site, choice)
         if misfit is not None:
             raise UsageError(f"The recipe's {name!r} at {site_id} {misfit}.")
-    layers, shapes = [], []
+    layers: list[int] = []
+    shapes: list[dict[str, Any]] = []
+    touched: set[int] = set()
+    lost = _lost(sites, recipe)
     for layer in sorted({site.layer for site in sites}):
-        if recipe.removed(layer, "attention") and recipe.removed(layer, "ffn"):
+        if layer in lost and not family.stays(model.config, layer, lost):
             continue
         layers.append(layer)
-        shape: dict[str, Any] = {}
-        for name, approximation in approximations().items():
-            chosen = recipe.at(layer, approximation.kind).get(name)
-            site = sites[SiteId(layer, approximation.kind)]
-            shape[name] = (
-                chosen.model_dump(mode="json")
-                if isinstance(chosen, Setting)
-                else approximation.value(site, chosen)
-            )
+        shape: dict[str, Any] = {"layer": layer, "kept_heads": None}
+        shape["attends"] = sum(s["heads"] > 0 for s in shapes)
+        for site_id in (SiteId(layer, "attention"), SiteId(layer, "ffn")):
+            choices = recipe.at(*site_id)
+            touched |= {layer} if choices else set()
+            for name, approximation in recorded(site_id.kind).items():
+                chosen = choices.get(name)
+                shape[name] = (
+                    chosen.model_dump(mode="json")
+                    if isinstance(chosen, Setting)
+                    else approximation.value(sites[site_id], chosen)
+                )
+        heads = recipe.at(layer, "attention").get("heads")
+        if isinstance(heads, Kept):  # a family whose heads are not all alike must know which
+            shape["kept_heads"] = list(heads.kept)
         shapes.append(shape)
-    return Plan(tuple(layers), shapes)
+    whole = not touched and family.plain(model.config, layers)
+    return Plan(tuple(layers), shapes, whole)
 
 
-def sliced_state(model: PreTrainedModel, recipe: Recipe) -> dict[str, Tensor]:
+def sliced_state(
+    model: PreTrainedModel, recipe: Recipe, moments: Moments | None = None
+) -> dict[str, Tensor]:
     """The state dict of the smaller model: sliced where the recipe says so, shared elsewhere.
 
-    This very dictionary is what an export writes. Works on meta tensors too.
+    This very dictionary is what an export writes. Works on meta tensors too. ``moments`` are needed
+    where the recipe compensates; without them the tensors have the right shapes only, which is
+    enough to know a size.
     """
     family = architecture_of(model.config.model_type)
     stays = plan(model, recipe).layers
     state: dict[str, Tensor] = dict(model.state_dict())
     sites = sites_by_id(model)
     for site_id, name, choice in recipe.choices():
-        approximations()[name].cut(sites[site_id], choice, state)
-    renamed = {family.layer_prefix(old): family.layer_prefix(new) for new, old in enumerate(stays)}
-    gone = [family.layer_prefix(site.layer) for site in sites if site.layer not in stays]
+        recorded(site_id.kind)[name].cut(sites[site_id], choice, state)
+    if moments is not None and recipe.compensation != "none":
+        compensate(model.state_dict(), state, sites, recipe, moments)
+    renamed = {
+        family.layer_prefix(model, old): family.layer_prefix(model, new)
+        for new, old in enumerate(stays)
+    }
+    gone = [family.layer_prefix(model, layer) for layer in _lost(sites, recipe)]
     return {
         _rename(name, renamed): tensor
         for name, tensor in state.items()
@@ -88,22 +118,36 @@ def sliced_state(model: PreTrainedModel, recipe: Recipe) -> dict[str, Tensor]:
     }
 
 
-def shrink(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+def shrink(
+    model: PreTrainedModel, recipe: Recipe, moments: Moments | None = None
+) -> PreTrainedModel:
     """A smaller model in evaluation mode; the base is untouched and shares what is unchanged.
 
-    Raises UsageError where the recipe does not fit the model.
+    Raises UsageError where the recipe does not fit the model, or compensates and no ``moments``
+    (:func:`axsearch.calibration.moments.measure_moments`) were given.
     """
+    if recipe.compensation != "none" and moments is None:
+        raise UsageError(
+            f"The recipe has compensation {recipe.compensation!r}, which needs calibration data."
+        )
     family: Architecture = architecture_of(model.config.model_type)
     wanted = plan(model, recipe)
     shared = (*model.parameters(), *model.buffers())
     small: PreTrainedModel = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
-    layers = family.layers(small)
-    family.set_layers(small, [layers[layer] for layer in wanted.layers])
+    family.set_layers(small, wanted.layers)
     with torch.device("meta"):
-        family.apply_shapes(small, wanted.shapes)
-    small.load_state_dict(sliced_state(model, recipe), assign=True)
+        apply_shapes(small, wanted.shapes, family.layout)
+    small.load_state_dict(sliced_state(model, recipe, moments), assign=True)
     small.eval()
     return small
+
+
+def _lost(sites: Iterable[SiteId], recipe: Recipe) -> set[int]:
+    return {
+        site.layer
+        for site in sites
+        if recipe.removed(site.layer, "attention") and recipe.removed(site.layer, "ffn")
+    }
 
 
 def _rename(name: str, prefixes: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,74 +22,66 @@ from transformers import (
 )
 
 from axsearch.architectures import architecture_of
-from axsearch.data import LabelledText, read_data
+from axsearch.data import read_data
 from axsearch.errors import UsageError, cause
-from axsearch.metrics import GLUE_METRICS, METRICS
+from axsearch.split import Batch, Split
+from axsearch.tasks import TaskKind, check_names, named_kind, resolve_metric, task_kinds
 
-TASKS = ("text-classification",)
+__all__ = [
+    "Batch",
+    "Split",
+    "Task",
+    "check_device",
+    "check_head",
+    "input_length",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "model_fingerprint",
+    "on_device",
+]
+
 CALIBRATION_EXAMPLES = 512
 LONGEST = 512
 FINGERPRINTED = (
-    "model_type",
-    "num_attention_heads",
+    "activation",
+    "activation_function",
+    "classifier_activation",
+    "classifier_pooling",
+    "conv_act",
+    "conv_kernel_size",
+    "is_decoder",
     "hidden_act",
+    "hidden_activation",
     "layer_norm_eps",
+    "layer_norm_epsilon",
+    "layer_types",
+    "local_attention",
     "max_position_embeddings",
+    "max_relative_positions",
+    "model_type",
+    "norm_eps",
+    "norm_rel_ebd",
+    "num_attention_heads",
+    "num_hidden_groups",
+    "num_hidden_layers",
+    "pad_token_id",
+    "pooler_hidden_act",
+    "pos_att_type",
+    "position_buckets",
     "position_embedding_type",
+    "relative_attention",
+    "relative_attention_num_buckets",
+    "reorder_and_upcast_attn",
+    "rope_parameters",
+    "scale_attn_by_inverse_layer_idx",
+    "scale_attn_weights",
+    "share_att_key",
 )
 """Config values that change what a model says while its weights stay the same."""
 
-Batch = dict[str, torch.Tensor]
-
 transformers.utils.logging.set_verbosity_error()  # their notes on loading are not the user's
 transformers.utils.logging.disable_progress_bar()
-
-
-@dataclass(frozen=True)
-class Split:
-    """Tokenised examples: ``inputs`` as the tokenizer gives them, unpadded; ``labels`` ids."""
-
-    name: str
-    inputs: list[dict[str, list[int]]]
-    labels: NDArray[np.int64]
-    pad_id: int
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the token ids and labels, so of text, tokenizer and length together."""
-        data = json.dumps([self.inputs, self.labels.tolist()], separators=(",", ":"))
-        return hashlib.sha256(data.encode()).hexdigest()
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens in each example, (examples,)."""
-        return np.array([len(example["input_ids"]) for example in self.inputs])
-
-    def batches(self, size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        """Length-bucketed batches, shortest first: the examples' positions and their tensors.
-
-        Tensors are (examples in the batch, longest of them).
-        """
-        order = np.argsort(self.lengths, kind="stable")
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            yield rows, self.collate(rows)
-
-    def collate(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """Pad these examples to the longest of them."""
-        longest = int(self.lengths[rows].max())
-        batch = {}
-        for key in self.inputs[0]:
-            fill = self.pad_id if key == "input_ids" else 0
-            padded = [
-                self.inputs[row][key] + [fill] * (longest - len(self.inputs[row][key]))
-                for row in rows
-            ]
-            batch[key] = torch.tensor(padded)
-        return batch
 
 
 @dataclass(frozen=True)
@@ -101,6 +91,7 @@ class Task:
     Attributes:
         model_name: local directory or hub name of the base.
         data_name: local directory or hub name of the data.
+        kind: what kind of task it is: its loss, its answers and how they are scored.
         metric: name of the accuracy metric.
         model: the base, in evaluation mode, fp32.
         calibration: up to 512 examples of train, for importance and damage.
@@ -111,6 +102,7 @@ class Task:
 
     model_name: str
     data_name: str
+    kind: TaskKind[Any, Any]
     metric: str
     seed: int
     model: PreTrainedModel
@@ -136,12 +128,13 @@ class Task:
         """Load a fine-tuned model and its data.
 
         Args:
-            model: local directory or hub name of a fine-tuned classifier.
+            model: local directory or hub name of a fine-tuned model.
             data: folder with train, validation and test files, or a hub dataset.
-            task: ``text-classification`` or a GLUE name such as ``glue/sst2``; inferred if None.
-            metric: see :data:`axsearch.metrics.METRICS`; the task's own if None.
+            task: a kind of :func:`axsearch.tasks.task_kinds`, or a GLUE name such as
+                ``glue/sst2``; inferred from the columns if None.
+            metric: one of the kind's metrics; the task's own if None.
             text_columns: columns holding the text or the two texts; recognised if None.
-            label_column: ``label`` if None.
+            label_column: column of what the model should say; recognised if None.
             search_examples: use this many examples of the validation split, drawn by ``seed``.
             seed: of the examples that are drawn. (Missing splits are cut the same way always.)
 
@@ -150,17 +143,17 @@ class Task:
         """
         if search_examples is not None and search_examples < 1:
             raise UsageError(f"--search-examples must be at least 1, not {search_examples}.")
-        metric = resolve_metric(task, metric)
+        check_names(task, metric)
         config = load_config(model)
-        architectures = config.architectures or [""]
-        if not architectures[0].endswith("ForSequenceClassification"):
-            raise UsageError(
-                f"{model} has no classification head ({architectures[0] or 'unknown class'}); "
-                "fine-tune it first with `axsearch finetune`."
-            )
-        read = read_data(data, text_columns=text_columns, label_column=label_column)
-        ids = label_ids(config, [*read.train.labels, *read.validation.labels, *read.test.labels])
+        check_head(model, config, named_kind(task))
+        read = read_data(data, task=task, text_columns=text_columns, label_column=label_column)
+        kind = read.kind
+        check_head(model, config, kind)
+        metric = resolve_metric(kind, task, metric)
+        labels = kind.labels(config, [*read.train, *read.validation, *read.test])
+        kind.check_labels(labels, metric)
         tokenizer = load_tokenizer(model)
+        kind.prepare_tokenizer(tokenizer)
         length = input_length(tokenizer, config)
 
         if len(tokenizer) > config.vocab_size:
@@ -169,27 +162,25 @@ class Task:
                 f"{config.vocab_size}; they do not belong together."
             )
 
-        def split(name: str, part: LabelledText, examples: int | None) -> Split:
-            rows = list(range(len(part)))
-            if examples is not None and examples < len(part):
-                drawn = np.random.default_rng(seed).permutation(len(part))[:examples]
-                rows = sorted(int(row) for row in drawn)
-            texts = [part.texts[row] for row in rows]
-            labels = np.array([ids[part.labels[row]] for row in rows])
-            inputs = encode(tokenizer, texts, length)
-            return Split(name, inputs, labels, tokenizer.pad_token_id or 0)
+        def split(name: str, examples: list[Any], most: int | None) -> Split:
+            if most is not None and most < len(examples):
+                drawn = np.random.default_rng(seed).permutation(len(examples))[:most]
+                examples = [examples[row] for row in sorted(drawn)]
+            made: Split = kind.split(name, examples, tokenizer, length, labels)
+            return made
 
         return cls(
             model_name=model,
             data_name=data,
+            kind=kind,
             metric=metric,
             seed=seed,
-            model=load_model(model),
+            model=load_model(model, kind.auto_class),
             tokenizer=tokenizer,
             calibration=split("calibration", read.train, CALIBRATION_EXAMPLES),
             search=split("search", read.validation, search_examples),
             holdout=split("holdout", read.test, None),
-            notes=tuple(read.notes),
+            notes=read.notes,
         )
 
     @cached_property
@@ -206,17 +197,6 @@ class Task:
     def longest(self) -> int:
         """The longest input of calibration and search, in tokens."""
         return int(max(self.calibration.lengths.max(), self.search.lengths.max()))
-
-
-def resolve_metric(task: str | None, metric: str | None) -> str:
-    """The metric of a task name; raises UsageError for a task or metric that is not known."""
-    glue = {name: GLUE_METRICS[name] for name in GLUE_METRICS}
-    if task is not None and task not in TASKS and task not in glue:
-        raise UsageError(f"Task {task!r} is not supported; choose {', '.join((*TASKS, *glue))}.")
-    chosen = metric or glue.get(task or "", "accuracy")
-    if chosen not in METRICS:
-        raise UsageError(f"Metric {chosen!r} is not known; choose {', '.join(METRICS)}.")
-    return chosen
 
 
 def check_device(device: str) -> None:
@@ -245,23 +225,66 @@ def load_config(model: str) -> PreTrainedConfig:
     except Exception as error:  # a config whose values contradict one another
         reason = cause(error)
         raise UsageError(f"{model}/config.json cannot be used: {reason}.") from None
+    if not architecture_of(config.model_type).reads_text:
+        raise UsageError(
+            f"{model} is a {config.model_type} model, which does not read text; axsearch has no "
+            "task for it yet, only `axsearch.shrink`."
+        )
+    if getattr(config, "is_decoder", False):
+        raise UsageError(
+            f"{model} is set up as a decoder (is_decoder in its config), which is not supported "
+            f"for {config.model_type}."
+        )
+    if config.pad_token_id is None:
+        raise UsageError(
+            f"{model} has no padding token, which batches need: set pad_token_id in its "
+            "config.json and pad_token in its tokenizer_config.json, to the end token, for example."
+        )
     return config
 
 
-def load_model(
-    model: str, *, attention: str = "sdpa", new_head: bool = False, **config: Any
-) -> PreTrainedModel:
-    """The classifier in evaluation mode, fp32, from safetensors only.
+def check_head(model: str, config: PreTrainedConfig, kind: TaskKind[Any, Any] | None) -> None:
+    """Raises UsageError for a model whose head is not one for this kind, or for any if None."""
+    found = (config.architectures or [""])[0]
+    kinds = task_kinds().values() if kind is None else (kind,)
+    if any(found.endswith(fitting.head) for fitting in kinds):
+        return
+    other = " or ".join(k.name for k in task_kinds().values() if found.endswith(k.head))
+    if kind is not None and other:
+        raise UsageError(
+            f"{model} has a head for {other} ({found}), which does not fit {kind.name}; "
+            "give the right --task and data, or fine-tune it with `axsearch finetune`."
+        )
+    raise UsageError(
+        f"{model} has no head for {'any task' if kind is None else kind.name} "
+        f"({found or 'unknown class'}); fine-tune it first with `axsearch finetune`."
+    )
 
-    ``config`` entries replace those of the model's own config. Weights of the head may be missing
-    only with ``new_head``. Raises UsageError where weights are missing or damaged.
+
+def load_model(
+    model: str,
+    auto_class: Any,
+    *,
+    attention: str | None = None,
+    new_head: bool = False,
+    **config: Any,
+) -> PreTrainedModel:
+    """A model with its head in evaluation mode, fp32, from safetensors only.
+
+    ``auto_class`` is transformers' class for the head (:attr:`TaskKind.auto_class`), ``attention``
+    the implementation of attention; the family's own if None. ``config`` entries replace those of
+    the model's own config. Weights of the head may be missing only with ``new_head``. Raises
+    UsageError where weights are missing or damaged.
     """
+    own = load_config(model)
+    if getattr(own, "chunk_size_feed_forward", 0):
+        config["chunk_size_feed_forward"] = 0  # the same answers, and blocks that run once
     try:
         loaded: PreTrainedModel
-        loaded, found = AutoModelForSequenceClassification.from_pretrained(
+        loaded, found = auto_class.from_pretrained(
             str(Path(model).expanduser()) if Path(model).expanduser().exists() else model,
             dtype=torch.float32,
-            attn_implementation=attention,
+            attn_implementation=attention or architecture_of(own.model_type).attention,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=new_head,
@@ -311,37 +334,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 def input_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
     """How many tokens of an example the model sees."""
-    return int(min(tokenizer.model_max_length, config.max_position_embeddings, LONGEST))
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], length: int
-) -> list[dict[str, list[int]]]:
-    """Token ids of one or two texts an example, cut to ``length`` tokens, without padding."""
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=length)
-    keys = list(encoded.keys())
-    return [
-        dict(zip(keys, values, strict=True))
-        for values in zip(*(encoded[key] for key in keys), strict=True)
-    ]
-
-
-def label_ids(config: PreTrainedConfig, labels: Sequence[str]) -> dict[str, int]:
-    """What each label is to the model's head; raises UsageError where they do not fit."""
-    found = sorted(set(labels))
-    names: dict[str, Any] = dict(config.label2id or {})
-    named = {str(name): int(index) for name, index in names.items()}
-    if set(found) <= set(named):
-        return {label: named[label] for label in found}
-    numbered = any(name.isdecimal() for name in named)  # then '1' may well be its name for 0
-    if not numbered and all(label.isdecimal() and int(label) < len(names) for label in found):
-        return {label: int(label) for label in found}
-    shown = ", ".join(repr(label) for label in found[:6]) + (", …" if len(found) > 6 else "")
-    raise UsageError(
-        f"The labels of the data ({shown}) do not fit the model's head, "
-        f"which knows {', '.join(map(repr, list(named)[:6]))}."
-    )
+    most = architecture_of(config.model_type).longest(config)
+    return int(min(tokenizer.model_max_length, most, LONGEST))
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:

@@ -72,6 +72,8 @@ class Worker:
                 annotate(self.study)
 
     def _run(self, wanted: int) -> None:
+        if self.space.compensation != "none":
+            _ = self.evaluator.moments  # with its own progress bar, not in the midst of a trial
         self._enqueue(self._missing(wanted))
         started, failures = time.monotonic(), 0
         with progress_bar() as progress, Interrupts() as self._interrupts:

@@ -1,12 +1,19 @@
-"""A tiny classifier of any model family, for the contracts that run over every one of them."""
+"""A tiny model of any family, for the contracts that run over every one of them."""
 
 from __future__ import annotations
 
 import functools
+import random
+from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+
+from axsearch.approximations import Site
+from axsearch.architectures import architecture_of
+from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
 
 LENGTH = 96  # above every k that the search tries
 SIZES = {
@@ -15,30 +22,114 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    "max_position_embeddings": LENGTH,
+    "max_position_embeddings": LENGTH + 2,
 }
+OWN_SIZES: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+        "pooler_hidden_size": 32,
+    },
+    "distilbert": {"hidden_dim": 64},
+    "electra": {"embedding_size": 16},
+    "gpt2": {"n_inner": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1},
+    "modernbert": {
+        "local_attention": 16,
+        "global_attn_every_n_layers": 2,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "cls_token_id": 1,
+        "sep_token_id": 1,
+    },
+    "vit": {"image_size": 40, "patch_size": 4, "num_channels": 3},
+}
+PICTURES = ("vit",)
 
 
 @functools.cache
-def tiny_model(model_type: str) -> PreTrainedModel:
-    """The family's classifier with random weights, biases and norms; tests leave it as it is."""
-    config = AutoConfig.for_model(model_type)
-    for name, value in SIZES.items():
-        setattr(config, name, value)
+def tiny_model(model_type: str, auto_class: str | None = None) -> PreTrainedModel:
+    """The family's classifier, or another head; tests leave it as it is."""
+    return random_model(model_type, auto_class)
+
+
+def random_model(model_type: str, auto_class: str | None = None, **more: Any) -> PreTrainedModel:
+    """A tiny model with random weights, biases and norms; ``more`` goes into its config."""
+    sizes = {**SIZES, **OWN_SIZES.get(model_type, {}), **more}
+    if model_type in PICTURES:
+        for tokens in ("vocab_size", "max_position_embeddings"):
+            sizes.pop(tokens)
+    if auto_class is None:
+        kind = "Image" if model_type in PICTURES else "Sequence"
+        auto_class = f"AutoModelFor{kind}Classification"
+    config = AutoConfig.for_model(model_type, **sizes)
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+    attention = architecture_of(model_type).attention
+    auto = getattr(transformers, auto_class)
+    model: PreTrainedModel = auto.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
 
 
-def padded_batch() -> dict[str, Tensor]:
-    """Three rows of 96, 70 and 9 tokens."""
-    ids = torch.randint(
-        5, SIZES["vocab_size"], (3, LENGTH), generator=torch.Generator().manual_seed(0)
-    )
-    mask = torch.ones_like(ids)
-    mask[1, 70:] = 0
-    mask[2, 9:] = 0
-    return {"input_ids": ids * mask, "attention_mask": mask}
+def padded_batch(model_type: str) -> dict[str, Tensor]:
+    """Three rows of 96, 70 and 9 tokens; three random images for a vision model."""
+    family, config = architecture_of(model_type), tiny_model(model_type).config
+    batch = family.example(config, 3, LENGTH)
+    if model_type in PICTURES:
+        return batch
+    pad = config.pad_token_id or 0
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    batch["attention_mask"][1, 70:] = 0
+    batch["attention_mask"][2, 9:] = 0
+    ids = family.example(config, 6, LENGTH)["input_ids"][:3]  # the first half is not padded
+    return {
+        "input_ids": ids.masked_fill(batch["attention_mask"] == 0, pad),
+        "attention_mask": batch["attention_mask"],
+    }
+
+
+def short_batch(model_type: str) -> dict[str, Tensor]:
+    """Three rows of 24, 17 and 5 tokens, for many runs; one image for a vision model."""
+    batch = padded_batch(model_type)
+    if model_type in PICTURES:
+        return {name: tensor[:1] for name, tensor in batch.items()}
+    lengths = torch.tensor([[24], [17], [5]])
+    mask = (torch.arange(24) < lengths).long()
+    pad = tiny_model(model_type).config.pad_token_id or 0
+    ids = batch["input_ids"][:, :24]
+    ids = torch.where(ids == pad, 7, ids)  # where the long rows end
+    return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
+
+
+def every_site(model_type: str) -> tuple[Site, ...]:
+    """The sites of the tiny model."""
+    return architecture_of(model_type).sites(tiny_model(model_type), LENGTH)
+
+
+def random_recipe(model_type: str, seed: int) -> Recipe:
+    """Any mixture: units, blocks and layers removed, top-k of either kind in every mode."""
+    draw = random.Random(f"{model_type} {seed}")
+
+    def units(count: int) -> Kept:
+        number = 0 if draw.random() < 0.25 else draw.randint(1, count)
+        return Kept(of=count, kept=tuple(sorted(draw.sample(range(count), number))))
+
+    sites: dict[SiteId, dict[str, Choice]] = {}
+    for site in every_site(model_type):
+        choices: dict[str, Choice] = {}
+        attention = site.id.kind == "attention"
+        if draw.random() < 0.7:
+            choices["heads" if attention else "ffn"] = units(site.units.count)
+        name = "topk" if attention else "ffn_topk"
+        if draw.random() < 0.5 and name not in site.lacks:
+            mode = draw.choice(("renormalised", "hard")) if attention else "largest"
+            choices[name] = Setting(value=draw.randint(1, 30), mode=mode)
+        sites[site.id] = choices
+    return Recipe.of(sites)

@@ -39,6 +39,18 @@ def test_topk_zero_shot(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
         assert row["low"] <= row["difference"] <= row["high"]
 
 
+def test_compensation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    run("compensation.py", base_dir, data_dir, "--recipes", 2, "--out", tmp_path)
+    results = tmp_path / "compensation.json"
+    rows = json.loads(results.read_text())["rows"]
+    assert len(rows) == 2 * 2 * 3
+    assert {row["compensation"] for row in rows} == {"none", "bias", "least_squares"}
+    assert "least_squares" in (tmp_path / "compensation.md").read_text()
+    before = results.read_bytes()
+    run("compensation.py", base_dir, data_dir, "--recipes", 2, "--out", tmp_path)
+    assert results.read_bytes() == before
+
+
 def test_what_the_readme_says_of_the_committed_results() -> None:
     data = json.loads((BENCHMARKS / "results" / "topk_attention.json").read_text())
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from axsearch import data as data_module
-from axsearch.data import LabelledData, LabelledText, read_data
+from axsearch.data import Data, read_data
 from axsearch.errors import UsageError
+from axsearch.tasks.sequences import TEXT_COLUMNS, TextExample
 
 COUNT = 40
 SUFFIXES = ["csv", "jsonl", "parquet"]
@@ -46,6 +46,14 @@ def folder_of(folder: Path, train: str) -> str:
     return str(folder)
 
 
+def texts(examples: Sequence[TextExample[str]]) -> list[tuple[str, ...]]:
+    return [example.texts for example in examples]
+
+
+def labels(examples: Sequence[TextExample[str]]) -> set[str]:
+    return {example.label for example in examples}
+
+
 def refused(source: object, **arguments: Any) -> str:
     with pytest.raises(UsageError) as error:
         read_data(str(source), **arguments)
@@ -61,10 +69,11 @@ class TestFolder:
         for start, split in enumerate(("train", "validation", "test")):
             write(tmp_path / f"{split}.{suffix}", rows(4 + start, 100 * start))
         found = read_data(str(tmp_path))
-        assert found.train == LabelledText([(f"text {i}",) for i in range(4)], ["0", "1"] * 2)
-        assert found.validation.texts[0] == ("text 100",)
+        assert found.kind.name == "text-classification"
+        assert found.train == [TextExample((f"text {i}",), str(i % 2)) for i in range(4)]
+        assert found.validation[0].texts == ("text 100",)
         assert (len(found.train), len(found.validation), len(found.test)) == (4, 5, 6)
-        assert (found.text_columns, found.label_column, found.notes) == (("text",), "label", [])
+        assert (found.columns, found.notes) == ((("text",), "label"), ())
 
     def test_formats_may_be_mixed(self, tmp_path: Path) -> None:
         for split, suffix in zip(("train", "validation", "test"), SUFFIXES, strict=True):
@@ -81,11 +90,11 @@ class TestFolder:
     def test_string_labels(self, tmp_path: Path, suffix: str) -> None:
         named = [row | {"label": ("bad", "good")[row["label"]]} for row in rows()]
         write(tmp_path / f"train.{suffix}", named)
-        assert set(read_data(str(tmp_path)).train.labels) == {"bad", "good"}
+        assert labels(read_data(str(tmp_path)).train) == {"bad", "good"}
 
     def test_whole_numbers_written_as_fractions_are_classes(self, tmp_path: Path) -> None:
         write(tmp_path / "train.parquet", [row | {"label": float(row["label"])} for row in rows()])
-        assert set(read_data(str(tmp_path)).train.labels) == {"0", "1"}
+        assert labels(read_data(str(tmp_path)).train) == {"0", "1"}
 
     def test_class_names_kept_in_parquet(self, tmp_path: Path) -> None:
         features = datasets.Features(
@@ -93,11 +102,9 @@ class TestFolder:
         )
         table = datasets.Dataset.from_list(rows(), features=features)
         table.to_parquet(tmp_path / "train.parquet")
-        assert set(read_data(str(tmp_path)).train.labels) == {"no", "yes"}
+        assert labels(read_data(str(tmp_path)).train) == {"no", "yes"}
 
-    @pytest.mark.parametrize(
-        "columns", [*(pair for pair in data_module.TEXT_COLUMNS)], ids="+".join
-    )
+    @pytest.mark.parametrize("columns", [*(pair for pair in TEXT_COLUMNS)], ids="+".join)
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_columns_are_recognised(
         self, tmp_path: Path, suffix: str, columns: tuple[str, ...]
@@ -108,17 +115,15 @@ class TestFolder:
         write(tmp_path / f"train.{suffix}", [row(i) for i in range(COUNT)])
         write(tmp_path / f"validation.{suffix}", [row(i) for i in range(3)])
         found = read_data(str(tmp_path))
-        assert found.text_columns == columns
-        assert found.validation.texts[2] == tuple(f"{column} 2" for column in columns)
+        assert found.columns.texts == columns
+        assert found.validation[2].texts == tuple(f"{column} 2" for column in columns)
 
     def test_columns_can_be_given(self, tmp_path: Path) -> None:
         content = [{"b": f"b{i}", "text": "x", "a": f"a{i}", "kind": i % 2} for i in range(COUNT)]
         write(tmp_path / "train.csv", content)
         write(tmp_path / "test.csv", content[:3])
         found = read_data(str(tmp_path), text_columns=["a", "b"], label_column="kind")
-        assert found.test == LabelledText(
-            [("a0", "b0"), ("a1", "b1"), ("a2", "b2")], ["0", "1", "0"]
-        )
+        assert found.test == [TextExample((f"a{i}", f"b{i}"), str(i % 2)) for i in range(3)]
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize(
@@ -128,20 +133,20 @@ class TestFolder:
     def test_texts_stay_as_they_are(self, tmp_path: Path, suffix: str, text: str) -> None:
         write(tmp_path / f"train.{suffix}", rows())
         write(tmp_path / f"test.{suffix}", [{"text": text, "label": 1}, {"text": "b", "label": 0}])
-        assert read_data(str(tmp_path)).test.texts == [(text,), ("b",)]
+        assert texts(read_data(str(tmp_path)).test) == [(text,), ("b",)]
 
     def test_long_csv_of_texts_with_newlines(self, tmp_path: Path) -> None:
         # A reader that cuts a file into blocks must not cut within quotes.
         content = [{"text": f"{i}\n" + "a\n" * 50_000 + "b", "label": i % 2} for i in range(COUNT)]
         write(tmp_path / "train.csv", rows())
         write(tmp_path / "test.csv", content)
-        assert read_data(str(tmp_path)).test.texts == [(row["text"],) for row in content]
+        assert texts(read_data(str(tmp_path)).test) == [(row["text"],) for row in content]
 
     @pytest.mark.parametrize("text", ["007", "1.50", "true", "NA", "2020-01-01 10:00"])
     def test_column_of_texts_that_look_like_other_things(self, tmp_path: Path, text: str) -> None:
         lines = [f"{text},{i % 2}" for i in range(COUNT)]
         found = read_data(folder_of(tmp_path, "\n".join(["text,label", *lines])))
-        assert set(found.train.texts) == {(text,)}
+        assert set(texts(found.train)) == {(text,)}
 
     @pytest.mark.parametrize("labels", [("true", "false"), ("01", "02"), ("NA", "EU"), ("NA", "1")])
     def test_labels_are_called_what_the_file_calls_them(
@@ -149,7 +154,7 @@ class TestFolder:
     ) -> None:
         lines = [f"text {i},{labels[i % 2]}" for i in range(COUNT)]
         found = read_data(folder_of(tmp_path, "\n".join(["text,label", *lines])))
-        assert set(found.train.labels) == set(labels)
+        assert {example.label for example in found.train} == set(labels)
 
     @pytest.mark.parametrize("prefix", ["", "\ufeff"])
     @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -157,28 +162,28 @@ class TestFolder:
         lines = ["text,label", *(f"text {i},{i % 2}" for i in range(COUNT))]
         content = prefix + newline.join(lines)
         (tmp_path / "train.csv").write_bytes(content.encode())
-        assert ("text 1",) in read_data(str(tmp_path)).train.texts
+        assert ("text 1",) in texts(read_data(str(tmp_path)).train)
 
 
 class TestCut:
-    def read(self, folder: Path, seed: int = 0) -> LabelledData:
+    def read(self, folder: Path, seed: int = 0) -> Data:
         write(folder / "train.csv", rows(100))
         return read_data(str(folder), seed=seed)
 
     def test_missing_splits_are_cut_from_train_and_said(self, tmp_path: Path) -> None:
         found = self.read(tmp_path, seed=3)
-        parts = [set(part.texts) for part in (found.train, found.validation, found.test)]
+        parts = [set(texts(part)) for part in (found.train, found.validation, found.test)]
         assert set.union(*parts) == {(f"text {i}",) for i in range(100)}
         assert [len(part) for part in parts] == [81, 10, 9]  # so they share no example
-        assert found.notes == [
+        assert found.notes == (
             "No validation split: 10 examples were cut from train (seed 3).",
             "No test split: 9 examples were cut from train (seed 3).",
-        ]
+        )
 
     def test_labels_stay_with_their_texts(self, tmp_path: Path) -> None:
         found = self.read(tmp_path)
         for part in (found.train, found.validation, found.test):
-            for (text,), label in zip(part.texts, part.labels, strict=True):
+            for (text,), label in part:
                 assert label == str(int(text.removeprefix("text ")) % 2)
 
     def test_seed_fixes_the_cut(self, tmp_path: Path) -> None:
@@ -298,25 +303,72 @@ class TestRefusedFolder:
         message = refused(folder_of(tmp_path, "text,label\n"))
         assert message == f"{tmp_path / 'train.csv'} holds no rows."
 
+
+class TestKind:
+    """Which kind of task the columns make plain."""
+
+    ANSWERS: dict[str, Any] = {"text": ["a"], "answer_start": [0]}  # noqa: RUF012
+
     @pytest.mark.parametrize(
-        ("columns", "task"),
+        ("row", "kind"),
         [
-            ({"text": "a", "score": 0.5}, "regression"),
-            ({"question": "a", "context": "b", "answers": ["c"]}, "question-answering"),
-            ({"tokens": ["a", "b"], "ner_tags": [0, 1]}, "token-classification"),
+            ({"text": "a", "label": 1}, "text-classification"),
+            ({"text": "a", "label": "1.5 stars"}, "text-classification"),
+            ({"text": "a", "label": 1, "score": 0.5}, "text-classification"),
+            ({"text": "a", "label": 1, "answers": "x"}, "text-classification"),
+            ({"text": "a", "label": 1.5}, "regression"),
+            ({"text": "a", "score": 1}, "regression"),
+            ({"question": "a", "context": "a", "answers": ANSWERS}, "question-answering"),
+            ({"tokens": ["a", "b"], "ner_tags": ["O", "B-X"]}, "token-classification"),
+            ({"tokens": ["a", "b"], "tags": ["O", "B-X"]}, "token-classification"),
         ],
+        ids=str,
     )
-    def test_data_of_another_task(self, tmp_path: Path, columns: dict[str, Any], task: str) -> None:
-        write(tmp_path / "train.jsonl", [columns] * COUNT)
-        message = refused(tmp_path)
-        assert f"{tmp_path} looks like {task}" in message
-        assert "text-classification" in message
+    def test_recognised(self, tmp_path: Path, row: dict[str, Any], kind: str) -> None:
+        other = {name: 0 if isinstance(value, int) else value for name, value in row.items()}
+        other |= {"label": "other"} if isinstance(row.get("label"), str) else {}
+        other |= {"label": 0.0} if isinstance(row.get("label"), float) else {}
+        write(tmp_path / "train.jsonl", [row, other] * COUNT)
+        assert read_data(str(tmp_path)).kind.name == kind
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_labels_that_are_fractions(self, tmp_path: Path, suffix: str) -> None:
-        write(tmp_path / f"train.{suffix}", [row | {"label": row["label"] + 0.5} for row in rows()])
+    def test_fractions_are_numbers_unless_the_task_says_otherwise(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        content = [row | {"label": row["label"] + 0.5} for row in rows()]
+        write(tmp_path / f"train.{suffix}", content)
+        found = read_data(str(tmp_path))
+        assert found.kind.name == "regression"
+        assert {example.label for example in found.train} == {0.5, 1.5}
+        found = read_data(str(tmp_path), task="text-classification")
+        assert labels(found.train) == {"0.5", "1.5"}
+
+    def test_task_decides(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.csv", rows())
+        found = read_data(str(tmp_path), task="glue/stsb")
+        assert found.kind.name == "regression"
+        assert {example.label for example in found.train} == {0.0, 1.0}
+
+    def test_what_may_be_two_things_is_asked_for(self, tmp_path: Path) -> None:
+        row = {"tokens": ["a"], "tags": ["O"], "question": "a", "context": "a", "answers": "x"}
+        write(tmp_path / "train.jsonl", [row] * COUNT)
         message = refused(tmp_path)
-        assert "labels in column 'label' are fractions" in message
+        assert message.endswith(
+            "may be question-answering or token-classification; say which with --task."
+        )
+
+    def test_unknown_task(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.csv", rows())
+        assert "'glue/none' is not supported" in refused(tmp_path, task="glue/none")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_above_a_megabyte(tmp_path: Path, suffix: str) -> None:
+    content = rows()
+    content[7]["text"] = "long " * 500_000
+    write(tmp_path / f"train.{suffix}", rows())
+    write(tmp_path / f"test.{suffix}", content)
+    assert texts(read_data(str(tmp_path)).test)[7] == ("long " * 500_000,)
 
 
 class Hub:
@@ -369,8 +421,8 @@ class TestHub:
     def test_labels_are_the_names_of_the_classes(self, hub: Any) -> None:
         hub({split: columns(4, (0, 1)) for split in ("train", "validation", "test")}, self.NAMES)
         found = read_data("org/data")
-        assert found.train.labels == ["negative", "positive"] * 2
-        assert found.text_columns == ("sentence",)
+        assert [example.label for example in found.train] == ["negative", "positive"] * 2
+        assert found.columns.texts == ("sentence",)
 
     def test_hidden_test_labels_are_left_out_and_said(self, hub: Any) -> None:
         splits = {
@@ -380,12 +432,12 @@ class TestHub:
         }
         hub(splits, self.NAMES)
         found = read_data("nyu-mll/glue:sst2")
-        assert found.notes == [
+        assert found.notes == (
             "The test split has no labels and is left out.",
             "No test split: 4 examples were cut from train (seed 0).",
-        ]
+        )
         assert len(found.validation) == 6
-        assert not set(found.test.texts) & {*found.train.texts, *found.validation.texts}
+        assert not set(texts(found.test)) & set(texts(found.train + found.validation))
 
     def test_matched_splits_of_mnli(self, hub: Any) -> None:
         splits = {
@@ -424,5 +476,12 @@ class TestHub:
         (tmp_path / "imdb").mkdir()
         write(tmp_path / "imdb" / "train.csv", rows())
         monkeypatch.chdir(tmp_path)
-        assert read_data("imdb").text_columns == ("text",)
+        assert read_data("imdb").columns.texts == ("text",)
         assert not served.calls
+
+
+def test_lists_that_begin_with_null_are_refused(tmp_path: Path) -> None:
+    row = '{"tokens": ["superb", "dull"], "ner_tags": [null, 1]}\n'
+    (tmp_path / "train.jsonl").write_text(row * 30)
+    with pytest.raises(UsageError):
+        read_data(str(tmp_path))

@@ -14,10 +14,10 @@ ONE = """
 from axsearch.approximations.base import UnitRemoval
 
 class Halfway(UnitRemoval):
-    name, kind, fractions = "halfway", "ffn", ()
+    name, kinds, fractions = "halfway", ("ffn",), ()
 
 class Found(UnitRemoval):
-    name, kind, fractions = "found", "ffn", ()
+    name, kinds, fractions = "found", ("ffn",), ()
 
     def grain(self, site):
         return 1
@@ -49,3 +49,6 @@ def test_concrete_classes_are_found_where_they_are_defined(
     ]
     found = list(discovery.classes(package, UnitRemoval))  # type: ignore[type-abstract]
     assert [member.__name__ for member in found] == ["Found", "Another"]
+    # What others are built on is not one of them, be it concrete.
+    (base, another) = found
+    assert list(discovery.classes(package, base)) == [another]

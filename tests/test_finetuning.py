@@ -53,7 +53,7 @@ def test_the_result_is_a_base_that_a_search_can_start_from(
     task = Task.load(str(out), str(named_data))
     assert task.model.config.id2label == {0: "negative", 1: "positive"}
     assert int(task.search.lengths.min()) < int(task.search.lengths.max()) <= 32
-    accuracy = np.mean(predict(task.model, task.search) == task.search.labels)
+    accuracy = np.mean(predict(task.model, task.search, task.kind) == task.search.targets)
     assert accuracy == pytest.approx(done.validation.value, abs=1e-9)
     assert not done.cached
     assert not list(out.glob("checkpoints-*"))

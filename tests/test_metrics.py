@@ -1,125 +1,210 @@
-"""Metrics and their intervals against their formulas."""
+"""Metrics against their formulas, resamples against the libraries, intervals against theory."""
 
 from __future__ import annotations
 
 import math
+import time
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from axsearch import metrics
-from axsearch.metrics import GLUE_METRICS, METRICS, Estimate, estimate, paired_difference
+from axsearch.metrics import (
+    STATISTICS,
+    better_and_worse,
+    estimate,
+    paired_difference,
+    value,
+)
+from axsearch.outcome import Estimate, Outcome
 
 
-@pytest.fixture(autouse=True)
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 120)  # scikit-learn is called once for each
+def outcome(statistic: str, count: int, seed: int = 0) -> Outcome:
+    """Answers of a middling model."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 2 if statistic == "f1" else 4, count)
+    answers = np.where(draw.random(count) < 0.7, labels, draw.integers(0, labels.max() + 1, count))
+    numbers = np.round(draw.random(count) * 5 * 4) / 4
+    gold, predicted = draw.integers(0, 5, (2, count))
+    counts = (np.minimum(gold, predicted) * draw.random(count)).astype(int)
+    columns: dict[str, tuple[NDArray[Any], ...]] = {
+        "share": (counts, gold + 1),
+        "entity_f1": (counts, predicted, gold),
+        "pearson": (numbers, numbers + draw.normal(size=count)),
+        "spearman": (numbers, np.exp(numbers + draw.normal(size=count))),
+    }
+    if statistic == "mean":
+        return Outcome("mean", draw.random(count))
+    return Outcome(statistic, np.stack(columns.get(statistic, (labels, answers)), axis=1))
 
 
-def counts(tp: int, fp: int, fn: int, tn: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pairs(statistic: str, tp: int, fp: int, fn: int, tn: int) -> Outcome:
     """Labels and predictions with these numbers of true and false positives and negatives."""
     labels = [1] * tp + [0] * fp + [1] * fn + [0] * tn
     predicted = [1] * tp + [1] * fp + [0] * fn + [0] * tn
-    return np.array(labels), np.array(predicted)
+    return Outcome(statistic, np.array([labels, predicted]).T)
 
 
-def test_accuracy_with_wilson_interval() -> None:
-    found = estimate("accuracy", *counts(5, 1, 1, 3))
-    assert found.value == 0.8
-    z, n, p = 1.959963984540054, 10, 0.8
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
+class TestValues:
+    def test_f1_is_that_of_the_positive_class(self) -> None:
+        assert value(pairs("f1", 30, 10, 5, 55)) == pytest.approx(60 / 75)
+
+    def test_matthews_correlation(self) -> None:
+        tp, fp, fn, tn = 30, 10, 5, 55
+        product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+        found = value(pairs("matthews_correlation", tp, fp, fn, tn))
+        assert found == pytest.approx((tp * tn - fp * fn) / math.sqrt(product))
+
+    def test_f1_of_three_classes_is_the_mean(self) -> None:
+        answers = np.array([[0, 0], [0, 1], [1, 1], [1, 1], [2, 2], [2, 0]])
+        # Class by class: precision and recall (1/2, 1/2), (2/3, 1), (1, 1/2).
+        found = value(Outcome("macro_f1", answers))
+        assert found == pytest.approx((1 / 2 + 4 / 5 + 2 / 3) / 3)
+
+    def test_correlations(self) -> None:
+        values = np.array([[1.0, 1.0], [2.0, 8.0], [3.0, 27.0], [4.0, 26.0]])
+        assert value(Outcome("spearman", values)) == pytest.approx(1 - 6 * 2 / (4 * 15))
+        assert value(Outcome("pearson", values)) == pytest.approx(np.corrcoef(values.T)[0, 1])
+
+    def test_entities_and_shares_are_counted_over_all_examples(self) -> None:
+        counts = np.array([[1, 2, 1], [0, 0, 3], [2, 2, 2]])
+        assert value(Outcome("entity_f1", counts)) == pytest.approx(2 * 3 / (4 + 6))
+        assert value(Outcome("share", np.array([[1, 2], [9, 10]]))) == pytest.approx(10 / 12)
+
+    @pytest.mark.parametrize("statistic", sorted({*STATISTICS} - {"mean", "share"}))
+    def test_what_is_not_defined_is_zero(self, statistic: str) -> None:
+        constant = np.array([[0, 1, 1]] * 9)[:, : outcome(statistic, 9).values.shape[1]]
+        found = estimate(Outcome(statistic, constant))
+        assert found == Estimate(0, 0, 0)
 
 
-@pytest.mark.parametrize("right", [0, 7])
-def test_wilson_interval_at_the_ends(right: int) -> None:
-    found = estimate("accuracy", np.ones(7, int), np.array([1] * right + [0] * (7 - right)))
-    assert 0 <= found.low <= found.value <= found.high <= 1
-    assert found.high - found.low > 0.3  # seven examples say little
+@pytest.mark.parametrize("statistic", sorted(STATISTICS))
+class TestEveryStatistic:
+    def test_resamples_equal_the_library(self, statistic: str) -> None:
+        given = outcome(statistic, 200)
+        drawn = np.random.default_rng(1).integers(0, 200, (20, 200))
+        draws = np.stack([np.bincount(rows, minlength=200) for rows in drawn]).astype(np.float32)
+        expected = [STATISTICS[statistic].value(given.values[rows]) for rows in drawn]
+        found = STATISTICS[statistic].resampled(given.values)(draws)
+        assert found.shape == (20,)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert np.std(expected) > 0.005
+
+    def test_resamples_of_few_kinds_of_examples(self, statistic: str) -> None:
+        # Resamples of one class alone, or of one example alone, are among them.
+        given = outcome(statistic, 5, seed=3)
+        drawn = np.random.default_rng(2).integers(0, 5, (60, 5))
+        draws = np.stack([np.bincount(rows, minlength=5) for rows in drawn]).astype(np.float32)
+        expected = [STATISTICS[statistic].value(given.values[rows]) for rows in drawn]
+        found = STATISTICS[statistic].resampled(given.values)(draws)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+    def test_interval_holds_the_value_and_narrows(self, statistic: str) -> None:
+        few, many = (estimate(outcome(statistic, count)) for count in (400, 10_000))
+        for found in (few, many):
+            assert found.low < found.value < found.high
+        assert (few.high - few.low) / (many.high - many.low) == pytest.approx(5, rel=0.35)
+
+    def test_seed_fixes_the_interval(self, statistic: str) -> None:
+        given = outcome(statistic, 60)
+        assert estimate(given, 3) == estimate(given, 3)
+        assert estimate(given, 3) != estimate(given, 4)
+
+    def test_paired_difference(self, statistic: str) -> None:
+        base, same = outcome(statistic, 300), outcome(statistic, 300)
+        assert paired_difference(same, base) == Estimate(0, 0, 0)
+        changed = Outcome(statistic, base.values.copy())
+        changed.values[:20] = outcome(statistic, 300, seed=9).values[:20]
+        found = paired_difference(changed, base)
+        assert found.value == pytest.approx(value(changed) - value(base))
+        assert found.low <= found.value <= found.high
+        alone = estimate(base)
+        assert 0 < found.high - found.low < 0.6 * (alone.high - alone.low)
+        opposite = paired_difference(base, changed)
+        assert (opposite.low, opposite.high) == pytest.approx((-found.high, -found.low))
+
+    def test_better_and_worse(self, statistic: str) -> None:
+        base = outcome(statistic, 100)
+        assert better_and_worse(base, base) == (0, 0)
+        other = outcome(statistic, 100, seed=1)
+        better, worse = better_and_worse(other, base)
+        assert better > 0
+        assert better_and_worse(base, other) == (worse, better)
 
 
-def test_f1_is_that_of_the_positive_class() -> None:
-    tp, fp, fn, tn = 30, 10, 5, 55
-    found = estimate("f1", *counts(tp, fp, fn, tn))
-    assert found.value == pytest.approx(2 * tp / (2 * tp + fp + fn))
-    assert found.low < found.value < found.high
+class TestShareOfRightAnswers:
+    def test_wilson_interval(self) -> None:
+        found = estimate(Outcome("mean", np.array([True] * 8 + [False] * 2)))
+        z, n, p = 1.959963984540054, 10, 0.8
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        assert found == pytest.approx((0.8, middle - half, middle + half))
+
+    @pytest.mark.parametrize("right", [0, 7])
+    def test_at_the_ends(self, right: int) -> None:
+        found = estimate(Outcome("mean", np.arange(7) < right))
+        assert 0 <= found.low <= found.value <= found.high <= 1
+        assert found.high - found.low > 0.3  # seven examples say little
+
+    def test_paired_interval(self) -> None:
+        # 900 agree, 60 lost, 40 won: pairing makes the interval narrow.
+        base = np.array([True] * 960 + [False] * 40)
+        right = np.array([True] * 900 + [False] * 60 + [True] * 40)
+        found = paired_difference(Outcome("mean", right), Outcome("mean", base))
+        half = 1.96 * math.sqrt((0.1 - 0.02**2) / 1000)
+        assert found.value == pytest.approx(-0.02)
+        assert (found.low, found.high) == pytest.approx((-0.02 - half, -0.02 + half), abs=0.004)
+        assert better_and_worse(Outcome("mean", right), Outcome("mean", base)) == (40, 60)
+
+    def test_a_constant_difference_has_no_spread(self) -> None:
+        right, wrong = (Outcome("mean", np.full(5, answer)) for answer in (True, False))
+        assert paired_difference(right, wrong) == Estimate(1, 1, 1)
+        assert paired_difference(wrong, right) == Estimate(-1, -1, -1)
 
 
-def test_matthews_correlation() -> None:
-    tp, fp, fn, tn = 30, 10, 5, 55
-    found = estimate("matthews_correlation", *counts(tp, fp, fn, tn))
-    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    assert found.value == pytest.approx((tp * tn - fp * fn) / math.sqrt(product))
-    assert found.low < found.value < found.high
+def test_pearson_interval_is_fishers() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=2000)
+    found = estimate(Outcome("pearson", np.stack((x, x + draw.normal(size=2000)), axis=1)))
+    z, half = math.atanh(found.value), 1.96 / math.sqrt(1997)
+    expected = (math.tanh(z - half), math.tanh(z + half))
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.004)
 
 
-def test_f1_of_three_classes_is_the_mean() -> None:
-    labels, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 0])
-    # Class by class: precision and recall (1/2, 1/2), (2/3, 1), (1, 1/2).
-    assert METRICS["f1"](labels, predicted, 3, None) == pytest.approx((1 / 2 + 4 / 5 + 2 / 3) / 3)
+def test_correlation_of_numbers_far_from_zero() -> None:
+    # Squares of such numbers do not fit single precision.
+    near = outcome("pearson", 300)
+    far = Outcome("pearson", near.values * 1e-3 + 1e4)
+    assert estimate(far) == pytest.approx(estimate(near), abs=1e-5)
 
 
 def test_interval_of_a_mean_f1_holds_no_other_metric() -> None:
     # A third of the resamples lack the one example of class 2; the positive class's F1 is 2/3.
     labels = np.array([0] * 20 + [1] * 20 + [2])
     predicted = np.array([1] * 40 + [2])
-    found = estimate("f1", labels, predicted)
+    found = estimate(Outcome("macro_f1", np.stack((labels, predicted), axis=1)))
     assert found.value == pytest.approx((0 + 2 / 3 + 1) / 3)
     assert found.high < 0.65
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews_correlation"])
-class TestEveryMetric:
-    def test_perfect_answers(self, metric: str) -> None:
-        labels = np.array([0, 1] * 30)
-        assert estimate(metric, labels, labels).value == 1
-        assert estimate(metric, labels, labels).high == 1
-
-    def test_one_class_alone_is_predicted(self, metric: str) -> None:
-        # Many resamples then hold one class alone, in the labels too.
-        labels = np.array([0] * 7 + [1])
-        found = estimate(metric, labels, np.zeros_like(labels))
-        assert math.isfinite(found.low + found.value + found.high)
-        assert found.value == (7 / 8 if metric == "accuracy" else 0)
-
-    def test_seed_fixes_the_interval(self, metric: str) -> None:
-        labels, predicted = counts(12, 5, 4, 20)
-        assert estimate(metric, labels, predicted, 3) == estimate(metric, labels, predicted, 3)
-
-    def test_more_examples_narrow_the_interval(self, metric: str) -> None:
-        few = estimate(metric, *counts(12, 5, 4, 20))
-        many = estimate(metric, *counts(1200, 500, 400, 2000))
-        assert few.value == pytest.approx(many.value)
-        assert (few.high - few.low) / (many.high - many.low) == pytest.approx(10, rel=0.3)
+@pytest.mark.parametrize("statistic", sorted({*STATISTICS} - {"spearman"}))
+def test_an_interval_costs_little(statistic: str) -> None:
+    given = outcome(statistic, 5000)
+    metrics._draws(5000, metrics.RESAMPLES, 0)
+    spent = []
+    for _ in range(5):
+        start = time.perf_counter()
+        estimate(given)
+        spent.append(time.perf_counter() - start)
+    assert min(spent) < 0.2  # 50 ms where nothing else runs
 
 
-def test_every_glue_metric_is_known() -> None:
-    assert set(GLUE_METRICS.values()) <= set(METRICS)
-
-
-class TestPairedDifference:
-    def test_equal_answers_differ_by_nothing(self) -> None:
-        right = np.array([True, False, True])
-        assert paired_difference(right, right) == Estimate(0, 0, 0)
-
-    def test_a_constant_difference_has_no_spread(self) -> None:
-        right = np.ones(5, bool)
-        assert paired_difference(right, ~right) == Estimate(1, 1, 1)
-        assert paired_difference(~right, right) == Estimate(-1, -1, -1)
-
-    def test_interval_is_that_of_the_paired_mean(self) -> None:
-        # 900 agree, 60 lost, 40 won: pairing makes the interval narrow.
-        base = np.array([True] * 960 + [False] * 40)
-        right = np.array([True] * 900 + [False] * 60 + [True] * 40)
-        found = paired_difference(right, base)
-        half = 1.96 * math.sqrt((0.1 - 0.02**2) / 1000)
-        assert found.value == pytest.approx(-0.02)
-        assert (found.low, found.high) == pytest.approx((-0.02 - half, -0.02 + half), abs=0.004)
-
-    def test_seed_fixes_the_interval(self) -> None:
-        draw = np.random.default_rng(0)
-        right, base = draw.random((2, 100)) < 0.8
-        assert paired_difference(right, base, 5) == paired_difference(right, base, 5)
-        assert paired_difference(right, base, 5) != paired_difference(right, base, 6)
+def test_outcomes_survive_packing() -> None:
+    for given in (outcome(statistic, 100) for statistic in STATISTICS):
+        again = Outcome.unpacked(given.statistic, given.packed())
+        assert again.values.dtype == given.values.dtype
+        np.testing.assert_array_equal(again.values, given.values)
+    right = Outcome("mean", np.random.default_rng(0).random(5000) < 0.8)
+    assert len(right.packed()) < 2000

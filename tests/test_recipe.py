@@ -6,14 +6,14 @@ import copy
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axsearch.errors import UsageError
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
+from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
 
 ATTENTION, FFN = SiteId(0, "attention"), SiteId(0, "ffn")
 EXACT = Recipe.of({})
@@ -39,9 +39,10 @@ SITES = st.dictionaries(
     CHOICES,
     max_size=4,
 )
-RECIPES = SITES.map(Recipe.of)
+COMPENSATION = st.sampled_from(["none", "bias", "least_squares"])
+RECIPES = st.builds(Recipe.of, SITES, COMPENSATION)
 
-NAMES = st.sampled_from(["ff", "0", "heads", "layer00.ffn", "kept", "renormalised"])
+NAMES = st.sampled_from(["ff", "0", "heads", "layer00.ffn", "kept", "renormalised", "bias", "none"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | NAMES,
     lambda inner: (
@@ -51,7 +52,7 @@ JSON = st.recursive(
 )
 
 
-def meaning(data: Any) -> dict[str, dict[str, Any]] | None:
+def meaning(data: Any) -> dict[str, Any] | None:
     """What a document says where it differs from the base; None if it is no recipe.
 
     Written from the format alone: a second opinion on ``Recipe.from_dict``.
@@ -82,13 +83,15 @@ def meaning(data: Any) -> dict[str, dict[str, Any]] | None:
                 return ("setting", value["value"], mode)
         return None
 
-    if not isinstance(data, dict) or set(data) != {"version", "sites"}:
+    if not isinstance(data, dict) or not {"version", "sites"} <= set(data):
+        return None
+    if not set(data) <= {"version", "sites", "compensation"}:
         return None
     if data["version"] != 1 or isinstance(data["version"], bool):
         return None
     if not isinstance(data["sites"], dict):
         return None
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
     for site, choices in data["sites"].items():
         match = re.fullmatch(r"layer([0-9]{2}|[1-9][0-9]{2})\.(attention|ffn)", site)
         if match is None or not isinstance(choices, dict):
@@ -97,13 +100,20 @@ def meaning(data: Any) -> dict[str, dict[str, Any]] | None:
         if None in read.values():
             return None
         read = {n: c for n, c in read.items() if c[0] == "setting" or len(c[2]) < c[1]}
+        counts = [len(c[2]) for c in read.values() if c[0] == "kept"]
+        if match[2] == "ffn" and counts:  # to use k of fewer than k neurons is to use them all
+            read = {n: c for n, c in read.items() if c[0] == "kept" or c[1] < min(counts)}
         read = {n: c for n, c in read.items() if c[0] == "kept" and not c[2]} or read
         if read:
             found[site] = read
-    return found
+    way = data.get("compensation", "none")
+    if way not in ("none", "bias", "least_squares"):
+        return None
+    partly = any(c[0] == "kept" and c[2] for read in found.values() for c in read.values())
+    return {"sites": found, "compensation": way if partly else "none"}
 
 
-def described(recipe: Recipe) -> dict[str, dict[str, Any]]:
+def described(recipe: Recipe) -> dict[str, Any]:
     """A recipe in the words of ``meaning``."""
     sites: dict[str, dict[str, Any]] = {}
     for site, name, choice in recipe.choices():
@@ -112,7 +122,7 @@ def described(recipe: Recipe) -> dict[str, dict[str, Any]]:
             if isinstance(choice, Kept)
             else ("setting", choice.value, choice.mode)
         )
-    return sites
+    return {"sites": sites, "compensation": recipe.compensation}
 
 
 def assert_read_rightly(data: Any) -> None:
@@ -154,7 +164,8 @@ def mutated(draw: st.DrawFn) -> Any:
         elif isinstance(parent, list):
             parent.insert(key, draw(JSON))
         else:
-            name = draw(st.text(max_size=10) | st.sampled_from(["of", "kept", "layer99.ffn"]))
+            names = ["of", "kept", "layer99.ffn", "compensation"]
+            name = draw(st.text(max_size=10) | st.sampled_from(names))
             parent[name] = parent.pop(key) if change == "rename" else draw(JSON)
     return data
 
@@ -177,6 +188,20 @@ class TestCanonicalForm:
         choices: dict[str, Choice] = {
             "heads": Kept(of=3, kept=(1,)),
             "topk": Setting(value=8, mode="hard"),
+        }
+        assert Recipe.of({ATTENTION: choices}).at(0, "attention") == choices
+
+    @pytest.mark.parametrize(("k", "stays"), [(1, True), (2, True), (3, False), (64, False)])
+    def test_using_k_of_no_more_than_k_neurons_is_no_choice(self, k: int, stays: bool) -> None:
+        some: dict[str, Choice] = {"ffn": Kept(of=64, kept=(0, 5, 9))}
+        both: dict[str, Choice] = {**some, "ffn_topk": Setting(value=k, mode="largest")}
+        assert Recipe.of({FFN: both}) == Recipe.of({FFN: both if stays else some})
+        assert ("ffn_topk" in Recipe.of({FFN: both}).at(0, "ffn")) is stays
+
+    def test_a_k_of_attention_is_not_compared_with_heads(self) -> None:
+        choices: dict[str, Choice] = {
+            "heads": Kept(of=12, kept=(0, 5)),
+            "topk": Setting(value=64, mode="hard"),
         }
         assert Recipe.of({ATTENTION: choices}).at(0, "attention") == choices
 
@@ -218,6 +243,63 @@ class TestCanonicalForm:
         assert recipe.at(5, "ffn") == {}
 
 
+class TestCompensation:
+    SOME: ClassVar[dict[SiteId, dict[str, Choice]]] = {FFN: {"ffn": Kept(of=4, kept=(1,))}}
+
+    @pytest.mark.parametrize("way", ["bias", "least_squares"])
+    def test_is_kept_where_units_are_partly_removed(self, way: Compensation) -> None:
+        recipe = Recipe.of(self.SOME, way)
+        assert recipe.compensation == way
+        assert recipe != Recipe.of(self.SOME)
+        assert recipe.hash != Recipe.of(self.SOME).hash
+        assert recipe.to_dict() == {**Recipe.of(self.SOME).to_dict(), "compensation": way}
+        assert Recipe.from_json(recipe.to_json()) == recipe
+
+    @pytest.mark.parametrize(
+        "sites",
+        [
+            {},
+            {ATTENTION: {"heads": Kept(of=4, kept=(0, 1, 2, 3))}},
+            {ATTENTION: {"heads": Kept(of=4, kept=())}, FFN: {"ffn": Kept(of=4, kept=())}},
+            {ATTENTION: {"topk": Setting(value=8, mode="hard")}},
+            {FFN: {"ffn_topk": Setting(value=8, mode="largest")}},
+            {ATTENTION: {"heads": Kept(of=4, kept=()), "topk": Setting(value=8, mode="hard")}},
+        ],
+        ids=["exact", "all kept", "blocks", "top-k", "top-k FFN", "block and top-k"],
+    )
+    def test_is_dropped_where_no_unit_could_make_up_for_another(
+        self, sites: dict[SiteId, dict[str, Choice]]
+    ) -> None:
+        recipe = Recipe.of(sites, "least_squares")
+        assert recipe.compensation == "none"
+        assert recipe == Recipe.of(sites)
+        assert "compensation" not in recipe.to_json()
+
+    def test_none_is_not_written_so_that_stored_recipes_stay_known(self) -> None:
+        assert set(Recipe.of(self.SOME).to_dict()) == {"version", "sites"}
+        data = {**Recipe.of(self.SOME).to_dict(), "compensation": "none"}
+        assert Recipe.from_dict(data) == Recipe.of(self.SOME)
+
+    @pytest.mark.parametrize("way", ["", "Bias", "ridge", None, 1, True, ["bias"], {"bias": 1}])
+    def test_another_is_refused(self, way: object) -> None:
+        data = {**Recipe.of(self.SOME).to_dict(), "compensation": way}
+        with pytest.raises(UsageError) as refused:
+            Recipe.from_dict(data, "mine")
+        assert str(refused.value) == (
+            f"mine is not a valid recipe: compensation {way!r} is not one of "
+            "none, bias, least_squares."
+        )
+        assert meaning(data) is None
+
+    def test_file_round_trip_and_an_edited_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "recipe.json"
+        Recipe.of(self.SOME, "bias").write(path)
+        assert Recipe.read(path) == Recipe.of(self.SOME, "bias")
+        path.write_text(path.read_text().replace('"bias"', '"least_squares"'))
+        with pytest.raises(UsageError, match="was changed after"):
+            Recipe.read(path)
+
+
 class TestJson:
     @SETTINGS
     @given(RECIPES)
@@ -246,6 +328,10 @@ class TestJson:
         )
         assert recipe.hash == "ce054314395cb04c984d5ce31257569ea9cd9453398b26cabcce09b8da3eab20"
         assert EXACT.hash == "bc598a2a238c01aac3025e8b064f08d47a7485a98e14c3e2a6da29e7cbb88e6b"
+        compensated = Recipe.of({FFN: {"ffn": Kept(of=4, kept=(1,))}}, "bias")
+        assert compensated.to_json() == (
+            '{"compensation":"bias","sites":{"layer00.ffn":{"ffn":{"kept":[1],"of":4}}},"version":1}'
+        )
 
     @pytest.mark.parametrize(("of", "mask"), [(4, "b"), (4, "0b"), (100, "b"), (100, "000b")])
     def test_bit_mask(self, of: int, mask: str) -> None:
@@ -272,6 +358,8 @@ class TestJson:
             {"version": 1},
             {"sites": {}},
             {"version": 1, "sites": {}, "more": 1},
+            {"version": 1, "sites": {}, "compensation": "mean"},
+            {"version": 1, "compensation": "bias"},
             {"version": 2, "sites": {}},
             {"version": "1", "sites": {}},
             {"version": True, "sites": {}},
@@ -352,6 +440,8 @@ class TestJson:
         assert_read_rightly({"version": 1, "sites": data})
         assert_read_rightly({"version": 1, "sites": {"layer00.ffn": {"ffn": data}}})
         assert_read_rightly({"version": data, "sites": {}})
+        some = {"layer00.ffn": {"ffn": {"of": 4, "kept": [1]}}}
+        assert_read_rightly({"version": 1, "sites": some, "compensation": data})
 
     @SETTINGS
     @given(st.text())

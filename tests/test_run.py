@@ -305,7 +305,9 @@ def test_a_study_is_found_from_another_folder(
         ({"data": "/no/such/data"}, "/no/such/data"),
         ({"storage": "nonsense"}, "database URL"),
         ({"metric": "bleu"}, "bleu"),
-        ({"task": "glue/stsb"}, "glue/stsb"),
+        ({"task": "glue/none"}, "glue/none"),
+        ({"task": "glue/stsb"}, "2 classes, which does not fit regression"),
+        ({"metric": "pearson"}, "'pearson' does not fit text-classification"),
     ],
 )
 def test_wrong_use_is_refused_before_anything_is_measured(
@@ -347,14 +349,16 @@ def test_accuracy_and_size_are_those_of_the_real_smaller_model(finished: tuple[s
     import torch
 
     from axsearch import Task, shrink
+    from axsearch.calibration.moments import measure_moments
 
     _, study = finished
     task = Task.load(study.spec.model, study.spec.data)
+    moments = measure_moments(task.model, task.calibration, task.kind)
     for member in study.front()[:3]:
-        model = shrink(task.model, Recipe.from_dict(member.recipe))
+        model = shrink(task.model, Recipe.from_dict(member.recipe), moments)
         right = []
         with torch.inference_mode():
-            for example, label in zip(task.search.inputs, task.search.labels, strict=True):
+            for example, label in zip(task.search.inputs, task.search.targets, strict=True):
                 one = {key: torch.tensor([value]) for key, value in example.items()}
                 right.append(int(model(**one).logits.argmax()) == label)
         assert np.mean(right) == pytest.approx(member.accuracy, abs=1e-12)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
 
-from axsearch.approximations import Site, Units, approximations
+from axsearch.approximations import Axis, Site, Units, approximations
+from axsearch.errors import UsageError
 from axsearch.recipe import Kept, Recipe, Setting, SiteId, SiteKind
-from axsearch.space import SearchSpace
+from axsearch.space import SearchSpace, frozen_sites
 
 LAYERS, HEADS, NEURONS = 2, 4, 16
 
 
-def sites(length: int = 40) -> list[Site]:
+def sites(length: int = 40, lacks: dict[str, str] | None = None) -> list[Site]:
     kinds: tuple[tuple[SiteKind, int], ...] = (("attention", HEADS), ("ffn", NEURONS))
     return [
-        Site(SiteId(layer, kind), Units(count=count, width=1, axes=(), whole=()), 10, length)
+        Site(
+            SiteId(layer, kind),
+            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
+            10,
+            length,
+            lacks=lacks or {},
+        )
         for layer in range(LAYERS)
         for kind, count in kinds
     ]
@@ -77,14 +86,15 @@ def test_topk_of_a_removed_block_makes_no_other_recipe() -> None:
 def test_recipe_has_the_levels_of_its_genome(genome: dict[str, int]) -> None:
     recipe = SPACE.recipe(genome)
     for dimension in SPACE.dimensions:
-        site, name = dimension.site, dimension.approximation.name
-        choice = recipe.at(site.id.layer, site.id.kind).get(name)
+        (site,), name = dimension.sites, dimension.approximation.name
+        choice = recipe.at(*site.id).get(name)
         if name == "topk" and recipe.removed(site.id.layer, "attention"):
             assert choice is None
         else:
             level = dimension.levels[genome[dimension.name]]
             assert approximations()[name].value(site, choice) == level
-            assert dimension.choice(genome[dimension.name]) == choice
+            written = {} if choice is None else {site.id: (name, choice)}
+            assert dimension.choices(genome[dimension.name]) == written
 
 
 @settings(deadline=None)
@@ -114,5 +124,149 @@ def test_fingerprint_recognises_levels_and_orders() -> None:
         SearchSpace(sites(), other_order),
         SearchSpace(sites(length=100), orders()),
         SearchSpace(sites()[:2], orders()),
+        SearchSpace(sites(), orders(), names=["heads", "ffn"]),
+        SearchSpace(sites(), orders(), names=["heads", "ffn", "topk_hard"]),
+        SearchSpace(sites(), orders(), frozen=[SiteId(0, "ffn")]),
+        SearchSpace(sites(), orders(), compensation="bias"),
     ]
-    assert len({SPACE.fingerprint, *(space.fingerprint for space in others)}) == 4
+    assert len({SPACE.fingerprint, *(space.fingerprint for space in others)}) == 8
+
+
+def space(*names: str, **more: Any) -> SearchSpace:
+    return SearchSpace(sites(), orders(), names=names or None, **more)
+
+
+class TestAllowList:
+    def test_only_what_is_named_is_searched(self) -> None:
+        assert set(space("ffn").distributions()) == {"layer00.ffn", "layer01.ffn"}
+        found = space("layer", "ffn_topk").to_dict()
+        assert found == {
+            "layer00.ffn_topk": [None, 8, 4, 2, 1],
+            "layer00.layer": [HEADS, 0],
+            "layer01.ffn_topk": [None, 8, 4, 2, 1],
+            "layer01.layer": [HEADS, 0],
+        }
+
+    def test_order_and_repetition_of_names_do_not_matter(self) -> None:
+        again = space("topk", "ffn", "heads", "ffn")
+        assert again.fingerprint == SPACE.fingerprint
+
+    def test_an_unknown_name_is_refused_with_those_there_are(self) -> None:
+        with pytest.raises(UsageError, match=r"'rank' is not known; choose from .*ffn.*heads"):
+            space("rank")
+
+    @pytest.mark.parametrize("name", ["topk", "topk_hard"])
+    def test_what_the_family_lacks_is_refused_by_name(self, name: str) -> None:
+        lacking = sites(lacks={"topk": "its scores are its own"})
+        with pytest.raises(UsageError, match=f"'{name}' is not supported .*its scores are its own"):
+            SearchSpace(lacking, orders(), names=[name])
+
+    def test_what_the_family_lacks_is_left_out_by_default(self) -> None:
+        lacking = SearchSpace(sites(lacks={"topk": "no"}), orders())
+        assert set(lacking.distributions()) == {
+            name for name in SPACE.distributions() if not name.endswith(".topk")
+        }
+
+
+class TestFrozen:
+    def test_a_frozen_site_has_no_parameter(self) -> None:
+        frozen = space(frozen=[SiteId(0, "attention")])
+        assert set(frozen.distributions()) == {
+            name for name in SPACE.distributions() if name not in ("layer00.heads", "layer00.topk")
+        }
+        recipe = frozen.recipe({n: d.high for n, d in frozen.distributions().items()})
+        assert recipe.at(0, "attention") == {}
+        assert recipe.removed(0, "ffn")
+
+    @pytest.mark.parametrize("kind", ["attention", "ffn"])
+    def test_a_layer_with_a_frozen_block_cannot_go_as_a_whole(self, kind: SiteKind) -> None:
+        assert set(space("layer", frozen=[SiteId(0, kind)]).distributions()) == {"layer01.layer"}
+
+    def test_a_site_that_is_not_there_is_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"layer07\.ffn cannot be frozen"):
+            space(frozen=[SiteId(7, "ffn")])
+
+    def test_nothing_left_to_search_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="Nothing is left to search"):
+            space(frozen=[site.id for site in sites()])
+        with pytest.raises(UsageError, match="Nothing is left to search"):
+            SearchSpace(sites(length=8), orders(), names=["topk"])
+        with pytest.raises(UsageError, match="Nothing is left to search"):
+            SearchSpace(sites(), orders(), names=[])
+
+    def test_names_of_layers_and_blocks(self) -> None:
+        assert frozen_sites([], sites()) == frozenset()
+        assert frozen_sites(["layer01"], sites()) == {SiteId(1, "attention"), SiteId(1, "ffn")}
+        assert frozen_sites(["layer00.ffn", "layer01.attention"], sites()) == {
+            SiteId(0, "ffn"),
+            SiteId(1, "attention"),
+        }
+
+    @pytest.mark.parametrize(
+        "name",
+        ["", "layer", "layer0", "layer02", "layer00.heads", "ffn", "0", "layer00.", "LAYER00"],
+    )
+    def test_another_name_is_refused_with_how_they_are_written(self, name: str) -> None:
+        with pytest.raises(UsageError, match=r"layer00\.ffn, up to layer01\.ffn\.$") as refused:
+            frozen_sites(["layer00", name], sites())
+        assert repr(name) in str(refused.value)
+
+
+class TestParametersOfTheSameUnits:
+    SPACE = space("heads", "ffn", "attention_block", "ffn_block", "layer", "ffn_topk")
+
+    def recipe(self, **levels: int) -> Recipe:
+        return self.SPACE.recipe(
+            self.SPACE.exact() | {f"layer00.{name}": level for name, level in levels.items()}
+        )
+
+    def test_the_stronger_removal_holds(self) -> None:
+        whole = self.recipe(layer=1)
+        assert whole.removed(0, "attention")
+        assert whole.removed(0, "ffn")
+        assert self.recipe(layer=1, heads=2, ffn=3, ffn_topk=1) == whole
+        assert self.recipe(attention_block=1, ffn_block=1) == whole
+        assert self.recipe(heads=4, ffn=self.SPACE.distributions()["layer00.ffn"].high) == whole
+
+    def test_a_block_leaves_the_other_one_as_it_is(self) -> None:
+        assert self.recipe(attention_block=1, heads=1, ffn=2) == Recipe.of(
+            {
+                SiteId(0, "attention"): {"heads": Kept(of=HEADS, kept=())},
+                SiteId(0, "ffn"): {"ffn": Kept(of=NEURONS, kept=tuple(range(12)))},
+            }
+        )
+
+    def test_the_smaller_k_of_two_holds(self) -> None:
+        both = space("topk", "topk_hard")
+        genome = both.exact() | {"layer00.topk": 1, "layer00.topk_hard": 3}
+        setting = Setting(value=8, mode="hard")
+        assert both.recipe(genome) == Recipe.of({SiteId(0, "attention"): {"topk": setting}})
+
+    def test_a_k_that_the_neurons_left_cannot_reach_is_no_choice(self) -> None:
+        # Level 1 of ffn_topk uses 8 neurons; so many are left at the fourth level of ffn.
+        levels = self.SPACE.to_dict()["layer00.ffn"]
+        eight = levels.index(8)
+        assert self.recipe(ffn=eight, ffn_topk=1) == self.recipe(ffn=eight)
+        assert self.recipe(ffn=eight, ffn_topk=2) != self.recipe(ffn=eight)
+
+
+def test_compensation_is_that_of_every_recipe_it_can_be_of() -> None:
+    compensated = space(compensation="least_squares")
+    some = compensated.recipe(compensated.exact() | {"layer00.heads": 1})
+    assert some.compensation == "least_squares"
+    assert compensated.recipe(compensated.exact()) == Recipe.of({})
+    none = compensated.recipe(compensated.exact() | {"layer00.heads": 4})
+    assert none.compensation == "none"
+
+
+def test_both_blocks_of_a_layer_are_set_together() -> None:
+    whole = space("layer")
+    attention, ffn = whole.dimensions[0].sites
+    assert whole.dimensions[0].name == "layer00.layer"
+    assert (attention.id, ffn.id) == (SiteId(0, "attention"), SiteId(0, "ffn"))
+    assert whole.recipe(whole.exact() | {"layer00.layer": 1}) == Recipe.of(
+        {
+            attention.id: {"heads": Kept(of=HEADS, kept=())},
+            ffn.id: {"ffn": Kept(of=NEURONS, kept=())},
+        }
+    )

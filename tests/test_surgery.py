@@ -7,13 +7,13 @@ import random
 import pytest
 import torch
 from conftest import reviews, tiny_bert, tiny_tokenizer
-from reference import masked_logits
+from reference import masked
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
+from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
 from axsearch.surgery import plan, shrink, sites_by_id, sliced_state
 
 LAYERS, HEADS, NEURONS, GROUP = 3, 4, 64, 8
@@ -79,7 +79,7 @@ def assert_same_as_masked(recipe: Recipe) -> None:
         changed = (small - BASE(**BATCH).logits).abs().max()
     # A reference that masks nothing would agree with a shrink that removes nothing.
     assert changed > TOLERANCE
-    torch.testing.assert_close(small, masked_logits(BASE, recipe, BATCH), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(small, masked(BASE, recipe, BATCH).logits, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("layer", range(LAYERS))
@@ -126,7 +126,7 @@ def test_topk_around_the_longest_input(fewer: int) -> None:
     recipe = Recipe.of({SiteId(layer, "attention"): {"topk": topk} for layer in range(LAYERS)})
     with torch.no_grad():
         small, base = shrink(BASE, recipe)(**BATCH).logits, BASE(**BATCH).logits
-    torch.testing.assert_close(small, masked_logits(BASE, recipe, BATCH), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(small, masked(BASE, recipe, BATCH).logits, rtol=0, atol=TOLERANCE)
     # Only the rows without padding have a key to lose.
     full = BATCH["attention_mask"].all(1)
     assert torch.equal((small - base).abs().amax(1) > 1e-6, full & (fewer == 1))
@@ -142,7 +142,7 @@ def test_topk_on_a_base_with_eager_attention() -> None:
     recipe = Recipe.of({SiteId(1, "attention"): choices})
     with torch.no_grad():
         small = shrink(eager, recipe)(**BATCH).logits
-    torch.testing.assert_close(small, masked_logits(eager, recipe, BATCH), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(small, masked(eager, recipe, BATCH).logits, rtol=0, atol=TOLERANCE)
     assert eager.config._attn_implementation == "eager"
 
 
@@ -318,10 +318,40 @@ def test_plan_lists_the_layers_that_stay_and_their_shapes() -> None:
     )
     wanted = plan(BASE, recipe)
     assert wanted.layers == (1, 2)
+    topk = {"value": 5, "mode": "hard"}
+    assert not wanted.whole
     assert wanted.shapes == [
-        {"ffn": 0, "heads": HEADS, "topk": None},
-        {"ffn": NEURONS, "heads": HEADS, "topk": {"value": 5, "mode": "hard"}},
+        {"layer": 1, "attends": 0, "heads": HEADS, "kept_heads": None, "topk": None}
+        | {"ffn": 0, "ffn_topk": None},
+        {"layer": 2, "attends": 1, "heads": HEADS, "kept_heads": None, "topk": topk}
+        | {"ffn": NEURONS, "ffn_topk": None},
     ]
+
+
+def test_plan_says_which_heads_and_how_many_neurons_a_token_uses() -> None:
+    attention: dict[str, Choice] = {"heads": Kept(of=HEADS, kept=(1, 3))}
+    ffn: dict[str, Choice] = {
+        "ffn": without(NEURONS, 5),
+        "ffn_topk": Setting(value=8, mode="largest"),
+    }
+    recipe = Recipe.of(
+        {SiteId(0, "attention"): NO_ATTENTION, SiteId(1, "attention"): attention}
+        | {SiteId(1, "ffn"): ffn}
+    )
+    assert plan(BASE, recipe).shapes[:2] == [
+        {"layer": 0, "attends": 0, "heads": 0, "kept_heads": [], "topk": None}
+        | {"ffn": NEURONS, "ffn_topk": None},
+        {"layer": 1, "attends": 0, "heads": 2, "kept_heads": [1, 3], "topk": None}
+        | {"ffn": NEURONS - 1, "ffn_topk": {"value": 8, "mode": "largest"}},
+    ]
+    assert plan(BASE, recipe).shapes[2]["attends"] == 1
+
+
+@pytest.mark.parametrize("layers", [(), (0,), (1, 2), (0, 1, 2)], ids=str)
+def test_whole_layers_are_told_from_changed_ones(layers: tuple[int, ...]) -> None:
+    assert plan(BASE, no_layer(*layers)).whole
+    for choices in (NO_ATTENTION, {"topk": Setting(value=3, mode="hard")}):
+        assert not plan(BASE, Recipe.of({SiteId(1, "attention"): choices})).whole
 
 
 def test_sites_are_those_of_the_base() -> None:
@@ -341,8 +371,14 @@ def test_sites_are_those_of_the_base() -> None:
             {"heads": Kept(of=12, kept=(0,))},
             "layer01.attention was made for 12 units",
         ),
+        (SiteId(1, "attention"), {"attention_block": Kept(of=4, kept=())}, "'attention_block' at"),
+        (SiteId(1, "attention"), {"topk_hard": Setting(value=4, mode="hard")}, "'topk_hard' at"),
+        (SiteId(1, "attention"), {"ffn_topk": Setting(value=4, mode="largest")}, "'ffn_topk' at"),
     ],
-    ids=["site", "approximation", "kind of site", "head count"],
+    ids=[
+        *("site", "approximation", "kind of site", "head count"),
+        *("name in a genome only", "mode as a name", "top-k FFN of an attention"),
+    ],
 )
 def test_recipe_of_another_model_is_refused(
     site: SiteId, choices: dict[str, Choice], message: str
@@ -366,7 +402,24 @@ def test_choice_of_the_wrong_form_is_refused(site: SiteId, choices: dict[str, Ch
         shrink(BASE, Recipe.of({site: choices}))
 
 
-def test_unknown_topk_mode_is_refused() -> None:
-    recipe = Recipe.of({SiteId(1, "attention"): {"topk": Setting(value=2, mode="soft")}})
-    with pytest.raises(UsageError, match="soft"):
+@pytest.mark.parametrize(
+    ("site", "name", "mode"),
+    [
+        (SiteId(1, "attention"), "topk", "soft"),
+        (SiteId(1, "attention"), "topk", "largest"),
+        (SiteId(1, "ffn"), "ffn_topk", "hard"),
+    ],
+)
+def test_unknown_topk_mode_is_refused(site: SiteId, name: str, mode: str) -> None:
+    with pytest.raises(UsageError, match=f"has the mode '{mode}', not one of"):
+        shrink(BASE, Recipe.of({site: {name: Setting(value=2, mode=mode)}}))
+
+
+@pytest.mark.parametrize("way", ["bias", "least_squares"])
+def test_a_compensated_recipe_needs_calibration_data(way: Compensation) -> None:
+    recipe = Recipe.of({SiteId(1, "ffn"): {"ffn": without(NEURONS, 3)}}, way)
+    with pytest.raises(UsageError, match=f"compensation '{way}', which needs calibration data"):
         shrink(BASE, recipe)
+    shapes = {name: tensor.shape for name, tensor in sliced_state(BASE, recipe).items()}
+    plain = Recipe.of({site: dict(choices) for site, choices in recipe.sites})
+    assert shapes == {name: tensor.shape for name, tensor in sliced_state(BASE, plain).items()}

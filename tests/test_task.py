@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import NEUTRAL, reviews, tiny_bert, tiny_tokenizer, write_csv
+from families import tiny_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -26,18 +27,11 @@ from transformers import (
 )
 
 from axsearch import task as task_module
+from axsearch.architectures import architecture_of
 from axsearch.errors import UsageError
-from axsearch.task import (
-    Split,
-    Task,
-    encode,
-    input_length,
-    label_ids,
-    load_model,
-    load_tokenizer,
-    model_fingerprint,
-    resolve_metric,
-)
+from axsearch.task import Task, input_length, load_model, load_tokenizer, model_fingerprint
+from axsearch.tasks.sequences import encode
+from axsearch.tasks.text_classification import TextClassification
 
 
 @pytest.fixture
@@ -84,7 +78,7 @@ class TestLoad:
         texts, labels = zip(*reviews(80, seed=1), strict=True)
         tokenizer = tiny_tokenizer()
         assert [e["input_ids"] for e in task.search.inputs] == tokenizer(list(texts))["input_ids"]
-        assert tuple(task.search.labels) == labels
+        assert tuple(task.search.targets) == labels
 
     def test_model_is_fp32_sdpa_and_evaluates(self, model_copy: Path, data_dir: Path) -> None:
         edit_weights(model_copy, lambda state: {n: t.half() for n, t in state.items()})
@@ -112,7 +106,7 @@ class TestLoad:
         assert len(drawn.search) == 20
         positions = [full.search.inputs.index(example) for example in drawn.search.inputs]
         assert positions == sorted(set(positions))  # distinct examples, in their order
-        assert list(drawn.search.labels) == [full.search.labels[i] for i in positions]
+        assert list(drawn.search.targets) == [full.search.targets[i] for i in positions]
         assert drawn.search.fingerprint == load(search_examples=20).search.fingerprint
         assert drawn.search.fingerprint != load(search_examples=20, seed=1).search.fingerprint
         assert drawn.holdout.fingerprint == full.holdout.fingerprint
@@ -172,7 +166,7 @@ class TestLoad:
         for split in ("train", "validation", "test"):
             write_csv(tmp_path / f"{split}.csv", list(rows), ("text", "label"))
         task = Task.load(str(model_copy), str(tmp_path))
-        assert list(task.search.labels) == [1 - label for _, label in reviews(60, 0)]
+        assert list(task.search.targets) == [1 - label for _, label in reviews(60, 0)]
 
     def test_hub_name(
         self, base_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,14 +184,16 @@ class TestLoad:
             (PreTrainedConfig, "get_config_dict"),
             (AutoConfig, "from_pretrained"),
             (AutoTokenizer, "from_pretrained"),
-            (AutoModelForSequenceClassification, "from_pretrained"),
         ):
             loader = redirected(getattr(owner, method))
             stand_in = type("StandIn", (), {method: staticmethod(loader)})
             monkeypatch.setattr(task_module, owner.__name__, stand_in)
+        loader = redirected(TextClassification.auto_class.from_pretrained)
+        stand_in = type("StandIn", (), {"from_pretrained": staticmethod(loader)})
+        monkeypatch.setattr(TextClassification, "auto_class", stand_in)
         task = Task.load("org/tiny", str(data_dir))
         assert task.model_name == "org/tiny"
-        assert [name for name, _ in calls] == ["org/tiny"] * 4
+        assert {name for name, _ in calls} == {"org/tiny"}
         assert not any(options.get("trust_remote_code") for _, options in calls)
         assert calls[-1][1]["use_safetensors"] is True
 
@@ -227,17 +223,30 @@ class TestRefusedModel:
     ) -> None:
         edit_config(model_copy, architectures=architectures)
         message = refused(model_copy, data_dir)
-        assert f"{model_copy} has no classification head" in message
+        assert f"{model_copy} has no head for any task" in message
         assert "axsearch finetune" in message
 
-    @pytest.mark.parametrize("model_type", ["roberta", "nonsense", None])
+    @pytest.mark.parametrize("model_type", ["t5", "nonsense", None])
     def test_unsupported_family(
         self, model_copy: Path, data_dir: Path, model_type: str | None
     ) -> None:
         edit_config(model_copy, model_type=model_type)
         message = refused(model_copy, data_dir)
         assert f"{model_type!r} are not supported" in message
-        assert "axsearch supports bert" in message
+        assert re.search("axsearch supports .*bert", message)
+
+    def test_a_model_that_reads_no_text(self, model_copy: Path, data_dir: Path) -> None:
+        tiny_model("vit").save_pretrained(model_copy)
+        assert "does not read text" in refused(model_copy, data_dir)
+
+    def test_a_decoder_of_an_encoders_family(self, model_copy: Path, data_dir: Path) -> None:
+        edit_config(model_copy, is_decoder=True)
+        assert "is_decoder" in refused(model_copy, data_dir)
+
+    def test_a_decoder_without_padding(self, model_copy: Path, data_dir: Path) -> None:
+        tiny_model("gpt2").save_pretrained(model_copy)
+        edit_config(model_copy, pad_token_id=None)
+        assert "no padding token" in refused(model_copy, data_dir)
 
     def test_code_in_a_model_folder_is_not_run(self, model_copy: Path, data_dir: Path) -> None:
         (model_copy / "evil.py").write_text("raise SystemExit('run')\n")
@@ -310,54 +319,49 @@ class TestRefusedModel:
         assert f"tokenizer of {model_copy} cannot be loaded" in refused(model_copy, data_dir)
 
 
-class TestLabels:
-    def test_names_of_the_config_come_first(self) -> None:
-        config = BertConfig(id2label={0: "1", 1: "0"}, label2id={"1": 0, "0": 1})
-        assert label_ids(config, ["0", "1", "1"]) == {"0": 1, "1": 0}
+class TestHead:
+    """A task that does not fit the head is refused before the weights are opened."""
 
-    def test_numbers_are_class_ids(self) -> None:
-        assert label_ids(BertConfig(num_labels=3), ["2", "0"]) == {"2": 2, "0": 0}
+    CLASS = "BertForTokenClassification"
 
-    @pytest.mark.parametrize(
-        "found", [["0", "2"], ["-1", "1"], ["good", "bad"], ["0", "good"], ["²", "0"]]
-    )
-    def test_labels_that_do_not_fit_the_head(self, found: list[str]) -> None:
-        with pytest.raises(
-            UsageError, match="do not fit the model's head, which knows 'LABEL_0', 'LABEL_1'"
-        ):
-            label_ids(BertConfig(num_labels=2), found)
+    @pytest.fixture(autouse=True)
+    def _weights_stay_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def never(*_: object, **__: object) -> None:
+            raise AssertionError("the weights were loaded")
 
-    def test_refused_with_the_first_labels(self, base_dir: Path, tmp_path: Path) -> None:
+        monkeypatch.setattr(task_module, "load_model", never)
+
+    def test_data_of_another_task(self, model_copy: Path, data_dir: Path) -> None:
+        edit_config(model_copy, architectures=[self.CLASS])
+        message = refused(model_copy, data_dir)
+        assert f"has a head for token-classification ({self.CLASS})" in message
+        assert "does not fit text-classification" in message
+
+    def test_task_that_was_asked_for(self, base_dir: Path) -> None:
+        # The data are not even looked at.
+        message = refused(base_dir, "/no/such/data", task="question-answering")
+        assert "which does not fit question-answering" in message
+
+    def test_number_of_outputs(self, model_copy: Path, base_dir: Path, data_dir: Path) -> None:
+        message = refused(base_dir, data_dir, task="regression")
+        assert "The model's head has 2 classes, which does not fit regression" in message
+        edit_config(model_copy, id2label={"0": "x"}, label2id={"x": 0}, problem_type="regression")
+        message = refused(model_copy, data_dir)
+        assert "gives one number, as for regression, which does not fit text-class" in message
+
+    def test_metric_of_another_task(self, base_dir: Path, data_dir: Path) -> None:
+        message = refused(base_dir, data_dir, metric="pearson")
+        assert message == (
+            "Metric 'pearson' does not fit text-classification; choose accuracy, f1, "
+            "matthews_correlation."
+        )
+
+    def test_labels_that_do_not_fit(self, base_dir: Path, tmp_path: Path) -> None:
         rows = [(text, f"class {i % 9}") for i, (text, _) in enumerate(reviews(60, 0))]
         write_csv(tmp_path / "train.csv", list(rows), ("text", "label"))
         message = refused(base_dir, tmp_path)
         assert "'class 0', 'class 1'" in message
-        assert "'class 5', …" in message
-
-
-class TestMetric:
-    @pytest.mark.parametrize(
-        ("task", "metric", "chosen"),
-        [
-            (None, None, "accuracy"),
-            ("text-classification", None, "accuracy"),
-            ("glue/cola", None, "matthews_correlation"),
-            ("glue/mrpc", None, "f1"),
-            ("glue/mrpc", "accuracy", "accuracy"),
-        ],
-    )
-    def test_chosen(self, task: str | None, metric: str | None, chosen: str) -> None:
-        assert resolve_metric(task, metric) == chosen
-
-    def test_unknown_task(self) -> None:
-        with pytest.raises(
-            UsageError, match=r"'glue/none' is not supported; choose text-.*glue/sst2"
-        ):
-            resolve_metric("glue/none", None)
-
-    def test_unknown_metric(self) -> None:
-        with pytest.raises(UsageError, match=r"'bleu' is not known; choose accuracy, f1"):
-            resolve_metric(None, "bleu")
+        assert "'class 5', … do not fit" in message.replace(") do", " do")
 
 
 class TestTokenizer:
@@ -401,47 +405,7 @@ class TestTokenizer:
         assert task.longest == max(len(text.split()) for text, _ in rows) + 2
 
 
-def split_of(*lengths: int, pad_id: int = 9) -> Split:
-    """Examples of these lengths; the first token says which example it is."""
-    inputs = [
-        {"input_ids": [100 + i] * length, "attention_mask": [1] * length}
-        for i, length in enumerate(lengths)
-    ]
-    return Split("search", inputs, np.arange(len(lengths)) % 2, pad_id)
-
-
-class TestSplit:
-    def test_batches_are_bucketed_by_length_and_cover_each_example_once(self) -> None:
-        split = split_of(5, 2, 9, 2, 7, 1, 4)
-        batches = list(split.batches(3))
-        assert [rows.tolist() for rows, _ in batches] == [[5, 1, 3], [6, 0, 4], [2]]
-        for rows, batch in batches:
-            assert batch["input_ids"][:, 0].tolist() == [100 + row for row in rows]
-            assert batch["attention_mask"].sum(1).tolist() == split.lengths[rows].tolist()
-
-    def test_collate_pads_to_the_longest(self) -> None:
-        batch = split_of(1, 3).collate([0, 1])
-        assert batch["input_ids"].tolist() == [[100, 9, 9], [101, 101, 101]]
-        assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
-
-    def test_fingerprint_is_stable(self) -> None:
-        # Stored evaluations are found by it.
-        assert (
-            split_of(2, 1).fingerprint
-            == "f724547fa5a5f85385f9e996a790b3d30d1364fbe08dc270ecb5d40e0d17dc17"
-        )
-        assert split_of(2, 1).fingerprint == split_of(2, 1).fingerprint
-
-    def test_fingerprint_tells_data_apart(self) -> None:
-        split = split_of(2, 1)
-        others = [
-            Split("search", split.inputs, 1 - split.labels, 9),
-            Split("search", split.inputs[::-1], split.labels, 9),
-            Split("search", split.inputs[:1], split.labels[:1], 9),
-            split_of(2, 2),
-        ]
-        assert len({split.fingerprint, *(other.fingerprint for other in others)}) == 5
-
+class TestFingerprint:
     def test_fingerprints_of_a_task(self, base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
         task, again = (Task.load(str(base_dir), str(data_dir)) for _ in range(2))
         splits = (task.calibration, task.search, task.holdout)
@@ -472,10 +436,37 @@ class TestModelFingerprint:
 
     def test_of_a_task(self, base_dir: Path, data_dir: Path) -> None:
         task = Task.load(str(base_dir), str(data_dir))
-        assert task.model_fingerprint == model_fingerprint(load_model(str(base_dir)))
+        assert task.model_fingerprint == model_fingerprint(
+            load_model(str(base_dir), AutoModelForSequenceClassification)
+        )
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "mpnet"])
+def test_load_model_takes_the_familys_attention(model_type: str, tmp_path: Path) -> None:
+    tiny_model(model_type).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), AutoModelForSequenceClassification)
+    assert model.config._attn_implementation == architecture_of(model_type).attention
+
+
+def test_blocks_are_not_run_in_chunks(model_copy: Path) -> None:
+    expected = load_model(str(model_copy), AutoModelForSequenceClassification)
+    edit_config(model_copy, chunk_size_feed_forward=2)
+    model = load_model(str(model_copy), AutoModelForSequenceClassification)
+    seen = []
+    for layer in model.bert.encoder.layer:
+        layer.output.dense.register_forward_hook(lambda *call: seen.append(call))
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, expected(input_ids=ids).logits)
+    assert len(seen) == len(model.bert.encoder.layer)
 
 
 def test_load_model_takes_config_entries(base_dir: Path) -> None:
-    model = load_model(str(base_dir), attention="eager", id2label={0: "bad", 1: "good"})
+    model = load_model(
+        str(base_dir),
+        AutoModelForSequenceClassification,
+        attention="eager",
+        id2label={0: "bad", 1: "good"},
+    )
     assert model.config.id2label == {0: "bad", 1: "good"}
     assert model.config._attn_implementation == "eager"

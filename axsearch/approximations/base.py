@@ -6,11 +6,11 @@ Nothing here imports torch: an approximation only names tensors and slices those
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from axsearch.recipe import Choice, Kept, SiteId, SiteKind
+from axsearch.recipe import Choice, Kept, Setting, SiteId, SiteKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +35,17 @@ class Axis:
 class Units:
     """The removable units of a block: ``count`` heads or neurons, each ``width`` rows wide.
 
-    ``whole`` names the tensors that go only with the whole block (the output bias).
+    ``whole`` names the tensors that go only with the whole block: the output bias, and the norm of
+    a pre-norm block. ``output`` is the weight that the units' outputs go into, ``bias`` the bias
+    added there, None where there is none.
     """
 
     count: int
     width: int
     axes: tuple[Axis, ...]
     whole: tuple[str, ...]
+    output: Axis
+    bias: str | None
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,38 @@ class Site:
     """One place of a given base model that can be approximated.
 
     ``length`` is the longest input, in tokens, that the search will see: a k above it has no
-    effect. ``unit_parameters`` is how many parameters one unit holds.
+    effect. ``unit_parameters`` is how many parameters one unit holds, ``repeats`` how often a
+    forward pass runs the site (more than once where layers share their parameters, and so their
+    choices). ``lacks`` says which approximations the model's family cannot have, and why.
     """
 
     id: SiteId
     units: Units
     unit_parameters: int
     length: int
+    repeats: int = 1
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 class Approximation(ABC):
-    """A way to make one site of a model cheaper; one file in this folder is one of them.
+    """A way to make a layer of a model cheaper; one file in this folder is one of them.
 
-    The class attributes say what it is called in a genome (``layer03.<name>``) and a recipe, at
-    which kind of site it works, and what it does.
+    The class attributes say what it is called in a genome (``layer03.<name>``), at which kinds of
+    site it works, whether a search tries it unless told otherwise, and what it does. One genome
+    parameter sets all of a layer's sites of these kinds.
+
+    A recipe knows fewer names than a genome, since equal models must be equal recipes: removing a
+    block is to keep none of its heads. ``recorded`` says under which name a choice is written.
     """
 
     name: ClassVar[str]
-    kind: ClassVar[SiteKind]
+    kinds: ClassVar[tuple[SiteKind, ...]]
     summary: ClassVar[str]
+    searched: ClassVar[bool] = True
+
+    def recorded(self, kind: SiteKind) -> str:
+        """The name that a recipe gives to the choice at a site of this kind."""
+        return self.name
 
     @abstractmethod
     def levels(self, site: Site) -> tuple[Level, ...]:
@@ -91,6 +108,32 @@ class Approximation(ABC):
     @abstractmethod
     def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
         """Slice the site's tensors in ``state`` to what the choice keeps."""
+
+
+class TopK(Approximation):
+    """Keeps the k largest of something and removes no unit: no tensor gets smaller."""
+
+    modes: ClassVar[tuple[str, ...]]
+    mode: ClassVar[str]
+
+    def choice(self, site: Site, level: Level, order: Sequence[int]) -> Choice | None:
+        """The k of a level; the importance order plays no part."""
+        return None if level is None else Setting(value=level, mode=self.mode)
+
+    def value(self, site: Site, choice: Choice | None) -> Level:
+        """k, or None for all."""
+        return choice.value if isinstance(choice, Setting) else None
+
+    def misfit(self, site: Site, choice: Choice) -> str | None:
+        """Only a setting in one of the modes fits."""
+        if not isinstance(choice, Setting):
+            return "takes a k, not units to keep"
+        if choice.mode not in self.modes:
+            return f"has the mode {choice.mode!r}, not one of {', '.join(self.modes)}"
+        return None
+
+    def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
+        """No tensor changes: k is an attribute of the layer."""
 
 
 class UnitRemoval(Approximation):

@@ -13,7 +13,7 @@ class FfnNeurons(UnitRemoval):
     """
 
     name = "ffn"
-    kind = "ffn"
+    kinds = ("ffn",)
     summary = "FFN neurons kept"
     fractions = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
 

@@ -13,7 +13,7 @@ class Heads(UnitRemoval):
     """
 
     name = "heads"
-    kind = "attention"
+    kinds = ("attention",)
     summary = "attention heads kept"
     fractions = (5 / 6, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
 

@@ -18,7 +18,7 @@ __all__ = ["Architecture", "architecture_of", "architectures"]
 def architectures() -> Mapping[str, Architecture]:
     """Every family by transformers' ``model_type``."""
     found: dict[str, Architecture] = {}
-    for member in discovery.classes(sys.modules[__name__], Architecture):  # type: ignore[type-abstract]
+    for member in discovery.classes(sys.modules[__name__], Architecture):
         found |= dict.fromkeys(member.model_types, member())
     return MappingProxyType(dict(sorted(found.items())))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from axsearch.architectures import architecture_of
 from axsearch.recipe import SiteId
 from axsearch.surgery import sites_by_id
 from axsearch.task import Split
+from axsearch.tasks import TaskKind
 
 BATCH_SIZE = 32
 
@@ -43,6 +45,7 @@ class Importance:
 def fisher_importance(
     model: PreTrainedModel,
     split: Split,
+    kind: TaskKind[Any, Any],
     *,
     device: str = "cpu",
     on_batch: Callable[[int], None] | None = None,
@@ -54,8 +57,8 @@ def fisher_importance(
     the loss that closing the gate costs, where the model has converged (mean gradient near zero)
     and the Hessian is taken to be the empirical Fisher information (Kwon et al. 2022,
     arXiv 2204.09656, section on Fisher-based mask search). Gates are one an example, so one
-    backward pass of a batch gives
-    every example's derivative. ``on_batch`` is told how many examples were done.
+    backward pass of a batch gives every example's derivative. ``on_batch`` is told how many
+    examples were done.
     """
     family = architecture_of(model.config.model_type)
     sites = sites_by_id(model)
@@ -68,7 +71,8 @@ def fisher_importance(
 
     def gate(site: SiteId, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden, count = inputs[0], sites[site].units.count
-        gates[site] = torch.ones(len(hidden), 1, count, 1, device=device, requires_grad=True)
+        if site not in gates:  # layers that share their parameters share a gate
+            gates[site] = torch.ones(len(hidden), 1, count, 1, device=device, requires_grad=True)
         return ((hidden.unflatten(-1, (count, -1)) * gates[site]).flatten(-2), *inputs[1:])
 
     required = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -79,13 +83,13 @@ def fisher_importance(
         for parameter in required:
             parameter.requires_grad_(False)
         for rows, batch in split.batches(BATCH_SIZE):
-            logits = model(**{key: tensor.to(device) for key, tensor in batch.items()}).logits
-            labels = torch.as_tensor(split.labels[rows], device=device)
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            gates.clear()
+            outputs = model(**{key: tensor.to(device) for key, tensor in batch.items()})
+            loss = kind.loss(outputs, split.collate_targets(rows).to(device))
             for site, slope in zip(
                 gates, torch.autograd.grad(loss, list(gates.values())), strict=True
             ):
-                scores[site] += slope.double().square().sum(0).flatten().cpu().numpy()
+                scores[site] += slope.cpu().double().square().sum(0).flatten().numpy()
             if on_batch is not None:
                 on_batch(len(rows))
     finally:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from axsearch.approximations import approximations
 from axsearch.cli import options
-from axsearch.recipe import Recipe
+from axsearch.recipe import Recipe, Setting
 from axsearch.study import Study
 
 
@@ -16,7 +16,7 @@ def explain(storage: options.Storage, study: options.StudyName, trial: options.T
 
     Example: axsearch explain --storage sqlite:///studies.db --study reviews --trial 12
     """
-    from axsearch.metrics import paired_difference  # scipy takes a second to import
+    from axsearch.metrics import better_and_worse, paired_difference  # scipy takes a second
 
     opened = Study.open(storage, study)
     chosen, base = opened.trial(trial), opened.baseline
@@ -27,6 +27,11 @@ def explain(storage: options.Storage, study: options.StudyName, trial: options.T
         f"Trial {trial} has {chosen.parameters:,} parameters, {removed:,} fewer than the base, "
         f"and {chosen.size_bytes:,} bytes ({chosen.size_ratio:.3f} of the base)."
     ]
+    recipe = Recipe.from_dict(chosen.recipe)
+    if recipe.compensation != "none":
+        sentences.append(f"What is left was compensated for what is gone: {recipe.compensation}.")
+    if any(isinstance(c, Setting) and c.mode == "hard" for _, _, c in recipe.choices()):
+        sentences.append("Its top-k attention is hard: probabilities are not renormalised.")
     if chosen.latency_ratio is not None:
         sentences.append(
             f"It takes {chosen.latency_ratio:.3f} of the base's time "
@@ -37,15 +42,17 @@ def explain(storage: options.Storage, study: options.StudyName, trial: options.T
         f"({chosen.accuracy_low:.4f} to {chosen.accuracy_high:.4f}) on the search split, "
         f"the base's {base.accuracy:.4f}."
     )
-    recipes = [Recipe.from_dict(m.recipe) for m in (chosen, base)]
+    recipes = [recipe, Recipe.from_dict(base.recipe)]
     outcomes = opened.outcomes(recipes)
-    right, base_right = (outcomes[recipe.hash].right for recipe in recipes)
-    difference = paired_difference(right, base_right, opened.spec.seed)
-    sentences.append(
-        f"Example by example it is right where the base is wrong {(right & ~base_right).sum()} "
-        f"times and wrong where the base is right {(~right & base_right).sum()} times: "
-        f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f}) in accuracy."
-    )
+    if all(recipe.hash in outcomes for recipe in recipes):  # older versions kept less
+        ours, theirs = (outcomes[recipe.hash].outcome for recipe in recipes)
+        better, worse = better_and_worse(ours, theirs)
+        change = paired_difference(ours, theirs, opened.spec.seed)
+        sentences.append(
+            f"Of {len(ours)} examples it answers {better} better than the base and {worse} worse: "
+            f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f}) in "
+            f"{opened.spec.metric}, pair by pair."
+        )
     if chosen.holdout_accuracy is not None:
         sentences.append(f"On the holdout split it has {chosen.holdout_accuracy:.4f}.")
     for sentence in sentences:

@@ -15,7 +15,13 @@ def export(
     study: options.StudyName,
     trial: options.Trial,
     out: Annotated[str, typer.Option(help="A folder that does not exist or is empty.")],
-    format: Annotated[str, typer.Option(help="hf.")] = "hf",
+    format: Annotated[str, typer.Option(help="hf, onnx or openvino.")] = "hf",
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Export a model that is no better than the commonest class, too."
+        ),
+    ] = False,
 ) -> None:
     """Write a trial's smaller model to a folder.
 
@@ -26,4 +32,4 @@ def export(
     opened.trial(trial)
     from axsearch.export import export_model
 
-    print(export_model(opened, trial, out, format=format))
+    print(export_model(opened, trial, out, format=format, force=force))

@@ -22,7 +22,7 @@ def finetune(
     seed: options.Seed = 0,
     device: options.Device = "cpu",
 ) -> None:
-    """Fine-tune a model on labelled text, to have a base to search from.
+    """Fine-tune a model on labelled data, to have a base to search from.
 
     Example: axsearch finetune --model bert-base-uncased --data nyu-mll/glue:sst2 --out base
     """

@@ -86,5 +86,6 @@ def _cells(m: Measurement, label: str) -> list[str]:
 
 
 def _layer(choices: dict[str, int | None]) -> str:
-    topk = choices.get("topk")
-    return f"{choices['heads']}/{choices['ffn']}" + ("" if topk is None else f"/k{topk}")
+    settings = {"k": choices.get("topk"), "n": choices.get("ffn_topk")}
+    given = "".join(f"/{short}{value}" for short, value in settings.items() if value is not None)
+    return f"{choices['heads']}/{choices['ffn']}{given}"

@@ -22,17 +22,23 @@ StudyName = Annotated[str, typer.Option("--study", help="Name of the study.")]
 Task = Annotated[
     str | None,
     typer.Option(
-        help="text-classification, or a GLUE name such as glue/cola; inferred if not given."
+        help="text-classification, regression, question-answering, token-classification, or a "
+        "GLUE name such as glue/cola; inferred if not given."
     ),
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(help="accuracy, f1 or matthews_correlation; the task's own if left out."),
+    typer.Option(
+        help="accuracy, f1, matthews_correlation, pearson, spearman or exact_match, where the "
+        "task has it; the task's own if left out."
+    ),
 ]
 TextColumns = Annotated[
     str | None, typer.Option(help="Column of the text, or two columns with a comma between.")
 ]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of the label, number, answers or tags.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn at random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -19,6 +19,24 @@ def search(
     trials: Annotated[int, typer.Option(help="Total number of finished trials wanted.")],
     task: options.Task = None,
     metric: options.Metric = None,
+    approximations: Annotated[
+        str | None,
+        typer.Option(
+            help="The approximations to try, with commas between; heads,ffn,topk if left out. "
+            "Others: attention_block, ffn_block, layer, topk_hard, ffn_topk."
+        ),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="Layers and blocks to leave as they are, such as layer00,layer05.ffn."),
+    ] = None,
+    compensation: Annotated[
+        str,
+        typer.Option(
+            help="How what is left makes up for what is removed, at no cost in latency: none, bias "
+            "or least_squares."
+        ),
+    ] = "least_squares",
     sampler: Annotated[str, typer.Option(help="auto, tpe, nsga2, nsga3, gp or random.")] = "auto",
     objectives: Annotated[
         str, typer.Option(help="accuracy and any of latency and size.")
@@ -67,6 +85,9 @@ def search(
             metric=metric,
             text_columns=options.columns(text_columns),
             label_column=label_column,
+            approximations=options.columns(approximations),
+            freeze=options.columns(freeze) or (),
+            compensation=compensation,  # type: ignore[arg-type]
             sampler=sampler,
             objectives=tuple(name.strip() for name in objectives.split(",")),
             max_drop=max_drop,

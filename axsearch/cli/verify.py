@@ -10,7 +10,7 @@ import typer
 def verify(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder written by export.")],
 ) -> None:
-    """Check an exported model: its files, and its logits in a new process without axsearch.
+    """Check an exported model: its files, and its answers in a new process without axsearch.
 
     Example: axsearch verify small
     """
@@ -19,5 +19,5 @@ def verify(
     found = verify_export(folder)
     print(
         f"{folder}: {found.files} files, {found.size_bytes:,} bytes, as written; opened as "
-        f"{found.format} in a new process, logits differ by at most {found.difference:.1e}"
+        f"{found.format} in a new process, answers differ by at most {found.difference:.1e}"
     )

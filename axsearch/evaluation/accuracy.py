@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from axsearch.errors import AxsearchError
-from axsearch.task import Split
+from axsearch.split import Split
+from axsearch.tasks import TaskKind
 
 BATCH_SIZE = 64
 
@@ -18,21 +20,20 @@ class NonFiniteError(AxsearchError):
 
 
 def predict(
-    model: PreTrainedModel,
-    split: Split,
-    *,
-    device: str = "cpu",
-) -> NDArray[np.int64]:
-    """The predicted class of every example, (examples,), in the split's order.
+    model: PreTrainedModel, split: Split, kind: TaskKind[Any, Any], *, device: str = "cpu"
+) -> Sequence[Any]:
+    """The model's answer to every feature, in the split's order, as ``kind`` decodes it.
 
     Batches are bucketed by length and always the same for a split, so the same model gives the
     same answers. Raises NonFiniteError where a logit is not finite.
     """
-    predicted = np.empty(len(split), dtype=np.int64)
+    answers: list[Any] = [None] * len(split)
     with torch.inference_mode():
         for rows, batch in split.batches(BATCH_SIZE):
-            logits = model(**{key: tensor.to(device) for key, tensor in batch.items()}).logits
+            inputs = {key: tensor.to(device) for key, tensor in batch.items()}
+            logits = kind.logits(model(**inputs))
             if not torch.isfinite(logits).all():
                 raise NonFiniteError("The model's logits are not finite.")
-            predicted[rows] = logits.argmax(-1).cpu().numpy()
-    return predicted
+            for row, answer in zip(rows, kind.decode(logits, split, rows), strict=True):
+                answers[row] = answer
+    return answers

@@ -13,7 +13,9 @@ import torch
 from sqlalchemy import Engine
 from transformers import PreTrainedModel
 
-from axsearch.approximations import approximations
+from axsearch.approximations import recorded
+from axsearch.calibration.moments import measure_moments
+from axsearch.compensation import Moments
 from axsearch.evaluation.accuracy import predict
 from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
@@ -26,6 +28,7 @@ from axsearch.evaluation.latency import (
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.measurement import Measurement
 from axsearch.metrics import estimate
+from axsearch.progress import progress_bar
 from axsearch.recipe import Recipe
 from axsearch.store.queries import (
     Evaluation,
@@ -66,13 +69,32 @@ class Evaluator:
         """The measurement of the untouched base."""
         return self.measure(EXACT)
 
+    @cached_property
+    def moments(self) -> Moments:
+        """What compensation needs to know of the base, from the calibration split."""
+        calibration = self.task.calibration
+        with progress_bar() as progress:
+            bar = progress.add_task("Calibrating (moments)", total=None)
+            return measure_moments(
+                self.model,
+                calibration,
+                self.task.kind,
+                device=self.device,
+                on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+
+    def shrink(self, recipe: Recipe) -> PreTrainedModel:
+        """The recipe's smaller model, compensated where the recipe says so."""
+        compensated = recipe.compensation != "none"
+        return shrink(self.model, recipe, self.moments if compensated else None)
+
     def measure(self, recipe: Recipe, *, trial: int | None = None) -> Measurement:
         """Accuracy on the search split, latency and size of a recipe's real, smaller model.
 
         Raises NonFiniteError where the model does not give finite numbers, UsageError where the
         recipe does not fit it.
         """
-        small = cache(lambda: shrink(self.model, recipe))  # not built where all is stored
+        small = cache(lambda: self.shrink(recipe))  # not built where all is stored
         accuracy = self.accuracy(recipe, self.task.search, small)
         latency = self.latency(recipe, small)
         base_ms = (
@@ -105,15 +127,19 @@ class Evaluator:
     ) -> Evaluation:
         """The metric on a split, from the store where it is known."""
         key = EvaluationKey(
-            self.task.model_fingerprint, split.fingerprint, "float32", self.task.metric
+            self.task.model_fingerprint,
+            self.task.calibration.fingerprint,
+            split.fingerprint,
+            "float32",
+            self.task.metric,
         )
         known = load_evaluation(self.engine, key, recipe.hash)
         if known is not None:
             return known
-        model = small() if small is not None else shrink(self.model, recipe)
-        predicted = predict(model, split, device=self.device)
-        value, low, high = estimate(self.task.metric, split.labels, predicted)
-        result = Evaluation(value, low, high, predicted == split.labels)
+        model = small() if small is not None else self.shrink(recipe)
+        answers = predict(model, split, self.task.kind, device=self.device)
+        outcome = self.task.kind.outcome(self.task.metric, split, answers)
+        result = Evaluation(*estimate(outcome), outcome)
         save_evaluation(self.engine, key, recipe, split.name, result)
         return result
 
@@ -142,7 +168,7 @@ class Evaluator:
         known = load_latency(self.engine, key, recipe.hash)
         if known is not None and known["pairs"] >= pairs:
             return Latency(**known)  # type: ignore[arg-type]
-        model = small() if small is not None else shrink(self.model, recipe)
+        model = small() if small is not None else self.shrink(recipe)
         measured = self._time(model, examples, pairs)
         if recipe == EXACT:
             measured = Latency(**{**asdict(measured), "ratio": 1.0})
@@ -156,11 +182,8 @@ class Evaluator:
         described: dict[str, dict[str, int | None]] = {}
         for site in sites.values():
             layer = described.setdefault(f"layer{site.id.layer:02d}", {})
-            for name, approximation in approximations().items():
-                if approximation.kind == site.id.kind:
-                    layer[name] = approximation.value(
-                        site, recipe.at(site.id.layer, site.id.kind).get(name)
-                    )
+            for name, approximation in recorded(site.id.kind).items():
+                layer[name] = approximation.value(site, recipe.at(*site.id).get(name))
         return described
 
     def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:

@@ -13,12 +13,14 @@ from types import MappingProxyType
 
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
+from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import Manifest
 from axsearch.recipe import Recipe
+from axsearch.run import load_task
 from axsearch.study import Study
 from axsearch.surgery import plan
-from axsearch.task import load_config, load_model, load_tokenizer, model_fingerprint
+from axsearch.task import on_device
 
 __all__ = [
     "Bundle",
@@ -29,8 +31,6 @@ __all__ = [
     "formats",
     "verify_export",
 ]
-
-TOLERANCE = 1e-5
 
 
 @functools.cache
@@ -45,47 +45,65 @@ def format_names() -> tuple[str, ...]:
     return tuple(formats())
 
 
-def export_model(study: Study, trial: int, out: str, *, format: str = "hf") -> Path:
+def export_model(
+    study: Study, trial: int, out: str, *, format: str = "hf", force: bool = False
+) -> Path:
     """Write a trial's model to a new folder; it appears there only when it is complete.
+
+    The model and the base are evaluated on the holdout split, where that was not done before.
 
     Args:
         study: the study that has the trial.
         trial: number of a finished trial.
         out: a folder that does not exist or is empty.
         format: see :func:`format_names`.
+        force: write a model that is no better than the trivial answer, too.
 
     Raises:
-        UsageError: no such trial or format, a folder that is not empty, or a base model that is
-            not the one the study was made with.
+        UsageError: no such trial or format, a recipe that the format cannot hold, a folder that is
+            not empty, a base model or data that are not those the study was made with, or, without
+            ``force``, a model that is no better than the trivial answer: one class for all,
+            the mean, no answer.
     """
     if format not in formats():
         raise UsageError(
             f"Format {format!r} is not in this version; choose {', '.join(format_names())}."
         )
     measurement = study.trial(trial)
+    recipe = Recipe.from_dict(measurement.recipe)
+    refusal = formats()[format].refusal(measurement)
+    if refusal is not None:
+        raise UsageError(f"Trial {trial} cannot be exported as {format}: {refusal}.")
     folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another --out.")
     spec = study.spec
-    load_config(spec.model)
-    base = load_model(spec.model)
-    if model_fingerprint(base) != spec.model_fingerprint:
+    task = load_task(spec)
+    plan(task.model, recipe)
+    evaluator = Evaluator(task, study.database.engine, None, spec.device)
+    holdout = evaluator.accuracy(recipe, task.holdout)
+    trivial = task.kind.trivial(task.metric, task.calibration, task.holdout)
+    if not holdout.value > trivial and not force:
         raise UsageError(
-            f"The model {spec.model} is not the one that study {study.name!r} was made with."
+            f"Trial {trial} has {spec.metric} {holdout.value:.4f} on the holdout split, no better "
+            f"than {task.kind.trivial_answer} with {trivial:.4f}; add --force to export it anyway."
         )
-    recipe = Recipe.from_dict(measurement.recipe)
-    plan(base, recipe)
     bundle = Bundle(
-        base=base,
-        tokenizer=load_tokenizer(spec.model),
+        base=on_device(task.model, "cpu"),
+        tokenizer=task.tokenizer,
         recipe=recipe,
+        moments=None if recipe.compensation == "none" else evaluator.moments,
         measurement=measurement,
         baseline=study.baseline,
+        holdout=holdout,
+        base_holdout=evaluator.accuracy(EXACT, task.holdout),
         study=study.name,
+        task=task.kind.name,
         model_name=study.model_name,
         data_name=study.data_name,
         metric=spec.metric,
         scenario=study.scenario,
+        machine=spec.machine,
     )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +123,7 @@ def export_model(study: Study, trial: int, out: str, *, format: str = "hf") -> P
 
 @dataclass(frozen=True)
 class Verified:
-    """What :func:`verify_export` found: all files as written, and how far the logits are apart."""
+    """What :func:`verify_export` found: all files as written, and how far the answers are apart."""
 
     format: str
     files: int
@@ -114,22 +132,24 @@ class Verified:
 
 
 def verify_export(folder: str) -> Verified:
-    """Check an export: every file as it was written, and its logits in a new process.
+    """Check an export: every file as it was written, and its answers in a new process.
 
     Raises:
         UsageError: not an export, or a file of it was changed, cut short or is missing.
-        AxsearchError: the logits differ by more than 1e-5 from the searched model's.
+        AxsearchError: the answers differ from the searched model's by more than the format allows:
+            1e-5 for ``hf``, 1e-3 for ``onnx`` and ``openvino``.
     """
     path = Path(folder)
     manifest = Manifest.read(path)
     manifest.check(path)
     if manifest.format not in formats():
         raise UsageError(f"{path} has the format {manifest.format!r}, which is not known here.")
-    difference = formats()[manifest.format].check(path)
-    if not difference <= TOLERANCE:
+    format = formats()[manifest.format]
+    difference = format.check(path)
+    if not difference <= format.tolerance:
         raise AxsearchError(
-            f"The logits of {path} differ by {difference:.1e} from those of the searched model, "
-            f"more than {TOLERANCE:.0e}; export it again."
+            f"The answers of {path} differ by {difference:.1e} from those of the searched model, "
+            f"more than {format.tolerance:.0e}; export it again."
         )
     return Verified(
         manifest.format,

@@ -1,38 +1,136 @@
-"""What an export format is."""
+"""What an export format is, and what every export holds."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto import modeling_auto
 
+from axsearch.architectures import architecture_of
+from axsearch.compensation import Moments
+from axsearch.errors import AxsearchError, UsageError
 from axsearch.measurement import Measurement
-from axsearch.recipe import Recipe
+from axsearch.recipe import Recipe, Setting
+from axsearch.store.queries import Evaluation
+from axsearch.surgery import shrink, sliced_state
+
+RECIPE, PROBE, CARD = "recipe.json", "probe.json", "README.md"
+PROBE_ROWS, PROBE_LENGTH = 4, 24
+OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
+"""What a model may answer, of which a probe keeps what there is."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Everything that goes into an export: the base, the recipe and what was measured of it."""
+    """Everything that goes into an export: the base, the recipe and what was measured of it.
+
+    ``moments`` are there where the recipe compensates; ``holdout`` and ``base_holdout`` are the
+    accuracies on the holdout split, ``machine`` is where the latency was measured.
+    """
 
     base: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
+    moments: Moments | None
     measurement: Measurement
     baseline: Measurement
+    holdout: Evaluation
+    base_holdout: Evaluation
     study: str
+    task: str
     model_name: str
     data_name: str
     metric: str
     scenario: str | None
+    machine: str
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """The smaller model's tensors."""
+        return sliced_state(self.base, self.recipe, self.moments)
+
+    @cached_property
+    def small(self) -> PreTrainedModel:
+        """The smaller model, in evaluation mode."""
+        return shrink(self.base, self.recipe, self.moments)
+
+    @cached_property
+    def auto_class(self) -> str:
+        """The class of transformers that opens the base: ``AutoModelForSequenceClassification``."""
+        own = type(self.base)
+        for name, auto in vars(modeling_auto).items():
+            if name.startswith("AutoModelFor"):
+                found = auto._model_mapping.get(type(self.base.config), None)
+                if own in (found if isinstance(found, tuple) else (found,)):
+                    return name
+        raise UsageError(f"Models of the class {own.__name__} cannot be exported.")
+
+    @cached_property
+    def probe_inputs(self) -> dict[str, Tensor]:
+        """Random inputs, half of the rows padded, that show whether an export is right.
+
+        Longer than twice any k of attention, since attention to all keys would not show that top-k
+        works.
+        """
+        config = self.base.config
+        family = architecture_of(config.model_type)
+        ks = [
+            c.value
+            for site, _, c in self.recipe.choices()
+            if isinstance(c, Setting) and site.kind == "attention"
+        ]
+        length = min(max([PROBE_LENGTH, *(2 * k + 2 for k in ks)]), family.longest(config))
+        inputs = family.example(config, PROBE_ROWS, length)
+        name, taken = "token_type_ids", signature(self.base.forward).parameters
+        if name in self.tokenizer.model_input_names and name in taken:
+            # Which of two texts a token is of; a traced export takes no input that is not here.
+            inputs[name] = torch.zeros(PROBE_ROWS, length, dtype=torch.int64)
+            if getattr(config, "type_vocab_size", 0) > 1:
+                inputs[name][:, length // 3 :] = 1
+        return inputs
+
+    @cached_property
+    def probe_outputs(self) -> dict[str, Tensor]:
+        """What the searched model says to the probe, by the name of the output."""
+        with torch.inference_mode():
+            answer = self.small(**self.probe_inputs)
+        return {name: answer[name] for name in OUTPUTS if name in answer}
+
+    def write_common(self, folder: Path, card: str) -> None:
+        """Write what every format holds beside the model: tokenizer, recipe, probe and card."""
+        self.tokenizer.save_pretrained(folder)
+        self.recipe.write(folder / RECIPE)
+        probe = {
+            "inputs": {name: _listed(tensor) for name, tensor in self.probe_inputs.items()},
+            "outputs": {name: _listed(tensor) for name, tensor in self.probe_outputs.items()},
+        }
+        (folder / PROBE).write_text(json.dumps(probe) + "\n")
+        (folder / CARD).write_text(card)
 
 
 class ExportFormat(ABC):
-    """A way to write a smaller model to a folder; one file in this folder is one format."""
+    """A way to write a smaller model to a folder; one file in this folder is one format.
+
+    ``tolerance`` is how far its answers may be from those of the searched model.
+    """
 
     name: ClassVar[str]
+    tolerance: ClassVar[float]
+
+    def refusal(self, measurement: Measurement) -> str | None:
+        """Why a model cannot be written in this format; None if it can. Told before any work."""
+        return None
 
     @abstractmethod
     def write(self, bundle: Bundle, folder: Path) -> None:
@@ -40,7 +138,42 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def check(self, folder: Path) -> float:
-        """Open an export in a new process; the largest difference of its logits to the stored.
+        """Open an export in a new process; the largest difference of its answers to the stored.
 
         Raises UsageError naming the file that was changed or is missing.
         """
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of an export; raises UsageError where it is not one."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} is missing or damaged; export the model again.")
+    return data
+
+
+def run_check(script: str, folder: Path, *arguments: str) -> float:
+    """Run a script in a new, isolated Python; the number on its last line of output.
+
+    It is given the folder and the arguments. Raises AxsearchError with its last words where it
+    fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(folder.resolve()), *arguments],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise AxsearchError(f"{folder} does not open in a new process: {reason}")
+    return float(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _listed(tensor: Tensor) -> list[Any]:
+    values: list[Any] = (tensor.double() if tensor.is_floating_point() else tensor).tolist()
+    return values

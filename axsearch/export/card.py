@@ -9,8 +9,11 @@ from jinja2 import Environment, StrictUndefined
 from axsearch.export.base import Bundle
 
 
-def model_card(bundle: Bundle, auto_class: str, task: str) -> str:
-    """Markdown with front matter: what was cut, what was measured, how to load it."""
+def model_card(bundle: Bundle, format: str, *, remote: bool = False) -> str:
+    """Markdown with front matter: what was cut, what was measured, how to load it.
+
+    ``remote`` says that opening it needs the modeling file of its folder.
+    """
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -19,7 +22,9 @@ def model_card(bundle: Bundle, auto_class: str, task: str) -> str:
         bundle=bundle,
         m=bundle.measurement,
         base=bundle.baseline,
-        auto_class=auto_class,
-        task=task,
+        auto_class=bundle.auto_class,
+        format=format,
+        remote=remote,
+        inputs=list(bundle.probe_inputs),
         approximations=list(next(iter(bundle.measurement.choices.values()))),
     )

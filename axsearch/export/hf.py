@@ -4,59 +4,58 @@ from __future__ import annotations
 
 import json
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+import transformers
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
-from axsearch.architectures import Architecture, architecture_of, architectures
+from axsearch.architectures import architecture_of, architectures
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.size import METADATA, safetensors_bytes
-from axsearch.export.base import Bundle, ExportFormat
+from axsearch.export.base import RECIPE, Bundle, ExportFormat, read_json, run_check
 from axsearch.export.card import model_card
 from axsearch.export.modeling_source import modeling_source
-from axsearch.recipe import Recipe, Setting
-from axsearch.surgery import plan, shrink, sliced_state
+from axsearch.recipe import Recipe
+from axsearch.surgery import plan
 
-TASK = "text-classification"
-AUTO_CLASS = "AutoModelForSequenceClassification"
-WEIGHTS, RECIPE, PROBE = "model.safetensors", "recipe.json", "probe.json"
-PROBE_ROWS, PROBE_LENGTH = 4, 24
+WEIGHTS, MODELING = "model.safetensors", "modeling_axsearch"
 SUFFIXES = (".json", ".jinja", ".md", ".model", ".safetensors", ".txt")
 
-# Runs in a process of its own, in which axsearch cannot be imported.
+# Runs in a process of its own, in which axsearch cannot be imported. A plain checkpoint is opened
+# without leave to run code.
 CHECK = """
 import json, sys
 sys.modules["axsearch"] = None
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-folder = sys.argv[1]
+import torch, transformers
+folder, auto_class, remote = sys.argv[1:]
 probe = json.load(open(folder + "/probe.json"))
-AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-model = AutoModelForSequenceClassification.from_pretrained(
-    folder, trust_remote_code=True, use_safetensors=True, dtype=torch.float32
+if "input_ids" in probe["inputs"]:
+    transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=remote == "1")
+model = getattr(transformers, auto_class).from_pretrained(
+    folder, trust_remote_code=remote == "1", use_safetensors=True, dtype=torch.float32
 ).eval()
 with torch.inference_mode():
-    logits = model(
-        input_ids=torch.tensor(probe["input_ids"]),
-        attention_mask=torch.tensor(probe["attention_mask"]),
-    ).logits
-print(json.dumps((logits - torch.tensor(probe["logits"])).abs().max().item()))
+    answer = model(**{name: torch.tensor(value) for name, value in probe["inputs"].items()})
+print(json.dumps(torch.stack([
+    (answer[name] - torch.tensor(value)).abs().max() for name, value in probe["outputs"].items()
+]).max().item()))
 """
 
 
 class HuggingFace(ExportFormat):
-    """safetensors, config, tokenizer, model card and a self-contained modeling file."""
+    """safetensors, config, tokenizer, model card and a self-contained modeling file.
+
+    Where only whole layers are gone it is a plain checkpoint of the family, without the file.
+    """
 
     name = "hf"
+    tolerance = 1e-5
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         """Write the model; the config holds the recipe and the shape of each layer."""
-        family = architecture_of(bundle.base.config.model_type)
-        state = {k: v.contiguous() for k, v in sliced_state(bundle.base, bundle.recipe).items()}
+        state = {name: tensor.contiguous() for name, tensor in bundle.state.items()}
         save_file(state, folder / WEIGHTS, metadata=METADATA)
         (folder / WEIGHTS).chmod(stat.S_IMODE(folder.stat().st_mode) & 0o666)
         written = (folder / WEIGHTS).stat().st_size
@@ -65,13 +64,13 @@ class HuggingFace(ExportFormat):
                 f"The weights take {written:,} bytes, not the {bundle.measurement.size_bytes:,} "
                 "that the study recorded."
             )
-        config = _config(bundle, family)
+        config = _config(bundle)
         (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-        (folder / f"{_module(family)}.py").write_text(modeling_source(family, AUTO_CLASS))
-        bundle.tokenizer.save_pretrained(folder)
-        bundle.recipe.write(folder / RECIPE)
-        (folder / PROBE).write_text(json.dumps(_probe(bundle)) + "\n")
-        (folder / "README.md").write_text(model_card(bundle, AUTO_CLASS, TASK))
+        if "auto_map" in config:
+            source = modeling_source(type(bundle.base), bundle.auto_class)
+            (folder / f"{MODELING}.py").write_text(source)
+        card = model_card(bundle, "hf", remote="auto_map" in config)
+        bundle.write_common(folder, card)
 
     def check(self, folder: Path) -> float:
         """Open the folder without axsearch.
@@ -80,92 +79,70 @@ class HuggingFace(ExportFormat):
         this installation writes itself is run, and nothing else in the folder may name code.
         """
         Recipe.read(folder / RECIPE)
-        config = _read_json(folder / "config.json")
-        tokenizer = _read_json(folder / "tokenizer_config.json")
-        kind = str(config.get("model_type")).removeprefix("axsearch_")
-        if kind not in architectures():
-            raise UsageError(f"{folder / 'config.json'} names an unknown model type.")
-        family = architecture_of(kind)
-        modeling = folder / f"{_module(family)}.py"
-        # Exactly ours: transformers reads `x--y` in here as code of the hub repository x.
-        own = config.get("auto_map") == _auto_map(family) and modeling.is_file()
+        config = read_json(folder / "config.json")
+        tokenizer = folder / "tokenizer_config.json"
+        known = {name for path in [tokenizer] if path.is_file() for name in read_json(path)}
+        modeling = folder / f"{MODELING}.py"
         strange = [p for p in folder.iterdir() if p.suffix not in SUFFIXES and p != modeling]
-        if strange or "auto_map" in tokenizer or not (folder / WEIGHTS).is_file():
-            culprit = strange[0] if strange else folder / "tokenizer_config.json"
+        if strange or "auto_map" in known or not (folder / WEIGHTS).is_file():
+            culprit = strange[0] if strange else tokenizer
             raise UsageError(f"{culprit} is not as axsearch writes it; export the model again.")
-        if not own or modeling.read_text() != modeling_source(family, AUTO_CLASS):
+        base, auto_class = _classes(folder, config)
+        remote = "auto_map" in config or modeling.exists()
+        # Exactly ours: transformers reads `x--y` in here as code of the hub repository x.
+        if remote and (
+            config.get("auto_map") != _auto_map(auto_class)
+            or not modeling.is_file()
+            or modeling.read_text() != modeling_source(base, auto_class)
+        ):
             raise UsageError(
                 f"{modeling} is not the file that this version of axsearch writes, "
                 "so it is not run; export the model again."
             )
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", CHECK, str(folder.resolve())],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise AxsearchError(f"{folder} does not open in a new process: {reason}")
-        return float(json.loads(done.stdout.strip().splitlines()[-1]))
+        return run_check(CHECK, folder, auto_class, "1" if remote else "0")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict):
-        raise UsageError(f"{path} is missing or damaged; export the model again.")
-    return data
+def _classes(folder: Path, config: dict[str, Any]) -> tuple[type[PreTrainedModel], str]:
+    # Names out of a file become source and attributes: only classes that transformers itself lists
+    # for a family of ours are taken.
+    ours = config.get("axsearch")
+    ours = ours if isinstance(ours, dict) else {}
+    kind = str(config.get("model_type")).removeprefix("axsearch_")
+    auto_class, base = str(ours.get("auto_class")), str(ours.get("base_class"))
+    auto = getattr(transformers, auto_class, None) if auto_class.startswith("AutoModel") else None
+    if kind in architectures() and auto is not None:
+        own = transformers.AutoConfig.for_model(kind).__class__
+        listed = auto._model_mapping.get(own, None)
+        for member in listed if isinstance(listed, tuple) else (listed,):
+            if member is not None and member.__name__ == base:
+                return member, auto_class
+    raise UsageError(
+        f"{folder / 'config.json'} names a model that axsearch does not write; export it again."
+    )
 
 
-def _module(family: Architecture) -> str:
-    return f"modeling_axsearch_{family.modeling_module.rpartition('.')[2]}"
+def _auto_map(auto_class: str) -> dict[str, str]:
+    return {"AutoConfig": f"{MODELING}.AxsearchConfig", auto_class: f"{MODELING}.AxsearchModel"}
 
 
-def _auto_map(family: Architecture) -> dict[str, str]:
-    return {
-        "AutoConfig": f"{_module(family)}.{family.config_class.__name__}",
-        AUTO_CLASS: f"{_module(family)}.{family.exported[TASK].__name__}",
-    }
-
-
-def _config(bundle: Bundle, family: Architecture) -> dict[str, Any]:
+def _config(bundle: Bundle) -> dict[str, Any]:
     wanted = plan(bundle.base, bundle.recipe)
+    family = architecture_of(bundle.base.config.model_type)
     config: dict[str, Any] = bundle.base.config.to_dict()
     for private in ("_name_or_path", "auto_map"):
         config.pop(private, None)
+    ours: dict[str, Any] = {
+        "recipe": bundle.recipe.to_dict(),
+        "base_class": type(bundle.base).__name__,
+        "auto_class": bundle.auto_class,
+    }
+    config |= {"dtype": "float32", **family.config_of(bundle.base.config, wanted.layers)}
+    if wanted.whole:
+        return {**config, "architectures": [type(bundle.base).__name__], "axsearch": ours}
     return {
         **config,
-        "model_type": family.config_class.model_type,
-        "architectures": [family.exported[TASK].__name__],
-        "auto_map": _auto_map(family),
-        "num_hidden_layers": len(wanted.layers),
-        "dtype": "float32",
-        "axsearch": {
-            "recipe": bundle.recipe.to_dict(),
-            "base_layers": list(wanted.layers),
-            "layers": wanted.shapes,
-        },
-    }
-
-
-def _probe(bundle: Bundle) -> dict[str, Any]:
-    # Random tokens, half of the rows padded, and what the searched model says to them; longer
-    # than twice any k, since attention to all keys would not show that top-k works.
-    config = bundle.base.config
-    ks = [c.value for _, _, c in bundle.recipe.choices() if isinstance(c, Setting)]
-    length = min(max([PROBE_LENGTH, *(2 * k + 2 for k in ks)]), config.max_position_embeddings)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size, (PROBE_ROWS, length), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[PROBE_ROWS // 2 :, length // 2 :] = 0
-    with torch.inference_mode():
-        logits = shrink(bundle.base, bundle.recipe)(input_ids=ids, attention_mask=mask).logits
-    return {
-        "input_ids": ids.tolist(),
-        "attention_mask": mask.tolist(),
-        "logits": logits.double().tolist(),
+        "model_type": f"axsearch_{bundle.base.config.model_type}",
+        "architectures": ["AxsearchModel"],
+        "auto_map": _auto_map(bundle.auto_class),
+        "axsearch": {**ours, "layers": wanted.shapes},
     }

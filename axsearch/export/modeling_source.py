@@ -6,9 +6,11 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from axsearch.architectures import Architecture
+from transformers import PreTrainedModel
 
-HEADER = '''"""A smaller {family} model, written by axsearch (Apache-2.0).
+from axsearch.architectures import architecture_of
+
+HEADER = '''"""A smaller {model_type} model, written by axsearch (Apache-2.0).
 
 It needs torch and transformers only.
 
@@ -18,19 +20,45 @@ It needs torch and transformers only.
 """
 '''
 
+CLASSES = '''class AxsearchConfig({config}):
+    """{config} whose ``axsearch`` entry holds the recipe and the shape of each layer."""
 
-def modeling_source(architecture: Architecture, auto_class: str) -> str:
+    model_type = "axsearch_{model_type}"
+
+
+class AxsearchModel({model}):
+    """A {model} whose layers have the shapes that its config lists."""
+
+    config_class = AxsearchConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        apply_shapes(self, config.axsearch["layers"], LAYOUT)
+'''
+
+
+def modeling_source(base: type[PreTrainedModel], auto_class: str) -> str:
     """The source of a family's modules with the axsearch modules that they import in front.
 
-    These are the very modules that a search measures, as one file without axsearch.
+    These are the very modules that a search measures, as one file without axsearch, and a model
+    and a config class on top that give a new model of the class ``base`` the shapes of its config.
     """
-    imports: list[str] = []
+    config = base.config_class
+    assert config is not None
+    family = architecture_of(config.model_type)
+    imports: list[str] = [
+        f"from {config.__module__} import {config.__name__}",
+        f"from {base.__module__} import {base.__name__}",
+    ]
     bodies: list[str] = []
-    _collect(architecture.modeling_module, set(), imports, bodies)
+    _collect(family.modeling_module, set(), imports, bodies)
     future = "from __future__ import annotations\n"
-    header = HEADER.format(family=architecture.model_types[0], auto_class=auto_class)
+    header = HEADER.format(model_type=config.model_type, auto_class=auto_class)
+    classes = CLASSES.format(
+        config=config.__name__, model=base.__name__, model_type=config.model_type
+    )
     ordered = sorted(dict.fromkeys(imports))
-    return "\n".join([header, future, *ordered, "", *bodies])
+    return "\n".join([header, future, *ordered, "", *bodies, classes])
 
 
 def _collect(module: str, seen: set[str], imports: list[str], bodies: list[str]) -> None:

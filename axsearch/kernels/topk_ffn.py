@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from axsearch.kernels.native_topk import native_select, runs_natively
+from axsearch.kernels.topk_activation import topk_activation
 from axsearch.kernels.torch_topk import TORCH_BUDGET, wide
 
 Activation = Callable[[Tensor], Tensor]
@@ -81,12 +82,7 @@ def topk_ffn(
     with torch.autocast(device, enabled=False):
         exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if exporting or k >= w_in.shape[0]:
-            scores = linear(hidden, w_in, b_in)
-            if k < w_in.shape[0]:
-                kept, index = scores.topk(k, dim=-1, sorted=False)
-                scores = torch.zeros_like(scores).scatter(-1, index, activation(kept))
-            else:
-                scores = activation(scores)
+            scores = topk_activation(linear(hidden, w_in, b_in), k, activation)
             return linear(scores, w_out, b_out)
         flat = hidden.reshape(-1, hidden.shape[-1])
         arguments = (flat, w_in, b_in, w_out, b_out, k, activation, token_chunk)

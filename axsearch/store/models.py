@@ -41,7 +41,10 @@ class RecipeRow(Base):
 
 
 class EvaluationRow(Base):
-    """Accuracy of one recipe of one model on one split; ``outcome`` packs right/wrong bits."""
+    """Accuracy of one recipe of one model on one split.
+
+    ``statistic`` and ``outcome`` are those of :class:`axsearch.outcome.Outcome`, packed.
+    """
 
     __tablename__ = "ax_evaluations"
 
@@ -55,6 +58,7 @@ class EvaluationRow(Base):
     low: Mapped[float]
     high: Mapped[float]
     examples: Mapped[int]
+    statistic: Mapped[str] = mapped_column(String(32))
     outcome: Mapped[bytes] = mapped_column(LargeBinary)
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Engine, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from axsearch.outcome import Outcome
 from axsearch.recipe import Recipe
 from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow, StudyRow
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on a split with its interval; ``right`` says so example by example."""
+    """Accuracy on a split with its interval, and what each example adds to it."""
 
     value: float
     low: float
     high: float
-    right: NDArray[np.bool_]
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
 class EvaluationKey:
-    """What makes two evaluations the same: they give the same result and are done once."""
+    """What makes two evaluations the same: they give the same result and are done once.
+
+    ``calibration`` is the fingerprint of the calibration split, which makes a compensated model
+    what it is.
+    """
 
     model: str
+    calibration: str
     split: str
     dtype: str
     metric: str
+
+    @property
+    def compensated(self) -> str:
+        """What stands for the model where a recipe compensates: base and calibration together."""
+        return hashlib.sha256(f"{self.model} {self.calibration}".encode()).hexdigest()
 
 
 def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
@@ -86,7 +96,8 @@ def load_evaluations(
 ) -> dict[str, Evaluation]:
     """Stored evaluations by recipe hash; recipes without one are left out."""
     wanted = select(EvaluationRow).where(
-        EvaluationRow.model == key.model,
+        # A recipe compensates or does not, so a hash is found under one of the two only.
+        EvaluationRow.model.in_((key.model, key.compensated)),
         EvaluationRow.split == key.split,
         EvaluationRow.dtype == key.dtype,
         EvaluationRow.metric == key.metric,
@@ -98,7 +109,7 @@ def load_evaluations(
                 row.value,
                 row.low,
                 row.high,
-                np.unpackbits(np.frombuffer(row.outcome, np.uint8), count=row.examples) == 1,
+                Outcome.unpacked(row.statistic, row.outcome),
             )
             for row in session.scalars(wanted)
         }
@@ -112,7 +123,7 @@ def save_evaluation(
     _add(
         engine,
         EvaluationRow(
-            model=key.model,
+            model=key.model if recipe.compensation == "none" else key.compensated,
             recipe=recipe.hash,
             split=key.split,
             dtype=key.dtype,
@@ -121,8 +132,9 @@ def save_evaluation(
             value=result.value,
             low=result.low,
             high=result.high,
-            examples=len(result.right),
-            outcome=np.packbits(result.right).tobytes(),
+            examples=len(result.outcome),
+            statistic=result.outcome.statistic,
+            outcome=result.outcome.packed(),
         ),
     )
 

@@ -12,20 +12,17 @@ measured again.
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch import Recipe, Task, shrink
 from axsearch.evaluation.accuracy import predict
-from axsearch.kernels.topk_ffn import topk_ffn
-from axsearch.metrics import estimate, paired_difference
+from axsearch.metrics import paired_difference, value
 from axsearch.recipe import Setting, SiteId
 
 KS = (4, 8, 16, 32, 64)
@@ -41,19 +38,9 @@ def with_topk_attention(base: PreTrainedModel, k: int, mode: str) -> PreTrainedM
 
 def with_topk_ffn(base: PreTrainedModel, k: int) -> PreTrainedModel:
     """Every token uses the k neurons of each layer with the largest pre-activations."""
-
-    def feed_forward(layer: nn.Module, hidden: Tensor) -> Tensor:
-        inner, outer = layer.intermediate, layer.output
-        output = topk_ffn(
-            hidden, inner.dense.weight, inner.dense.bias, outer.dense.weight, outer.dense.bias, k,
-            inner.intermediate_act_fn,
-        )  # fmt: skip
-        return outer.LayerNorm(output + hidden)
-
-    model = shrink(base, Recipe.of({}))
-    for layer in model.bert.encoder.layer:
-        layer.feed_forward_chunk = partial(feed_forward, layer)
-    return model
+    layers = range(base.config.num_hidden_layers)
+    setting = Setting(value=k, mode="largest")
+    return shrink(base, Recipe.of({SiteId(i, "ffn"): {"ffn_topk": setting} for i in layers}))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -103,14 +90,14 @@ def main() -> None:
             model = with_topk_attention(task.model, k, what.partition(", ")[2])
         elif what == "FFN":
             model = with_topk_ffn(task.model, k)
-        predicted = predict(model, split)
-        accuracy = estimate("accuracy", split.labels, predicted)
-        row = {"what": what, "k": k, "accuracy": accuracy.value}
+        predicted = predict(model, split, task.kind)
+        outcome = task.kind.outcome("accuracy", split, predicted)
+        row = {"what": what, "k": k, "accuracy": value(outcome)}
         if what == "dense":
-            row["predicted"] = predicted.tolist()
+            row["predicted"] = list(predicted)
         else:
-            dense = np.array(known["dense", None]["predicted"])
-            difference = paired_difference(predicted == split.labels, dense == split.labels)
+            dense = task.kind.outcome("accuracy", split, known["dense", None]["predicted"])
+            difference = paired_difference(outcome, dense)
             row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
         known[what, k] = row
         lines = ",\n".join(json.dumps(row) for row in known.values())

@@ -6,43 +6,48 @@ import itertools
 
 import pytest
 import torch
-from families import LENGTH, padded_batch, tiny_model
+from families import every_site, padded_batch, tiny_model
 from torch import Tensor
 
-from axsearch.approximations import Approximation, Level, Site, approximations
-from axsearch.architectures import architecture_of, architectures
+from axsearch.approximations import Approximation, TopK, UnitRemoval, approximations, recorded
 from axsearch.evaluation.size import parameter_count
-from axsearch.recipe import Recipe
+from axsearch.recipe import Kept, Recipe, Setting, SiteKind
+from axsearch.space import Dimension
 from axsearch.surgery import shrink, sliced_state
 
-BATCH = padded_batch()
-
+KINDS: tuple[SiteKind, ...] = ("attention", "ffn")
+# Post-norm with projections of its own, and pre-norm with fused and gated ones without bias.
 EVERY = [
     pytest.param(model_type, approximation, id=f"{model_type}-{name}")
     for model_type, (name, approximation) in itertools.product(
-        architectures(), approximations().items()
+        ("bert", "modernbert"), approximations().items()
     )
 ]
 
 
-def sites(model_type: str, approximation: Approximation) -> list[Site]:
-    every = architecture_of(model_type).sites(tiny_model(model_type).config, LENGTH)
-    return [site for site in every if site.id.kind == approximation.kind]
+def dimensions(model_type: str, approximation: Approximation) -> list[Dimension]:
+    """The approximation in each layer; units go in another order than their natural one."""
+    sites = every_site(model_type)
+    groups = []
+    for layer in sorted({site.id.layer for site in sites}):
+        own = [s for s in sites if s.id.layer == layer and s.id.kind in approximation.kinds]
+        own.sort(key=lambda site: approximation.kinds.index(site.id.kind))
+        orders = tuple(tuple(reversed(range(site.units.count))) for site in own)
+        groups.append(Dimension(tuple(own), approximation, orders))
+    return groups
 
 
-def order(site: Site) -> tuple[int, ...]:
-    """Not the natural one, so that taking the first units is told from taking the best."""
-    return tuple(reversed(range(site.units.count)))
+def recipe_of(dimension: Dimension, index: int) -> Recipe:
+    return Recipe.of({site: dict([choice]) for site, choice in dimension.choices(index).items()})
 
 
-def recipe_of(approximation: Approximation, site: Site, level: Level) -> Recipe:
-    choice = approximation.choice(site, level, order(site))
-    return Recipe.of({site.id: {approximation.name: choice}} if choice is not None else {})
+def recipes(dimension: Dimension) -> list[Recipe]:
+    return [recipe_of(dimension, index) for index in range(len(dimension.levels))]
 
 
 def logits(model_type: str, recipe: Recipe) -> Tensor:
     with torch.no_grad():
-        result: Tensor = shrink(tiny_model(model_type), recipe)(**BATCH).logits
+        result: Tensor = shrink(tiny_model(model_type), recipe)(**padded_batch(model_type)).logits
     return result
 
 
@@ -53,70 +58,88 @@ class TestEveryApproximation:
         assert approximation.name.isidentifier()
         assert approximation.summary
         assert type(approximation).__doc__
-        assert sites(model_type, approximation)
+        assert approximation.kinds
+        assert set(approximation.kinds) <= set(KINDS)
+        assert isinstance(approximation.searched, bool)
+
+    def test_a_recipe_knows_the_name_it_is_recorded_under(
+        self, model_type: str, approximation: Approximation
+    ) -> None:
+        for kind in approximation.kinds:
+            name = approximation.recorded(kind)
+            assert recorded(kind)[name].name == name
+            assert all(a.recorded(kind) == n for n, a in recorded(kind).items())
+        for dimension in dimensions(model_type, approximation):
+            for index in range(1, len(dimension.levels)):
+                for site, (name, choice) in dimension.choices(index).items():
+                    assert name == approximation.recorded(site.kind)
+                    there = dimension.sites[approximation.kinds.index(site.kind)]
+                    assert recorded(site.kind)[name].misfit(there, choice) is None
 
     def test_exact_level_is_first_and_leaves_logits_unchanged(
         self, model_type: str, approximation: Approximation
     ) -> None:
         with torch.no_grad():
-            base = tiny_model(model_type)(**BATCH).logits
-        for site in sites(model_type, approximation):
-            levels = approximation.levels(site)
-            choices = [approximation.choice(site, level, order(site)) for level in levels]
-            assert choices[0] is None
-            assert None not in choices[1:]
-            assert torch.equal(logits(model_type, recipe_of(approximation, site, levels[0])), base)
+            base = tiny_model(model_type)(**padded_batch(model_type)).logits
+        for dimension in dimensions(model_type, approximation):
+            assert not dimension.choices(0)
+            assert recipe_of(dimension, 0) == Recipe.of({})
+            assert torch.equal(logits(model_type, recipe_of(dimension, 0)), base)
+            for index in range(1, len(dimension.levels)):
+                assert set(dimension.choices(index)) == {site.id for site in dimension.sites}
 
     def test_levels_go_from_exact_to_most_approximate(
         self, model_type: str, approximation: Approximation
     ) -> None:
-        for site in sites(model_type, approximation):
-            levels = approximation.levels(site)
-            assert len(levels) > 1
-            numbers = [float("inf") if level is None else level for level in levels]
-            assert all(a > b >= 0 for a, b in itertools.pairwise(numbers))
+        for dimension in dimensions(model_type, approximation):
+            assert len(dimension.levels) > 1
+            for site in dimension.sites:  # those set together have a level each
+                levels = approximation.levels(site)
+                assert len(levels) == len(dimension.levels)
+                numbers = [float("inf") if level is None else level for level in levels]
+                assert all(a > b >= 0 for a, b in itertools.pairwise(numbers))
             sizes = [
-                parameter_count(
-                    sliced_state(tiny_model(model_type), recipe_of(approximation, site, level))
-                )
-                for level in levels
+                parameter_count(sliced_state(tiny_model(model_type), recipe))
+                for recipe in recipes(dimension)
             ]
             assert sizes == sorted(sizes, reverse=True)
+            if isinstance(approximation, UnitRemoval):
+                assert len(set(sizes)) == len(sizes)
+            else:
+                assert len(set(sizes)) == 1
 
     def test_every_other_level_changes_the_logits(
         self, model_type: str, approximation: Approximation
     ) -> None:
-        for site in sites(model_type, approximation):
-            found = [
-                logits(model_type, recipe_of(approximation, site, level))
-                for level in approximation.levels(site)
-            ]
-            for a, b in itertools.combinations(found, 2):
-                assert not torch.allclose(a, b, atol=1e-6)
+        found = [logits(model_type, r) for r in recipes(dimensions(model_type, approximation)[0])]
+        for a, b in itertools.combinations(found, 2):
+            assert not torch.allclose(a, b, atol=1e-6)
 
     def test_value_is_the_level(self, model_type: str, approximation: Approximation) -> None:
-        for site in sites(model_type, approximation):
-            for level in approximation.levels(site):
-                choice = approximation.choice(site, level, order(site))
-                assert approximation.value(site, choice) == level
+        for dimension in dimensions(model_type, approximation):
+            for site, order in zip(dimension.sites, dimension.orders, strict=True):
+                for level in approximation.levels(site):
+                    choice = approximation.choice(site, level, order)
+                    assert approximation.value(site, choice) == level
+                    name = approximation.recorded(site.id.kind)
+                    assert recorded(site.id.kind)[name].value(site, choice) == level
 
     def test_recipe_round_trip(self, model_type: str, approximation: Approximation) -> None:
-        for site in sites(model_type, approximation):
-            recipes = [recipe_of(approximation, site, v) for v in approximation.levels(site)]
-            for recipe in recipes:
+        for dimension in dimensions(model_type, approximation):
+            for recipe in recipes(dimension):
                 again = Recipe.from_json(recipe.to_json())
                 assert again == recipe
                 assert again.hash == recipe.hash
-            assert len(set(recipes)) == len(recipes)
+            assert len(set(recipes(dimension))) == len(dimension.levels)
 
     def test_forward_and_backward_in_train_mode(
         self, model_type: str, approximation: Approximation
     ) -> None:
         base = tiny_model(model_type)
-        site = sites(model_type, approximation)[-1]
-        for level in approximation.levels(site):
-            small = shrink(base, recipe_of(approximation, site, level)).train()
-            small(**BATCH, labels=torch.tensor([0, 1, 0])).loss.backward()
+        dimension = dimensions(model_type, approximation)[-1]
+        for index in range(0, len(dimension.levels), 2):
+            small = shrink(base, recipe_of(dimension, index)).train()
+            small(**padded_batch(model_type), labels=torch.tensor([0, 1, 0])).loss.backward()
             for name, parameter in small.named_parameters():
                 assert parameter.grad is not None, name
                 assert parameter.grad.isfinite().all(), name
@@ -125,17 +148,69 @@ class TestEveryApproximation:
     def test_cut_leaves_other_sites_alone(
         self, model_type: str, approximation: Approximation
     ) -> None:
-        site = sites(model_type, approximation)[0]
+        site = dimensions(model_type, approximation)[0].sites[0]
         own = {axis.tensor for axis in site.units.axes} | set(site.units.whole)
         for level in approximation.levels(site)[1:]:
             state = dict(tiny_model(model_type).state_dict())
             before = dict(state)
-            choice = approximation.choice(site, level, order(site))
+            choice = approximation.choice(site, level, range(site.units.count))
             assert choice is not None
             approximation.cut(site, choice, state)
-            assert {n for n in before if n not in state or state[n] is not before[n]} <= own
+            touched = {n for n in before if n not in state or state[n] is not before[n]}
+            assert touched <= own
+            assert bool(touched) is isinstance(approximation, UnitRemoval)
+
+    def test_a_choice_of_another_form_does_not_fit(
+        self, model_type: str, approximation: Approximation
+    ) -> None:
+        for site in dimensions(model_type, approximation)[0].sites:
+            count = site.units.count
+            units, setting = Kept(of=count, kept=(0,)), Setting(value=2, mode="soft")
+            if isinstance(approximation, TopK):
+                assert approximation.misfit(site, units) == "takes a k, not units to keep"
+                assert "mode 'soft', not one of" in (approximation.misfit(site, setting) or "")
+            else:
+                other = Kept(of=count + 1, kept=(0,))
+                assert approximation.misfit(site, units) is None
+                assert approximation.misfit(site, setting) == "takes units to keep, not a setting"
+                assert f"for {count + 1} units" in (approximation.misfit(site, other) or "")
 
 
-def test_names_are_distinct_and_sorted() -> None:
+def test_all_are_found_by_being_there() -> None:
     assert list(approximations()) == sorted(approximations())
-    assert {"heads", "ffn", "topk"} <= set(approximations())
+    assert set(approximations()) >= {
+        "attention_block", "ffn", "ffn_block", "ffn_topk", "heads", "layer", "topk", "topk_hard",
+    }  # fmt: skip
+    searched = {name for name, a in approximations().items() if a.searched}
+    assert searched == {"heads", "ffn", "topk"}
+
+
+def test_a_recipe_has_one_name_for_what_gives_the_same_model() -> None:
+    assert set(recorded("attention")) == {"heads", "topk"}
+    assert set(recorded("ffn")) == {"ffn", "ffn_topk"}
+
+
+def most(name: str) -> Recipe:
+    return recipes(dimensions("bert", approximations()[name])[0])[-1]
+
+
+def test_blocks_and_layers_are_the_last_level_of_their_units() -> None:
+    assert most("attention_block") == most("heads")
+    assert most("ffn_block") == most("ffn")
+    both = Recipe.of(
+        {
+            site: dict(choices)
+            for recipe in (most("heads"), most("ffn"))
+            for site, choices in recipe.sites
+        }
+    )
+    assert most("layer") == both
+    assert most("layer").hash == both.hash
+
+
+def test_the_two_topk_attentions_are_two_modes_of_one_choice() -> None:
+    soft, hard = most("topk"), most("topk_hard")
+    ((site, ((name, setting),)),) = hard.sites
+    assert setting == Setting(value=8, mode="hard")
+    assert soft == Recipe.of({site: {name: Setting(value=8, mode="renormalised")}})
+    assert not torch.allclose(logits("bert", soft), logits("bert", hard), atol=1e-6)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from axsearch.approximations import Axis, Site, Units, approximations
-from axsearch.recipe import Kept, SiteId
+from axsearch.recipe import Kept, Setting, SiteId
 
 HEADS, WIDTH = 3, 2
 
 
 def site(*axes: Axis) -> Site:
-    units = Units(count=HEADS, width=WIDTH, axes=axes, whole=("output.bias",))
+    units = Units(
+        count=HEADS,
+        width=WIDTH,
+        axes=axes,
+        whole=("output.bias",),
+        output=axes[-1],
+        bias="output.bias",
+    )
     return Site(SiteId(0, "attention"), units, 1, 8)
 
 
@@ -54,3 +62,20 @@ def test_removed_block_takes_all_its_tensors() -> None:
     choice = Kept(of=HEADS, kept=())
     approximations()["heads"].cut(site(Axis("query", 0), Axis("query.bias", 0)), choice, state)
     assert set(state) == {"norm"}
+
+
+def test_columns_of_a_projection_that_is_stored_in_by_out() -> None:
+    state = {"qkv": numbered(3).T.contiguous(), "qkv.bias": numbered(3)[:, 0].contiguous()}
+    choice = Kept(of=HEADS, kept=(1,))
+    axes = Axis("qkv", 1, parts=3), Axis("qkv.bias", 0, parts=3)
+    approximations()["heads"].cut(site(*axes), choice, state)
+    assert state["qkv"].tolist() == [[10, 11, 110, 111, 210, 211]] * 4
+    assert state["qkv.bias"].tolist() == [10, 11, 110, 111, 210, 211]
+
+
+@pytest.mark.parametrize("name", ["topk", "topk_hard", "ffn_topk"])
+def test_a_k_cuts_nothing(name: str) -> None:
+    state = {"query": numbered(1)}
+    before = dict(state)
+    approximations()[name].cut(site(Axis("query", 0)), Setting(value=2, mode="hard"), state)
+    assert state["query"] is before["query"]

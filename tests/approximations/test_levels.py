@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from axsearch.approximations import Site, Units, approximations
+from axsearch.approximations import Axis, Site, Units, approximations
 from axsearch.recipe import Kept, Setting, SiteId
 
 
 def site(kind: str, count: int, length: int = 128) -> Site:
-    units = Units(count=count, width=1, axes=(), whole=())
+    units = Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None)
     return Site(SiteId(0, "ffn" if kind == "ffn" else "attention"), units, 1, length)
 
 
@@ -32,7 +32,7 @@ def test_kept_neurons_are_multiples_of_32(neurons: int) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 12, 64])
 @pytest.mark.parametrize("name", ["heads", "ffn"])
 def test_few_units_have_distinct_levels(name: str, count: int) -> None:
-    levels = approximations()[name].levels(site(approximations()[name].kind, count))
+    levels = approximations()[name].levels(site(approximations()[name].kinds[0], count))
     assert (levels[0], levels[-1]) == (count, 0)
     assert len(set(levels)) == len(levels)
 
@@ -59,3 +59,32 @@ def test_topk_of_a_search_is_renormalised() -> None:
 def test_impossible_unit_count_is_refused(level: int | None) -> None:
     with pytest.raises(ValueError, match=r"layer00\.attention keeps 0 to 12 units"):
         approximations()["heads"].choice(site("attention", 12), level, range(12))
+
+
+@pytest.mark.parametrize(
+    ("neurons", "levels"),
+    [(3072, (None, 1536, 768, 384, 192)), (8, (None, 4, 2, 1)), (1, (None,))],
+)
+def test_neurons_that_a_token_uses(neurons: int, levels: tuple[int | None, ...]) -> None:
+    assert approximations()["ffn_topk"].levels(site("ffn", neurons)) == levels
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "count"),
+    [
+        ("attention_block", "attention", 12),
+        ("ffn_block", "ffn", 3072),
+        ("layer", "attention", 12),
+        ("layer", "ffn", 3072),
+        ("ffn_block", "ffn", 1000),
+    ],
+)
+def test_blocks_and_layers_go_or_stay(name: str, kind: str, count: int) -> None:
+    assert approximations()[name].levels(site(kind, count)) == (count, 0)
+
+
+def test_hard_topk_has_the_same_levels() -> None:
+    levels = approximations()["topk_hard"].levels(site("attention", 12))
+    assert levels == approximations()["topk"].levels(site("attention", 12))
+    choice = approximations()["topk_hard"].choice(site("attention", 4), 16, ())
+    assert choice == Setting(value=16, mode="hard")

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import reviews, tiny_bert, tiny_tokenizer
+from families import random_model
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
 from axsearch.calibration.importance import Importance, fisher_importance
 from axsearch.recipe import SiteId
-from axsearch.task import Split, encode
+from axsearch.split import Split
+from axsearch.tasks import task_kinds
+from axsearch.tasks.sequences import encode
 
 COUNT, HEADS, NEURONS = 70, 4, 64
 
@@ -25,7 +28,7 @@ def split() -> Split:
     return Split("calibration", inputs, np.array([label for _, label in rows]), pad_id=0)
 
 
-SPLIT = split()
+SPLIT, KIND = split(), task_kinds()["text-classification"]
 
 
 def slow_importance(model: BertForSequenceClassification) -> dict[SiteId, NDArray[np.float64]]:
@@ -50,7 +53,7 @@ def slow_importance(model: BertForSequenceClassification) -> dict[SiteId, NDArra
         ):
             handles.append(dense.register_forward_pre_hook(look(site)))
     scores: dict[SiteId, Any] = {}
-    for example, label in zip(SPLIT.inputs, SPLIT.labels, strict=True):
+    for example, label in zip(SPLIT.inputs, SPLIT.targets, strict=True):
         batch = {key: torch.tensor([values]) for key, values in example.items()}
         model(**batch, labels=torch.tensor([label])).loss.backward()
         for site, output in seen.items():
@@ -65,7 +68,7 @@ def slow_importance(model: BertForSequenceClassification) -> dict[SiteId, NDArra
 
 
 def test_equals_one_example_at_a_time() -> None:
-    found = fisher_importance(tiny_bert(), SPLIT).scores
+    found = fisher_importance(tiny_bert(), SPLIT, KIND).scores
     expected = slow_importance(tiny_bert())
     assert set(found) == set(expected)
     for site, scores in expected.items():
@@ -74,12 +77,38 @@ def test_equals_one_example_at_a_time() -> None:
         np.testing.assert_allclose(found[site], scores, rtol=1e-3, atol=1e-12)
 
 
+def test_layers_that_share_their_parameters_share_a_gate() -> None:
+    # A score is the square of a sum over a group's runs, not of one of them or of each.
+    model = random_model("albert", num_hidden_layers=4, num_hidden_groups=1)
+    found = fisher_importance(model, SPLIT, KIND).scores
+    (group,) = model.albert.encoder.albert_layer_groups
+    dense = {
+        SiteId(0, "attention"): group.albert_layers[0].attention.dense,
+        SiteId(0, "ffn"): group.albert_layers[0].ffn_output,
+    }
+    assert set(found) == set(dense)
+    for site, module in dense.items():
+        count = HEADS if site.kind == "attention" else NEURONS
+        expected = np.zeros(count)
+        for example, label in zip(SPLIT.inputs, SPLIT.targets, strict=True):
+            seen: list[Tensor] = []
+            with module.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.extend(inputs)):
+                batch = {key: torch.tensor([values]) for key, values in example.items()}
+                loss = model(**batch, labels=torch.tensor([label])).loss
+            assert len(seen) == 4
+            slopes = torch.autograd.grad(loss, seen)
+            products = sum((x * s).double() for x, s in zip(seen, slopes, strict=True))
+            assert isinstance(products, Tensor)
+            expected += products.detach().unflatten(-1, (count, -1)).sum((0, 1, 3)).numpy() ** 2
+        np.testing.assert_allclose(found[site], expected, rtol=1e-3, atol=1e-12)
+
+
 def test_a_unit_without_effect_has_no_importance() -> None:
     model = tiny_bert()
     with torch.no_grad():
         model.bert.encoder.layer[1].attention.output.dense.weight[:, 16:24] = 0  # head 2
         model.bert.encoder.layer[2].output.dense.weight[:, 7] = 0
-    importance = fisher_importance(model, SPLIT)
+    importance = fisher_importance(model, SPLIT, KIND)
     assert importance.scores[SiteId(1, "attention")][2] == 0
     assert importance.scores[SiteId(2, "ffn")][7] == 0
     assert importance.order(SiteId(1, "attention"))[0] == 2
@@ -87,7 +116,7 @@ def test_a_unit_without_effect_has_no_importance() -> None:
 
 
 def test_same_again() -> None:
-    first, again = (fisher_importance(tiny_bert(), SPLIT).to_dict() for _ in range(2))
+    first, again = (fisher_importance(tiny_bert(), SPLIT, KIND).to_dict() for _ in range(2))
     assert first == again
 
 
@@ -97,7 +126,7 @@ def test_base_is_as_it_was() -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fisher_importance(model, SPLIT)
+    fisher_importance(model, SPLIT, KIND)
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == frozen
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -107,16 +136,16 @@ def test_base_is_as_it_was() -> None:
 
 def test_base_is_as_it_was_after_a_failure() -> None:
     model = tiny_bert()
-    impossible = Split("calibration", SPLIT.inputs, SPLIT.labels + 5, pad_id=0)
+    impossible = Split("calibration", SPLIT.inputs, SPLIT.targets + 5, pad_id=0)
     with pytest.raises(IndexError, match="Target"):
-        fisher_importance(model, impossible)
+        fisher_importance(model, impossible, KIND)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_progress_is_told() -> None:
     done: list[int] = []
-    fisher_importance(tiny_bert(), SPLIT, on_batch=done.append)
+    fisher_importance(tiny_bert(), SPLIT, KIND, on_batch=done.append)
     assert done == [32, 32, 6]
 
 

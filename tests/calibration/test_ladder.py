@@ -104,3 +104,44 @@ def test_last_rung_removes_most_of_the_model() -> None:
     everything = parameter_count(BASE.state_dict())
     last = parameter_count(sliced_state(BASE, space.recipe(ladder(space, importance)[-1])))
     assert (everything - last) / removable == pytest.approx(SHARES[-1], abs=0.1)
+
+
+class TestOtherApproximations:
+    IMPORTANCE = importance_of(np.random.default_rng(1))
+
+    def rungs(self, *names: str, frozen: tuple[SiteId, ...] = ()) -> list[dict[str, int]]:
+        orders = {site: self.IMPORTANCE.order(site) for site in SITES}
+        space = SearchSpace(list(SITES.values()), orders, names=names, frozen=frozen)
+        self.space = space
+        return ladder(space, self.IMPORTANCE)
+
+    @pytest.mark.parametrize("names", [("topk",), ("topk_hard", "ffn_topk")], ids=str)
+    def test_nothing_that_removes_units(self, names: tuple[str, ...]) -> None:
+        assert self.rungs(*names) == [self.space.exact()]
+
+    @pytest.mark.parametrize(
+        "names", [("layer",), ("attention_block", "ffn_block"), ("layer", "topk")], ids=str
+    )
+    def test_blocks_and_layers_go_one_after_the_other(self, names: tuple[str, ...]) -> None:
+        genomes = self.rungs(*names)
+        assert genomes[0] == self.space.exact()
+        assert len(genomes) > 2
+        sizes = [parameter_count(sliced_state(BASE, self.space.recipe(g))) for g in genomes]
+        assert all(larger > smaller for larger, smaller in itertools.pairwise(sizes))
+        for genome in genomes:
+            assert not any(level for name, level in genome.items() if name.endswith("topk"))
+
+    def test_of_parameters_of_the_same_units_the_finest_is_taken(self) -> None:
+        both = self.rungs("heads", "ffn", "attention_block", "ffn_block", "layer")
+        fine = self.rungs("heads", "ffn")
+        coarse = ("attention_block", "ffn_block", "layer")
+        assert not any(v for g in both for n, v in g.items() if n.endswith(coarse))
+        kept = [{n: v for n, v in g.items() if not n.endswith(coarse)} for g in both]
+        assert kept == fine
+
+    def test_frozen_sites_stay(self) -> None:
+        frozen = tuple(site for site in SITES if site.layer == 0)
+        genomes = self.rungs("heads", "ffn", frozen=frozen)
+        recipes = [self.space.recipe(genome) for genome in genomes]
+        assert len(recipes) > 2
+        assert not any(recipe.at(0, kind) for recipe in recipes for kind in ("attention", "ffn"))

@@ -10,7 +10,9 @@ from conftest import tiny_bert, tiny_tokenizer
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import NonFiniteError, predict
-from axsearch.task import Split, encode
+from axsearch.split import Split
+from axsearch.tasks import task_kinds
+from axsearch.tasks.sequences import encode
 
 COUNT = 150
 
@@ -25,7 +27,7 @@ def split() -> Split:
     return Split("search", encode(tiny_tokenizer(), texts, 48), np.zeros(COUNT, int), pad_id=0)
 
 
-SPLIT = split()
+SPLIT, KIND = split(), task_kinds()["text-classification"]
 
 
 def test_predictions_are_in_the_order_of_the_split() -> None:
@@ -43,7 +45,7 @@ def test_predictions_are_in_the_order_of_the_split() -> None:
         model.classifier.bias -= middle
     alone = (logits - middle).argmax(-1).numpy()
     assert 0.2 < alone.mean() < 0.8
-    np.testing.assert_array_equal(predict(model, SPLIT), alone)
+    np.testing.assert_array_equal(predict(model, SPLIT, KIND), alone)
 
 
 def test_each_example_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,15 +54,15 @@ def test_each_example_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model.register_forward_pre_hook(
         lambda _, __, given: done.append(len(given["input_ids"])), with_kwargs=True
     )
-    predict(model, SPLIT)
+    predict(model, SPLIT, KIND)
     assert done == [32, 32, 32, 32, 22]
 
 
 def test_batch_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_bert()
-    found = predict(model, SPLIT)
+    found = predict(model, SPLIT, KIND)
     monkeypatch.setattr(accuracy, "BATCH_SIZE", 7)
-    np.testing.assert_array_equal(predict(model, SPLIT), found)
+    np.testing.assert_array_equal(predict(model, SPLIT, KIND), found)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -70,7 +72,7 @@ def test_weights_that_are_not_finite(name: str, value: float) -> None:
     with torch.no_grad():
         model.get_parameter(name).flatten()[0] = value
     with pytest.raises(NonFiniteError, match="not finite"):
-        predict(model, SPLIT)
+        predict(model, SPLIT, KIND)
 
 
 def test_a_failed_trial_is_no_wrong_use() -> None:

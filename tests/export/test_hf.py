@@ -3,75 +3,35 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from bundles import bundle_of, write_export
+from conftest import tiny_bert
+from families import tiny_model
 from safetensors import safe_open
 
-from axsearch import Study, Task, export_model, search, shrink, verify_export
+from axsearch import Study, export_model, search, shrink, verify_export
 from axsearch.architectures import architectures
+from axsearch.compensation import Moments
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.export import formats
-from axsearch.export.base import Bundle
+from axsearch.export import hf
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.export.modeling_source import modeling_source
-from axsearch.kernels.native import native_library
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
+from axsearch.recipe import Compensation, Kept, Recipe, Setting, SiteId
+from axsearch.surgery import sites_by_id
+from axsearch.tasks import task_kinds
 
 A0, F0 = SiteId(0, "attention"), SiteId(0, "ffn")
 A1, F1 = SiteId(1, "attention"), SiteId(1, "ffn")
-A2, F2 = SiteId(2, "attention"), SiteId(2, "ffn")
-
-NO_HEADS, NO_NEURONS = Kept(of=4, kept=()), Kept(of=64, kept=())
-
-RECIPES: dict[str, dict[SiteId, dict[str, Choice]]] = {
-    "exact": {},
-    "heads": {A0: {"heads": Kept(of=4, kept=(1, 3))}, A2: {"heads": Kept(of=4, kept=(0,))}},
-    "neurons": {F1: {"ffn": Kept(of=64, kept=tuple(range(0, 64, 3)))}},
-    "attention block": {A1: {"heads": NO_HEADS}},
-    "ffn block": {F2: {"ffn": NO_NEURONS}},
-    "layer": {A0: {"heads": NO_HEADS}, F0: {"ffn": NO_NEURONS}},
-    "top-k": {A1: {"topk": Setting(value=3, mode="renormalised")}},
-    "hard top-k": {A0: {"topk": Setting(value=2, mode="hard")}},
-    "everything": {
-        A0: {"heads": NO_HEADS},
-        F0: {"ffn": NO_NEURONS},
-        A1: {"heads": Kept(of=4, kept=(2,)), "topk": Setting(value=4, mode="hard")},
-        F1: {"ffn": NO_NEURONS},
-        A2: {"heads": NO_HEADS},
-    },
-    "nothing left": {
-        site: {"heads": NO_HEADS} if site.kind == "attention" else {"ffn": NO_NEURONS}
-        for site in (A0, F0, A1, F1, A2, F2)
-    },
-}
-
-LOAD = """
-import json, sys
-sys.modules["axsearch"] = None
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-inputs = json.load(open(sys.argv[1]))
-found = {}
-for folder in sys.argv[2:]:
-    AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-    model.eval()
-    with torch.inference_mode():
-        logits = model(**{key: torch.tensor(value) for key, value in inputs.items()}).logits
-    found[folder] = [logits.tolist(), sum(p.numel() for p in model.parameters())]
-print(json.dumps(found))
-"""
-
-
-@pytest.fixture(scope="module")
-def task(base_dir: Path, data_dir: Path) -> Task:
-    return Task.load(str(base_dir), str(data_dir))
+RECIPE = Recipe.of(
+    {A0: {"heads": Kept(of=4, kept=(1, 3)), "topk": Setting(value=3, mode="hard")}}
+    | {F1: {"ffn": Kept(of=64, kept=tuple(range(0, 64, 3)))}}
+)
+LAYER_ONLY = Recipe.of({A1: {"heads": Kept(of=4, kept=())}, F1: {"ffn": Kept(of=64, kept=())}})
 
 
 @pytest.fixture(scope="module")
@@ -88,46 +48,39 @@ def exported(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_model(study, 5, str(tmp_path_factory.mktemp("export") / "small"))
 
 
-def test_every_kind_of_recipe_opens_without_axsearch_with_the_same_logits(
-    task: Task, study: Study, tmp_path: Path
-) -> None:
-    from axsearch import Evaluator
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of a tiny BERT with top-k attention, which needs its modeling file."""
+    return write_export(bundle_of(tiny_bert(), RECIPE), tmp_path_factory.mktemp("made") / "made")
 
-    evaluator = Evaluator(task, study.database.engine, None)
-    batch = task.search.collate(range(16))
-    (tmp_path / "inputs.json").write_text(json.dumps({k: v.tolist() for k, v in batch.items()}))
-    folders, expected = {}, {}
-    for number, (kind, sites) in enumerate(RECIPES.items()):
-        recipe = Recipe.of(sites)
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        measurement = evaluator.measure(recipe)
-        formats()["hf"].write(
-            Bundle(
-                task.model, task.tokenizer, recipe, measurement, study.baseline, "s", "m", "d",
-                "accuracy", None,
-            ),
-            folder,
-        )  # fmt: skip
-        model = shrink(task.model, recipe)
-        with torch.inference_mode():
-            expected[kind] = model(**batch).logits
-        folders[kind] = folder
-        assert (folder / "model.safetensors").stat().st_size == measurement.size_bytes
-        compiles = any(choices["topk"] for choices in measurement.choices.values())
-        assert ("AXSEARCH_NATIVE" in (folder / "README.md").read_text()) is compiles
-        assert compiles is (kind in ("top-k", "hard top-k", "everything"))
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", LOAD, tmp_path / "inputs.json", *folders.values()],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    found = json.loads(done.stdout)
-    for kind, folder in folders.items():
-        logits, parameters = found[str(folder)]
-        difference = (torch.tensor(logits) - expected[kind]).abs().max().item()
-        assert difference <= 1e-5, kind
-        stored = Recipe.read(folder / "recipe.json")
-        assert parameters == evaluator.measure(stored).parameters, kind
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of a tiny BERT without its second layer, which needs no code."""
+    folder = tmp_path_factory.mktemp("plain") / "plain"
+    return write_export(bundle_of(tiny_bert(), LAYER_ONLY), folder)
+
+
+@pytest.fixture
+def copy(written: Path, tmp_path: Path) -> Path:
+    """A copy of ``written`` to be tampered with."""
+    return Path(shutil.copytree(written, tmp_path / "copy"))
+
+
+def sign(folder: Path) -> None:
+    """A new manifest, as anybody can write it: it holds no secret."""
+    (folder / NAME).unlink()
+    Manifest.of(folder, "hf").write(folder)
+
+
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process may be started to open the folder."""
+
+    def opened(*_: object) -> float:
+        raise AssertionError("the folder was opened")
+
+    monkeypatch.setattr(hf, "run_check", opened)
 
 
 def test_an_export_is_complete_and_verified(exported: Path, study: Study) -> None:
@@ -139,32 +92,6 @@ def test_an_export_is_complete_and_verified(exported: Path, study: Study) -> Non
         total = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
     assert total == study.trial(5).parameters
     assert not list(exported.parent.glob(".small-*"))  # nothing temporary is left
-
-
-@pytest.mark.skipif(native_library() is None, reason="no compiled kernels on this machine")
-def test_an_export_runs_the_compiled_kernels_that_were_measured(exported: Path) -> None:
-    script = (
-        "import sys; sys.modules['axsearch'] = None\n"
-        "from transformers import AutoModelForSequenceClassification as A\n"
-        "model = A.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "print(sys.modules[type(model).__module__].native_library())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script, exported], capture_output=True, text=True, check=True
-    )
-    assert "CDLL" in done.stdout
-
-
-def test_plain_transformers_refuses_it_rather_than_load_it_wrongly(exported: Path) -> None:
-    script = (
-        "import sys; from transformers import AutoModelForSequenceClassification as A\n"
-        "A.from_pretrained(sys.argv[1], trust_remote_code=False)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script, exported], capture_output=True, text=True, check=False
-    )
-    assert done.returncode != 0
-    assert "trust_remote_code" in done.stderr
 
 
 def test_the_card_says_what_was_measured(exported: Path, study: Study) -> None:
@@ -217,6 +144,7 @@ def _link(folder: Path) -> str:
     return "probe.json"
 
 
+@pytest.mark.usefixtures("unopened")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -224,7 +152,7 @@ def _link(folder: Path) -> str:
         _flip_a_weight,
         _edit("recipe.json", '"version": 1', '"version": 2'),
         _edit("config.json", "axsearch_bert", "bert_axsearch"),
-        _edit("modeling_axsearch_bert.py", "import torch", "import os, torch"),
+        _edit("modeling_axsearch.py", "import torch", "import os, torch"),
         _edit(NAME, '"format": "hf"', '"format": "xx"'),
         _edit(NAME, "{", "["),
         _remove,
@@ -233,91 +161,244 @@ def _link(folder: Path) -> str:
     ],
 )
 def test_a_damaged_export_is_refused_and_the_file_named(
-    exported: Path, tmp_path: Path, damage: Callable[[Path], str]
+    copy: Path, damage: Callable[[Path], str]
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(exported, copy)
     name = damage(copy)
     with pytest.raises(UsageError, match=name):
         verify_export(str(copy))
 
 
-def test_code_that_is_not_axsearchs_is_not_run_even_with_a_fitting_manifest(
-    exported: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(exported, copy)
-    proof = tmp_path / "ran"
-    modeling = copy / "modeling_axsearch_bert.py"
-    modeling.write_text(modeling.read_text() + f"\nopen({str(proof)!r}, 'w').write('ran')\n")
-    (copy / NAME).unlink()
-    Manifest.of(copy, "hf").write(copy)
-    with pytest.raises(UsageError, match=modeling.name):
-        verify_export(str(copy))
-    assert not proof.exists()
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    ours = changes.pop("ours", {})
+    assert isinstance(ours, dict)
+    config = {**config, **changes, "axsearch": {**config["axsearch"], **ours}}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value != "gone"}))
 
 
-@pytest.mark.parametrize("name", ["AutoTokenizer", "AutoProcessor"])
-def test_code_named_by_the_tokenizer_is_not_run(exported: Path, tmp_path: Path, name: str) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(exported, copy)
-    proof = tmp_path / "ran"
-    (copy / "evil.py").write_text(f"open({str(proof)!r}, 'w').write('ran')\nclass T: pass\n")
-    config = json.loads((copy / "tokenizer_config.json").read_text())
-    (copy / "tokenizer_config.json").write_text(
-        json.dumps({**config, "auto_map": {name: [None, "evil.T"]}})
+OWN_MAP = {
+    "AutoConfig": "modeling_axsearch.AxsearchConfig",
+    "AutoModelForSequenceClassification": "modeling_axsearch.AxsearchModel",
+}
+
+
+@pytest.mark.usefixtures("unopened")
+class TestForeignCodeIsNotRun:
+    """A folder that was tampered with and whose manifest fits again."""
+
+    def refused(self, folder: Path, match: str) -> None:
+        sign(folder)
+        with pytest.raises(UsageError, match=match):
+            verify_export(str(folder))
+
+    def test_an_edited_modeling_file(self, copy: Path) -> None:
+        modeling = copy / "modeling_axsearch.py"
+        modeling.write_text(modeling.read_text() + "\nprint('ran')\n")
+        self.refused(copy, "modeling_axsearch.py is not the file .* so it is not run")
+
+    def test_a_missing_modeling_file(self, copy: Path) -> None:
+        (copy / "modeling_axsearch.py").unlink()
+        self.refused(copy, "modeling_axsearch.py is not the file")
+
+    @pytest.mark.parametrize(
+        "auto_map",
+        [
+            "gone",
+            None,
+            {},
+            [],
+            {**OWN_MAP, "AutoConfig": "modeling_axsearch.x--evil.Config"},
+            {**OWN_MAP, "AutoConfig": "x/y--modeling_axsearch.AxsearchConfig"},
+            {**OWN_MAP, "AutoTokenizer": "modeling_axsearch.AxsearchModel"},
+            {"AutoConfig": OWN_MAP["AutoConfig"]},
+        ],
+        ids=str,
     )
-    for kept in (("evil.py",), ()):
-        if not kept:
-            (copy / "evil.py").rename(copy / "evil.txt")
-        (copy / NAME).unlink()
-        Manifest.of(copy, "hf").write(copy)
-        with pytest.raises(UsageError, match=r"evil\.py|tokenizer_config\.json"):
-            verify_export(str(copy))
-    assert not proof.exists()
+    def test_another_auto_map(self, copy: Path, auto_map: object) -> None:
+        edit_config(copy, auto_map=auto_map)
+        self.refused(copy, "so it is not run")
+
+    @pytest.mark.parametrize(
+        "ours",
+        [
+            {"base_class": "BertForTokenClassification"},
+            {"base_class": "RobertaForSequenceClassification"},
+            {"base_class": "BertForSequenceClassification\nimport os"},
+            {"base_class": None},
+            {"base_class": ["BertForSequenceClassification"]},
+            {"base_class": "gone"},
+            {"auto_class": "AutoModelForTokenClassification"},
+            {"auto_class": "AutoModel"},
+            {"auto_class": "AutoModelForNothing"},
+            {"auto_class": "AutoTokenizer"},
+            {"auto_class": "BertForSequenceClassification"},
+            {"auto_class": None},
+            {"auto_class": {"a": 1}},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("kind", ["remote", "plain"])
+    def test_another_class(
+        self, copy: Path, plain: Path, tmp_path: Path, kind: str, ours: dict[str, object]
+    ) -> None:
+        folder = copy
+        if kind == "plain":
+            folder = Path(shutil.copytree(plain, tmp_path / "plain"))
+        edit_config(folder, ours=ours)
+        self.refused(folder, "config.json names a model that axsearch does not write")
+
+    @pytest.mark.parametrize(
+        "model_type",
+        ["bart", "axsearch_bart", "axsearch_axsearch_bert", "axsearch_roberta", "", None, ["bert"]],
+        ids=str,
+    )
+    def test_another_family(self, copy: Path, model_type: object) -> None:
+        edit_config(copy, model_type=model_type)
+        self.refused(copy, "config.json names a model that axsearch does not write")
+
+    def test_classes_that_fit_each_other_but_not_the_modeling_file(self, copy: Path) -> None:
+        ours = {
+            "base_class": "BertForTokenClassification",
+            "auto_class": "AutoModelForTokenClassification",
+        }
+        edit_config(copy, ours=ours)
+        self.refused(copy, "so it is not run")
+        auto_map = {
+            "AutoConfig": OWN_MAP["AutoConfig"],
+            "AutoModelForTokenClassification": "modeling_axsearch.AxsearchModel",
+        }
+        edit_config(copy, ours=ours, auto_map=auto_map)
+        self.refused(copy, "so it is not run")
+
+    @pytest.mark.parametrize("ours", [None, [], "x", 3], ids=str)
+    def test_no_entry_of_ours(self, copy: Path, ours: object) -> None:
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps({**config, "axsearch": ours}))
+        self.refused(copy, "config.json names a model that axsearch does not write")
+
+    @pytest.mark.parametrize("text", ["[]", "3", "", "{", "null"])
+    def test_a_config_that_is_no_object(self, copy: Path, text: str) -> None:
+        (copy / "config.json").write_text(text)
+        self.refused(copy, "config.json is missing or damaged")
+
+    def test_code_in_a_plain_checkpoint(self, plain: Path, written: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(plain, tmp_path / "one"))
+        edit_config(folder, auto_map=OWN_MAP)
+        self.refused(folder, "so it is not run")
+        folder = Path(shutil.copytree(plain, tmp_path / "two"))
+        (folder / "modeling_axsearch.py").write_text("print('ran')")
+        self.refused(folder, "so it is not run")
+        folder = Path(shutil.copytree(plain, tmp_path / "three"))
+        shutil.copy(written / "modeling_axsearch.py", folder)  # ours, but of no use here
+        self.refused(folder, "so it is not run")
+
+    @pytest.mark.parametrize("name", ["evil.py", "pytorch_model.bin", "x.so", "modeling.pyc"])
+    @pytest.mark.parametrize("kind", ["remote", "plain"])
+    def test_a_file_of_another_kind(
+        self, copy: Path, plain: Path, tmp_path: Path, kind: str, name: str
+    ) -> None:
+        folder = copy if kind == "remote" else Path(shutil.copytree(plain, tmp_path / "plain"))
+        (folder / name).write_text("print('ran')")
+        self.refused(folder, f"{name} is not as axsearch writes it")
+
+    @pytest.mark.parametrize("name", ["AutoTokenizer", "AutoProcessor"])
+    def test_code_named_by_the_tokenizer(self, copy: Path, name: str) -> None:
+        config = json.loads((copy / "tokenizer_config.json").read_text())
+        config["auto_map"] = {name: [None, "modeling_axsearch.AxsearchModel"]}
+        (copy / "tokenizer_config.json").write_text(json.dumps(config))
+        self.refused(copy, "tokenizer_config.json is not as axsearch writes it")
+
+    def test_missing_weights(self, copy: Path) -> None:
+        (copy / "model.safetensors").unlink()
+        self.refused(copy, "is not as axsearch writes it|model.safetensors")
 
 
-def test_code_of_another_repository_is_not_run(exported: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(exported, copy)
-    config = json.loads((copy / "config.json").read_text())
-    config["auto_map"]["AutoConfig"] = "modeling_axsearch_bert.x--evil.Config"
-    (copy / "config.json").write_text(json.dumps(config))
-    (copy / NAME).unlink()
-    Manifest.of(copy, "hf").write(copy)
-    with pytest.raises(UsageError, match="so it is not run"):
-        verify_export(str(copy))
+def test_a_folder_that_was_left_alone_is_opened(
+    written: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Or the refusals above would show nothing; a plain checkpoint without leave to run code.
+    for folder, leave in ((written, "1"), (plain, "0")):
+        given: list[object] = []
+        monkeypatch.setattr(hf, "run_check", lambda _, *rest, to=given: to.extend(rest) or 0.0)
+        assert verify_export(str(folder)).files == len(list(folder.iterdir())) - 1
+        assert given == [folder, "AutoModelForSequenceClassification", leave]
 
 
-def test_the_probe_is_long_enough_to_show_top_k(task: Task, study: Study, tmp_path: Path) -> None:
-    from axsearch import Evaluator
-
+def test_the_probe_is_long_enough_to_show_top_k() -> None:
+    base = tiny_bert()
     recipe = Recipe.of({A0: {"topk": Setting(value=24, mode="renormalised")}})
-    measurement = Evaluator(task, study.database.engine, None).measure(recipe)
-    formats()["hf"].write(
-        Bundle(
-            task.model, task.tokenizer, recipe, measurement, study.baseline, "s", "m", "d",
-            "accuracy", None,
-        ),
-        tmp_path,
-    )  # fmt: skip
-    probe = json.loads((tmp_path / "probe.json").read_text())
-    ids, mask = torch.tensor(probe["input_ids"]), torch.tensor(probe["attention_mask"])
+    bundle = bundle_of(base, recipe)
     with torch.inference_mode():
-        dense = task.model(input_ids=ids, attention_mask=mask).logits
-    assert (dense - torch.tensor(probe["logits"])).abs().max() > 1e-4
+        dense = base(**bundle.probe_inputs).logits
+    assert bundle.probe_inputs["input_ids"].shape[1] > 2 * 24
+    assert (dense - bundle.probe_outputs["logits"]).abs().max() > 1e-4
 
 
-def test_other_logits_are_found(exported: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(exported, copy)
-    probe = json.loads((copy / "probe.json").read_text())
-    probe["logits"][0][0] += 1e-3
-    (copy / "probe.json").write_text(json.dumps(probe))
-    (copy / NAME).unlink()
-    Manifest.of(copy, "hf").write(copy)
+def test_a_probe_is_not_longer_than_the_model_can_read() -> None:
+    bundle = bundle_of(tiny_bert(), Recipe.of({A0: {"topk": Setting(value=60, mode="hard")}}))
+    assert bundle.probe_inputs["input_ids"].shape[1] == 64
+    assert bundle.probe_outputs["logits"].isfinite().all()
+
+
+def test_other_answers_are_found(tmp_path: Path) -> None:
+    # Of a vision model, which is opened without a tokenizer.
+    recipe = Recipe.of({A0: {"heads": Kept(of=4, kept=())}, F0: {"ffn": Kept(of=64, kept=(1, 2))}})
+    folder = write_export(bundle_of(tiny_model("vit"), recipe), tmp_path / "vit")
+    probe = json.loads((folder / "probe.json").read_text())
+    assert set(probe["inputs"]) == {"pixel_values"}
+    probe["outputs"]["logits"][0][0] += 1e-3
+    (folder / "probe.json").write_text(json.dumps(probe))
+    sign(folder)
     with pytest.raises(AxsearchError, match=r"differ by 1\.0e-03"):
+        verify_export(str(folder))
+
+
+def test_no_number_is_no_small_difference(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf, "run_check", lambda *_: float("nan"))
+    with pytest.raises(AxsearchError, match="differ by nan"):
         verify_export(str(copy))
+
+
+@pytest.mark.parametrize("way", ["bias", "least_squares"])
+def test_a_compensated_model_is_written_as_it_was_measured(
+    tmp_path: Path, way: Compensation
+) -> None:
+    base = tiny_bert()
+    draw = torch.Generator().manual_seed(0)
+    means, covariances = {}, {}
+    for site in sites_by_id(base).values():
+        sample = torch.randn(100, site.units.count * site.units.width, generator=draw)
+        means[site.id], covariances[site.id] = sample.mean(0).double(), sample.T.cov().double()
+    moments = Moments(means, covariances)
+    recipe = Recipe.of({F1: {"ffn": Kept(of=64, kept=tuple(range(20)))}}, way)
+    folder = write_export(bundle_of(base, recipe, moments), tmp_path / "made")
+    small = shrink(base, recipe, moments).state_dict()
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(small)
+        assert all(torch.equal(file.get_tensor(name), small[name]) for name in small)
+    changed = "bert.encoder.layer.1.output.dense.bias"
+    assert not torch.equal(small[changed], base.state_dict()[changed])
+    assert Recipe.read(folder / "recipe.json").compensation == way
+    card = (folder / "README.md").read_text()
+    assert ("in the biases" in card) is (way == "bias")
+    assert ("refitted on calibration examples" in card) is (way == "least_squares")
+
+
+def test_the_card_says_how_to_load_it(written: Path, plain: Path) -> None:
+    remote, alone = ((folder / "README.md").read_text() for folder in (written, plain))
+    call = 'AutoModelForSequenceClassification.from_pretrained("FOLDER"'
+    assert f"{call}, trust_remote_code=True)" in remote
+    assert f"{call})" in alone
+    assert "trust_remote_code" not in alone
+    assert "It is a plain checkpoint" in alone
+    assert "AXSEARCH_NATIVE" in remote  # its top-k attention compiles
+    assert "AXSEARCH_NATIVE" not in alone
+    for card in (remote, alone):
+        assert "| accuracy, search split | 0.9100 (0.8700 to 0.9400) |" in card
+        assert "| accuracy, holdout split | 0.8300 (0.7900 to 0.8700) |" in card
+    assert "| layer00 | 2 | 3 | 64 | all |" in remote
+    assert "| layer01 | 0 | all | 0 | all |" in alone
 
 
 def test_an_export_that_cannot_be_is_refused(
@@ -327,8 +408,8 @@ def test_an_export_that_cannot_be_is_refused(
         export_model(study, 5, str(exported))
     with pytest.raises(UsageError, match="no finished trial 99"):
         export_model(study, 99, str(tmp_path / "x"))
-    with pytest.raises(UsageError, match="choose hf"):
-        export_model(study, 5, str(tmp_path / "x"), format="onnx")
+    with pytest.raises(UsageError, match=r"'tflite' is not in this version; choose .*hf"):
+        export_model(study, 5, str(tmp_path / "x"), format="tflite")
     with pytest.raises(UsageError, match="not an export"):
         verify_export(str(tmp_path))
     other = study.spec.model_copy(update={"model_fingerprint": "0" * 64})
@@ -336,14 +417,27 @@ def test_an_export_that_cannot_be_is_refused(
     measured = changed.trial(5)
     monkeypatch.setattr(changed, "spec", other)
     monkeypatch.setattr(changed, "trial", lambda number: measured)
-    with pytest.raises(UsageError, match="is not the one that study"):
+    with pytest.raises(UsageError, match="is not the one that the study was made with"):
         export_model(changed, 5, str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("family", architectures().values(), ids=architectures())
-def test_the_modeling_file_stands_alone(family: object) -> None:
-    source = modeling_source(family, "AutoModelForSequenceClassification")  # type: ignore[arg-type]
+def test_a_model_no_better_than_the_trivial_answer_needs_force(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = task_kinds()["text-classification"]
+    monkeypatch.setattr(type(kind), "trivial", lambda *_: 1.0)
+    with pytest.raises(
+        UsageError, match=r"Trial 5 has accuracy 0\.\d+ .* no better than .*--force"
+    ):
+        export_model(study, 5, str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+    assert (export_model(study, 5, str(tmp_path / "x"), force=True) / NAME).is_file()
+
+
+@pytest.mark.parametrize("model_type", architectures())
+def test_the_modeling_file_stands_alone(model_type: str) -> None:
+    source = modeling_source(type(tiny_model(model_type)), "AutoModelForSequenceClassification")
     compile(source, "modeling.py", "exec")
     assert "import axsearch" not in source
     assert "from axsearch" not in source
@@ -360,3 +454,10 @@ def test_the_modeling_file_stands_alone(family: object) -> None:
         )
     ]
     assert len(defined) == len(set(defined))
+    imported = [
+        (alias.asname or alias.name).split(".")[0]
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert not set(imported) & set(defined)

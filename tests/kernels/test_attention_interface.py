@@ -30,7 +30,7 @@ def test_a_padding_mask_is_not_as_large_as_the_scores(
 
     monkeypatch.setenv(SWITCH, native)
     monkeypatch.setattr(attention_interface, "topk_attention", noted)
-    batch = padded_batch()
+    batch = padded_batch("bert")
     with torch.inference_mode():
         shrink(tiny_model("bert"), RECIPE)(**batch)
     rows, length = batch["input_ids"].shape
@@ -42,5 +42,5 @@ def test_both_carriers_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> 
     for native in ("0", "1"):
         monkeypatch.setenv(SWITCH, native)
         with torch.inference_mode():
-            found.append(model(**padded_batch()).logits)
+            found.append(model(**padded_batch("bert")).logits)
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)

@@ -3,14 +3,20 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import create_engine, inspect, text
 
+from axsearch import store
 from axsearch.errors import UsageError
+from axsearch.recipe import Recipe
 from axsearch.store.database import open_database
 from axsearch.store.models import Base
+from axsearch.store.queries import EvaluationKey, load_evaluation
 
 
 def test_opening_makes_both_kinds_of_tables_and_again_changes_nothing(url: str) -> None:
@@ -67,3 +73,43 @@ def test_the_password_of_a_url_is_not_shown() -> None:
     with pytest.raises(UsageError) as caught:
         open_database("postgresql://ann:secret@127.0.0.1:1/x?connect_timeout=2")
     assert "secret" not in str(caught.value)
+
+
+def test_evaluations_of_the_first_version_are_read_or_done_again(url: str) -> None:
+    """Right and wrong answers stay; other metrics had kept too little and are left out."""
+    right = np.random.default_rng(0).random(1003) < 0.8
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        recipe = Recipe.of({})
+        connection.execute(
+            text("INSERT INTO ax_recipes (hash, json) VALUES (:hash, :json)"),
+            {"hash": recipe.hash, "json": recipe.to_json()},
+        )
+        for metric in ("accuracy", "f1"):
+            connection.execute(
+                text(
+                    "INSERT INTO ax_evaluations (model, recipe, split, dtype, metric, split_name,"
+                    " value, low, high, examples, outcome, created) VALUES ('m', :recipe, 's',"
+                    " 'float32', :metric, 'search', 0.8, 0.7, 0.9, 1003, :outcome,"
+                    " '2026-01-01 00:00:00')"
+                ),
+                {"recipe": recipe.hash, "metric": metric, "outcome": np.packbits(right).tobytes()},
+            )
+    engine.dispose()
+    database = open_database(url.replace("+psycopg", ""))
+    found = {
+        metric: load_evaluation(
+            database.engine, EvaluationKey("m", "c", "s", "float32", metric), recipe.hash
+        )
+        for metric in ("accuracy", "f1")
+    }
+    database.close()
+    assert found["f1"] is None
+    kept = found["accuracy"]
+    assert kept is not None
+    assert (kept.value, kept.outcome.statistic) == (0.8, "mean")
+    np.testing.assert_array_equal(kept.outcome.values, right)

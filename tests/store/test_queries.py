@@ -7,12 +7,13 @@ import pytest
 from sqlalchemy import text
 
 from axsearch.errors import UsageError
+from axsearch.outcome import Outcome
 from axsearch.recipe import Kept, Recipe, SiteId
 from axsearch.store import queries as q
 from axsearch.store.database import Database, open_database
 
 RECIPE = Recipe.of({SiteId(0, "attention"): {"heads": Kept(of=4, kept=(0, 2))}})
-KEY = q.EvaluationKey("m" * 64, "s" * 64, "float32", "accuracy")
+KEY = q.EvaluationKey("m" * 64, "c" * 64, "s" * 64, "float32", "accuracy")
 
 
 @pytest.fixture
@@ -37,26 +38,37 @@ def test_a_recipe_edited_in_the_database_is_refused(database: Database) -> None:
 
 
 @pytest.mark.parametrize("examples", [1, 8, 1003])
-def test_an_evaluation_comes_back_example_by_example(database: Database, examples: int) -> None:
-    right = np.random.default_rng(0).random(examples) < 0.8
-    result = q.Evaluation(0.8, 0.7, 0.9, right)
+@pytest.mark.parametrize("kind", ["right", "scores", "pairs", "counts"])
+def test_an_evaluation_comes_back_example_by_example(
+    database: Database, examples: int, kind: str
+) -> None:
+    draw = np.random.default_rng(0)
+    values = {
+        "right": draw.random(examples) < 0.8,
+        "scores": draw.random(examples),
+        "pairs": draw.normal(size=(examples, 2)),
+        "counts": draw.integers(0, 9, (examples, 3), dtype=np.int32),
+    }[kind]
+    result = q.Evaluation(0.8, 0.7, 0.9, Outcome(f"of {kind}", values))
     assert q.load_evaluation(database.engine, KEY, RECIPE.hash) is None
     for _ in range(2):  # a second worker with the same result does no harm
         q.save_evaluation(database.engine, KEY, RECIPE, "search", result)
     loaded = q.load_evaluation(database.engine, KEY, RECIPE.hash)
     assert loaded is not None
     assert (loaded.value, loaded.low, loaded.high) == (0.8, 0.7, 0.9)
-    assert (loaded.right == right).all()
+    assert loaded.outcome.statistic == f"of {kind}"
+    assert loaded.outcome.values.dtype == values.dtype
+    np.testing.assert_array_equal(loaded.outcome.values, values)
 
 
 def test_another_model_split_type_or_metric_is_another_evaluation(database: Database) -> None:
-    result = q.Evaluation(0.8, 0.7, 0.9, np.array([True]))
+    result = q.Evaluation(0.8, 0.7, 0.9, Outcome("mean", np.array([True])))
     q.save_evaluation(database.engine, KEY, RECIPE, "search", result)
     for other in (
-        q.EvaluationKey("x" * 64, KEY.split, KEY.dtype, KEY.metric),
-        q.EvaluationKey(KEY.model, "x" * 64, KEY.dtype, KEY.metric),
-        q.EvaluationKey(KEY.model, KEY.split, "bfloat16", KEY.metric),
-        q.EvaluationKey(KEY.model, KEY.split, KEY.dtype, "f1"),
+        q.EvaluationKey("x" * 64, KEY.calibration, KEY.split, KEY.dtype, KEY.metric),
+        q.EvaluationKey(KEY.model, KEY.calibration, "x" * 64, KEY.dtype, KEY.metric),
+        q.EvaluationKey(KEY.model, KEY.calibration, KEY.split, "bfloat16", KEY.metric),
+        q.EvaluationKey(KEY.model, KEY.calibration, KEY.split, KEY.dtype, "f1"),
     ):
         assert q.load_evaluation(database.engine, other, RECIPE.hash) is None
 

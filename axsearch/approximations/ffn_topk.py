@@ -1,0 +1,33 @@
+"""Top-k FFN: each token uses its k strongest neurons only."""
+
+from __future__ import annotations
+
+from axsearch.approximations.base import Level, Site, TopK
+from axsearch.recipe import Choice, Setting
+
+
+class TopKFfn(TopK):
+    """Each token keeps its k largest pre-activations (arXiv 2106.06899, section 2).
+
+    The FFN is seen as a memory: the first projection's rows are keys, the second's columns values.
+    Both products stay dense, so it saves memory in training but no time, and without training it
+    costs accuracy where the activation is not ReLU; it is tried only when asked for.
+    """
+
+    name = "ffn_topk"
+    kinds = ("ffn",)
+    summary = "FFN neurons each token uses"
+    searched = False
+    modes = ("largest",)
+    mode = "largest"
+
+    def levels(self, site: Site) -> tuple[Level, ...]:
+        """All neurons, then halves of them down to a sixteenth."""
+        neurons = site.units.count
+        return (None, *(k for k in (neurons // share for share in (2, 4, 8, 16)) if k))
+
+    def misfit(self, site: Site, choice: Choice) -> str | None:
+        """Nor does a k that leaves out no neuron."""
+        if isinstance(choice, Setting) and choice.value >= site.units.count:
+            return f"keeps all {site.units.count} neurons; leave it out"
+        return super().misfit(site, choice)

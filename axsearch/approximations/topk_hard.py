@@ -1,0 +1,24 @@
+"""Selective hard attention: the k largest probabilities, the others zero."""
+
+from __future__ import annotations
+
+from axsearch.approximations.topk import TopKAttention
+from axsearch.recipe import SiteKind
+
+
+class HardTopKAttention(TopKAttention):
+    """Keep each query's k largest probabilities as they are (AxFormer, arXiv 2010.03688).
+
+    The kept probabilities are not renormalised, so a query whose attention is spread gets less of
+    everything: without training it costs more accuracy than ``topk``, so it is tried only when
+    asked for.
+    """
+
+    name = "topk_hard"
+    summary = "keys each query attends to, not renormalised"
+    searched = False
+    mode = "hard"
+
+    def recorded(self, kind: SiteKind) -> str:
+        """A recipe says ``topk``, and the mode."""
+        return "topk"

@@ -1,0 +1,78 @@
+"""Everything that goes into an export of a tiny model, with numbers made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from conftest import tiny_tokenizer
+from transformers import PreTrainedModel
+
+from axsearch.approximations import recorded
+from axsearch.compensation import Moments
+from axsearch.evaluation.size import parameter_count, safetensors_bytes
+from axsearch.export import Bundle, formats
+from axsearch.export.manifest import Manifest
+from axsearch.measurement import Measurement
+from axsearch.outcome import Outcome
+from axsearch.recipe import Recipe
+from axsearch.store.queries import Evaluation
+from axsearch.surgery import sites_by_id, sliced_state
+
+HOLDOUT = Evaluation(0.83, 0.79, 0.87, Outcome("mean", np.ones(10, bool)))
+
+
+def measured(base: PreTrainedModel, recipe: Recipe, moments: Moments | None = None) -> Measurement:
+    """The size is the model's own; nothing else was measured."""
+    state = sliced_state(base, recipe, moments)
+    choices: dict[str, dict[str, int | None]] = {}
+    for site in sites_by_id(base).values():
+        layer = choices.setdefault(f"layer{site.id.layer:02d}", {})
+        for name, approximation in recorded(site.id.kind).items():
+            layer[name] = approximation.value(site, recipe.at(*site.id).get(name))
+    return Measurement(
+        trial=7,
+        recipe=recipe.to_dict(),
+        accuracy=0.91,
+        accuracy_low=0.87,
+        accuracy_high=0.94,
+        latency_measured=False,
+        size_bytes=safetensors_bytes(state),
+        size_ratio=1.0,
+        parameters=parameter_count(state),
+        choices=choices,
+    )
+
+
+def bundle_of(
+    base: PreTrainedModel,
+    recipe: Recipe,
+    moments: Moments | None = None,
+    task: str = "text-classification",
+) -> Bundle:
+    """As ``export_model`` makes it of a study."""
+    return Bundle(
+        base=base,
+        tokenizer=tiny_tokenizer(),
+        recipe=recipe,
+        moments=moments,
+        measurement=measured(base, recipe, moments),
+        baseline=measured(base, Recipe.of({})),
+        holdout=HOLDOUT,
+        base_holdout=HOLDOUT,
+        study="a study",
+        task=task,
+        model_name="a/model",
+        data_name="a/dataset",
+        metric="accuracy",
+        scenario=None,
+        machine="host, 2 cores",
+    )
+
+
+def write_export(bundle: Bundle, folder: Path, format: str = "hf") -> Path:
+    """The folder with its manifest, complete."""
+    folder.mkdir()
+    formats()[format].write(bundle, folder)
+    Manifest.of(folder, format).write(folder)
+    return folder

@@ -1,0 +1,164 @@
+"""Moments against one sequence at a time, without padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import PICTURES, random_model, tiny_model
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from axsearch.architectures import architecture_of, architectures
+from axsearch.calibration import moments as module_under_test
+from axsearch.calibration.moments import SENSITIVE, measure_moments
+from axsearch.recipe import SiteId
+from axsearch.split import Split
+from axsearch.surgery import sites_by_id
+from axsearch.tasks import task_kinds
+
+Floats = NDArray[np.float64]
+COUNT = 40
+KIND = task_kinds()["text-classification"]
+TEXT = [
+    name
+    for name, family in architectures().items()
+    if name == family.model_types[0] and name not in PICTURES
+]
+
+
+def split() -> Split:
+    """Sequences of 3 to 29 random tokens, in no order of length."""
+    draw = np.random.default_rng(1)
+    rows = [draw.integers(2, 60, draw.integers(3, 30)).tolist() for _ in range(COUNT)]
+    inputs = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
+    return Split("calibration", inputs, draw.integers(0, 2, COUNT), pad_id=0)
+
+
+SPLIT = split()
+
+
+DRAWN = np.random.default_rng(0).permutation(COUNT)  # the order in which examples are taken
+
+
+def tokens(model: PreTrainedModel, rows: NDArray[np.int64]) -> dict[SiteId, tuple[Floats, Floats]]:
+    """(tokens, n) what goes into each block's output projection, and each token's weight."""
+    seen: list[tuple[SiteId, Tensor, Tensor]] = []
+
+    def look(site: SiteId) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append((site, inputs[0], output))
+
+        return hook
+
+    handles = [
+        gate.register_forward_hook(look(SiteId(layer, kind)))  # type: ignore[arg-type]
+        for layer, gates in enumerate(architecture_of(model.config.model_type).gates(model))
+        for kind, gate in zip(("attention", "ffn"), gates, strict=True)
+    ]
+    found: dict[SiteId, tuple[list[Floats], list[Floats]]] = {
+        site: ([], []) for site in sites_by_id(model)
+    }
+    for row, label in ((SPLIT.inputs[i], SPLIT.targets[i]) for i in rows):
+        seen.clear()
+        logits = model(**{key: torch.tensor([value]) for key, value in row.items()}).logits
+        loss = cross_entropy(logits, torch.tensor([label]))
+        slopes = torch.autograd.grad(loss, [output for _, _, output in seen])
+        for (site, x, _), slope in zip(seen, slopes, strict=True):
+            felt = slope[0].double().square().sum(-1).numpy()
+            even = np.full(len(felt), 1 / len(felt))
+            share = felt / felt.sum() if felt.sum() > 0 else even
+            found[site][0].append(x[0].detach().double().numpy())
+            found[site][1].append(SENSITIVE * share + (1 - SENSITIVE) * even)
+    for handle in handles:
+        handle.remove()
+    return {site: (np.concatenate(x), np.concatenate(w)) for site, (x, w) in found.items()}
+
+
+def assert_moments_of(model: PreTrainedModel, rows: NDArray[np.int64]) -> None:
+    found = measure_moments(model, SPLIT, KIND)
+    expected = tokens(model, rows)
+    assert set(found.mean) == set(found.covariance) == set(expected)
+    for site, (x, weights) in expected.items():
+        mean = np.average(x, axis=0, weights=weights)
+        covariance = np.cov(x.T, bias=True, aweights=weights)
+        np.testing.assert_allclose(found.mean[site], mean, atol=1e-4)
+        np.testing.assert_allclose(found.covariance[site], covariance, atol=3e-4)
+        assert np.abs(mean - x.mean(0)).max() > 1e-3  # or the weights would not show
+
+
+@pytest.mark.parametrize("model_type", TEXT)
+def test_equal_those_of_one_sequence_at_a_time(model_type: str) -> None:
+    assert_moments_of(tiny_model(model_type), np.arange(COUNT))
+
+
+def test_the_answer_rests_on_one_token_in_the_last_ffn() -> None:
+    # BERT's classifier reads the first token; a tenth of the weight is that of all alike.
+    x, weights = tokens(tiny_model("bert"), np.arange(COUNT))[SiteId(1, "ffn")]
+    first = np.cumsum([0, *SPLIT.lengths[:-1]])
+    even = 1 / SPLIT.lengths
+    np.testing.assert_allclose(weights[first], SENSITIVE + (1 - SENSITIVE) * even, atol=1e-6)
+    found = measure_moments(tiny_model("bert"), SPLIT, KIND).mean[SiteId(1, "ffn")]
+    expected = SENSITIVE * x[first].mean(0) + (1 - SENSITIVE) * np.average(
+        x, axis=0, weights=np.repeat(even, SPLIT.lengths)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_loss_that_feels_nothing_weighs_all_tokens_alike() -> None:
+    base = random_model("bert")
+    with torch.no_grad():
+        base.classifier.weight.zero_()
+    found = measure_moments(base, SPLIT, KIND)
+    for site, (x, _) in tokens(base, np.arange(COUNT)).items():
+        even = np.repeat(1 / SPLIT.lengths, SPLIT.lengths)
+        np.testing.assert_allclose(found.mean[site], np.average(x, 0, even), atol=1e-4)
+
+
+def test_only_as_many_examples_as_needed_from_all_over_the_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needed = int(SPLIT.lengths[DRAWN[:7]].sum())
+    monkeypatch.setattr(module_under_test, "TOKENS", needed + 1)
+    assert_moments_of(tiny_model("bert"), DRAWN[:7])
+    assert max(DRAWN[:7]) > COUNT // 2  # data may be in the order of their labels
+    monkeypatch.setattr(module_under_test, "TOKENS", 1)  # one at least
+    assert_moments_of(tiny_model("bert"), DRAWN[:1])
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    measure_moments(
+        tiny_model("bert"), SPLIT, KIND, on_batch=lambda done, total: told.append((done, total))
+    )
+    assert told == [(32, 40), (40, 40)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_base_is_as_it_was(fails: bool) -> None:
+    model = random_model("bert")
+    frozen = {"classifier.bias", "bert.embeddings.word_embeddings.weight"}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if fails:
+        unknown = [{"input_ids": [999], "attention_mask": [1]}]
+        with pytest.raises(IndexError):
+            measure_moments(model, Split("calibration", unknown, np.zeros(1, int), 0), KIND)
+    else:
+        measure_moments(model, SPLIT, KIND)
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(model.state_dict()[name], t) for name, t in before.items())
+    assert {n for n, p in model.named_parameters() if not p.requires_grad} == frozen
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_base_without_trainable_parameters_has_the_same_moments() -> None:
+    free, frozen = tiny_model("bert"), random_model("bert").requires_grad_(False)
+    wanted, found = (measure_moments(model, SPLIT, KIND) for model in (free, frozen))
+    for site in sites_by_id(free):
+        torch.testing.assert_close(found.covariance[site], wanted.covariance[site])
