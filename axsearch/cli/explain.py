@@ -60,7 +60,11 @@ def explain(storage: options.Storage, study: options.StudyName, trial: options.T
 
     table = Table()
     table.add_column("layer")
-    names = list(next(iter(base.choices.values())))
+    names = [
+        name
+        for name in next(iter(base.choices.values()))
+        if any(m.choices[layer][name] is not None for m in (chosen, base) for layer in m.choices)
+    ]
     for name in names:
         table.add_column(approximations()[name].summary, justify="right")
     for layer, choices in chosen.choices.items():
