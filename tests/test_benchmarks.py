@@ -72,3 +72,21 @@ def test_what_the_readme_says_of_the_committed_results() -> None:
     ours = point("topk", 4096, backward=True)["peak_bytes"]
     assert point("explicit", 4096, backward=True)["peak_bytes"] > 12 * ours
     assert point("chunked", 4096, backward=True)["peak_bytes"] > ours
+
+
+def test_refitting_loses_at_most_seven_tenths_of_what_removal_loses() -> None:
+    data = json.loads((BENCHMARKS / "results" / "compensation.json").read_text())
+    base = data["facts"]["accuracy"]
+    for share in (0.6, 0.4):
+        lost = {
+            way: np.mean(
+                [
+                    base - row["accuracy"]
+                    for row in data["rows"]
+                    if (row["share"], row["compensation"]) == (share, way)
+                ]
+            )
+            for way in ("none", "least_squares")
+        }
+        assert lost["none"] > 0
+        assert lost["least_squares"] <= 0.7 * lost["none"]
