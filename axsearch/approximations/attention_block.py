@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from axsearch.approximations.base import Site, UnitRemoval
+from axsearch.approximations.base import BlockRemoval
 from axsearch.recipe import SiteKind
 
 
-class AttentionBlock(UnitRemoval):
+class AttentionBlock(BlockRemoval):
     """Remove attention blocks (AxFormer, arXiv 2010.03688, section on accuracy-driven pruning).
 
     The last level of ``heads`` by itself, for a search over blocks. ``LayerNorm(x)`` is left in a
@@ -16,13 +16,7 @@ class AttentionBlock(UnitRemoval):
     name = "attention_block"
     kinds = ("attention",)
     summary = "attention block kept"
-    searched = False
-    fractions = ()
 
     def recorded(self, kind: SiteKind) -> str:
         """A recipe says that no head is kept."""
         return "heads"
-
-    def grain(self, site: Site) -> int:
-        """There is nothing between all and none."""
-        return site.units.count

@@ -194,3 +194,18 @@ class UnitRemoval(Approximation):
             for unit in choice.kept:
                 start = (part * units.count + unit) * units.width
                 yield from range(start, start + units.width)
+
+
+class BlockRemoval(UnitRemoval):
+    """Removes whole blocks: the last level of ``heads`` or ``ffn``, for a search over blocks."""
+
+    searched = False
+    fractions = ()
+
+    @abstractmethod
+    def recorded(self, kind: SiteKind) -> str:
+        """The name under which a recipe says that no unit is kept."""
+
+    def grain(self, site: Site) -> int:
+        """There is nothing between all and none."""
+        return site.units.count

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from axsearch.approximations.base import Site, UnitRemoval
+from axsearch.approximations.base import BlockRemoval
 from axsearch.recipe import SiteKind
 
 
-class Layer(UnitRemoval):
+class Layer(BlockRemoval):
     """Remove both blocks of a layer, and with them the layer: the hidden state passes unchanged.
 
     A model that has lost whole layers only is exported as a plain checkpoint of its family.
@@ -15,13 +15,7 @@ class Layer(UnitRemoval):
     name = "layer"
     kinds = ("attention", "ffn")
     summary = "layer kept"
-    searched = False
-    fractions = ()
 
     def recorded(self, kind: SiteKind) -> str:
         """A recipe says that neither heads nor neurons are kept."""
         return "heads" if kind == "attention" else "ffn"
-
-    def grain(self, site: Site) -> int:
-        """There is nothing between all and none."""
-        return site.units.count

@@ -19,7 +19,7 @@ def export(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Export a model that is no better than the commonest class, too."
+            "--force", help="Export a model that is no better than one answer for all, too."
         ),
     ] = False,
 ) -> None:
