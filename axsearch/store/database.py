@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import optuna
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from axsearch.errors import UsageError, cause
+from axsearch.store.trial_storage import TrialStorage
 
 SQLITE_TIMEOUT = 60
 HEARTBEAT = 30
@@ -29,7 +30,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 class Database:
     """An open database: ``storage`` is Optuna's view of it, ``engine`` SQLAlchemy's."""
 
-    def __init__(self, storage: RDBStorage) -> None:
+    def __init__(self, storage: TrialStorage) -> None:
         self.storage = storage
         self.engine: Engine = storage.engine
 
@@ -39,7 +40,9 @@ class Database:
         return self.engine.url.render_as_string(hide_password=True)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Write what is kept of trials that did not end, and give the connections back."""
+        with suppress(optuna.exceptions.StorageInternalError):
+            self.storage.flush()
         self.storage.remove_session()
         self.engine.dispose()
 
@@ -71,7 +74,7 @@ def open_database(url: str, *, create: bool = False) -> Database:
             _use_wal(parsed, arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = RDBStorage(
+            storage = TrialStorage(
                 parsed.render_as_string(hide_password=False),
                 engine_kwargs=arguments,
                 heartbeat_interval=HEARTBEAT,

@@ -1,0 +1,162 @@
+"""A trial that this process runs: what is known of it, and what is not written yet."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+
+PARAM = models.TrialParamModel
+USER_ATTR = models.TrialUserAttributeModel
+SYSTEM_ATTR = models.TrialSystemAttributeModel
+STEP = models.TrialIntermediateValueModel
+
+Kind = Any  # one of the four tables above
+Key = tuple[Kind, Any]  # and the name, key or step in it
+
+
+class RunningTrial:
+    """The parameters, attributes and intermediate values of one running trial.
+
+    ``unwritten`` holds what is to be written, in the order it was set. Copies may be taken while
+    another thread sets something; setting needs a lock.
+    """
+
+    def __init__(self, study_id: int, trial: FrozenTrial) -> None:
+        self.study_id = study_id
+        self.trial_id = trial._trial_id
+        self.unwritten: dict[Key, Any] = {}
+        self._begun = trial.number, trial.values, trial.datetime_start
+        self._params = dict(trial.params)
+        self._distributions = dict(trial.distributions)
+        self._steps = dict(trial.intermediate_values)
+        self._internal = {
+            name: distribution.to_internal_repr(trial.params[name])
+            for name, distribution in trial.distributions.items()
+        }
+        # As JSON, so that what is read back is a copy, and the same before it is written and after.
+        self._attrs: dict[Kind, dict[str, str]] = {
+            USER_ATTR: {key: json.dumps(value) for key, value in trial.user_attrs.items()},
+            SYSTEM_ATTR: {key: json.dumps(value) for key, value in trial.system_attrs.items()},
+        }
+        self._written: set[Key] = {
+            *((PARAM, name) for name in trial.params),
+            *((USER_ATTR, key) for key in trial.user_attrs),
+            *((SYSTEM_ATTR, key) for key in trial.system_attrs),
+            *((STEP, step) for step in trial.intermediate_values),
+        }
+        self._since = 0.0
+        self._shown = False
+
+    # What is set
+
+    def set_param(self, name: str, internal: float, distribution: BaseDistribution) -> None:
+        """Set a parameter; the first value stays, as a database keeps it."""
+        if name in self._internal:
+            return
+        text = distribution_to_json(distribution)
+        self._keep((PARAM, name), (internal, text))
+        self._internal[name] = internal
+        self._params[name] = distribution.to_external_repr(internal)
+        self._distributions[name] = distribution
+
+    def set_attr(self, kind: Kind, key: str, value: Any) -> None:
+        """Set an attribute; raises TypeError where JSON cannot hold it."""
+        text = json.dumps(value)
+        self._keep((kind, key), text)
+        self._attrs[kind][key] = text
+
+    def set_step(self, step: int, value: float) -> None:
+        """Set an intermediate value."""
+        self._keep((STEP, step), value)
+        self._steps[step] = value
+
+    def _keep(self, key: Key, value: Any) -> None:
+        if not self.unwritten:
+            self._since = time.monotonic()
+        self.unwritten[key] = value
+
+    # What is known
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it has parameters, none of which is written."""
+        return not self._shown and any(kind is PARAM for kind, _ in self.unwritten)
+
+    @property
+    def age(self) -> float:
+        """For how many seconds something has not been written."""
+        return time.monotonic() - self._since if self.unwritten else 0.0
+
+    def param(self, name: str) -> float:
+        """A parameter as the database holds it; raises KeyError where it is not set."""
+        try:
+            return self._internal[name]
+        except KeyError:
+            raise KeyError(models.NOT_FOUND_MSG) from None
+
+    def attrs(self, kind: Kind) -> dict[str, Any]:
+        """A copy of its attributes of a kind."""
+        return {key: json.loads(text) for key, text in dict(self._attrs[kind]).items()}
+
+    def frozen(self) -> FrozenTrial:
+        """A copy of all of it."""
+        number, values, datetime_start = self._begun
+        return FrozenTrial(
+            number=number,
+            state=TrialState.RUNNING,
+            value=None,
+            values=values,
+            datetime_start=datetime_start,
+            datetime_complete=None,
+            params=dict(self._params),
+            distributions=dict(self._distributions),
+            user_attrs=self.attrs(USER_ATTR),
+            system_attrs=self.attrs(SYSTEM_ATTR),
+            intermediate_values=dict(self._steps),
+            trial_id=self.trial_id,
+        )
+
+    # What is to be written
+
+    def new_rows(self) -> Iterator[tuple[Kind, list[dict[str, Any]]]]:
+        """For each table the rows to insert."""
+        for kind in (PARAM, USER_ATTR, SYSTEM_ATTR, STEP):
+            rows = [
+                self._row(kind, name, value)
+                for (of, name), value in self.unwritten.items()
+                if of is kind and (kind, name) not in self._written
+            ]
+            if rows:
+                yield kind, rows
+
+    def changed(self) -> Iterator[tuple[Kind, Any, Any]]:
+        """Attributes and intermediate values that have a row already: kind, key and new value."""
+        for (kind, name), value in self.unwritten.items():
+            if (kind, name) in self._written:
+                yield kind, name, value if kind is STEP else json.loads(value)
+
+    def mark_written(self) -> None:
+        """Nothing is to be written any more."""
+        self._shown = self._shown or any(kind is PARAM for kind, _ in self.unwritten)
+        self._written.update(self.unwritten)
+        self.unwritten.clear()
+
+    def _row(self, kind: Kind, name: Any, value: Any) -> dict[str, Any]:
+        if kind is PARAM:
+            columns = {"param_name": name, "param_value": value[0], "distribution_json": value[1]}
+        elif kind is STEP:
+            stored, stored_type = STEP.intermediate_value_to_stored_repr(value)
+            columns = {
+                "step": name,
+                "intermediate_value": stored,
+                "intermediate_value_type": stored_type,
+            }
+        else:
+            columns = {"key": name, "value_json": value}
+        return {"trial_id": self.trial_id, **columns}
