@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import IntDistribution
 
 from axsearch.approximations import Approximation, Level, Site, approximations
 from axsearch.errors import UsageError
-from axsearch.recipe import Choice, Compensation, Kept, Recipe, SiteId
+from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
 
 
 @dataclass(frozen=True)
@@ -20,39 +22,51 @@ class Dimension:
     """One parameter of the genome: an approximation of a layer, as a level index.
 
     ``sites`` are the sites that it sets together (two for whole layers), ``levels`` those of the
-    first, ``levels[0]`` being exact; ``orders`` list each site's units, least important first.
+    first without those ``dropped``, ``levels[0]`` being exact; ``orders`` list each site's units,
+    least important first. ``part`` tells apart the parameters of an approximation that has several
+    at a site.
     """
 
     sites: tuple[Site, ...]
     approximation: Approximation
     orders: tuple[tuple[int, ...], ...]
+    part: int = 0
+    dropped: tuple[Level, ...] = ()
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """The Optuna parameter: ``layer03.heads``."""
-        return f"layer{self.sites[0].id.layer:02d}.{self.approximation.name}"
+        """The Optuna parameter: ``layer03.heads``, or ``layer03.head_mask.05`` for one of parts."""
+        name = f"layer{self.sites[0].id.layer:02d}.{self.approximation.name}"
+        return f"{name}.{self.part:02d}" if self.approximation.parts(self.sites[0]) > 1 else name
 
-    @property
+    @cached_property
     def levels(self) -> tuple[Level, ...]:
         """The values of its choice, from exact to most approximate."""
-        return self.approximation.levels(self.sites[0])
+        every = self.approximation.levels(self.sites[0], self.part)
+        return tuple(every[position] for position in self._positions)
 
     def choices(self, index: int) -> dict[SiteId, tuple[str, Choice]]:
         """What level ``index`` writes into a recipe, site by site; nothing where exact."""
         written = {}
         for site, order in zip(self.sites, self.orders, strict=True):
-            level = self.approximation.levels(site)[index]
-            choice = self.approximation.choice(site, level, order)
+            level = self.approximation.levels(site, self.part)[self._positions[index]]
+            choice = self.approximation.choice(site, level, order, self.part)
             if choice is not None:
                 written[site.id] = (self.approximation.recorded(site.id.kind), choice)
         return written
+
+    @cached_property
+    def _positions(self) -> tuple[int, ...]:
+        # Where the levels left lie among all: another site of the group has the same positions.
+        every = self.approximation.levels(self.sites[0], self.part)
+        return tuple(i for i, level in enumerate(every) if level not in self.dropped)
 
 
 class SearchSpace:
     """Which levels each site may take.
 
-    A genome has one ordered integer for each layer and approximation, 0 being exact; the
-    importance order says which heads and neurons a level keeps.
+    A genome has one ordered integer for each layer and approximation, or for each part of it where
+    it has several, 0 being exact; the importance order says which heads and neurons a level keeps.
 
     Args:
         sites: the sites of the base.
@@ -60,10 +74,13 @@ class SearchSpace:
         names: the approximations to try; those that a search tries by default if None.
         frozen: sites to leave as they are.
         compensation: what every recipe of the space does for the units that are left.
+        dropped: parameter to the values of the levels that it shall not have; a parameter without
+            another level than the exact one is left out.
 
     Raises:
         UsageError: an approximation that is not known or that the model's family lacks, a frozen
             site that is not there, or nothing left to search.
+        ValueError: a dropped level is the exact one or is not there.
     """
 
     def __init__(
@@ -74,6 +91,7 @@ class SearchSpace:
         names: Collection[str] | None = None,
         frozen: Collection[SiteId] = (),
         compensation: Compensation = "none",
+        dropped: Mapping[str, Collection[Level]] = MappingProxyType({}),
     ) -> None:
         there = {site.id: site for site in sites}
         for site_id in frozen:
@@ -82,14 +100,18 @@ class SearchSpace:
         check_names(names or ())
         chosen = [_approximation(name, sites) for name in names] if names is not None else None
         self.compensation = compensation
-        self.dimensions = tuple(
-            Dimension(group, approximation, tuple(tuple(orders[site.id]) for site in group))
+        ordered = {site.id: tuple(orders[site.id]) for site in sites}
+        every = [
+            Dimension(group, approximation, tuple(ordered[site.id] for site in group), part)
             for layer in sorted({site.id.layer for site in sites})
             for approximation in approximations().values()
             if (approximation in chosen if chosen is not None else approximation.searched)
             and (group := _group(approximation, layer, there, frozen))
-            and len(approximation.levels(group[0])) > 1
-        )
+            for part in range(approximation.parts(group[0]))
+        ]
+        _check_dropped(dropped, every)
+        left = (replace(d, dropped=tuple(dropped.get(d.name, ()))) for d in every)
+        self.dimensions = tuple(d for d in left if len(d.levels) > 1)
         if not self.dimensions:
             raise UsageError("Nothing is left to search: every site is frozen or has one level.")
 
@@ -104,14 +126,14 @@ class SearchSpace:
     def recipe(self, genome: Mapping[str, int]) -> Recipe:
         """The recipe of a genome (all of its parameters must be given).
 
-        Where two parameters speak of the same units, as ``heads`` and ``layer`` do, the one that
-        keeps fewer holds.
+        Where several parameters speak of the same units, as ``heads`` and ``layer`` or the parts of
+        ``head_mask`` do, the units stay that all of them keep. Of two k the smaller one holds.
         """
         sites: dict[SiteId, dict[str, Choice]] = {}
         for dimension in self.dimensions:
             for site, (name, choice) in dimension.choices(genome[dimension.name]).items():
                 choices = sites.setdefault(site, {})
-                choices[name] = min(choices.get(name, choice), choice, key=_strength)
+                choices[name] = _joined(choices[name], choice) if name in choices else choice
         return Recipe.of(sites, self.compensation)
 
     def to_dict(self) -> dict[str, list[Level]]:
@@ -185,5 +207,18 @@ def _group(
     return tuple(group) if usable else ()
 
 
-def _strength(choice: Choice) -> int:
-    return len(choice.kept) if isinstance(choice, Kept) else choice.value
+def _check_dropped(dropped: Mapping[str, Collection[Level]], every: Sequence[Dimension]) -> None:
+    levels = {d.name: d.levels for d in every}
+    for name, values in dropped.items():
+        for value in values:
+            if value not in levels.get(name, ())[1:]:
+                raise ValueError(f"{name} has no level {value} that can be dropped")
+
+
+def _joined(first: Choice, second: Choice) -> Choice:
+    if isinstance(first, Kept) and isinstance(second, Kept):
+        return Kept(of=first.of, kept=tuple(sorted({*first.kept} & {*second.kept})))
+    # One name stands either for units or for a setting.
+    assert isinstance(first, Setting)
+    assert isinstance(second, Setting)
+    return min(first, second, key=lambda setting: setting.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -248,6 +249,102 @@ class TestParametersOfTheSameUnits:
         eight = levels.index(8)
         assert self.recipe(ffn=eight, ffn_topk=1) == self.recipe(ffn=eight)
         assert self.recipe(ffn=eight, ffn_topk=2) != self.recipe(ffn=eight)
+
+
+class TestParts:
+    SPACE = space("head_mask", "ffn_mask", "heads", "attention_block")
+
+    def recipe(self, **levels: int) -> Recipe:
+        named = {f"layer00.{name.replace('__', '.')}": level for name, level in levels.items()}
+        return self.SPACE.recipe(self.SPACE.exact() | named)
+
+    def test_each_part_is_a_parameter(self) -> None:
+        masks = space("head_mask", "ffn_mask")
+        assert [d.name for d in masks.dimensions] == [
+            f"layer{layer:02d}.{name}.{part:02d}"
+            for layer in range(LAYERS)
+            for name, parts in (("ffn_mask", 12), ("head_mask", HEADS))
+            for part in range(parts)
+        ]
+        assert set(masks.distributions().values()) == {IntDistribution(0, 1)}
+        assert masks.to_dict()["layer01.head_mask.03"] == [4, 3]
+        assert masks.to_dict()["layer01.ffn_mask.02"] == [16, 14]
+
+    def test_the_only_part_needs_no_number(self) -> None:
+        one = [replace(s, units=replace(s.units, count=1)) for s in sites()]
+        found = SearchSpace(one, {s.id: [0] for s in one}, names=["head_mask"])
+        assert set(found.distributions()) == {"layer00.head_mask", "layer01.head_mask"}
+
+    def test_what_every_part_keeps_stays(self) -> None:
+        assert self.recipe(head_mask__00=1, head_mask__02=1) == Recipe.of(
+            {SiteId(0, "attention"): {"heads": Kept(of=HEADS, kept=(1, 3))}}
+        )
+
+    def test_all_parts_are_the_block(self) -> None:
+        gone = self.recipe(**{f"head_mask__{part:02d}": 1 for part in range(HEADS)})
+        assert gone == self.recipe(attention_block=1)
+        assert self.recipe(**{f"ffn_mask__{part:02d}": 1 for part in range(12)}) == Recipe.of(
+            {SiteId(0, "ffn"): {"ffn": Kept(of=NEURONS, kept=())}}
+        )
+
+    def test_units_that_a_count_keeps_go_with_their_part(self) -> None:
+        # The order removes the last heads first: heads 0, 1 and 2 are left.
+        assert self.recipe(heads=1, head_mask__01=1) == Recipe.of(
+            {SiteId(0, "attention"): {"heads": Kept(of=HEADS, kept=(0, 2))}}
+        )
+        assert self.recipe(heads=1, head_mask__03=1) == self.recipe(heads=1)
+
+    @settings(deadline=None)
+    @given(st.lists(st.integers(0, 1), min_size=12, max_size=12))
+    def test_a_mask_keeps_the_neurons_of_its_groups(self, mask: list[int]) -> None:
+        recipe = self.recipe(**{f"ffn_mask__{part:02d}": gone for part, gone in enumerate(mask)})
+        kept = tuple(
+            neuron
+            for part, gone in enumerate(mask)
+            for neuron in range(16 * part // 12, 16 * (part + 1) // 12)
+            if not gone
+        )
+        choice = recipe.at(0, "ffn").get("ffn", Kept(of=NEURONS, kept=tuple(range(NEURONS))))
+        assert choice == Kept(of=NEURONS, kept=kept)
+
+
+class TestDropped:
+    def test_a_dropped_level_is_no_level(self) -> None:
+        left = space(dropped={"layer01.heads": [3, 1], "layer00.topk": (16,)})
+        assert left.to_dict()["layer01.heads"] == [4, 2, 0]
+        assert left.to_dict()["layer00.topk"] == [None, 32, 8]
+        assert left.to_dict()["layer00.heads"] == SPACE.to_dict()["layer00.heads"]
+        assert left.distributions()["layer01.heads"] == IntDistribution(0, 2)
+        assert left.fingerprint != SPACE.fingerprint
+        for ours, theirs in ((1, 2), (2, 4)):
+            assert left.recipe(left.exact() | {"layer01.heads": ours}) == SPACE.recipe(
+                SPACE.exact() | {"layer01.heads": theirs}
+            )
+
+    def test_a_parameter_with_the_exact_level_only_is_left_out(self) -> None:
+        left = space(dropped={"layer00.topk": [32, 16, 8]})
+        assert set(left.distributions()) == set(SPACE.distributions()) - {"layer00.topk"}
+        masks = space("head_mask", dropped={"layer01.head_mask.02": [3]})
+        assert len(masks.dimensions) == 2 * HEADS - 1
+        gone = masks.recipe(dict.fromkeys(masks.exact(), 1))
+        assert gone.at(1, "attention") == {"heads": Kept(of=HEADS, kept=(2,))}
+
+    def test_both_blocks_of_a_layer_lose_the_level(self) -> None:
+        with pytest.raises(UsageError, match="Nothing is left to search"):
+            space("layer", dropped={"layer00.layer": [0], "layer01.layer": [0]})
+
+    def test_nothing_dropped_is_the_same_space(self) -> None:
+        assert space(dropped={"layer00.topk": []}).fingerprint == SPACE.fingerprint
+
+    @pytest.mark.parametrize(
+        ("name", "level"),
+        [("layer00.heads", 4), ("layer00.topk", None), ("layer00.heads", 7), ("layer09.ffn", 0)],
+    )
+    def test_the_exact_level_and_one_that_is_not_there_are_refused(
+        self, name: str, level: int | None
+    ) -> None:
+        with pytest.raises(ValueError, match=f"{name} has no level {level} that can be dropped"):
+            space(dropped={name: [level]})
 
 
 def test_compensation_is_that_of_every_recipe_it_can_be_of() -> None:

@@ -6,7 +6,7 @@ Nothing here imports torch: an approximation only names tensors and slices those
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -71,7 +71,8 @@ class Approximation(ABC):
 
     The class attributes say what it is called in a genome (``layer03.<name>``), at which kinds of
     site it works, whether a search tries it unless told otherwise, and what it does. One genome
-    parameter sets all of a layer's sites of these kinds.
+    parameter sets all of a layer's sites of these kinds, unless the approximation has several
+    ``parts``: then each part has a parameter, ``layer03.<name>.05``.
 
     A recipe knows fewer names than a genome, since equal models must be equal recipes: removing a
     block is to keep none of its heads. ``recorded`` says under which name a choice is written.
@@ -86,12 +87,18 @@ class Approximation(ABC):
         """The name that a recipe gives to the choice at a site of this kind."""
         return self.name
 
+    def parts(self, site: Site) -> int:
+        """How many parameters it has at this site, each with levels of its own."""
+        return 1
+
     @abstractmethod
-    def levels(self, site: Site) -> tuple[Level, ...]:
+    def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """The values its choice may take at this site, from exact to most approximate."""
 
     @abstractmethod
-    def choice(self, site: Site, level: Level, order: Sequence[int]) -> Choice | None:
+    def choice(
+        self, site: Site, level: Level, order: Sequence[int], part: int = 0
+    ) -> Choice | None:
         """The choice of a level; ``order`` lists the units, least important first.
 
         None where the level is exact.
@@ -116,8 +123,10 @@ class TopK(Approximation):
     modes: ClassVar[tuple[str, ...]]
     mode: ClassVar[str]
 
-    def choice(self, site: Site, level: Level, order: Sequence[int]) -> Choice | None:
-        """The k of a level; the importance order plays no part."""
+    def choice(
+        self, site: Site, level: Level, order: Sequence[int], part: int = 0
+    ) -> Choice | None:
+        """The k of a level; the importance order does not matter."""
         return None if level is None else Setting(value=level, mode=self.mode)
 
     def value(self, site: Site, choice: Choice | None) -> Level:
@@ -145,14 +154,16 @@ class UnitRemoval(Approximation):
     def grain(self, site: Site) -> int:
         """Kept counts are multiples of this."""
 
-    def levels(self, site: Site) -> tuple[Level, ...]:
+    def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """Unit counts, all of them first, none (block removed) last."""
         grain, count = self.grain(site), site.units.count
         counts = {count, 0}
         counts |= {max(grain, round(share * count / grain) * grain) for share in self.fractions}
         return tuple(sorted((c for c in counts if c <= count), reverse=True))
 
-    def choice(self, site: Site, level: Level, order: Sequence[int]) -> Choice | None:
+    def choice(
+        self, site: Site, level: Level, order: Sequence[int], part: int = 0
+    ) -> Choice | None:
         """Keep the ``level`` most important units."""
         count = site.units.count
         if level is None or not 0 <= level <= count:
@@ -184,16 +195,10 @@ class UnitRemoval(Approximation):
         for axis in units.axes:
             if axis.tensor not in state:  # a projection without bias
                 continue
-            index = list(self._rows(units, axis, choice))
-            tensor = state[axis.tensor]
-            state[axis.tensor] = tensor[index] if axis.dim == 0 else tensor[:, index]
-
-    @staticmethod
-    def _rows(units: Units, axis: Axis, choice: Kept) -> Iterator[int]:
-        for part in range(axis.parts):
-            for unit in choice.kept:
-                start = (part * units.count + unit) * units.width
-                yield from range(start, start + units.width)
+            shape = (axis.parts, units.count, units.width)
+            apart = state[axis.tensor].unflatten(axis.dim, shape)
+            kept = apart[(slice(None),) * (axis.dim + 1) + (list(choice.kept),)]
+            state[axis.tensor] = kept.flatten(axis.dim, axis.dim + 2)
 
 
 class BlockRemoval(UnitRemoval):
@@ -209,3 +214,47 @@ class BlockRemoval(UnitRemoval):
     def grain(self, site: Site) -> int:
         """There is nothing between all and none."""
         return site.units.count
+
+
+class UnitMask(UnitRemoval):
+    """Removes any units, whatever their importance: one parameter for each, kept or gone.
+
+    A part is a run of consecutive units. Its two levels say, as those of the other removals do,
+    how many units of the block are left: all, or all but its own. What the parts of a site leave
+    together is for :meth:`axsearch.space.SearchSpace.recipe`.
+    """
+
+    searched = False
+    fractions = ()
+
+    @abstractmethod
+    def parts(self, site: Site) -> int:
+        """How many runs the units are split into; their sizes differ by at most one."""
+
+    @abstractmethod
+    def recorded(self, kind: SiteKind) -> str:
+        """The name under which a recipe says which units are kept."""
+
+    def grain(self, site: Site) -> int:
+        """There is nothing between all of a part and none."""
+        return site.units.count
+
+    def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
+        """All units, then all but those of the part."""
+        return (site.units.count, site.units.count - len(self._run(site, part)))
+
+    def choice(
+        self, site: Site, level: Level, order: Sequence[int], part: int = 0
+    ) -> Choice | None:
+        """Keep all units but those of the part; the importance order does not matter."""
+        exact, gone = self.levels(site, part)
+        if level not in (exact, gone):
+            raise ValueError(f"{self.name} at {site.id} keeps {exact} or {gone} units, not {level}")
+        if level == exact:
+            return None
+        run, count = self._run(site, part), site.units.count
+        return Kept(of=count, kept=(*range(run.start), *range(run.stop, count)))
+
+    def _run(self, site: Site, part: int) -> range:
+        count, parts = site.units.count, self.parts(site)
+        return range(count * part // parts, count * (part + 1) // parts)

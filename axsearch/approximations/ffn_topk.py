@@ -21,7 +21,7 @@ class TopKFfn(TopK):
     modes = ("largest",)
     mode = "largest"
 
-    def levels(self, site: Site) -> tuple[Level, ...]:
+    def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """All neurons, then halves of them down to a sixteenth."""
         neurons = site.units.count
         return (None, *(k for k in (neurons // share for share in (2, 4, 8, 16)) if k))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from axsearch.approximations.base import Level, Site, TopK
 
 
@@ -17,7 +19,8 @@ class TopKAttention(TopK):
     summary = "keys each query attends to"
     modes = ("renormalised", "hard")
     mode = "renormalised"
+    keys: ClassVar[tuple[int, ...]] = (64, 32, 16, 8)
 
-    def levels(self, site: Site) -> tuple[Level, ...]:
+    def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """Dense attention, then the k that are below the longest input."""
-        return (None, *(k for k in (64, 32, 16, 8) if k < site.length))
+        return (None, *(k for k in self.keys if k < site.length))

@@ -11,13 +11,14 @@ class HardTopKAttention(TopKAttention):
 
     The kept probabilities are not renormalised, so a query whose attention is spread gets less of
     everything: without training it costs more accuracy than ``topk``, so it is tried only when
-    asked for.
+    asked for. One of its levels is AxFormer's K of 30.
     """
 
     name = "topk_hard"
     summary = "keys each query attends to, not renormalised"
     searched = False
     mode = "hard"
+    keys = (64, 30, 16, 8)
 
     def recorded(self, kind: SiteKind) -> str:
         """A recipe says ``topk``, and the mode."""

@@ -26,14 +26,17 @@ EVERY = [
 
 
 def dimensions(model_type: str, approximation: Approximation) -> list[Dimension]:
-    """The approximation in each layer; units go in another order than their natural one."""
+    """The approximation in each layer, part by part; units go in another order than their own."""
     sites = every_site(model_type)
     groups = []
     for layer in sorted({site.id.layer for site in sites}):
         own = [s for s in sites if s.id.layer == layer and s.id.kind in approximation.kinds]
         own.sort(key=lambda site: approximation.kinds.index(site.id.kind))
         orders = tuple(tuple(reversed(range(site.units.count))) for site in own)
-        groups.append(Dimension(tuple(own), approximation, orders))
+        groups += [
+            Dimension(tuple(own), approximation, orders, part)
+            for part in range(approximation.parts(own[0]))
+        ]
     return groups
 
 
@@ -94,7 +97,7 @@ class TestEveryApproximation:
         for dimension in dimensions(model_type, approximation):
             assert len(dimension.levels) > 1
             for site in dimension.sites:  # those set together have a level each
-                levels = approximation.levels(site)
+                levels = approximation.levels(site, dimension.part)
                 assert len(levels) == len(dimension.levels)
                 numbers = [float("inf") if level is None else level for level in levels]
                 assert all(a > b >= 0 for a, b in itertools.pairwise(numbers))
@@ -118,11 +121,19 @@ class TestEveryApproximation:
     def test_value_is_the_level(self, model_type: str, approximation: Approximation) -> None:
         for dimension in dimensions(model_type, approximation):
             for site, order in zip(dimension.sites, dimension.orders, strict=True):
-                for level in approximation.levels(site):
-                    choice = approximation.choice(site, level, order)
+                for level in approximation.levels(site, dimension.part):
+                    choice = approximation.choice(site, level, order, dimension.part)
                     assert approximation.value(site, choice) == level
                     name = approximation.recorded(site.id.kind)
                     assert recorded(site.id.kind)[name].value(site, choice) == level
+
+    def test_parts_have_names_of_their_own(
+        self, model_type: str, approximation: Approximation
+    ) -> None:
+        found = dimensions(model_type, approximation)
+        assert len({dimension.name for dimension in found}) == len(found)
+        for site in found[0].sites:  # those set together have as many parts
+            assert approximation.parts(site) == approximation.parts(found[0].sites[0])
 
     def test_recipe_round_trip(self, model_type: str, approximation: Approximation) -> None:
         for dimension in dimensions(model_type, approximation):
@@ -137,7 +148,7 @@ class TestEveryApproximation:
     ) -> None:
         base = tiny_model(model_type)
         dimension = dimensions(model_type, approximation)[-1]
-        for index in range(0, len(dimension.levels), 2):
+        for index in {*range(0, len(dimension.levels), 2), len(dimension.levels) - 1}:
             small = shrink(base, recipe_of(dimension, index)).train()
             small(**padded_batch(model_type), labels=torch.tensor([0, 1, 0])).loss.backward()
             for name, parameter in small.named_parameters():
@@ -179,7 +190,8 @@ class TestEveryApproximation:
 def test_all_are_found_by_being_there() -> None:
     assert list(approximations()) == sorted(approximations())
     assert set(approximations()) >= {
-        "attention_block", "ffn", "ffn_block", "ffn_topk", "heads", "layer", "topk", "topk_hard",
+        "attention_block", "ffn", "ffn_block", "ffn_mask", "ffn_topk", "head_mask", "heads",
+        "layer", "topk", "topk_hard",
     }  # fmt: skip
     searched = {name for name, a in approximations().items() if a.searched}
     assert searched == {"heads", "ffn", "topk"}

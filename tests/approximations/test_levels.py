@@ -83,8 +83,54 @@ def test_blocks_and_layers_go_or_stay(name: str, kind: str, count: int) -> None:
     assert approximations()[name].levels(site(kind, count)) == (count, 0)
 
 
-def test_hard_topk_has_the_same_levels() -> None:
-    levels = approximations()["topk_hard"].levels(site("attention", 12))
-    assert levels == approximations()["topk"].levels(site("attention", 12))
+@pytest.mark.parametrize(
+    ("length", "levels"),
+    [(30, (None, 16, 8)), (31, (None, 30, 16, 8)), (512, (None, 64, 30, 16, 8))],
+)
+def test_one_k_of_hard_topk_is_axformers(length: int, levels: tuple[int | None, ...]) -> None:
+    assert approximations()["topk_hard"].levels(site("attention", 12, length)) == levels
     choice = approximations()["topk_hard"].choice(site("attention", 4), 16, ())
     assert choice == Setting(value=16, mode="hard")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 16])
+def test_each_head_goes_by_itself(count: int) -> None:
+    heads = approximations()["head_mask"]
+    described = site("attention", count)
+    assert heads.parts(described) == count
+    for part in range(count):
+        assert heads.levels(described, part) == (count, count - 1)
+        others = tuple(unit for unit in range(count) if unit != part)
+        choice = heads.choice(described, count - 1, tuple(reversed(range(count))), part)
+        assert choice == Kept(of=count, kept=others)
+
+
+@pytest.mark.parametrize(
+    ("neurons", "sizes"),
+    [
+        (3072, [256] * 12),
+        (30, [2, 3] * 6),
+        (13, [1] * 11 + [2]),
+        (12, [1] * 12),
+        (5, [1] * 5),
+        (1, [1]),
+    ],
+)
+def test_twelve_groups_of_neurons_go_by_themselves(neurons: int, sizes: list[int]) -> None:
+    groups = approximations()["ffn_mask"]
+    described = site("ffn", neurons)
+    assert groups.parts(described) == len(sizes)
+    gone = []
+    for part, size in enumerate(sizes):
+        assert groups.levels(described, part) == (neurons, neurons - size)
+        assert groups.choice(described, neurons, (), part) is None
+        choice = groups.choice(described, neurons - size, (), part)
+        assert isinstance(choice, Kept)
+        gone += sorted(set(range(neurons)) - set(choice.kept))
+    assert gone == list(range(neurons))  # consecutive, and every neuron once
+
+
+@pytest.mark.parametrize("level", [None, 0, 10, 13])
+def test_another_number_than_a_part_leaves_is_refused(level: int | None) -> None:
+    with pytest.raises(ValueError, match=r"head_mask at layer00\.attention keeps 12 or 11 units"):
+        approximations()["head_mask"].choice(site("attention", 12), level, range(12), 3)

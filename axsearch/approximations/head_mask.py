@@ -1,0 +1,26 @@
+"""Single attention heads: each one stays or goes by itself."""
+
+from __future__ import annotations
+
+from axsearch.approximations.base import Site, UnitMask
+from axsearch.recipe import SiteKind
+
+
+class HeadMask(UnitMask):
+    """Remove any heads (AxFormer, arXiv 2010.03688, section on accuracy-driven pruning).
+
+    The genome has one parameter a head, ``layer03.head_mask.05``. Unlike ``heads`` it does not ask
+    the importance order which heads go first.
+    """
+
+    name = "head_mask"
+    kinds = ("attention",)
+    summary = "single attention heads kept"
+
+    def recorded(self, kind: SiteKind) -> str:
+        """A recipe says which heads are kept."""
+        return "heads"
+
+    def parts(self, site: Site) -> int:
+        """Every head."""
+        return site.units.count
