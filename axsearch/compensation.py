@@ -19,20 +19,29 @@ second moments about zero in place of C. A block that is gone as a whole has no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from axsearch.approximations import Axis, Site
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.approximations import Axis, Site, Units
+from axsearch.memory import RecentlyUsed, budget
+from axsearch.recipe import Compensation, Kept, Recipe, SiteId
 
 DAMPING = 1e-2
 """The ridge a, as a share of the mean variance of the units kept."""
 
 SMALLEST_RIDGE = 1e-8
 """For units that never vary on the calibration examples: above the rounding of their moments."""
+
+
+class Refit(NamedTuple):
+    """The output weights and bias of a block that make up for what is gone; None as they were."""
+
+    weight: Tensor | None
+    bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,10 @@ class Moments:
 
     mean: Mapping[SiteId, Tensor]
     covariance: Mapping[SiteId, Tensor]
+    refits: RecentlyUsed[tuple[Hashable, ...], Refit] = field(
+        default_factory=lambda: RecentlyUsed(budget(share=1 / 16)), compare=False, repr=False
+    )
+    """Weights that were refitted before: a search comes back to the same choices."""
 
 
 def compensate(
@@ -65,24 +78,44 @@ def compensate(
         if not isinstance(choice, Kept) or not choice.kept:
             continue
         units = sites[site_id].units
-        weight = _rows_out(base[units.output.tensor], units.output)
-        kept, gone = _places(choice, units.width)
-        bias = None if units.bias is None else base[units.bias]
-        mean = moments.mean[site_id]
-        shift = weight[:, gone] @ mean[gone]
-        if recipe.compensation == "least_squares":
-            second = moments.covariance[site_id][kept].double()
-            if bias is None:
-                second += torch.outer(mean[kept], mean)
-            within, across = second[:, kept], second[:, gone] @ weight[:, gone].T
-            ridge = max(DAMPING * within.diagonal().mean().item(), SMALLEST_RIDGE)
-            within.diagonal().add_(ridge)
-            change = torch.linalg.solve(within, across).T
-            shift = shift - change @ mean[kept]
-            new = weight[:, kept] + change
-            state[units.output.tensor] = _stored(new, base[units.output.tensor], units.output)
-        if bias is not None and units.bias is not None:
-            state[units.bias] = (bias.cpu().double() + shift).to(bias)
+        weight = base[units.output.tensor]
+        key = (site_id, choice, recipe.compensation, weight.dtype, weight.device)
+        refit = moments.refits.get(key)
+        if refit is None:
+            refit = _refit(base, units, choice, recipe.compensation, site_id, moments)
+            size = sum(t.numel() * t.element_size() for t in refit if t is not None)
+            moments.refits.put(key, refit, size)
+        if refit.weight is not None:
+            state[units.output.tensor] = refit.weight
+        if refit.bias is not None and units.bias is not None:
+            state[units.bias] = refit.bias
+
+
+def _refit(
+    base: Mapping[str, Tensor],
+    units: Units,
+    choice: Kept,
+    way: Compensation,
+    site_id: SiteId,
+    moments: Moments,
+) -> Refit:
+    weight = _rows_out(base[units.output.tensor], units.output)
+    kept, gone = _places(choice, units.width)
+    bias = None if units.bias is None else base[units.bias]
+    mean = moments.mean[site_id]
+    shift = weight[:, gone] @ mean[gone]
+    new = None
+    if way == "least_squares":
+        second = moments.covariance[site_id][kept].double()
+        if bias is None:
+            second += torch.outer(mean[kept], mean)
+        within, across = second[:, kept], second[:, gone] @ weight[:, gone].T
+        ridge = max(DAMPING * within.diagonal().mean().item(), SMALLEST_RIDGE)
+        within.diagonal().add_(ridge)
+        change = torch.linalg.solve(within, across).T
+        shift = shift - change @ mean[kept]
+        new = _stored(weight[:, kept] + change, base[units.output.tensor], units.output)
+    return Refit(new, None if bias is None else (bias.cpu().double() + shift).to(bias))
 
 
 def _rows_out(weight: Tensor, axis: Axis) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Measurement(BaseModel):
@@ -18,6 +18,9 @@ class Measurement(BaseModel):
         latency_ms: ``latency_ratio`` times the base's time for the scenario's batches.
         latency_ratio: median of the paired ratios to the base.
         latency_measured: whether a real model was timed; if not, the time is predicted or None.
+        latency_predicted: what was predicted of a model that was timed later. The objective of a
+            trial is what it was told then, so this and not ``latency_ratio`` is compared with
+            other trials; it is not printed.
         size_bytes: bytes of the exported safetensors file.
         parameters: how many numbers the model holds.
         choices: units kept and k of every layer, ``{"layer00": {"heads": 10, …}}``; a layer
@@ -35,7 +38,13 @@ class Measurement(BaseModel):
     latency_ms: float | None = None
     latency_ratio: float | None = None
     latency_measured: bool
+    latency_predicted: float | None = Field(default=None, exclude=True)
     size_bytes: int
     size_ratio: float
     parameters: int
     choices: dict[str, dict[str, int | None]]
+
+    @property
+    def objective_latency(self) -> float | None:
+        """The latency ratio that the study optimises."""
+        return self.latency_ratio if self.latency_predicted is None else self.latency_predicted

@@ -38,12 +38,24 @@ class Outcome:
 
     def packed(self) -> bytes:
         """The values as bytes: NumPy's own format, compressed."""
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, self.values, allow_pickle=False)
-        return zlib.compress(buffer.getvalue())
+        return packed(self.values)
 
     @classmethod
     def unpacked(cls, statistic: str, data: bytes) -> Outcome:
         """Read what :meth:`packed` wrote; never runs code from the bytes."""
-        buffer = io.BytesIO(zlib.decompress(data))
-        return cls(statistic, np.lib.format.read_array(buffer, allow_pickle=False))
+        return cls(statistic, unpacked(data))
+
+
+def packed(values: NDArray[Any]) -> bytes:
+    """An array as bytes: NumPy's own format, compressed."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, values, allow_pickle=False)
+    return zlib.compress(buffer.getvalue())
+
+
+def unpacked(data: bytes) -> NDArray[Any]:
+    """Read what :func:`packed` wrote; never runs code from the bytes."""
+    array: NDArray[Any] = np.lib.format.read_array(
+        io.BytesIO(zlib.decompress(data)), allow_pickle=False
+    )
+    return array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,23 @@ class Split:
         targets = self.targets if isinstance(self.targets, list) else self.targets.tolist()
         data = json.dumps([self.inputs, targets, *self.references()], separators=(",", ":"))
         return hashlib.sha256(data.encode()).hexdigest()
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """Which example each feature is of, (features,)."""
+        return np.arange(len(self))
+
+    def take(self, examples: NDArray[np.int64]) -> Split:
+        """The split of these examples alone, in the order of the features they own here."""
+        return self._features([int(r) for r in np.flatnonzero(np.isin(self.owners, examples))])
+
+    def _features(self, rows: list[int], **more: Any) -> Split:
+        targets = (
+            [self.targets[row] for row in rows]
+            if isinstance(self.targets, list)
+            else self.targets[rows]
+        )
+        return replace(self, inputs=[self.inputs[row] for row in rows], targets=targets, **more)
 
     def references(self) -> Sequence[Any]:
         """What answers are scored against, where that is more than the targets, as plain data."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch.approximations import Site, recorded
@@ -17,6 +18,9 @@ from axsearch.architectures.modeling.blocks import apply_shapes
 from axsearch.compensation import Moments, compensate
 from axsearch.errors import UsageError
 from axsearch.recipe import Kept, Recipe, Setting, SiteId
+
+_SITES: WeakKeyDictionary[PreTrainedModel, dict[SiteId, Site]] = WeakKeyDictionary()
+"""Those of models seen before, which shrinking asks for several times a recipe."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,11 @@ class Plan:
 
 def sites_by_id(model: PreTrainedModel, length: int = 1) -> dict[SiteId, Site]:
     """The sites of a base model; ``length`` is the longest input in tokens."""
-    family = architecture_of(model.config.model_type)
-    return {site.id: site for site in family.sites(model, length)}
+    sites = _SITES.get(model)
+    if sites is None:
+        family = architecture_of(model.config.model_type)
+        sites = _SITES[model] = {site.id: site for site in family.sites(model)}
+    return {site.id: replace(site, length=length) for site in sites.values()}
 
 
 def plan(model: PreTrainedModel, recipe: Recipe) -> Plan:
@@ -132,14 +139,39 @@ def shrink(
         )
     family: Architecture = architecture_of(model.config.model_type)
     wanted = plan(model, recipe)
-    shared = (*model.parameters(), *model.buffers())
-    small: PreTrainedModel = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    small = _twin(model)
     family.set_layers(small, wanted.layers)
     with torch.device("meta"):
         apply_shapes(small, wanted.shapes, family.layout)
     small.load_state_dict(sliced_state(model, recipe, moments), assign=True)
     small.eval()
     return small
+
+
+def _twin(model: PreTrainedModel) -> PreTrainedModel:
+    """New modules around the same tensors, with a config of their own: nothing large is copied."""
+    config = copy.deepcopy(model.config)
+    twins: dict[int, nn.Module] = {}
+
+    def twin(module: nn.Module) -> nn.Module:
+        if id(module) in twins:  # layers that share their parameters are one module
+            return twins[id(module)]
+        new = twins[id(module)] = module.__new__(type(module))
+        new.__dict__.update(
+            # a module's tables of parameters, buffers and hooks are its own, what is in them not
+            (name, copy.copy(value) if isinstance(value, dict | set | list) else value)
+            for name, value in module.__dict__.items()
+        )
+        for name, value in module.__dict__.items():
+            if value is model.config:
+                new.__dict__[name] = config
+        for name, child in module._modules.items():
+            new._modules[name] = None if child is None else twin(child)
+        return new
+
+    made = twin(model)
+    assert isinstance(made, PreTrainedModel)
+    return made
 
 
 def _lost(sites: Iterable[SiteId], recipe: Recipe) -> set[int]:

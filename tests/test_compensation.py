@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from axsearch import compensation
 from axsearch.architectures import architecture_of
 from axsearch.compensation import DAMPING, Moments
+from axsearch.memory import RecentlyUsed
 from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
 from axsearch.surgery import shrink, sites_by_id, sliced_state
 
@@ -204,3 +206,34 @@ def test_a_dtype_of_less_precision_is_kept() -> None:
     base = random_model("bert").to(torch.bfloat16)
     state = sliced_state(base, recipe_of(SITES[1], "least_squares"), moments("bert"))
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_what_was_refitted_before_is_the_same_to_the_last_bit(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_model(model_type)
+    seen = moments(model_type)
+    kept = Moments(seen.mean, seen.covariance)
+    ways: tuple[Compensation, ...] = ("bias", "least_squares")
+    other = Recipe.of({SITES[1]: {"ffn": Kept(of=64, kept=tuple(range(40)))}}, "least_squares")
+    both = Recipe.of(
+        {site: dict(choices) for s in SITES[:2] for site, choices in recipe_of(s, "bias").sites},
+        "least_squares",
+    )
+    recipes = [*(recipe_of(site, way) for way in ways for site in SITES), other, both]
+    fresh = [sliced_state(base, r, Moments(seen.mean, seen.covariance)) for r in recipes]
+    none_kept = Moments(seen.mean, seen.covariance, RecentlyUsed(0))
+    for turn in range(2):
+        if turn:
+            monkeypatch.setattr(compensation, "_refit", None)  # all is known
+        for recipe, wanted in zip(recipes, fresh, strict=True):
+            found = sliced_state(base, recipe, kept)
+            assert list(found) == list(wanted)
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    monkeypatch.undo()
+    for recipe, wanted in zip(recipes, fresh, strict=True):
+        found = sliced_state(base, recipe, none_kept)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert none_kept.refits.held == 0
+    assert kept.refits.held > 0

@@ -16,6 +16,7 @@ from axsearch.metrics import (
     better_and_worse,
     estimate,
     paired_difference,
+    paired_error,
     value,
 )
 from axsearch.outcome import Estimate, Outcome
@@ -208,3 +209,59 @@ def test_outcomes_survive_packing() -> None:
         np.testing.assert_array_equal(again.values, given.values)
     right = Outcome("mean", np.random.default_rng(0).random(5000) < 0.8)
     assert len(right.packed()) < 2000
+
+
+def brute_force(ours: Outcome, base: Outcome, resamples: int = 700) -> float:
+    """The standard error of the difference, drawing examples one resample at a time."""
+    draw = np.random.default_rng(1)
+    found = []
+    for _ in range(resamples):
+        rows = draw.integers(len(ours), size=len(ours))
+        both = (value(Outcome(o.statistic, o.values[rows])) for o in (ours, base))
+        found.append(next(both) - next(both))
+    return float(np.std(found))
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_paired_error_is_that_of_a_bootstrap(statistic: str) -> None:
+    count = 300
+    first, second = outcome(statistic, count, 0), outcome(statistic, count, 1)
+    # Most of the answers are the same, as those of a smaller model are.
+    values = np.where(
+        (np.arange(count) % 5 > 0).reshape((-1,) + (1,) * (first.values.ndim - 1)),
+        first.values,
+        second.values,
+    )
+    if statistic in ("f1", "macro_f1", "matthews_correlation", "pearson", "spearman"):
+        values[:, 0] = first.values[:, 0]  # the labels are the same
+    ours = Outcome(statistic, values)
+    difference, error = paired_error(ours, first)
+    assert difference == pytest.approx(value(ours) - value(first), abs=1e-9)
+    assert error == pytest.approx(brute_force(ours, first), rel=0.15)
+    assert error > 0
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+def test_paired_error_of_answers_that_all_agree_is_not_nothing(count: int) -> None:
+    same = Outcome("mean", np.arange(count) % 3 > 0)
+    difference, error = paired_error(same, same)
+    assert difference == 0
+    assert error == pytest.approx(math.sqrt(2 / (count + 2) / count))
+
+
+def test_paired_error_of_a_mean_is_never_below_the_bootstrap_s() -> None:
+    draw = np.random.default_rng(0)
+    for count in (20, 80):
+        for _ in range(5):
+            ours, base = (Outcome("mean", draw.random(count) < p) for p in (0.8, 0.85))
+            assert paired_error(ours, base)[1] > 0.95 * brute_force(ours, base, 1000)
+
+
+def test_paired_error_is_small_where_answers_go_together() -> None:
+    draw = np.random.default_rng(0)
+    base = Outcome("mean", draw.random(1000) < 0.8)
+    flipped = base.values.copy()
+    flipped[:10] ^= True
+    together = paired_error(Outcome("mean", flipped), base)[1]
+    apart = paired_error(Outcome("mean", draw.permutation(base.values)), base)[1]
+    assert together < apart / 4

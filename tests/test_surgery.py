@@ -7,10 +7,13 @@ import random
 import pytest
 import torch
 from conftest import reviews, tiny_bert, tiny_tokenizer
+from families import PICTURES, random_model, short_batch, tiny_model
+from families import random_recipe as family_recipe
 from reference import masked
 from torch import Tensor
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+from axsearch.architectures import architectures
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
@@ -221,6 +224,123 @@ def test_unchanged_tensors_share_storage_with_the_base() -> None:
         + ["0.attention.output.dense.weight"]
         + ["1.intermediate.dense.weight", "1.intermediate.dense.bias", "1.output.dense.weight"]
     )
+
+
+TYPES = [name for name in architectures() if name not in PICTURES]
+
+
+def everything(model: PreTrainedModel) -> dict[str, object]:
+    """All that a model is made of: its modules, what they hold, and every tensor's bits."""
+    found: dict[str, object] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        own = {name: value for name, value in vars(module).items() if name != "config"}
+        for name, value in own.items():
+            if isinstance(value, dict):
+                items: list[object] = [(key, id(item)) for key, item in value.items()]
+                found[f"{path} {name}"] = items
+            elif isinstance(value, list | set):
+                found[f"{path} {name}"] = list(value)
+            else:
+                found[f"{path} {name}"] = id(value)
+        found[f"{path} id"] = id(module)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found[f"tensor {name}"] = (tensor.detach().numpy().tobytes(), tensor._version)
+    return found
+
+
+@pytest.mark.parametrize("model_type", architectures())
+def test_shrinking_changes_nothing_of_the_base(model_type: str) -> None:
+    base = random_model(model_type)
+    inputs = short_batch(model_type)
+    hook = base.base_model.register_forward_hook(lambda *_: None)
+    before, config = everything(base), base.config.to_dict()
+    private = {k: v for k, v in vars(base.config).items() if k.startswith("_")}
+    for seed in range(12):
+        small = shrink(base, family_recipe(model_type, seed))
+        with torch.inference_mode():
+            small(**inputs)
+    assert everything(base) == before
+    assert base.config.to_dict() == config
+    assert {k: v for k, v in vars(base.config).items() if k.startswith("_")} == private
+    hook.remove()
+
+
+@pytest.mark.parametrize("model_type", architectures())
+def test_modules_and_config_are_new_and_tensors_shared(model_type: str) -> None:
+    base = tiny_model(model_type)
+    small = shrink(base, Recipe.of({}))
+    theirs = {id(module) for module in base.modules()}
+    assert not any(id(module) in theirs for module in small.modules())
+    # Nowhere within is there a way back to the base's modules or config.
+    for module in small.modules():
+        held = [*vars(module).values(), *module._modules.values()]
+        assert not any(id(value) in theirs for value in held)
+        assert base.config not in [value for value in held if value is base.config]
+        assert all(value is small.config for value in held if value == base.config)
+    assert [name for name, _ in small.named_modules()] == [name for name, _ in base.named_modules()]
+    for ours, own in ((small.named_parameters(), base.named_parameters()),
+                      (small.named_buffers(), base.named_buffers())):  # fmt: skip
+        for (name, tensor), (same, origin) in zip(ours, own, strict=True):
+            assert (name, tensor.data_ptr()) == (same, origin.data_ptr())
+
+
+@pytest.mark.parametrize("model_type", architectures())
+def test_no_tensor_is_copied_to_be_thrown_away(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: Tensor, memo: object) -> Tensor:
+        raise AssertionError("a tensor was copied")
+
+    base = tiny_model(model_type)
+    monkeypatch.setattr(Tensor, "__deepcopy__", never)
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", never)
+    for seed in range(3):
+        shrink(base, family_recipe(model_type, seed))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_shrunk_models_do_not_influence_each_other(model_type: str) -> None:
+    base, inputs = tiny_model(model_type), short_batch(model_type)
+    recipes = [family_recipe(model_type, seed) for seed in range(6)]
+
+    def logits(model: PreTrainedModel) -> Tensor:
+        with torch.inference_mode():
+            return model(**inputs).logits
+
+    alone = [logits(shrink(base, recipe)) for recipe in recipes]
+    models = [shrink(base, recipe) for recipe in recipes]
+    models[0].config.num_labels = 7
+    models[0].train()
+    models[0].base_model.register_forward_hook(lambda *_: 1 / 0)
+    for name in [name for name, _ in models[0].named_children()]:
+        delattr(models[0], name)
+    for model, wanted in list(zip(models, alone, strict=True))[:0:-1]:
+        assert torch.equal(logits(model), wanted)
+        assert model.config.num_labels == base.config.num_labels
+        assert not any(module.training for module in model.modules())
+
+
+def test_shared_layers_are_shared_in_the_smaller_model_too() -> None:
+    base = tiny_model("albert")
+    first = base.albert.encoder.albert_layer_groups[0]
+    base.albert.encoder.again = first  # the same module by another name
+    try:
+        small = shrink(base, Recipe.of({}))
+        assert small.albert.encoder.again is small.albert.encoder.albert_layer_groups[0]
+        assert small.albert.encoder.again is not first
+    finally:
+        del base.albert.encoder.again
+
+
+def test_sites_are_found_once_a_model_and_told_apart_by_model() -> None:
+    base, other = tiny_bert(layers=2), tiny_bert(layers=3)
+    first = sites_by_id(base)
+    assert len(first) == 4
+    assert len(sites_by_id(other)) == 6
+    assert {site.length for site in sites_by_id(base, 40).values()} == {40}
+    assert sites_by_id(base) == first  # the length of another call is not kept
+    first.clear()
+    assert len(sites_by_id(base)) == 4
 
 
 def test_exact_recipe_copies_no_weight() -> None:

@@ -1,15 +1,26 @@
-"""Run a model over a split."""
+"""Run a model over a split, from the lowest layer that was not run before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from axsearch.architectures import architecture_of
 from axsearch.errors import AxsearchError
-from axsearch.split import Split
+from axsearch.memory import RecentlyUsed, budget
+from axsearch.recipe import Recipe, Setting
+from axsearch.split import Batch, Split
+from axsearch.surgery import plan, sites_by_id
 from axsearch.tasks import TaskKind
 
 BATCH_SIZE = 64
@@ -17,6 +28,23 @@ BATCH_SIZE = 64
 
 class NonFiniteError(AxsearchError):
     """The model gave NaN or infinity; the trial fails."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of a split, feature by feature in the split's order.
+
+    Attributes:
+        answers: as the task's kind decodes them.
+        losses: the loss of each feature, (features,), float32.
+    """
+
+    answers: Sequence[Any]
+    losses: NDArray[np.float32]
+
+
+Seen = Callable[[NDArray[np.int64], Tensor, Tensor], None]
+"""Takes a batch's features, (features,), their logits and their targets."""
 
 
 def predict(
@@ -27,13 +55,167 @@ def predict(
     Batches are bucketed by length and always the same for a split, so the same model gives the
     same answers. Raises NonFiniteError where a logit is not finite.
     """
-    answers: list[Any] = [None] * len(split)
-    with torch.inference_mode():
-        for rows, batch in split.batches(BATCH_SIZE):
-            inputs = {key: tensor.to(device) for key, tensor in batch.items()}
-            logits = kind.logits(model(**inputs))
-            if not torch.isfinite(logits).all():
-                raise NonFiniteError("The model's logits are not finite.")
-            for row, answer in zip(rows, kind.decode(logits, split, rows), strict=True):
+    return Predictor(kind, device, memory=0).predict(model, split).answers
+
+
+class Predictor:
+    """Runs the smaller models of one base, keeping what their layers gave.
+
+    What a layer gives depends on the choices in it and below it alone. A recipe that makes the same
+    choices as a recent one in its lowest layers starts above them, with the very numbers that
+    these layers gave then.
+
+    Args:
+        kind: the kind of task.
+        device: where the models are.
+        memory: bytes for what layers gave; None for a quarter of the device's free memory, at
+            most 2 GiB.
+
+    Attributes:
+        layers_run: how many layers were run over a feature so far, summed over features.
+    """
+
+    def __init__(
+        self, kind: TaskKind[Any, Any], device: str = "cpu", memory: int | None = None
+    ) -> None:
+        self.kind = kind
+        self.device = device
+        self.layers_run = 0
+        self._kept: RecentlyUsed[tuple[str, int, str], Any] = RecentlyUsed(
+            _room(device) if memory is None else memory
+        )
+        self._batches: dict[str, list[tuple[NDArray[np.int64], Batch, Tensor]]] = {}
+
+    def predict(
+        self,
+        model: PreTrainedModel,
+        split: Split,
+        base: PreTrainedModel | None = None,
+        recipe: Recipe | None = None,
+    ) -> Predictions:
+        """The answers of a model to every feature; the arguments are those of :meth:`run`."""
+        answers: list[Any] = [None] * len(split)
+        losses = np.empty(len(split), np.float32)
+
+        def see(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
+            losses[rows] = self.kind.losses(logits, targets).float().cpu().numpy()
+            for row, answer in zip(rows, self.kind.decode(logits, split, rows), strict=True):
                 answers[row] = answer
-    return answers
+
+        self.run(model, split, see, base, recipe)
+        return Predictions(answers, losses)
+
+    def run(
+        self,
+        model: PreTrainedModel,
+        split: Split,
+        see: Seen,
+        base: PreTrainedModel | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        """Run a model over a split, batch by batch.
+
+        With ``base`` and ``recipe``, of which the model was made, layers that were run before are
+        not run again. Raises NonFiniteError where a logit is not finite.
+        """
+        prefixes = [] if base is None or recipe is None else _prefixes(base, recipe)
+        layers = architecture_of(model.config.model_type).layers(model)
+        with torch.inference_mode():
+            for number, (rows, batch, targets) in enumerate(self._collated(split)):
+                place = (split.fingerprint, number)
+                start = self._start(place, prefixes)
+                with self._from(layers, place, prefixes, start):
+                    logits = self.kind.logits(model(**batch))
+                if not torch.isfinite(logits).all():
+                    raise NonFiniteError("The model's logits are not finite.")
+                see(rows, logits, targets)
+                self.layers_run += len(rows) * (len(layers) - start)
+
+    def _collated(self, split: Split) -> list[tuple[NDArray[np.int64], Batch, Tensor]]:
+        # Padded once a split, not once a recipe.
+        if split.fingerprint not in self._batches:
+            self._batches[split.fingerprint] = [
+                (
+                    rows,
+                    {name: tensor.to(self.device) for name, tensor in batch.items()},
+                    split.collate_targets(rows).to(self.device),
+                )
+                for rows, batch in split.batches(BATCH_SIZE)
+            ]
+        return self._batches[split.fingerprint]
+
+    def _start(self, place: tuple[str, int], prefixes: Sequence[str]) -> int:
+        # The last layer's output would serve only the very same recipe, which is not run again.
+        for layer in range(len(prefixes) - 2, -1, -1):
+            if self._kept.get((*place, prefixes[layer])) is not None:
+                return layer + 1
+        return 0
+
+    @contextmanager
+    def _from(
+        self, layers: nn.ModuleList, place: tuple[str, int], prefixes: Sequence[str], start: int
+    ) -> Iterator[None]:
+        there = list(layers)
+        hooks = []
+        if start:
+            given = self._kept.get((*place, prefixes[start - 1]))
+            for number in range(start):
+                layers[number] = _Given(there[number], given)
+        for number in range(start, len(prefixes) - 1):
+            keep = partial(self._keep, (*place, prefixes[number]))
+            hooks.append(there[number].register_forward_hook(keep))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for number in range(start):
+                layers[number] = there[number]
+
+    def _keep(self, key: tuple[str, int, str], _: nn.Module, inputs: Any, output: Any) -> None:
+        parts = output if isinstance(output, tuple) else (output,)
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        self._kept.put(key, output, size)
+
+
+class _Given(nn.Module):
+    """Stands for a layer that need not be run: gives what the uppermost of these layers gave.
+
+    All else that a model asks of a layer, such as ModernBERT's kind of attention, is the layer's.
+    """
+
+    def __init__(self, layer: nn.Module, output: Any) -> None:
+        super().__init__()
+        self.__dict__["layer"] = layer  # no child
+        self.output = output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["layer"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.output
+
+
+def _room(device: str) -> int:
+    cuda = device.startswith("cuda")
+    return budget(free=torch.cuda.mem_get_info(device)[0] if cuda else None)
+
+
+def _prefixes(base: PreTrainedModel, recipe: Recipe) -> list[str]:
+    """For each layer that stays, a hash of all choices in it and below it."""
+    if any(site.repeats > 1 for site in sites_by_id(base).values()):
+        return []  # one module is run by several layers
+    stays = plan(base, recipe).layers
+    # Any k in a model lets all of its layers attend through another function.
+    attends = any(isinstance(choice, Setting) for _, _, choice in recipe.choices())
+    digest = hashlib.sha256(f"{recipe.compensation} {attends}".encode())
+    found, choices = [], list(recipe.choices())
+    for layer in range(stays[-1] + 1 if stays else 0):
+        while choices and choices[0][0].layer <= layer:
+            site, name, choice = choices.pop(0)
+            digest.update(f"{site} {name} {choice.model_dump_json()}".encode())
+        if layer in stays:
+            digest.update(f"layer {layer}".encode())  # or a layer would be as the one below it
+            found.append(digest.copy().hexdigest())
+    return found

@@ -8,15 +8,19 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sqlalchemy import Engine
 from transformers import PreTrainedModel
 
 from axsearch.approximations import recorded
+from axsearch.calibration.latency_table import LatencyTable
 from axsearch.calibration.moments import measure_moments
 from axsearch.compensation import Moments
-from axsearch.evaluation.accuracy import predict
+from axsearch.evaluation.accuracy import Predictions, Predictor
 from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
     PAIRS,
@@ -26,8 +30,10 @@ from axsearch.evaluation.latency import (
     workload,
 )
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
+from axsearch.evaluation.stages import DominatedError, Rival, Stages, dominated, joined
 from axsearch.measurement import Measurement
 from axsearch.metrics import estimate
+from axsearch.outcome import Outcome
 from axsearch.progress import progress_bar
 from axsearch.recipe import Recipe
 from axsearch.store.queries import (
@@ -53,6 +59,9 @@ class Evaluator:
         engine: an open database.
         scenario: what latency is measured for; None leaves latency unmeasured.
         device: where accuracy is evaluated; latency runs on the scenario's device.
+
+    Attributes:
+        table: what latency is predicted from; None to time every recipe's model.
     """
 
     def __init__(
@@ -63,11 +72,20 @@ class Evaluator:
         self.scenario = scenario
         self.device = device
         self.model = on_device(task.model, device)
+        self.table: LatencyTable | None = None
+        self.predictor = Predictor(task.kind, device)
+        self._known: dict[str, Evaluation] = {}
 
     @cached_property
     def base(self) -> Measurement:
         """The measurement of the untouched base."""
         return self.measure(EXACT)
+
+    def losses(self, recipe: Recipe) -> NDArray[np.float32]:
+        """The loss of each feature of the search split in a recipe's model, (features,)."""
+        losses = self.accuracy(recipe, self.task.search).losses
+        assert losses is not None
+        return losses
 
     @cached_property
     def moments(self) -> Moments:
@@ -83,49 +101,90 @@ class Evaluator:
                 on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
             )
 
+    @cached_property
+    def stages(self) -> Stages:
+        """The search split in nested subsets."""
+        return Stages(self.task.search)
+
+    @property
+    def examples_forwarded(self) -> float:
+        """How many examples were run so far, in whole passes through the base's layers."""
+        layers = {site.layer for site in sites_by_id(self.model)}
+        return self.predictor.layers_run / len(layers)
+
     def shrink(self, recipe: Recipe) -> PreTrainedModel:
         """The recipe's smaller model, compensated where the recipe says so."""
         compensated = recipe.compensation != "none"
         return shrink(self.model, recipe, self.moments if compensated else None)
 
-    def measure(self, recipe: Recipe, *, trial: int | None = None) -> Measurement:
+    def measure(
+        self,
+        recipe: Recipe,
+        *,
+        trial: int | None = None,
+        rival: Callable[[float | None, float], Rival | None] | None = None,
+    ) -> Measurement:
         """Accuracy on the search split, latency and size of a recipe's real, smaller model.
 
-        Raises NonFiniteError where the model does not give finite numbers, UsageError where the
-        recipe does not fit it.
+        Where there is a latency table that knows the recipe's shapes, latency is what it predicts.
+        With ``rival``, which is told latency and size as ratios to the base and names the best
+        of the front that costs no more, the evaluation is staged.
+
+        Raises NonFiniteError where the model does not give finite numbers, DominatedError where
+        a staged evaluation was stopped, UsageError where the recipe does not fit the model.
         """
         small = cache(lambda: self.shrink(recipe))  # not built where all is stored
-        accuracy = self.accuracy(recipe, self.task.search, small)
-        latency = self.latency(recipe, small)
-        base_ms = (
-            None if latency is None
-            else latency.base_ms if recipe == EXACT
-            else self.base.latency_ms
-        )  # fmt: skip
+        predicted = self.predicted_ratio(recipe)
+        latency = None if predicted is not None else self.latency(recipe, small)
+        ratio = latency.ratio if latency is not None else predicted
         state = sliced_state(self.model, recipe)
         size = safetensors_bytes(state)
+        size_ratio = size / safetensors_bytes(self.model.state_dict())
+        accuracy = self.accuracy(
+            recipe,
+            self.task.search,
+            small,
+            rival=None if rival is None else rival(ratio, size_ratio),
+        )
         return Measurement(
             trial=trial,
             recipe=recipe.to_dict(),
             accuracy=accuracy.value,
             accuracy_low=accuracy.low,
             accuracy_high=accuracy.high,
-            latency_ms=None if latency is None or base_ms is None else latency.ratio * base_ms,
-            latency_ratio=None if latency is None else latency.ratio,
+            latency_ms=None if ratio is None else ratio * self._base_ms(),
+            latency_ratio=ratio,
             latency_measured=latency is not None,
             size_bytes=size,
-            size_ratio=size / safetensors_bytes(self.model.state_dict()),
+            size_ratio=size_ratio,
             parameters=parameter_count(state),
             choices=self.choices(recipe),
         )
+
+    def predicted_ratio(self, recipe: Recipe) -> float | None:
+        """The time of a recipe's model over the base's by the table; None where it cannot say."""
+        if self.table is None or self.scenario is None:
+            return None
+        if recipe == EXACT:
+            return 1.0  # by definition, whatever a sum of shares is rounded to
+        try:
+            return self.table.ratio(recipe)
+        except KeyError:  # a recipe from elsewhere, with a k that the space lacks
+            return None
 
     def accuracy(
         self,
         recipe: Recipe,
         split: Split,
         small: Callable[[], PreTrainedModel] | None = None,
+        *,
+        rival: Rival | None = None,
     ) -> Evaluation:
-        """The metric on a split, from the store where it is known."""
+        """The metric on a split, from the store where it is known.
+
+        With a ``rival`` the split must be the search split; raises DominatedError where the recipe
+        is confidently below it before all examples were seen.
+        """
         key = EvaluationKey(
             self.task.model_fingerprint,
             self.task.calibration.fingerprint,
@@ -133,15 +192,51 @@ class Evaluator:
             "float32",
             self.task.metric,
         )
-        known = load_evaluation(self.engine, key, recipe.hash)
-        if known is not None:
+        searching = split is self.task.search
+        known = self._known.get(recipe.hash) if searching else None
+        known = known or load_evaluation(self.engine, key, recipe.hash)
+        if known is not None and known.losses is not None:
+            if searching:
+                self._known[recipe.hash] = known
             return known
         model = small() if small is not None else self.shrink(recipe)
-        answers = predict(model, split, self.task.kind, device=self.device)
-        outcome = self.task.kind.outcome(self.task.metric, split, answers)
-        result = Evaluation(*estimate(outcome), outcome)
+        if searching:
+            predictions = self._in_stages(model, recipe, rival)
+        else:
+            predictions = self.predictor.predict(model, split, self.model, recipe)
+        outcome = self.task.kind.outcome(self.task.metric, split, predictions.answers)
+        result = Evaluation(*estimate(outcome), outcome, predictions.losses)
         save_evaluation(self.engine, key, recipe, split.name, result)
+        if searching:
+            self._known[recipe.hash] = result
         return result
+
+    def _in_stages(
+        self, model: PreTrainedModel, recipe: Recipe, rival: Rival | None
+    ) -> Predictions:
+        # The base and every other recipe are run on the same batches, so that what is kept of
+        # their layers fits, and a stage's answers are those of the whole split.
+        stages, kind = self.stages, self.task.kind
+        answers: list[Any] = [None] * len(self.task.search)
+        losses = np.empty(len(self.task.search), np.float32)
+        outcomes: list[Outcome] = []
+        for stage, (part, rows) in enumerate(zip(stages.parts, stages.rows, strict=True)):
+            found = self.predictor.predict(model, part, self.model, recipe)
+            losses[rows] = found.losses
+            for row, answer in zip(rows, found.answers, strict=True):
+                answers[row] = answer
+            if rival is None or stage == len(stages.parts) - 1:
+                continue
+            outcomes.append(kind.outcome(self.task.metric, part, found.answers))
+            ours = joined(outcomes)
+            if dominated(ours, rival.outcome, stages.seen(stage), rival.margin):
+                raise DominatedError(len(ours), estimate(ours), rival.name)
+        return Predictions(answers, losses)
+
+    def _base_ms(self) -> float:
+        known = self.latency(EXACT)
+        assert known is not None
+        return known.base_ms
 
     def latency(
         self,
@@ -159,12 +254,8 @@ class Evaluator:
         """
         if self.scenario is None:
             return None
-        vocabulary = self.model.config.vocab_size
-        examples = workload(split or self.task.search, self.scenario, vocabulary, batches)
-        digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
-        for batch in examples:
-            digest.update(batch["input_ids"].numpy().data)
-        key = LatencyKey(self.task.model_fingerprint, digest.hexdigest(), machine_name())
+        examples, fingerprint = self.workload(split, batches)
+        key = LatencyKey(self.task.model_fingerprint, fingerprint, machine_name())
         known = load_latency(self.engine, key, recipe.hash)
         if known is not None and known["pairs"] >= pairs:
             return Latency(**known)  # type: ignore[arg-type]
@@ -174,6 +265,18 @@ class Evaluator:
             measured = Latency(**{**asdict(measured), "ratio": 1.0})
         save_latency(self.engine, key, recipe, self.scenario.to_dict(), asdict(measured))
         return measured
+
+    def workload(
+        self, split: Split | None = None, batches: int = OWN_LENGTH_BATCHES
+    ) -> tuple[list[Batch], str]:
+        """The batches that the scenario times, and a fingerprint of them and the scenario."""
+        assert self.scenario is not None
+        vocabulary = self.model.config.vocab_size
+        examples = workload(split or self.task.search, self.scenario, vocabulary, batches)
+        digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
+        for batch in examples:
+            digest.update(batch["input_ids"].numpy().data)
+        return examples, digest.hexdigest()
 
     def choices(self, recipe: Recipe) -> dict[str, dict[str, int | None]]:
         """Units kept and k, layer by layer of the base."""

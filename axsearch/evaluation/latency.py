@@ -90,7 +90,7 @@ def measure_latency(
     quartiles of the ratios lie more than 10 % apart, up to three times ``pairs`` are measured.
     """
     moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
-    with _threads(scenario.threads), _no_collection(), torch.inference_mode():
+    with quiet(scenario), torch.inference_mode():
         for _ in range(WARM_UP):
             _pass(base, moved, scenario.device)
             _pass(model, moved, scenario.device)
@@ -112,11 +112,23 @@ def _pass(model: PreTrainedModel, batches: Sequence[Batch], device: str) -> floa
     start = time.perf_counter()
     for batch in batches:
         model(**batch)
+    settle(device)
+    return time.perf_counter() - start
+
+
+def settle(device: str) -> None:
+    """Wait until a device has done all it was given; a CPU has."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     elif device.startswith("mps"):
         torch.mps.synchronize()
-    return time.perf_counter() - start
+
+
+@contextmanager
+def quiet(scenario: Scenario) -> Iterator[None]:
+    """The scenario's threads, and no garbage collection in the midst of a measurement."""
+    with _threads(scenario.threads), _no_collection():
+        yield
 
 
 @contextmanager

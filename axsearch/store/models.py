@@ -43,7 +43,8 @@ class RecipeRow(Base):
 class EvaluationRow(Base):
     """Accuracy of one recipe of one model on one split.
 
-    ``statistic`` and ``outcome`` are those of :class:`axsearch.outcome.Outcome`, packed.
+    ``statistic`` and ``outcome`` are those of :class:`axsearch.outcome.Outcome`, packed. ``losses``
+    has the loss of each feature, packed alike; None in what older versions evaluated.
     """
 
     __tablename__ = "ax_evaluations"
@@ -60,6 +61,7 @@ class EvaluationRow(Base):
     examples: Mapped[int]
     statistic: Mapped[str] = mapped_column(String(32))
     outcome: Mapped[bytes] = mapped_column(LargeBinary)
+    losses: Mapped[bytes | None] = mapped_column(LargeBinary)
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
@@ -84,7 +86,11 @@ class LatencyRow(Base):
 
 
 class CalibrationRow(Base):
-    """A table measured once for a model and a calibration split."""
+    """A table measured once for a model and a calibration split.
+
+    A latency table has the fingerprint of its workload in place of the split's, and its machine in
+    its kind.
+    """
 
     __tablename__ = "ax_calibrations"
 

@@ -7,23 +7,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Engine, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, make_transient
 
-from axsearch.outcome import Outcome
+from axsearch.outcome import Outcome, packed, unpacked
 from axsearch.recipe import Recipe
 from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow, StudyRow
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on a split with its interval, and what each example adds to it."""
+    """Accuracy on a split with its interval, and what each example adds to it.
+
+    ``losses`` are those of each feature, (features,); None where an older version evaluated.
+    """
 
     value: float
     low: float
     high: float
     outcome: Outcome
+    losses: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,7 @@ def delete_study(engine: Engine, name: str) -> None:
 
 def save_recipe(engine: Engine, recipe: Recipe) -> None:
     """Record a recipe once."""
-    with Session(engine) as session:
-        known = session.get(RecipeRow, recipe.hash) is not None
-    if not known:
-        _add(engine, RecipeRow(hash=recipe.hash, json=recipe.to_json()))
+    _with_recipe(engine, recipe)
 
 
 def load_recipes(engine: Engine, hashes: Iterable[str]) -> dict[str, Recipe]:
@@ -110,6 +113,7 @@ def load_evaluations(
                 row.low,
                 row.high,
                 Outcome.unpacked(row.statistic, row.outcome),
+                None if row.losses is None else unpacked(row.losses),
             )
             for row in session.scalars(wanted)
         }
@@ -119,9 +123,9 @@ def save_evaluation(
     engine: Engine, key: EvaluationKey, recipe: Recipe, split_name: str, result: Evaluation
 ) -> None:
     """Keep an evaluation; another worker may have been first, with the same result."""
-    save_recipe(engine, recipe)
-    _add(
+    _with_recipe(
         engine,
+        recipe,
         EvaluationRow(
             model=key.model if recipe.compensation == "none" else key.compensated,
             recipe=recipe.hash,
@@ -135,6 +139,7 @@ def save_evaluation(
             examples=len(result.outcome),
             statistic=result.outcome.statistic,
             outcome=result.outcome.packed(),
+            losses=None if result.losses is None else packed(result.losses),
         ),
     )
 
@@ -167,6 +172,22 @@ def load_latency(engine: Engine, key: LatencyKey, recipe: str) -> dict[str, floa
         return None if row is None else {field: getattr(row, field) for field in fields}
 
 
+def load_ratios(engine: Engine, key: LatencyKey, recipes: Iterable[str]) -> dict[str, float]:
+    """The newest latency ratio of each of these recipes that was timed."""
+    wanted = (
+        select(LatencyRow.recipe, LatencyRow.ratio)
+        .where(
+            LatencyRow.model == key.model,
+            LatencyRow.workload == key.workload,
+            LatencyRow.machine == key.machine,
+            LatencyRow.recipe.in_(set(recipes)),
+        )
+        .order_by(LatencyRow.id)
+    )
+    with Session(engine) as session:
+        return {row.recipe: row.ratio for row in session.execute(wanted)}
+
+
 def save_latency(
     engine: Engine,
     key: LatencyKey,
@@ -175,9 +196,9 @@ def save_latency(
     latency: dict[str, float],
 ) -> None:
     """Keep a latency; ``latency`` has the fields that :func:`load_latency` gives."""
-    save_recipe(engine, recipe)
-    _add(
+    _with_recipe(
         engine,
+        recipe,
         LatencyRow(
             model=key.model,
             workload=key.workload,
@@ -203,14 +224,38 @@ def save_calibration(
     _add(engine, CalibrationRow(model=model, split=split, kind=kind, data=data))
 
 
+def _with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
+    """Add rows and the recipe that they name, where it is new, in one transaction."""
+    with Session(engine, expire_on_commit=False) as session:
+        known = session.get(RecipeRow, recipe.hash) is not None
+        new = [] if known else [RecipeRow(hash=recipe.hash, json=recipe.to_json())]
+        if not (new or rows):
+            return
+        try:
+            session.add_all(new)
+            session.flush()  # or what names the recipe might be written before it
+            session.add_all(rows)
+            session.commit()
+            return
+        except IntegrityError:  # another worker wrote one of them first
+            session.rollback()
+    for row in (*new, *rows):
+        make_transient(row)
+        _add(engine, row)
+
+
 def _add(engine: Engine, row: Any) -> None:
-    with Session(engine) as session:
+    with Session(engine, expire_on_commit=False) as session:
         session.add(row)
         try:
             session.commit()
         except IntegrityError:
             session.rollback()
+            make_transient(row)
             key = inspect(type(row)).primary_key_from_instance(row)
             if None in key or session.get(type(row), tuple(key)) is None:
                 raise
-            # Another worker wrote the same row first.
+            # Another worker wrote the same row first, or an older version, which knew less.
+            if isinstance(row, EvaluationRow):
+                session.merge(row)
+                session.commit()

@@ -127,11 +127,23 @@ class TaskKind(ABC, Generic[E, S]):
         return logits
 
     @abstractmethod
-    def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch, a number: the sum over its features, differentiable.
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of each feature of a batch, (features,), differentiable.
 
-        ``targets`` are the batch's of :meth:`Split.collate_targets`.
+        ``logits`` are those of :meth:`logits`, ``targets`` the batch's of
+        :meth:`Split.collate_targets`.
         """
+
+    def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch, a number: the sum over its features."""
+        return self.losses(self.logits(outputs), targets).sum()
+
+    def divergence(
+        self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """KL divergence of what the logits say from what the base says, (features,), in nats."""
+        ours, theirs = logits.log_softmax(-1), base.log_softmax(-1)
+        return (theirs.exp() * (theirs - ours)).sum(-1)
 
     @abstractmethod
     def decode(self, logits: torch.Tensor, split: S, rows: NDArray[Any]) -> Sequence[Any]:

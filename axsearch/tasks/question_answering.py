@@ -77,6 +77,22 @@ class Windows(Split):
         """The questions with all their answers, and whose the windows are."""
         return (self.questions, self.owner)
 
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The question of each window."""
+        return np.asarray(self.owner)
+
+    def take(self, examples: NDArray[np.int64]) -> Split:
+        """The windows of these questions."""
+        number = {int(example): new for new, example in enumerate(sorted(examples))}
+        rows = [int(row) for row in np.flatnonzero(np.isin(self.owners, examples))]
+        return self._features(
+            rows,
+            questions=[self.questions[example] for example in number],
+            owner=[number[self.owner[row]] for row in rows],
+            offsets=[self.offsets[row] for row in rows],
+        )
+
 
 class QuestionAnswering(TaskKind[Question, Windows]):
     """A span of the context. F1 is the overlap of words, mean over questions."""
@@ -208,14 +224,22 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         """For each token, that the answer starts and that it ends there: (windows, tokens, 2)."""
         return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)
 
-    def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean of the cross entropies of first and last token, over all but padding."""
         padding = (targets == IGNORED)[..., None]
-        logits = self.logits(outputs).masked_fill(padding, -torch.inf)
         ends = torch.stack([(targets.clamp(min=0) & end) > 0 for end in (FIRST, LAST)], dim=-1)
-        return (
-            torch.nn.functional.cross_entropy(logits, ends.int().argmax(dim=1), reduction="sum") / 2
-        )
+        return torch.nn.functional.cross_entropy(
+            logits.masked_fill(padding, -torch.inf), ends.int().argmax(dim=1), reduction="none"
+        ).mean(1)
+
+    def divergence(
+        self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """The mean of those of first and last token, over all but padding."""
+        padding = (targets == IGNORED)[..., None]
+        ours, theirs = (x.masked_fill(padding, -torch.inf).log_softmax(1) for x in (logits, base))
+        each = theirs.exp() * (theirs - ours)
+        return each.masked_fill(padding, 0.0).sum(1).mean(1)
 
     def decode(self, logits: torch.Tensor, split: Windows, rows: NDArray[Any]) -> Sequence[Span]:
         """The best span within the context, of at most :data:`ANSWER_TOKENS` tokens."""

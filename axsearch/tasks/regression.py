@@ -97,10 +97,16 @@ class Regression(SequenceTask[float]):
         targets = np.array([example.label for example in examples])
         return Split(name, inputs, targets, tokenizer.pad_token_id or 0)
 
-    def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Squared error."""
-        answers = self.logits(outputs).squeeze(-1)
-        return (answers - targets.to(answers.dtype)).square().sum()
+        answers = logits.squeeze(-1)
+        return (answers - targets.to(answers.dtype)).square()
+
+    def divergence(
+        self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Half the squared difference: that of two normal distributions of unit variance."""
+        return (logits - base).squeeze(-1).square() / 2
 
     def decode(self, logits: torch.Tensor, split: Split, rows: NDArray[Any]) -> Sequence[float]:
         """The number itself."""

@@ -82,9 +82,9 @@ class TextClassification(SequenceTask[str]):
         targets = np.array([labels.ids[example.label] for example in examples])
         return Split(name, inputs, targets, tokenizer.pad_token_id or 0, labels.names)
 
-    def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross entropy."""
-        return torch.nn.functional.cross_entropy(self.logits(outputs), targets, reduction="sum")
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     def decode(self, logits: torch.Tensor, split: Split, rows: NDArray[Any]) -> Sequence[int]:
         """The likeliest class."""

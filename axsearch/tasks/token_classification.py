@@ -60,6 +60,13 @@ class Sentences(Split):
         """All tags, and what they are called, which decides where entities are."""
         return (self.tags, self.names)
 
+    def take(self, examples: NDArray[np.int64]) -> Split:
+        """These examples alone."""
+        rows = [int(row) for row in np.flatnonzero(np.isin(self.owners, examples))]
+        return self._features(
+            rows, tags=[self.tags[row] for row in rows], words=[self.words[row] for row in rows]
+        )
+
 
 class TokenClassification(TaskKind[Tagged, Sentences]):
     """A tag for every word. F1 is that of whole entities, accuracy that of words."""
@@ -203,12 +210,20 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
             words=words,
         )
 
-    def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross entropy, its mean over the words of each example."""
         each = torch.nn.functional.cross_entropy(
-            self.logits(outputs).transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
+            logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
         )
-        return (each.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)).sum()
+        return each.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
+
+    def divergence(
+        self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Its mean over the words of each example."""
+        words = targets != IGNORED
+        each = super().divergence(logits, base, targets)
+        return (each * words).sum(1) / words.sum(1).clamp(min=1)
 
     def decode(
         self, logits: torch.Tensor, split: Sentences, rows: NDArray[Any]

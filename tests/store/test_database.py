@@ -9,10 +9,11 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, inspect, text
 
-from axsearch import store
+from axsearch import Evaluator, Task, store
 from axsearch.errors import UsageError
+from axsearch.outcome import Outcome
 from axsearch.recipe import Recipe
 from axsearch.store.database import open_database
 from axsearch.store.models import Base
@@ -75,15 +76,21 @@ def test_the_password_of_a_url_is_not_shown() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_evaluations_of_the_first_version_are_read_or_done_again(url: str) -> None:
-    """Right and wrong answers stay; other metrics had kept too little and are left out."""
-    right = np.random.default_rng(0).random(1003) < 0.8
-    engine = create_engine(url)
+def upgrade(engine: Engine, revision: str) -> None:
+    """Bring a new database to the schema of an earlier version."""
     config = Config()
     config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
+
+
+def test_evaluations_of_the_first_version_are_read_or_done_again(url: str) -> None:
+    """Right and wrong answers stay; other metrics had kept too little and are left out."""
+    right = np.random.default_rng(0).random(1003) < 0.8
+    engine = create_engine(url)
+    upgrade(engine, "0001")
+    with engine.begin() as connection:
         recipe = Recipe.of({})
         connection.execute(
             text("INSERT INTO ax_recipes (hash, json) VALUES (:hash, :json)"),
@@ -113,3 +120,52 @@ def test_evaluations_of_the_first_version_are_read_or_done_again(url: str) -> No
     assert kept is not None
     assert (kept.value, kept.outcome.statistic) == (0.8, "mean")
     np.testing.assert_array_equal(kept.outcome.values, right)
+
+
+def test_an_evaluation_of_the_version_before_losses_is_done_again_once(
+    url: str, base_dir: Path, data_dir: Path
+) -> None:
+    task, recipe = Task.load(str(base_dir), str(data_dir)), Recipe.of({})
+    old = Outcome("mean", np.zeros(80, bool))  # not what this model answers
+    engine = create_engine(url)
+    upgrade(engine, "0002")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO ax_recipes (hash, json) VALUES (:hash, :json)"),
+            {"hash": recipe.hash, "json": recipe.to_json()},
+        )
+        for split in (task.search, task.holdout):
+            connection.execute(
+                text(
+                    "INSERT INTO ax_evaluations (model, recipe, split, dtype, metric, split_name,"
+                    " value, low, high, examples, statistic, outcome, created) VALUES (:model,"
+                    " :recipe, :split, 'float32', 'accuracy', :name, 0.0, 0.0, 0.1, 80, 'mean',"
+                    " :outcome, '2026-01-01 00:00:00')"
+                ),
+                {
+                    "model": task.model_fingerprint,
+                    "recipe": recipe.hash,
+                    "split": split.fingerprint,
+                    "name": split.name,
+                    "outcome": old.packed(),
+                },
+            )
+    engine.dispose()
+    database = open_database(url.replace("+psycopg", ""))
+    key = EvaluationKey(
+        task.model_fingerprint, task.calibration.fingerprint, task.search.fingerprint, "float32",
+        "accuracy",
+    )  # fmt: skip
+    known = load_evaluation(database.engine, key, recipe.hash)
+    assert known is not None
+    assert known.losses is None
+    np.testing.assert_array_equal(known.outcome.values, old.values)
+    for expected in (80, 0):
+        evaluator = Evaluator(task, database.engine, None)
+        assert evaluator.base.accuracy > 0.5
+        assert evaluator.losses(recipe).shape == (80,)
+        assert evaluator.examples_forwarded == expected
+    with database.engine.connect() as connection:
+        rows = connection.execute(text("SELECT split_name, losses FROM ax_evaluations")).all()
+    database.close()
+    assert {name: losses is not None for name, losses in rows} == {"search": True, "holdout": False}

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session
 
 from axsearch.errors import UsageError
 from axsearch.outcome import Outcome
@@ -92,3 +94,95 @@ def test_studies_and_calibrations_come_back(database: Database) -> None:
     q.save_calibration(database.engine, "m", "s", "kind", {"layer00.ffn": [0.1, 1e-30]})
     assert q.load_calibration(database.engine, "m", "s", "kind") == {"layer00.ffn": [0.1, 1e-30]}
     assert q.load_calibration(database.engine, "m", "s", "other") is None
+
+
+def test_losses_come_back_to_the_last_bit(database: Database) -> None:
+    losses = np.random.default_rng(0).exponential(size=1003).astype(np.float32)
+    right = Outcome("mean", losses < 1)
+    q.save_evaluation(
+        database.engine, KEY, RECIPE, "search", q.Evaluation(0.8, 0.7, 0.9, right, losses)
+    )
+    loaded = q.load_evaluation(database.engine, KEY, RECIPE.hash)
+    assert loaded is not None
+    assert loaded.losses is not None
+    assert loaded.losses.dtype == np.float32
+    np.testing.assert_array_equal(loaded.losses, losses)
+
+
+def test_an_evaluation_without_losses_is_replaced_by_one_with_them(database: Database) -> None:
+    right = Outcome("mean", np.array([True, False]))
+    old = q.Evaluation(0.5, 0.1, 0.9, right)
+    new = q.Evaluation(0.5, 0.2, 0.8, right, np.array([0.1, 2.0], np.float32))
+    for result in (old, new):
+        q.save_evaluation(database.engine, KEY, RECIPE, "search", result)
+        loaded = q.load_evaluation(database.engine, KEY, RECIPE.hash)
+        assert loaded is not None
+        assert (loaded.losses is None) == (result is old)
+        assert loaded.low == result.low
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM ax_evaluations")).scalar() == 1
+
+
+def test_a_recipe_and_what_names_it_are_written_in_one_transaction(database: Database) -> None:
+    commits: list[int] = []
+    event.listen(database.engine, "commit", lambda _: commits.append(1))
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    right = Outcome("mean", np.array([True]))
+    q.save_evaluation(database.engine, KEY, RECIPE, "search", q.Evaluation(1.0, 0.2, 1.0, right))
+    written = [s.split()[2] for s in statements if s.startswith("INSERT")]
+    assert written == ["ax_recipes", "ax_evaluations"]
+    assert len(commits) == 1
+    latency = {"model_ms": 5.0, "base_ms": 10.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 5}
+    other = Recipe.of({SiteId(1, "attention"): {"heads": Kept(of=4, kept=(1,))}})
+    key = q.LatencyKey("m" * 64, "w" * 64, "here")
+    q.save_latency(database.engine, key, other, {}, latency)
+    q.save_recipe(database.engine, RECIPE)  # it is there: nothing to write
+    assert len(commits) == 2
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "latency"])
+def test_two_workers_write_the_same_new_recipe_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The other one is quicker, between our look and our write."""
+    right = Outcome("mean", np.array([True]))
+    key = q.LatencyKey("m" * 64, "w" * 64, "here")
+    latency = {"model_ms": 5.0, "base_ms": 10.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 5}
+
+    def save() -> None:
+        if kind == "evaluation":
+            result = q.Evaluation(1.0, 0.2, 1.0, right, np.ones(1, np.float32))
+            q.save_evaluation(database.engine, KEY, RECIPE, "search", result)
+        else:
+            q.save_latency(database.engine, key, RECIPE, {}, latency)
+
+    get = Session.get
+    waiting = [True]
+
+    def late(self: Session, *args: Any, **kwargs: Any) -> object:
+        found: object = get(self, *args, **kwargs)
+        if waiting:
+            waiting.pop()
+            self.rollback()
+            save()
+        return found
+
+    monkeypatch.setattr(Session, "get", late)
+    save()
+    assert not waiting
+    with database.engine.connect() as connection:
+        for table, count in (("recipes", 1), ("evaluations", 1), ("latencies", 2)):
+            there = connection.execute(text(f"SELECT count(*) FROM ax_{table}")).scalar()
+            wanted = count if table in ("recipes", f"{kind}s", f"{kind[:-1]}ies") else 0
+            assert there == wanted, table
+
+
+def test_the_newest_ratio_of_each_recipe_that_was_timed(database: Database) -> None:
+    key = q.LatencyKey("m" * 64, "w" * 64, "here")
+    latency = {"model_ms": 5.0, "base_ms": 10.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 5}
+    for ratio in (0.5, 0.6):
+        q.save_latency(database.engine, key, RECIPE, {}, {**latency, "ratio": ratio})
+    elsewhere = q.LatencyKey(key.model, key.workload, "there")
+    q.save_latency(database.engine, elsewhere, RECIPE, {}, {**latency, "ratio": 0.1})
+    assert q.load_ratios(database.engine, key, [RECIPE.hash, "unknown"]) == {RECIPE.hash: 0.6}

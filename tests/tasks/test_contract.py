@@ -84,6 +84,118 @@ class TestKind:
         (slope,) = torch.autograd.grad(together, [next(model.parameters())])
         assert slope.abs().sum().item() > 0
 
+    def test_losses_are_those_of_each_feature(
+        self, kind: TaskKind[Any, Any], model: PreTrainedModel, split: Split
+    ) -> None:
+        chosen = np.argsort(split.lengths, kind="stable")[[0, 11, 23, 35, 47, -1]]
+        assert split.lengths[chosen[0]] < split.lengths[chosen[-1]]  # so some are padded
+        outputs, targets = model(**split.collate(chosen)), split.collate_targets(chosen)
+        together = kind.losses(kind.logits(outputs), targets)
+        assert together.shape == (6,)
+        assert kind.loss(outputs, targets).item() == pytest.approx(together.sum().item(), rel=1e-5)
+        for row, found in zip(chosen, together.tolist(), strict=True):
+            own = split.collate_targets([row])
+            (alone,) = kind.losses(kind.logits(model(**split.collate([row]))), own).tolist()
+            assert found == pytest.approx(alone, rel=1e-4, abs=1e-5)
+            assert found >= 0
+        assert len(set(together.tolist())) > 3
+
+    def test_losses_follow_the_targets(
+        self, kind: TaskKind[Any, Any], model: PreTrainedModel, split: Split
+    ) -> None:
+        """The loss falls where the model learns what is asked for, feature by feature."""
+        rows = list(range(6))
+        logits = kind.logits(model(**split.collate(rows))).detach().requires_grad_()
+        targets = split.collate_targets(rows)
+        before = kind.losses(logits, targets)
+        (slope,) = torch.autograd.grad(before.sum(), [logits])
+        after = kind.losses(logits - 0.05 * slope, targets)
+        assert (after < before).all()
+
+    def test_divergence(
+        self, kind: TaskKind[Any, Any], model: PreTrainedModel, split: Split
+    ) -> None:
+        chosen = np.argsort(split.lengths, kind="stable")[[0, 11, 23, 35, 47, -1]]
+        other = with_head(kind.name, tiny_bert(seed=3))
+
+        def logits(of: PreTrainedModel, rows: Any) -> torch.Tensor:
+            with torch.inference_mode():
+                return kind.logits(of(**split.collate(rows)))
+
+        targets = split.collate_targets(chosen)
+        base, ours = logits(model, chosen), logits(other, chosen)
+        none = kind.divergence(base, base, targets)
+        assert none.shape == (6,)
+        assert (none == 0).all()
+        found = kind.divergence(ours, base, targets)
+        assert (found > 0).all()
+        for row, together in zip(chosen, found.tolist(), strict=True):
+            # A feature's is its own: neither padding nor its neighbours matter.
+            one = [row]
+            (alone,) = kind.divergence(
+                logits(other, one), logits(model, one), split.collate_targets(one)
+            ).tolist()
+            assert together == pytest.approx(alone, rel=1e-3, abs=1e-6)
+        # What stands at padding is not looked at.
+        wild, there = ours.clone(), targets
+        if targets.ndim > 1:
+            wild[there == IGNORED] += 3.0 * torch.randn_like(wild[there == IGNORED])
+        torch.testing.assert_close(kind.divergence(wild, base, targets), found)
+        # Near the base it is quadratic.
+        small, large = (
+            kind.divergence(base + step * (ours - base), base, targets) for step in (0.02, 0.04)
+        )
+        torch.testing.assert_close(large / small, torch.full((6,), 4.0), rtol=0.1, atol=0)
+
+    @pytest.mark.parametrize("chosen", [[3], [0, 1, 2], [59, 4, 17, 30], list(range(60))], ids=len)
+    def test_taking_some_examples_is_splitting_them_alone(
+        self,
+        kind: TaskKind[Any, Any],
+        model: PreTrainedModel,
+        data: Path,
+        chosen: list[int],
+    ) -> None:
+        examples = read_data(str(data)).validation
+        if kind.name == "question-answering":  # some of several windows
+            examples = [
+                e._replace(context=e.context + " word2" * (80 if i % 3 == 0 else 0))
+                for i, e in enumerate(examples)
+            ]
+        labels = kind.labels(model.config, examples)
+
+        def of(some: list[Any]) -> Split:
+            made: Split = kind.split("search", some, tiny_tokenizer(), 48, labels)
+            return made
+
+        whole, alone = of(examples), of([examples[i] for i in sorted(chosen)])
+        taken = whole.take(np.array(chosen))
+        assert type(taken) is type(whole)
+        assert taken.inputs == alone.inputs
+        assert taken.fingerprint == alone.fingerprint
+        assert (taken.name, taken.names, taken.pad_id) == (alone.name, alone.names, alone.pad_id)
+        np.testing.assert_array_equal(taken.owners, alone.owners)
+        np.testing.assert_array_equal(taken.lengths, alone.lengths)
+        rows = np.flatnonzero(np.isin(whole.owners, chosen))
+        assert torch.equal(
+            taken.collate_targets(range(len(taken))), alone.collate_targets(range(len(alone)))
+        )
+        answers = predict(model, whole, kind)
+        for metric in kind.metrics:
+            own = kind.outcome(metric, taken, [answers[row] for row in rows])
+            np.testing.assert_array_equal(
+                own.values, kind.outcome(metric, alone, [answers[row] for row in rows]).values
+            )
+            np.testing.assert_array_equal(
+                own.values, kind.outcome(metric, whole, answers).values[sorted(chosen)]
+            )
+        again = taken.take(np.arange(len(chosen)))
+        assert again.fingerprint == taken.fingerprint
+
+    def test_owners(self, kind: TaskKind[Any, Any], split: Split) -> None:
+        assert len(split.owners) == len(split)
+        assert (np.diff(split.owners) >= 0).all()
+        assert set(split.owners) == set(range(60))
+
     def test_answers_are_in_the_order_of_the_split(
         self, kind: TaskKind[Any, Any], model: PreTrainedModel, split: Split
     ) -> None:
