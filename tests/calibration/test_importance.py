@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
-from axsearch.calibration.importance import Importance, fisher_importance
-from axsearch.recipe import SiteId
+from axsearch.calibration.importance import (
+    PATH,
+    Importance,
+    fisher_importance,
+    gate_slopes,
+    importance_along_path,
+)
+from axsearch.recipe import Kept, Recipe, SiteId
 from axsearch.split import Split
+from axsearch.surgery import shrink, sites_by_id
 from axsearch.tasks import task_kinds
 from axsearch.tasks.sequences import encode
 
@@ -158,6 +165,142 @@ def test_order_is_least_important_first() -> None:
 def test_plain_data_round_trip() -> None:
     importance = Importance({SiteId(11, "ffn"): np.array([0.1, 1e-300, 2.5e7])})
     again = Importance.from_dict(importance.to_dict())
-    assert importance.to_dict() == {"layer11.ffn": [0.1, 1e-300, 2.5e7]}
+    assert importance.to_dict() == {"scores": {"layer11.ffn": [0.1, 1e-300, 2.5e7]}, "orders": {}}
     assert again.to_dict() == importance.to_dict()
     assert again.order(SiteId(11, "ffn")) == (1, 0, 2)
+
+
+def test_an_order_of_its_own_comes_before_the_scores() -> None:
+    first, second = SiteId(0, "attention"), SiteId(1, "attention")
+    scores = {first: np.array([0.3, 0.1]), second: np.array([0.3, 0.1])}
+    again = Importance.from_dict(Importance(scores, {first: (0, 1)}).to_dict())
+    assert (again.order(first), again.order(second)) == ((0, 1), (1, 0))
+
+
+def test_squared_slopes_sum_to_the_scores() -> None:
+    slopes = gate_slopes(tiny_bert(), SPLIT, KIND)
+    scores = fisher_importance(tiny_bert(), SPLIT, KIND).scores
+    assert set(slopes) == set(scores)
+    for site, own in slopes.items():
+        assert own.dtype == np.float32
+        assert own.shape == (COUNT, HEADS if site.kind == "attention" else NEURONS)
+        summed = np.square(own, dtype=np.float64).sum(0)
+        np.testing.assert_allclose(summed, scores[site], rtol=1e-12)
+
+
+def test_rows_of_slopes_are_in_the_splits_order() -> None:
+    # Batches are not: they go by length.
+    assert list(SPLIT.lengths) != sorted(SPLIT.lengths)
+    slopes = gate_slopes(tiny_bert(), SPLIT, KIND)
+    for row in (0, 33, COUNT - 1):
+        alone = Split("calibration", [SPLIT.inputs[row]], SPLIT.targets[[row]], pad_id=0)
+        for site, own in gate_slopes(tiny_bert(), alone, KIND).items():
+            np.testing.assert_allclose(slopes[site][[row]], own, rtol=1e-3, atol=1e-6)
+
+
+def test_counts_are_those_of_a_model_that_was_made_smaller() -> None:
+    # A unit without effect can go without a change for the others.
+    model, kept = tiny_bert(), {SiteId(1, "attention"): (0, 1, 3), SiteId(2, "ffn"): (*range(60),)}
+    with torch.no_grad():
+        model.bert.encoder.layer[1].attention.output.dense.weight[:, 16:24] = 0  # head 2
+        model.bert.encoder.layer[2].output.dense.weight[:, 60:] = 0
+    whole = fisher_importance(model, SPLIT, KIND).scores
+    small = shrink(
+        model,
+        Recipe.of(
+            {
+                SiteId(1, "attention"): {"heads": Kept(of=4, kept=kept[SiteId(1, "attention")])},
+                SiteId(2, "ffn"): {"ffn": Kept(of=64, kept=kept[SiteId(2, "ffn")])},
+            }
+        ),
+    )
+    every = {site: tuple(range(len(scores))) for site, scores in whole.items()} | kept
+    counts = {site: len(units) for site, units in every.items()}
+    found = fisher_importance(small, SPLIT, KIND, counts=counts).scores
+    for site, units in every.items():
+        np.testing.assert_allclose(found[site], whole[site][list(units)], rtol=1e-3, atol=1e-12)
+
+
+def along_path(model: BertForSequenceClassification, made: list[Recipe]) -> Importance:
+    def make(recipe: Recipe) -> Any:
+        made.append(recipe)
+        return shrink(model, recipe)
+
+    return importance_along_path(model, SPLIT, KIND, make, "none")
+
+
+def test_along_the_path_every_unit_has_one_place() -> None:
+    model, made = tiny_bert(), list[Recipe]()
+    importance = along_path(model, made)
+    sites = sites_by_id(model)
+    assert set(importance.orders) == set(sites)
+    for site_id, site in sites.items():
+        assert sorted(importance.order(site_id)) == list(range(site.units.count))
+    scores = fisher_importance(model, SPLIT, KIND).scores
+    assert all((importance.scores[site] == own).all() for site, own in scores.items())
+    # Each model is the one before it with more gone, and what is gone comes first in the orders.
+    total = sum(site.units.count * site.unit_parameters for site in sites.values())
+    dearest = max(site.unit_parameters for site in sites.values())
+    assert len(made) == len(PATH)
+    for share, recipe in zip(PATH, made, strict=True):
+        gone = 0
+        for site_id, _, choice in recipe.choices():
+            assert isinstance(choice, Kept)
+            assert choice.kept
+            count = choice.of - len(choice.kept)
+            assert {*importance.order(site_id)[count:]} == {*choice.kept}
+            gone += count * sites[site_id].unit_parameters
+        assert share * total - dearest < gone <= share * total
+
+
+def test_first_to_go_are_the_least_important_per_parameter() -> None:
+    model, made = tiny_bert(), list[Recipe]()
+    importance = along_path(model, made)
+    sites = sites_by_id(model)
+    worth = {
+        (site_id, unit): score / sites[site_id].unit_parameters
+        for site_id, scores in importance.scores.items()
+        for unit, score in enumerate(scores)
+    }
+    gone = {
+        (site_id, unit)
+        for site_id, _, choice in made[0].choices()
+        if isinstance(choice, Kept)
+        for unit in set(range(choice.of)) - set(choice.kept)
+    }
+    assert gone
+    assert max(worth[unit] for unit in gone) < min(worth[u] for u in worth if u not in gone)
+
+
+def test_scores_along_the_path_are_those_of_the_smaller_models() -> None:
+    model, made = tiny_bert(), list[Recipe]()
+    importance = along_path(model, made)
+    kept = {
+        site_id: choice.kept
+        for site_id, _, choice in made[-1].choices()
+        if isinstance(choice, Kept)
+    }
+    every = {site: kept.get(site, tuple(range(len(s)))) for site, s in importance.scores.items()}
+    counts = {site: len(units) for site, units in every.items()}
+    last = fisher_importance(shrink(model, made[-1]), SPLIT, KIND, counts=counts)
+    for site, units in every.items():
+        expected = tuple(units[place] for place in last.order(site))
+        assert importance.order(site)[-len(units) :] == expected
+
+
+def test_without_a_path_orders_are_those_of_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axsearch.calibration.importance.PATH", ())
+    made: list[Recipe] = []
+    importance = along_path(tiny_bert(), made)
+    assert made == []
+    scores = Importance(importance.scores)
+    assert all(importance.order(site) == scores.order(site) for site in importance.scores)
+
+
+def test_progress_along_the_path_is_told() -> None:
+    done: list[int] = []
+    model = tiny_bert()
+    importance_along_path(
+        model, SPLIT, KIND, lambda recipe: shrink(model, recipe), "none", on_batch=done.append
+    )
+    assert sum(done) == COUNT * (1 + len(PATH))

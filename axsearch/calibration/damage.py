@@ -1,0 +1,148 @@
+"""Damage: what each choice alone does to the model's outputs, and how neighbours add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from axsearch.evaluation.accuracy import Predictor
+from axsearch.recipe import Recipe
+from axsearch.space import SearchSpace
+from axsearch.split import Split
+
+EXAMPLES = 256
+PAIRED_SHARE = 0.5
+"""Which level of a dimension stands for it when it is measured together with its neighbour."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Mean KL divergence from the base's outputs, in nats, on calibration examples.
+
+    Attributes:
+        alone: for each dimension that of each of its levels, all others exact, (levels,).
+        together: for neighbouring dimensions ``a b`` how they add up. Divergence is quadratic in a
+            small change of the outputs: with u and v the changes, ``|u + v|^2 = |u|^2 + |v|^2 +
+            2 c |u| |v|``, c being the cosine of the angle between them; this is 2 c.
+    """
+
+    alone: Mapping[str, NDArray[np.float64]]
+    together: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "alone": {name: levels.tolist() for name, levels in self.alone.items()},
+            "together": dict(self.together),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Damage:
+        """Read what :meth:`to_dict` wrote."""
+        return cls({n: np.array(levels) for n, levels in data["alone"].items()}, data["together"])
+
+
+def divergence_of_losses(losses: NDArray[np.float32], base: NDArray[np.float32]) -> float:
+    """What of the KL divergence from the base's outputs follows from losses alone, in nats.
+
+    A loss that is a cross entropy says how likely the right answer was. The divergence between
+    right and not right is at most that of all answers, and equal to it where there are but two. For
+    other losses it is a number that grows with the divergence.
+
+    Args:
+        losses: of each feature, (features,).
+        base: the same in the base.
+    """
+    ours, theirs = (np.clip(np.exp(-x.astype(float)), 1e-6, 1 - 1e-6) for x in (losses, base))
+    each = theirs * np.log(theirs / ours) + (1 - theirs) * np.log((1 - theirs) / (1 - ours))
+    return float(each.mean())
+
+
+def calibration_sample(split: Split, examples: int = EXAMPLES) -> Split:
+    """Examples of the calibration split, drawn, always the same ones."""
+    drawn = np.random.default_rng(0).permutation(int(split.owners[-1]) + 1)
+    return split.take(np.sort(drawn[:examples]))
+
+
+def measure_damage(
+    base: PreTrainedModel,
+    shrink: Callable[[Recipe], PreTrainedModel],
+    space: SearchSpace,
+    sample: Split,
+    predictor: Predictor,
+    *,
+    on_recipe: Callable[[int, int], None] | None = None,
+) -> Damage:
+    """Measure each level of each dimension alone, and each dimension with its neighbour.
+
+    ``shrink`` makes the smaller model of a recipe. Neighbours are dimensions of sites that follow
+    one another in a forward pass. ``on_recipe`` is told how many recipes were run, and of how many.
+    """
+    outputs: dict[int, Tensor] = {}
+
+    def keep(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
+        outputs[int(rows[0])] = logits
+
+    predictor.run(base, sample, keep, base, Recipe.of({}))
+    pairs = neighbours(space)
+    total = sum(len(d.levels) - 1 for d in space.dimensions) + len(pairs)
+    done = 0
+
+    def divergence(genome: Mapping[str, int]) -> float:
+        nonlocal done
+        recipe = space.recipe({**space.exact(), **genome})
+        found = 0.0
+
+        def compare(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
+            nonlocal found
+            theirs = outputs[int(rows[0])]
+            found += float(predictor.kind.divergence(logits, theirs, targets).sum())
+
+        if recipe.sites:
+            predictor.run(shrink(recipe), sample, compare, base, recipe)
+        done += 1
+        if on_recipe is not None:
+            on_recipe(done, total)
+        return max(found / len(sample), 0.0)
+
+    alone = {
+        d.name: np.array([0.0, *(divergence({d.name: i}) for i in range(1, len(d.levels)))])
+        for d in space.dimensions
+    }
+    together = {}
+    for first, second in pairs:
+        levels = {name: _middle(alone[name]) for name in (first, second)}
+        apart = [alone[name][level] for name, level in levels.items()]
+        product = float(np.sqrt(apart[0] * apart[1]))
+        both = divergence(levels)
+        # 2 c lies in -2 … 2; a larger value would be another effect than that of the angle.
+        found = (both - sum(apart)) / product if product > 0 else 0.0
+        together[f"{first} {second}"] = float(np.clip(found, -2.0, 2.0))
+    return Damage(alone, together)
+
+
+def neighbours(space: SearchSpace) -> list[tuple[str, str]]:
+    """Pairs of dimensions whose sites follow one another, of those that remove the most units.
+
+    Each site is stood for by its dimension with the most levels.
+    """
+    order: dict[tuple[int, bool], str] = {}
+    levels: dict[tuple[int, bool], int] = {}
+    for dimension in space.dimensions:
+        for site in dimension.sites:
+            place = (site.id.layer, site.id.kind == "ffn")
+            if len(dimension.levels) > levels.get(place, 0):
+                order[place], levels[place] = dimension.name, len(dimension.levels)
+    names = [order[place] for place in sorted(order)]
+    return [(a, b) for a, b in pairwise(names) if a != b]
+
+
+def _middle(levels: NDArray[np.float64]) -> int:
+    return max(1, round(PAIRED_SHARE * (len(levels) - 1)))

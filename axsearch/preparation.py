@@ -1,0 +1,165 @@
+"""All that is measured once before a search, and kept: from a task to a Problem."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from axsearch.approximations import Level
+from axsearch.calibration.costs import latency_cost, size_cost, slower_levels
+from axsearch.calibration.damage import Damage, calibration_sample, measure_damage
+from axsearch.calibration.importance import PATH, Importance, importance_along_path
+from axsearch.calibration.latency_table import ROUNDS, LatencyTable, measure_latency_table
+from axsearch.calibration.problem import Problem
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.progress import progress_bar
+from axsearch.recipe import Compensation, SiteId
+from axsearch.space import SearchSpace
+from axsearch.store.queries import load_calibration, save_calibration
+from axsearch.surgery import sites_by_id
+
+Orders = Mapping[SiteId, Sequence[int]]
+"""The importance order of the units of each site."""
+
+Told = Callable[[int, int], None]
+"""Is told how much of a measurement is done, and of how much."""
+
+
+def prepare(
+    evaluator: Evaluator,
+    space_of: Callable[[Orders, Mapping[str, Collection[Level]]], SearchSpace],
+    machine: str,
+    *,
+    objectives: Sequence[str],
+    limits: Mapping[str, float],
+    epsilon: float | None = None,
+    masks: bool = False,
+) -> Problem:
+    """Measure what is not in the store yet: latency table, importance, damage.
+
+    The latency table is put into the evaluator. Everything is read back from the store, so that a
+    resumed study sees the very same numbers.
+
+    Args:
+        evaluator: of the task, on this machine.
+        space_of: makes the space from importance orders and the levels to leave out.
+        machine: whose latency table to take; measured where there is none.
+        objectives: of the study.
+        limits: as :class:`Problem` has them.
+        epsilon: see :class:`Problem`.
+        masks: whether the space is one of masks, whose search needs neither importance nor damage.
+    """
+    task = evaluator.task
+    model, calibration = task.model_fingerprint, task.calibration
+    sites = sites_by_id(evaluator.model)
+    in_order: Orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
+    asked = space_of(in_order, {})
+    costs = {"size": size_cost(evaluator.model)}
+    dropped: Mapping[str, Collection[Level]] = {}
+    if evaluator.scenario is not None:
+        batches, workload = evaluator.workload()
+        scenario = evaluator.scenario
+        shapes = hashlib.sha256(repr(sorted(asked.to_dict().items())).encode()).hexdigest()[:8]
+        where = hashlib.sha256(f"{machine} {shapes}".encode()).hexdigest()[:16]
+        table = LatencyTable.from_dict(
+            _kept(
+                evaluator,
+                (model, workload, f"latency {where}"),
+                "Timing blocks",
+                lambda told: measure_latency_table(
+                    evaluator.model, asked, batches, scenario, on_round=told
+                ).to_dict(),
+                total=ROUNDS,
+            )
+        )
+        evaluator.table = table
+        costs = {"latency": latency_cost(table), **costs}
+        dropped = slower_levels(asked, table)
+    found, orders = Damage({}, {}), in_order
+    if not masks:
+        importance = _importance(evaluator, asked.compensation)
+        orders = {site_id: importance.order(site_id) for site_id in sites}
+    space = space_of(orders, dropped)
+    if not masks:
+        sample = calibration_sample(calibration)
+        found = Damage.from_dict(
+            _kept(
+                evaluator,
+                (model, calibration.fingerprint, f"damage {space.fingerprint[:16]}"),
+                "Measuring damage",
+                lambda told: measure_damage(
+                    evaluator.model,
+                    evaluator.shrink,
+                    space,
+                    sample,
+                    evaluator.predictor,
+                    on_recipe=told,
+                ).to_dict(),
+                compensated=space.compensation != "none",
+            )
+        )
+    neighbours = {tuple(pair.split(" ")): c for pair, c in found.together.items()}
+    return Problem(
+        space,
+        tuple(objectives),
+        costs,
+        damage=found.alone,
+        neighbours=neighbours,  # type: ignore[arg-type]
+        limits=limits,
+        trivial=task.kind.trivial(task.metric, calibration, task.search),
+        epsilon=epsilon,
+    )
+
+
+def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:
+    task = evaluator.task
+    return Importance.from_dict(
+        _kept(
+            evaluator,
+            (task.model_fingerprint, task.calibration.fingerprint, f"importance {compensation}"),
+            "Scoring heads and neurons",
+            lambda told: importance_along_path(
+                evaluator.model,
+                task.calibration,
+                task.kind,
+                evaluator.shrink,
+                compensation,
+                device=evaluator.device,
+                on_batch=_counted(told, len(task.calibration) * (1 + len(PATH))),
+            ).to_dict(),
+            compensated=compensation != "none",
+        )
+    )
+
+
+def _counted(told: Told, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        told(done, total)
+
+    return more
+
+
+def _kept(
+    evaluator: Evaluator,
+    key: tuple[str, str, str],
+    what: str,
+    measure: Callable[[Told], dict[str, Any]],
+    total: int | None = None,
+    compensated: bool = False,
+) -> dict[str, Any]:
+    stored = load_calibration(evaluator.engine, *key)
+    if stored is None:
+        if compensated:
+            _ = evaluator.moments  # with its own progress bar, not in the midst of another
+        with progress_bar() as progress:
+            bar = progress.add_task(f"Calibrating · {what}", total=total)
+            found = measure(lambda done, of: progress.update(bar, completed=done, total=of))
+        save_calibration(evaluator.engine, *key, found)
+        stored = load_calibration(evaluator.engine, *key)
+    assert stored is not None
+    return stored

@@ -1,0 +1,223 @@
+"""Damage against models that are made and run one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from conftest import reviews, tiny_bert, tiny_tokenizer
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from axsearch.calibration.damage import (
+    EXAMPLES,
+    Damage,
+    calibration_sample,
+    divergence_of_losses,
+    measure_damage,
+    neighbours,
+)
+from axsearch.evaluation.accuracy import Predictor
+from axsearch.recipe import SiteId
+from axsearch.space import SearchSpace
+from axsearch.split import Split
+from axsearch.surgery import shrink, sites_by_id
+from axsearch.tasks import task_kinds
+from axsearch.tasks.base import Labels
+from axsearch.tasks.question_answering import Question
+from axsearch.tasks.sequences import encode
+
+KIND = task_kinds()["text-classification"]
+BASE = tiny_bert()
+COUNT = 70  # more than a batch
+
+
+def split(count: int = COUNT) -> Split:
+    rows = reviews(count, seed=5)
+    inputs = encode(tiny_tokenizer(), [(text,) for text, _ in rows], 48)
+    return Split("calibration", inputs, np.array([label for _, label in rows]), pad_id=0)
+
+
+SPLIT = split()
+
+
+def space_of(*names: str, frozen: tuple[SiteId, ...] = ()) -> SearchSpace:
+    sites = sites_by_id(BASE, 18)
+    orders = {
+        i: np.random.default_rng(3).permutation(s.units.count).tolist() for i, s in sites.items()
+    }
+    return SearchSpace(list(sites.values()), orders, names=names or None, frozen=frozen)
+
+
+def logits(model: PreTrainedModel) -> Tensor:
+    """One example at a time, unpadded."""
+    with torch.inference_mode():
+        rows = [
+            model(**{key: torch.tensor([value]) for key, value in example.items()}).logits[0]
+            for example in SPLIT.inputs
+        ]
+    return torch.stack(rows).double()
+
+
+def divergence(space: SearchSpace, genome: Mapping[str, int]) -> float:
+    """Sum of p log (p / q), of models that share nothing."""
+    recipe = space.recipe({**space.exact(), **genome})
+    p, q = logits(BASE).softmax(-1), logits(shrink(BASE, recipe)).softmax(-1)
+    return float((p * (p / q).log()).sum(-1).mean())
+
+
+def measured(space: SearchSpace, sample: Split = SPLIT, **more: int) -> Damage:
+    return measure_damage(BASE, lambda r: shrink(BASE, r), space, sample, Predictor(KIND, **more))
+
+
+@pytest.mark.parametrize("names", [(), ("heads", "layer"), ("head_mask",)], ids=str)
+def test_equals_models_that_are_made_one_by_one(names: tuple[str, ...]) -> None:
+    space = space_of(*names)
+    found = measured(space)
+    assert set(found.alone) == set(space.exact())
+    for dimension in space.dimensions:
+        levels = found.alone[dimension.name]
+        assert levels.shape == (len(dimension.levels),)
+        assert levels[0] == 0
+        for level in range(1, len(levels)):
+            expected = divergence(space, {dimension.name: level})
+            assert levels[level] == pytest.approx(expected, rel=2e-3, abs=2e-6)
+    assert max(levels.max() for levels in found.alone.values()) > 1e-3
+
+
+def test_neighbours_add_up_as_they_do_together() -> None:
+    space = space_of("heads", "ffn")
+    found = measured(space)
+    names = [f"layer0{n}.{name}" for n in range(3) for name in ("heads", "ffn")]
+    assert list(found.together) == [f"{a} {b}" for a, b in pairwise(names)]
+    for pair, factor in found.together.items():
+        # Half way between exact and most approximate.
+        levels = {n: round((len(found.alone[n]) - 1) / 2) for n in pair.split()}
+        first, second = (divergence(space, {n: level}) for n, level in levels.items())
+        both = divergence(space, levels)
+        expected = (both - first - second) / np.sqrt(first * second)
+        assert factor == pytest.approx(np.clip(expected, -2, 2), rel=0.02, abs=0.02)
+    assert len(set(found.together.values())) > 2
+
+
+def test_what_runs_from_kept_layers_is_the_very_same() -> None:
+    space = space_of("heads", "topk")
+    plain, kept = measured(space, memory=0), measured(space, memory=1 << 28)
+    assert plain.together == kept.together
+    for name, levels in plain.alone.items():
+        np.testing.assert_array_equal(levels, kept.alone[name])
+
+
+def test_json_and_back_and_the_same_again() -> None:
+    space = space_of("heads")
+    found = measured(space)
+    again = Damage.from_dict(json.loads(json.dumps(found.to_dict())))
+    other = measured(space)
+    for damage in (again, other):
+        assert damage.together == found.together
+        assert damage.alone.keys() == found.alone.keys()
+        for name, levels in found.alone.items():
+            np.testing.assert_array_equal(damage.alone[name], levels)
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[int, int]] = []
+    space = space_of("heads", frozen=(SiteId(1, "attention"),))
+    measure_damage(
+        BASE, lambda r: shrink(BASE, r), space, SPLIT, Predictor(KIND),
+        on_recipe=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    total = 2 * 4 + 1
+    assert told == [(number, total) for number in range(1, total + 1)]
+
+
+class TestNeighbours:
+    def names(self, *names: str, frozen: tuple[SiteId, ...] = ()) -> list[str]:
+        return [f"{a} {b}" for a, b in neighbours(space_of(*names, frozen=frozen))]
+
+    def test_a_site_is_stood_for_by_its_dimension_of_the_most_levels(self) -> None:
+        found = self.names("heads", "layer", "topk")
+        assert found[0] == "layer00.heads layer00.layer"
+        assert found[1] == "layer00.layer layer01.heads"
+        assert len(found) == 5
+
+    def test_whole_layers(self) -> None:
+        assert self.names("layer") == ["layer00.layer layer01.layer", "layer01.layer layer02.layer"]
+
+    def test_over_what_is_frozen(self) -> None:
+        frozen = (SiteId(1, "attention"), SiteId(1, "ffn"))
+        assert "layer00.ffn layer02.heads" in self.names("heads", "ffn", frozen=frozen)
+
+    def test_of_masks_one_part(self) -> None:
+        assert self.names("head_mask")[0] == "layer00.head_mask.00 layer01.head_mask.00"
+
+
+def test_no_damage_no_factor() -> None:
+    # A k above all lengths does nothing, and its damage is exactly that.
+    short = tuple(n for n, example in enumerate(SPLIT.inputs) if len(example["input_ids"]) <= 8)
+    space = space_of("topk")
+    assert space.to_dict()["layer00.topk"] == [None, 16, 8]
+    found = measured(space, SPLIT.take(np.array(short)))
+    for levels in found.alone.values():
+        np.testing.assert_allclose(levels, 0, atol=1e-6)
+    assert all(np.isfinite(factor) and abs(factor) <= 2 for factor in found.together.values())
+
+
+class TestSample:
+    def test_is_drawn_always_the_same_from_all_over(self) -> None:
+        whole = split(600)
+        first, second = calibration_sample(whole), calibration_sample(split(600))
+        assert len(first) == EXAMPLES
+        assert first.fingerprint == second.fingerprint
+        places = [whole.inputs.index(example) for example in first.inputs]
+        assert min(places) < 60
+        assert max(places) > 540
+        assert calibration_sample(whole, 9).fingerprint != calibration_sample(whole, 8).fingerprint
+
+    def test_all_where_there_are_few(self) -> None:
+        assert calibration_sample(SPLIT).fingerprint == SPLIT.fingerprint
+
+    def test_windows_of_a_question_stay_together(self) -> None:
+        words = [f"word{n % 40}" for n in range(100)]
+        questions = [
+            Question(f"word{n}", " ".join(words[: 10 + 9 * n]), ((words[0], 0),)) for n in range(9)
+        ]
+        kind = task_kinds()["question-answering"]
+        windows = kind.split("calibration", questions, tiny_tokenizer(), 24, Labels((), {}))
+        assert len(windows) > len(questions)
+        sample = calibration_sample(windows, 4)
+        owners: NDArray[np.int64] = sample.owners
+        assert set(owners) == {0, 1, 2, 3}
+        every = [sum(windows.owners == number) for number in range(9)]
+        chosen = [questions.index(question) for question in sample.questions]
+        assert [sum(owners == number) for number in range(4)] == [every[n] for n in chosen]
+        assert sum(every[n] for n in chosen) == len(sample) > 4
+
+
+class TestDivergenceOfLosses:
+    def test_is_that_of_all_answers_where_there_are_two(self) -> None:
+        draw = np.random.default_rng(0)
+        ours, theirs = (torch.tensor(draw.normal(0, 1, (50, 2))) for _ in range(2))
+        labels = torch.tensor(draw.integers(0, 2, 50))
+        expected = float(KIND.divergence(ours, theirs, labels).mean())
+        losses = [KIND.losses(x, labels).float().numpy() for x in (ours, theirs)]
+        assert divergence_of_losses(*losses) == pytest.approx(expected, rel=1e-4)
+
+    def test_is_no_more_where_there_are_several(self) -> None:
+        draw = np.random.default_rng(1)
+        ours, theirs = (torch.tensor(draw.normal(0, 1, (50, 5))) for _ in range(2))
+        labels = torch.tensor(draw.integers(0, 5, 50))
+        losses = [KIND.losses(x, labels).float().numpy() for x in (ours, theirs)]
+        assert (
+            0 < divergence_of_losses(*losses) < float(KIND.divergence(ours, theirs, labels).mean())
+        )
+
+    def test_of_the_base_itself_is_0_and_extremes_are_finite(self) -> None:
+        losses = np.array([0.0, 1e-9, 0.7, 200.0], np.float32)
+        assert divergence_of_losses(losses, losses) == 0
+        assert 1 < divergence_of_losses(losses, losses[::-1].copy()) < 20
