@@ -1,14 +1,17 @@
-"""Fronts and knees against their definitions."""
+"""Fronts, knees and volumes against their definitions."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
-from axsearch.pareto import front, knee
+from axsearch.pareto import Floats, expected_improvement, front, hypervolume, knee
 
 Point = tuple[float, ...]
 
@@ -93,3 +96,94 @@ def test_knee_does_not_depend_on_units() -> None:
 
 def test_knee_of_one_point() -> None:
     assert knee([(3.0, 4.0)]) == 0
+
+
+def cloud(seed: int, costs: int, most: float = 1.3) -> tuple[Floats, Floats, float]:
+    """Costs, some above 1, and accuracies, some below the reference, of a few points."""
+    draw = np.random.default_rng(seed)
+    count = int(draw.integers(0, 9))
+    points = draw.uniform(0.1, most, (count, costs)).round(int(draw.integers(1, 4)))
+    return points, draw.uniform(0.3, 1.0, count).round(2), 0.5
+
+
+def inclusion_exclusion(costs: Floats, accuracy: Floats, reference: float) -> float:
+    """The volume of a union of boxes, by all their intersections."""
+    volume = 0.0
+    for size in range(1, len(accuracy) + 1):
+        for chosen in itertools.combinations(range(len(accuracy)), size):
+            own = list(chosen)
+            sides = np.maximum(1 - costs[own].max(axis=0), 0)
+            height = max(float(accuracy[own].min()) - reference, 0)
+            volume -= (-1) ** size * float(np.prod(sides)) * height
+    return volume
+
+
+@pytest.mark.parametrize("costs", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(25))
+def test_hypervolume_is_that_of_the_union(costs: int, seed: int) -> None:
+    points = cloud(seed, costs)
+    assert hypervolume(*points) == pytest.approx(inclusion_exclusion(*points), abs=1e-12)
+
+
+@pytest.mark.parametrize("costs", [0, 1, 2])
+def test_hypervolume_of_nothing(costs: int) -> None:
+    assert hypervolume(np.empty((0, costs)), np.empty(0), 0.5) == 0
+
+
+def test_hypervolume_of_one_point_is_its_box() -> None:
+    assert hypervolume(np.array([[0.25, 0.5]]), np.array([0.9]), 0.5) == pytest.approx(0.15)
+    assert hypervolume(np.empty((1, 0)), np.array([0.9]), 0.5) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("costs", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(8))
+def test_expected_improvement_is_the_mean_of_what_draws_add(costs: int, seed: int) -> None:
+    front_costs, front_accuracy, reference = cloud(seed, costs)
+    draw = np.random.default_rng(100 + seed)
+    mean, spread = draw.uniform(0.3, 1.0, 6), draw.uniform(0.005, 0.2, 6)
+    own = draw.uniform(0.05, 1.2, (6, costs))
+    found = expected_improvement(mean, spread, own, front_accuracy, front_costs, reference)
+    assert found.shape == (6,)
+    # The normal in even parts: better than as many random numbers.
+    normal = ndtri((np.arange(1500) + 0.5) / 1500)
+    before = hypervolume(front_costs, front_accuracy, reference)
+    for number in range(6):
+        added = [
+            hypervolume(
+                np.vstack((front_costs, own[number])), np.append(front_accuracy, y), reference
+            )
+            - before
+            for y in mean[number] + spread[number] * normal
+        ]
+        assert found[number] == pytest.approx(np.mean(added), rel=0.01, abs=3e-5)
+
+
+@pytest.mark.parametrize("costs", [0, 1, 2])
+def test_expected_improvement_over_nothing_is_all_of_the_box(costs: int) -> None:
+    found = expected_improvement(
+        np.array([0.9]), np.array([1e-6]), np.full((1, costs), 0.5),
+        np.empty(0), np.empty((0, costs)), 0.5,
+    )  # fmt: skip
+    assert found[0] == pytest.approx(0.4 * 0.5**costs)
+
+
+def test_expected_improvement_of_what_costs_more_than_the_base_is_0() -> None:
+    found = expected_improvement(
+        np.array([0.9, 0.9]), np.array([0.1, 0.1]), np.array([[1.0, 0.2], [0.2, 1.5]]),
+        np.empty(0), np.empty((0, 2)), 0.5,
+    )  # fmt: skip
+    assert found.tolist() == [0, 0]
+
+
+def test_front_of_many_points_and_of_some_that_are_not_numbers() -> None:
+    draw = np.random.default_rng(0)
+    many = draw.integers(0, 9, (500, 3)).astype(float)
+    expected = [
+        i
+        for i, point in enumerate(many)
+        if not ((many <= point).all(1) & (many < point).any(1)).any()
+        and not (many[:i] == point).all(1).any()
+    ]
+    assert front(many) == expected
+    assert len(expected) < 60
+    assert front([(math.nan, 0), (1, 1), (2, 2)]) == [0, 1]

@@ -1,16 +1,100 @@
 """The samplers that ``--sampler`` names, one file each, found by being there.
 
-A module here has a function ``build(seed)`` that returns an Optuna sampler.
+A module here has a function ``build(problem, seed)`` that returns an Optuna sampler. One that works
+in a space of its own says so with ``APPROXIMATIONS``, the names that the space must be made of.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
 from axsearch import discovery
+from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
+
+
+@runtime_checkable
+class Finite(Protocol):
+    """A sampler that has nothing left to propose at some time."""
+
+    def finished(self, study: optuna.Study) -> bool:
+        """Whether every trial that it would propose is complete."""
+        ...
+
+
+class PerTrial(BaseSampler):
+    """One of Optuna's samplers, made anew for each trial with a seed of its own.
+
+    Optuna's samplers draw from a stream that a process keeps: a study that is resumed draws again
+    what it drew before, or else something that an uninterrupted one would not have drawn. Here what
+    a trial draws depends on the seed, its number and the trials before it alone.
+
+    Args:
+        make: makes the sampler from a seed.
+        seed: of the study.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make = make
+        self._seed = seed
+        self._made: dict[int, BaseSampler] = {}
+
+    def _of(self, trial: FrozenTrial) -> BaseSampler:
+        if trial.number not in self._made:
+            seed = np.random.SeedSequence((self._seed, trial.number)).generate_state(1)[0]
+            self._made[trial.number] = self._make(int(seed))
+        return self._made[trial.number]
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """As the sampler has it."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """What the sampler draws for all parameters together."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """What the sampler draws for one parameter."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self._of(trial).before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Passed on; the trial's sampler is then let go."""
+        self._of(trial).after_trial(study, trial, state, values)
+        del self._made[trial.number]
+
+
+def finished(sampler: BaseSampler, study: optuna.Study) -> bool:
+    """Whether a sampler has nothing left to propose; most never come to an end."""
+    return isinstance(sampler, Finite) and sampler.finished(study)
 
 
 def sampler_names() -> tuple[str, ...]:
@@ -19,12 +103,24 @@ def sampler_names() -> tuple[str, ...]:
     return tuple(module.__name__.rpartition(".")[2] for module in discovery.modules(package))
 
 
-def build_sampler(name: str, seed: int) -> BaseSampler:
+def check_sampler(name: str) -> None:
+    """Raises UsageError for a sampler that is not there."""
+    if name not in sampler_names():
+        raise UsageError(
+            f"Sampler {name!r} is not in this version; choose {', '.join(sampler_names())}."
+        )
+
+
+def own_approximations(name: str) -> tuple[str, ...] | None:
+    """The approximations of which a sampler's space must be made; None for most, which take any."""
+    check_sampler(name)
+    module = importlib.import_module(f"{__name__}.{name}")
+    return getattr(module, "APPROXIMATIONS", None)
+
+
+def build_sampler(name: str, problem: Problem, seed: int) -> BaseSampler:
     """Make the sampler of this name; raises UsageError for one that is not there."""
-    for module in discovery.modules(sys.modules[__name__]):
-        if module.__name__.rpartition(".")[2] == name:
-            sampler: BaseSampler = module.build(seed)
-            return sampler
-    raise UsageError(
-        f"Sampler {name!r} is not in this version; choose {', '.join(sampler_names())}."
-    )
+    check_sampler(name)
+    module = importlib.import_module(f"{__name__}.{name}")
+    sampler: BaseSampler = module.build(problem, seed)
+    return sampler

@@ -1,12 +1,254 @@
-"""The default."""
+"""The default: candidates from measured damage, chosen by expected hypervolume improvement."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
-from axsearch.samplers import tpe
+from axsearch import pareto
+from axsearch.calibration.knapsack import Knapsack
+from axsearch.calibration.problem import Floats, Genomes, Problem
+from axsearch.study import DIVERGENCE_ATTR, STOPPED_ATTR
+from axsearch.surrogate import Seen, Surrogate, stacked
+
+WEIGHTS = 24
+"""Genomes of the knapsack a proposal, for weights drawn anew each time."""
+
+SWITCHES = 256
+"""Level switches a proposal, from members of the front."""
+
+Row = NDArray[np.int64]
+
+SOURCES = ("knapsack", "switches", "crossovers")
 
 
-def build(seed: int) -> BaseSampler:
-    """TPE, after the ladder that every study starts with."""
-    return tpe.build(seed)
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of the sampler are at work, for ablations.
+
+    Attributes:
+        sources: where candidates come from, some of :data:`SOURCES`.
+        correct: whether damage is corrected by what trials have shown.
+        process: whether what the curve leaves is modelled by a Gaussian process.
+        improve: whether the candidate with the largest expected improvement is taken, or any.
+    """
+
+    sources: tuple[str, ...] = SOURCES
+    correct: bool = True
+    process: bool = True
+    improve: bool = True
+
+
+class AutoSampler(BaseSampler):
+    """Proposes what is expected to add most to the hypervolume of the front.
+
+    Latency and size of a genome are known before its model is made, so only accuracy is uncertain;
+    :class:`axsearch.surrogate.Surrogate` predicts it from damage that was measured once and from
+    the trials so far. Candidates are the knapsack's genomes on the corrected damage, for weights
+    drawn at random; level switches of front members (one dimension a level or two up, another down,
+    or one alone); and crossovers of two members, layer by layer. Taken is the one with the largest
+    expected hypervolume improvement that no trial has had yet and that keeps the known limits.
+
+    A proposal depends on the seed, its trial's number and the trials before it alone: one worker
+    gives the same trials again, and goes on after a stop as if there had been none. Several workers
+    leave out what the others are running.
+
+    Args:
+        problem: what is known before the first trial; needs damage and at least one cost.
+        seed: of the candidates.
+        parts: which parts are at work.
+    """
+
+    def __init__(self, problem: Problem, seed: int, parts: Parts = Parts()) -> None:
+        self.problem = problem
+        self.seed = seed
+        self.parts = parts
+        self._read: dict[int, tuple[Row, float, float, bool]] = {}
+        self._lock = Lock()
+        self._proposed: dict[int, Row] = {}
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The whole space: all dimensions are chosen together."""
+        return dict(self.problem.space.distributions())
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """The next genome."""
+        random = np.random.default_rng((self.seed, trial.number))
+        with self._lock:  # or two threads would propose the same
+            trials = study.get_trials(deepcopy=False)
+            seen = self._seen(trials)
+            taken = {row.tobytes() for row in self._taken(trials, trial.number)}
+            row = self.propose(seen, taken, random)
+            self._proposed[trial.number] = row
+        return self.problem.genome(row)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Exact, for a parameter that is not of the space."""
+        return getattr(param_distribution, "low", 0)
+
+    def propose(self, seen: Seen, taken: Collection[bytes], random: np.random.Generator) -> Row:
+        """The next genome as a row, (dimensions,).
+
+        Args:
+            seen: the trials that gave an accuracy.
+            taken: the rows, as bytes, that are not to be proposed again.
+            random: draws the candidates.
+        """
+        problem = self.problem
+        surrogate = Surrogate(problem, seen, correct=self.parts.correct, process=self.parts.process)
+        costs = self._costs(seen.genomes)
+        kept = self._allowed(seen, costs)
+        points = np.column_stack((-seen.accuracy[kept], costs[kept]))
+        members = kept[pareto.front(points)] if len(kept) else kept
+        candidates = self._new(self._candidates(seen.genomes[members], surrogate, random), taken)
+        if not len(candidates):
+            return self._anything(taken, random)
+        if not self.parts.improve:
+            drawn: Row = candidates[random.integers(len(candidates))]
+            return drawn
+        mean, spread = surrogate.predict(candidates)
+        improvement = pareto.expected_improvement(
+            mean,
+            spread,
+            self._costs(candidates),
+            seen.accuracy[members],
+            costs[members],
+            self.problem.reference(surrogate.curve.high),
+        )
+        # None improves where all are beyond doubt below the front.
+        best: Row = candidates[np.argmax(improvement if improvement.max() > 0 else mean)]
+        return best
+
+    def _costs(self, genomes: Genomes) -> Floats:
+        names = [name for name in self.problem.objectives if name in self.problem.costs]
+        columns = [self.problem.cost(name, genomes) for name in names]
+        return np.stack(columns, axis=1) if columns else np.empty((len(genomes), 0))
+
+    def _allowed(self, seen: Seen, costs: Floats) -> NDArray[np.int64]:
+        high = seen.accuracy[(seen.genomes == 0).all(axis=1)]
+        floor = self.problem.reference(float(high[0])) if len(high) else self.problem.trivial
+        allowed = self.problem.feasible(seen.genomes) & (seen.accuracy >= floor - 1e-12)
+        if seen.whole is not None:  # the first examples of a trial may all have been easy ones
+            allowed &= seen.whole
+        return np.flatnonzero(allowed)
+
+    def _seen(self, trials: list[FrozenTrial]) -> Seen:
+        """The trials that gave an accuracy; of one that was stopped, that of what was seen."""
+        place = self.problem.objectives.index("accuracy")
+        for trial in trials:
+            if trial.number in self._read or not trial.state.is_finished():
+                continue
+            stopped: Mapping[str, Any] = trial.user_attrs.get(STOPPED_ATTR, {})
+            if trial.state == TrialState.COMPLETE:
+                value, divergence = trial.values[place], trial.user_attrs.get(DIVERGENCE_ATTR)
+            else:
+                value, divergence = stopped.get("value"), None
+            if value is not None and self._whole(trial):
+                missing = np.nan if divergence is None else divergence
+                whole = trial.state == TrialState.COMPLETE
+                self._read[trial.number] = (
+                    self.problem.array(trial.params), value, missing, whole
+                )  # fmt: skip
+        known = [self._read[trial.number] for trial in trials if trial.number in self._read]
+        columns = list(zip(*known, strict=True)) or [(), (), (), ()]
+        rows = stacked(columns[0], len(self.problem.levels))
+        accuracy, divergence = (np.array(column, float) for column in columns[1:3])
+        return Seen(rows, accuracy, divergence, np.array(columns[3], bool))
+
+    def _whole(self, trial: FrozenTrial) -> bool:
+        return all(d.name in trial.params for d in self.problem.space.dimensions)
+
+    def _taken(self, trials: list[FrozenTrial], number: int) -> list[Row]:
+        rows = []
+        for trial in trials:
+            if trial.number in self._read:
+                rows.append(self._read[trial.number][0])
+            elif trial.number != number and (
+                trial.state != TrialState.FAIL or STOPPED_ATTR in trial.user_attrs
+            ):  # one that failed for its numbers would fail again, one that was interrupted not
+                # Of a trial that has only just begun not every parameter is written yet.
+                params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                if all(d.name in params for d in self.problem.space.dimensions):
+                    rows.append(self.problem.array(params))
+                elif trial.number in self._proposed:
+                    rows.append(self._proposed[trial.number])
+        return rows
+
+    def _candidates(
+        self, members: Genomes, surrogate: Surrogate, random: np.random.Generator
+    ) -> Genomes:
+        found = [np.zeros((1, len(self.problem.levels)), np.int64)]
+        if "knapsack" in self.parts.sources:
+            costs = len(self.problem.costs)
+            weights = np.exp(random.uniform(np.log(1e-4), np.log(1e2), (WEIGHTS, 1)))
+            weights = weights * random.dirichlet(np.ones(costs), WEIGHTS)
+            found.append(Knapsack(self.problem, surrogate.scale).solve(weights))
+        if len(members) and "switches" in self.parts.sources:
+            found.append(self._switches(members, random))
+        if len(members) > 1 and "crossovers" in self.parts.sources:
+            found.append(self._crossovers(members, random))
+        return np.unique(np.concatenate(found), axis=0)
+
+    def _switches(self, members: Genomes, random: np.random.Generator) -> Genomes:
+        rows = members[random.integers(len(members), size=SWITCHES)]
+        count, dimensions = np.arange(SWITCHES), len(self.problem.levels)
+        up, down = random.integers(dimensions, size=(2, SWITCHES))
+        steps = random.integers(1, 3, size=(2, SWITCHES))
+        alone = random.random(SWITCHES) < 1 / 3
+        rows[count, up] += steps[0]
+        rows[count, down] -= np.where(alone, 0, steps[1])
+        clipped: Genomes = np.clip(rows, 0, self.problem.levels - 1)
+        return clipped
+
+    def _crossovers(self, members: Genomes, random: np.random.Generator) -> Genomes:
+        count = SWITCHES // 4
+        first, second = members[random.integers(len(members), size=(2, count))]
+        layers = np.empty(len(self.problem.levels), np.int64)
+        for number, columns in enumerate(self.problem.layers.values()):
+            layers[columns] = number
+        mask = random.random((count, len(self.problem.layers)))[:, layers] < 0.5
+        crossed: Genomes = np.where(mask, first, second)
+        return crossed
+
+    def _new(self, candidates: Genomes, taken: Collection[bytes]) -> Genomes:
+        fresh = [row.tobytes() not in taken for row in candidates]
+        candidates = candidates[np.array(fresh, dtype=bool)]
+        return candidates[self.problem.feasible(candidates)] if len(candidates) else candidates
+
+    def _anything(self, taken: Collection[bytes], random: np.random.Generator) -> Row:
+        """A random genome that is new and feasible, or the best of what can be had."""
+        drawn = random.integers(self.problem.levels, size=(1024, len(self.problem.levels)))
+        new = self._new(drawn, taken)
+        if not len(new):
+            costs = [self.problem.cost(name, drawn) for name in self.problem.costs]
+            cheapest = drawn[np.argsort(np.sum(costs, axis=0))]
+            new = np.array([row for row in cheapest if row.tobytes() not in taken])
+        first: Row = new[0] if len(new) else drawn[0]
+        return first
+
+
+def build(problem: Problem, seed: int) -> BaseSampler:
+    """The sampler with all its parts."""
+    return AutoSampler(problem, seed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, GPSampler
 
+from axsearch.calibration.problem import Problem
+from axsearch.samplers import PerTrial
 
-def build(seed: int) -> BaseSampler:
+
+def build(problem: Problem, seed: int) -> BaseSampler:
     """Deterministic objective: an evaluated recipe is never evaluated again."""
-    return GPSampler(seed=seed, deterministic_objective=True)
+    return PerTrial(lambda seed: GPSampler(seed=seed, deterministic_objective=True), seed)

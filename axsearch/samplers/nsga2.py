@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, NSGAIISampler
 
+from axsearch.calibration.problem import Problem
+from axsearch.samplers import PerTrial
 
-def build(seed: int) -> BaseSampler:
+
+def build(problem: Problem, seed: int) -> BaseSampler:
     """Optuna's default population; the warm start is evaluated but does not breed."""
-    return NSGAIISampler(seed=seed)
+    return PerTrial(lambda seed: NSGAIISampler(seed=seed), seed)

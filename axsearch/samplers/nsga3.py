@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, NSGAIIISampler
 
+from axsearch.calibration.problem import Problem
+from axsearch.samplers import PerTrial
 
-def build(seed: int) -> BaseSampler:
+
+def build(problem: Problem, seed: int) -> BaseSampler:
     """Optuna's default population; the warm start is evaluated but does not breed."""
-    return NSGAIIISampler(seed=seed)
+    return PerTrial(lambda seed: NSGAIIISampler(seed=seed), seed)

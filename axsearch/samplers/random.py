@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, RandomSampler
 
+from axsearch.calibration.problem import Problem
+from axsearch.samplers import PerTrial
 
-def build(seed: int) -> BaseSampler:
+
+def build(problem: Problem, seed: int) -> BaseSampler:
     """The floor that every other sampler is compared with."""
-    return RandomSampler(seed=seed)
+    return PerTrial(lambda seed: RandomSampler(seed=seed), seed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, TPESampler
 
+from axsearch.calibration.problem import Problem
+from axsearch.samplers import PerTrial
 
-def build(seed: int) -> BaseSampler:
+
+def build(problem: Problem, seed: int) -> BaseSampler:
     """Multivariate, so that layers are weighed together."""
-    return TPESampler(seed=seed, multivariate=True)
+    return PerTrial(lambda seed: TPESampler(seed=seed, multivariate=True), seed)

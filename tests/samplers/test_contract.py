@@ -2,27 +2,92 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
+
+import numpy as np
 import optuna
 import pytest
+from numpy.typing import NDArray
 
+from axsearch.approximations import Axis, Site, Units
+from axsearch.calibration.problem import Cost, Problem
 from axsearch.errors import UsageError
-from axsearch.samplers import build_sampler, sampler_names
+from axsearch.recipe import Kept, Recipe, Setting, SiteId, SiteKind
+from axsearch.samplers import build_sampler, check_sampler, finished, sampler_names
+from axsearch.space import SearchSpace
+from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
 
-LEVELS = {"layer00.heads": 4, "layer00.ffn": 6, "layer01.heads": 4, "layer01.ffn": 6}
+LAYERS = 2
+UNITS: dict[SiteKind, int] = {"attention": 4, "ffn": 16}
+
+
+def small_problem(names: Sequence[str] | None = None) -> Problem:
+    """Two layers whose costs and damage are known in full; ``names`` are its approximations."""
+    sites = [
+        Site(
+            SiteId(layer, kind),
+            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
+            10,
+            40,
+        )
+        for layer in range(LAYERS)
+        for kind, count in UNITS.items()
+    ]
+    orders = {site.id: list(range(site.units.count)) for site in sites}
+    space = SearchSpace(sites, orders, names=names)
+    damage: dict[str, NDArray[np.float64]] = {
+        d.name: np.linspace(0, 0.01 * (column + 1) * (len(d.levels) - 1), len(d.levels))
+        for column, d in enumerate(space.dimensions)
+    }
+    costs = {"latency": Cost(0.2, _latency), "size": Cost(0.4, _size)}
+    return Problem(space, ("accuracy", "latency"), costs, damage)
+
+
+def _size(recipe: Recipe, layer: int) -> float:
+    """0.3 a layer: 0.1 for its heads, 0.2 for its neurons."""
+    kept = [recipe.at(layer, kind).get(name) for kind, name in _NAMES]
+    shares = [len(c.kept) / c.of if isinstance(c, Kept) else 1.0 for c in kept]
+    return 0.1 * shares[0] + 0.2 * shares[1]
+
+
+def _latency(recipe: Recipe, layer: int) -> float:
+    """0.4 a layer; attending to k keys takes its share of the attention's time."""
+    k = recipe.at(layer, "attention").get("topk")
+    return _size(recipe, layer) + 0.1 * (k.value / 40 if isinstance(k, Setting) else 1.0)
+
+
+_NAMES: tuple[tuple[SiteKind, str], ...] = (("attention", "heads"), ("ffn", "ffn"))
+
+
+def problem_for(name: str) -> Problem:
+    """The space that most samplers share, or the one that a sampler asks for."""
+    module = importlib.import_module(f"axsearch.samplers.{name}")
+    return small_problem(getattr(module, "APPROXIMATIONS", None))
 
 
 def _run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
+    problem = problem_for(name)
+    space = problem.space
     study = optuna.create_study(
-        directions=["maximize", "minimize"], sampler=build_sampler(name, seed)
+        directions=["maximize", "minimize"], sampler=build_sampler(name, problem, seed)
     )
-    study.enqueue_trial(dict.fromkeys(LEVELS, 0))
+    study.enqueue_trial(space.exact())
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
-        genome = {name: trial.suggest_int(name, 0, high) for name, high in LEVELS.items()}
-        trial.set_constraint("limit", genome["layer00.heads"] - 3)
-        return -float(sum(v * v for v in genome.values())), -float(sum(genome.values()))
+        genome = {
+            name: trial.suggest_int(name, d.low, d.high)
+            for name, d in space.distributions().items()
+        }
+        rows = problem.array(genome)[None, :]
+        loss = float(problem.damages(rows).sum())
+        trial.set_user_attr(MEAN_LOSS_ATTR, 1 + loss)
+        trial.set_user_attr(NOT_WORSE_ATTR, 1 / (1 + loss))
+        trial.set_constraint("limit", loss - 0.5)
+        return -loss, float(problem.cost("latency", rows)[0])
 
     study.optimize(objective, n_trials=trials)
+    assert finished(study.sampler, study) in (True, False)
     return [trial.params for trial in study.trials]
 
 
@@ -31,14 +96,27 @@ def _run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
 class TestSampler:
     def test_levels_are_in_range_after_an_enqueued_start(self, name: str) -> None:
         genomes = _run(name, seed=0)
-        assert genomes[0] == dict.fromkeys(LEVELS, 0)
-        assert all(0 <= g[key] <= high for g in genomes for key, high in LEVELS.items())
+        space = problem_for(name).space
+        assert genomes[0] == space.exact()
+        for genome in genomes:
+            assert set(genome) == set(space.exact())
+            assert all(0 <= genome[key] <= d.high for key, d in space.distributions().items())
         assert len({tuple(g.values()) for g in genomes}) > 5
 
     def test_one_seed_gives_the_same_trials(self, name: str) -> None:
         assert _run(name, seed=3) == _run(name, seed=3)
 
 
+def test_the_base_of_the_problem_costs_one() -> None:
+    problem = small_problem()
+    base = problem.array(problem.space.exact())[None, :]
+    assert problem.cost("latency", base)[0] == pytest.approx(1)
+    assert problem.cost("size", base)[0] == pytest.approx(1)
+    assert set(problem.damage) == set(problem.space.exact())
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"axform.*auto.*tpe"):
-        build_sampler("axform", 0)
+    with pytest.raises(UsageError, match=r"axform'.*auto.*axformer.*tpe"):
+        check_sampler("axform")
+    with pytest.raises(UsageError, match=r"axform'.*auto.*axformer.*tpe"):
+        build_sampler("axform", small_problem(), 0)
