@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 import optuna
 import torch
 
+from axsearch.approximations import Level
 from axsearch.architectures import architecture_of
-from axsearch.calibration.importance import Importance, fisher_importance
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator, machine_name
 from axsearch.evaluation.latency import Scenario
-from axsearch.progress import console, progress_bar
+from axsearch.preparation import prepare
+from axsearch.progress import console
 from axsearch.recipe import Compensation, SiteId
-from axsearch.samplers import build_sampler
+from axsearch.samplers import check_sampler, own_approximations
 from axsearch.space import SearchSpace, check_names, frozen_sites, shared_layers
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
     delete_study,
-    load_calibration,
-    save_calibration,
     save_study,
     study_spec,
 )
@@ -50,11 +49,14 @@ def search(
     label_column: str | None = None,
     approximations: Sequence[str] | None = None,
     freeze: Sequence[str] = (),
-    compensation: Compensation = "least_squares",
+    compensation: Compensation | None = None,
     sampler: str = "auto",
+    epsilon: float | None = None,
+    staged: bool | None = None,
     objectives: Sequence[str] = ("accuracy", "latency", "size"),
     max_drop: float | None = None,
     max_latency_ratio: float | None = None,
+    max_size_ratio: float | None = None,
     batch_size: int = 32,
     sequence_length: int | None = None,
     threads: int | None = None,
@@ -64,8 +66,10 @@ def search(
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
 
-    The base and a ladder of ever smaller models are tried first, then what the sampler proposes.
-    A study that exists is resumed; Ctrl-C keeps what was finished.
+    What a search must know of the model is measured first, once: the time of each block, the
+    importance of heads and neurons, the damage of each choice (:mod:`axsearch.preparation`). The
+    base and a warm start are tried first, then what the sampler proposes. In the end the front is
+    timed on real models. A study that exists is resumed; Ctrl-C keeps what was finished.
 
     Args:
         model: local directory or hub name of a fine-tuned classifier.
@@ -78,14 +82,20 @@ def search(
         text_columns: columns with the text or the two texts.
         label_column: column with the label.
         approximations: names of those to try, see :mod:`axsearch.approximations`; heads, FFN
-            neurons and top-k attention if None.
+            neurons and top-k attention if None, or what the sampler is made for.
         freeze: layers and blocks to leave as they are, such as ``layer00`` and ``layer05.ffn``.
         compensation: how the units that are left make up for those that are gone, see
-            :mod:`axsearch.compensation`.
+            :mod:`axsearch.compensation`; ``least_squares`` if None, ``none`` for ``axformer``.
         sampler: see :func:`axsearch.samplers.sampler_names`.
+        epsilon: for ``axformer``: keep a change while the loss is at most (1 + epsilon) times the
+            base's (its speed-focused form); None for its accuracy-driven form.
+        staged: stop evaluating a recipe that confidently adds next to nothing; if None, for all
+            samplers but ``axformer``, which needs every loss.
         objectives: any of accuracy, latency, size.
         max_drop: models whose accuracy is further below the base's are infeasible.
-        max_latency_ratio: models slower than this share of the base's time are infeasible.
+        max_latency_ratio: models slower than this share of the base's time are infeasible, and not
+            evaluated where that is known before.
+        max_size_ratio: the same for the share of the base's bytes.
         batch_size: examples a batch, for latency.
         sequence_length: tokens an example, for latency; None for the examples' own lengths.
         threads: torch threads, for latency; None for all.
@@ -99,7 +109,25 @@ def search(
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
     _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
-    _check_limits(max_drop, max_latency_ratio)
+    limits = {
+        "max_drop": max_drop,
+        "max_latency_ratio": max_latency_ratio,
+        "max_size_ratio": max_size_ratio,
+    }
+    _check_limits(limits)
+    if epsilon is not None and (sampler != "axformer" or not 0 <= epsilon < math.inf):
+        raise UsageError("--epsilon is a number from 0 up, and only for --sampler axformer.")
+    if sampler == "axformer" and staged:
+        raise UsageError("--staged cannot go with --sampler axformer, which needs every loss.")
+    staged = sampler != "axformer" if staged is None else staged
+    masks = own_approximations(sampler)
+    if masks is not None and not set(approximations or ()) <= set(masks):
+        raise UsageError(
+            f"--sampler {sampler} works with --approximations {','.join(masks)} only, "
+            f"not {','.join(approximations or ())}."
+        )
+    approximations = approximations or masks
+    compensation = compensation or ("none" if masks else "least_squares")
     if compensation not in get_args(Compensation):
         raise UsageError(
             f"--compensation must be one of {', '.join(get_args(Compensation))}, "
@@ -132,10 +160,18 @@ def search(
             "least_squares or none."
         )
     units = {site.id: range(site.units.count) for site in sites}
+    ways = compensation
 
-    def space_of(orders: Mapping[SiteId, Sequence[int]]) -> SearchSpace:
+    def space_of(
+        orders: Mapping[SiteId, Sequence[int]], dropped: Mapping[str, Collection[Level]]
+    ) -> SearchSpace:
         return SearchSpace(
-            sites, orders, names=approximations, frozen=frozen, compensation=compensation
+            sites,
+            orders,
+            names=approximations,
+            frozen=frozen,
+            compensation=ways,
+            dropped=dropped,
         )
 
     spec = StudySpec(
@@ -150,12 +186,13 @@ def search(
         scenario=None if scenario is None else scenario.to_dict(),
         max_drop=max_drop,
         max_latency_ratio=max_latency_ratio,
+        max_size_ratio=max_size_ratio,
         device=device,
         machine=machine_name(),
         seed=seed,
         model_fingerprint=loaded.model_fingerprint,
         splits=loaded.split_fingerprints,
-        levels=space_of(units).to_dict(),
+        levels=space_of(units, {}).to_dict(),
         compensation=compensation,
     )
     known = _known_spec(database, study)
@@ -167,10 +204,21 @@ def search(
     for note in (*loaded.notes, *shared_layers(sites)):
         console.print(note, style="dim")
     evaluator = Evaluator(loaded, database.engine, scenario, device)
-    importance = _importance(evaluator)
-    space = space_of({site.id: importance.order(site.id) for site in sites})
+    workload = None if scenario is None else evaluator.workload()[1]
+    problem = prepare(
+        evaluator,
+        space_of,
+        machine_name() if known is None else known.machine,
+        objectives=objectives,
+        limits={name: limit for name, limit in limits.items() if limit is not None},
+        epsilon=epsilon,
+        masks=masks is not None,
+    )
+    space = problem.space
     if known is None:
-        spec = spec.model_copy(update={"space_fingerprint": space.fingerprint})
+        spec = spec.model_copy(
+            update={"space_fingerprint": space.fingerprint, "workload": workload}
+        )
         save_study(database.engine, study, spec.model_dump(mode="json"))
         if _known_spec(database, study, made=True) != spec:
             raise UsageError(f"Study {study!r} was just made by another search; run this again.")
@@ -180,11 +228,11 @@ def search(
         spec = known
         if scenario is not None and known.machine != machine_name():
             console.print(
-                f"Latencies so far were measured on another machine ({known.machine}): "
-                "ratios from here on may not compare.",
+                f"Latencies are predicted for the machine that the study began on "
+                f"({known.machine}), not for this one.",
                 style="yellow",
             )
-    Worker(Study(database, study, spec), evaluator, space, importance, sampler).until(trials)
+    Worker(Study(database, study, spec), evaluator, problem, sampler, staged).until(trials)
     return Study(database, study, spec)
 
 
@@ -208,11 +256,13 @@ def load_task(spec: StudySpec) -> Task:
     return task
 
 
-def _check_limits(max_drop: float | None, max_latency_ratio: float | None) -> None:
-    if max_drop is not None and not math.isfinite(max_drop):
-        raise UsageError(f"--max-drop must be a number such as 0.01, not {max_drop}.")
-    if max_latency_ratio is not None and not 0 < max_latency_ratio < math.inf:
-        raise UsageError(f"--max-latency-ratio must be above 0, not {max_latency_ratio}.")
+def _check_limits(limits: Mapping[str, float | None]) -> None:
+    for name, limit in limits.items():
+        option = f"--{name.replace('_', '-')}"
+        if limit is not None and name == "max_drop" and not math.isfinite(limit):
+            raise UsageError(f"{option} must be a number such as 0.01, not {limit}.")
+        if limit is not None and name != "max_drop" and not 0 < limit < math.inf:
+            raise UsageError(f"{option} must be above 0, not {limit}.")
 
 
 def _lasting(name: str) -> str:
@@ -240,7 +290,7 @@ def _check(
     for option, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"{option} must be at least 1, not {value}.")
-    build_sampler(sampler, 0)
+    check_sampler(sampler)
     unknown = [name for name in objectives if name not in OBJECTIVES]
     if unknown or len(set(objectives)) != len(objectives) or "accuracy" not in objectives:
         raise UsageError(
@@ -261,24 +311,3 @@ def _known_spec(database: Database, name: str, *, made: bool = False) -> StudySp
             f"Study {name!r} in this database was not made by axsearch; use another name."
         )
     return None
-
-
-def _importance(evaluator: Evaluator) -> Importance:
-    task = evaluator.task
-    key = (task.model_fingerprint, task.calibration.fingerprint, "fisher_importance")
-    stored = load_calibration(evaluator.engine, *key)
-    if stored is None:
-        with progress_bar() as progress:
-            bar = progress.add_task("Calibrating (importance)", total=len(task.calibration))
-            importance = fisher_importance(
-                evaluator.model,
-                task.calibration,
-                task.kind,
-                device=evaluator.device,
-                on_batch=lambda count: progress.advance(bar, count),
-            )
-        save_calibration(evaluator.engine, *key, importance.to_dict())
-        # Read back, so that a resumed study sees the very same numbers.
-        stored = load_calibration(evaluator.engine, *key)
-    assert stored is not None
-    return Importance.from_dict(stored)

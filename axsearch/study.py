@@ -23,7 +23,9 @@ from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
     Evaluation,
     EvaluationKey,
+    LatencyKey,
     load_evaluations,
+    load_ratios,
     load_recipes,
     study_names,
     study_spec,
@@ -31,6 +33,10 @@ from axsearch.store.queries import (
 
 MEASUREMENT_ATTR = "measurement"
 RECIPE_ATTR = "recipe"
+MEAN_LOSS_ATTR = "mean_loss"
+NOT_WORSE_ATTR = "not_worse"
+DIVERGENCE_ATTR = "divergence"
+STOPPED_ATTR = "stopped"
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Objective:
 
     def value(self, measurement: Measurement) -> float:
         """What the trial reports."""
-        value = getattr(measurement, self.field)
+        latency = self.field == "latency_ratio"
+        value = measurement.objective_latency if latency else getattr(measurement, self.field)
         assert value is not None
         return float(value)
 
@@ -79,6 +86,7 @@ class StudySpec(BaseModel):
     scenario: dict[str, int | str | None] | None
     max_drop: float | None
     max_latency_ratio: float | None
+    max_size_ratio: float | None = None
     device: str
     machine: str
     seed: int
@@ -87,6 +95,7 @@ class StudySpec(BaseModel):
     levels: dict[str, list[int | None]]
     compensation: Compensation = "none"
     space_fingerprint: str = ""
+    workload: str | None = None
 
     def differences(self, other: StudySpec) -> list[str]:
         """In words, what keeps a study with the other spec from being continued as this one."""
@@ -100,7 +109,8 @@ class StudySpec(BaseModel):
         ):
             found.append("search space")
         for name in (
-            "metric", "objectives", "scenario", "max_drop", "max_latency_ratio", "compensation"
+            "metric", "objectives", "scenario", "max_drop", "max_latency_ratio", "max_size_ratio",
+            "compensation",
         ):  # fmt: skip
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
@@ -147,7 +157,8 @@ class Study:
             self.database.engine, (trial.user_attrs[RECIPE_ATTR] for trial in trials)
         )
         holdout = self._evaluations("holdout", recipes)
-        return [self._measurement(trial, recipes, holdout) for trial in trials]
+        timed = self._timed(recipes)
+        return [self._measurement(trial, recipes, holdout, timed) for trial in trials]
 
     @property
     def model_name(self) -> str:
@@ -259,11 +270,19 @@ class Study:
         )
         return load_evaluations(self.database.engine, key, recipes)
 
+    def _timed(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
+        """The ratios of models that were timed in the study's scenario on its machine."""
+        if self.spec.workload is None:
+            return {}
+        key = LatencyKey(self.spec.model_fingerprint, self.spec.workload, self.spec.machine)
+        return load_ratios(self.database.engine, key, recipes)
+
     def _measurement(
         self,
         trial: FrozenTrial,
         recipes: Mapping[str, Recipe],
         holdout: Mapping[str, Evaluation],
+        timed: Mapping[str, float],
     ) -> Measurement:
         recipe = trial.user_attrs[RECIPE_ATTR]
         opened = holdout.get(recipe)
@@ -273,6 +292,13 @@ class Study:
             "recipe": recipes[recipe].to_dict(),
             "holdout_accuracy": None if opened is None else opened.value,
         }
+        if recipe in timed and data["latency_ratio"] is not None:
+            base_ms = data["latency_ms"] / data["latency_ratio"]
+            ratio = timed[recipe]
+            data |= {
+                "latency_ratio": ratio, "latency_ms": ratio * base_ms, "latency_measured": True,
+                "latency_predicted": data["latency_ratio"],
+            }  # fmt: skip
         return Measurement.model_validate(data)
 
 
@@ -296,8 +322,11 @@ def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> d
     found = {}
     if spec.max_drop is not None:
         found["max_drop"] = base_accuracy - spec.max_drop - measurement.accuracy
-    if spec.max_latency_ratio is not None and measurement.latency_ratio is not None:
-        found["max_latency_ratio"] = measurement.latency_ratio - spec.max_latency_ratio
+    latency = measurement.objective_latency
+    if spec.max_latency_ratio is not None and latency is not None:
+        found["max_latency_ratio"] = latency - spec.max_latency_ratio
+    if spec.max_size_ratio is not None:
+        found["max_size_ratio"] = measurement.size_ratio - spec.max_size_ratio
     return found
 
 

@@ -4,43 +4,73 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import NoReturn
 
+import numpy as np
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from axsearch.calibration.importance import Importance
-from axsearch.calibration.ladder import ladder
+from axsearch import pareto
+from axsearch.calibration.damage import divergence_of_losses
+from axsearch.calibration.problem import Problem
+from axsearch.calibration.warm_start import warm_start
 from axsearch.dashboard import annotate
 from axsearch.errors import AxsearchError
 from axsearch.evaluation.accuracy import NonFiniteError
-from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.evaluator import EXACT, Evaluator, machine_name
+from axsearch.evaluation.stages import LEAST_GAIN, DominatedError, Rival
 from axsearch.interrupts import Interrupts
 from axsearch.measurement import Measurement
 from axsearch.progress import console, progress_bar
-from axsearch.samplers import build_sampler
-from axsearch.space import SearchSpace
+from axsearch.recipe import Recipe
+from axsearch.samplers import build_sampler, finished, own_approximations
 from axsearch.store.queries import save_recipe
-from axsearch.study import MEASUREMENT_ATTR, OBJECTIVES, RECIPE_ATTR, Study, front_of, limits
+from axsearch.study import (
+    DIVERGENCE_ATTR,
+    MEAN_LOSS_ATTR,
+    MEASUREMENT_ATTR,
+    NOT_WORSE_ATTR,
+    OBJECTIVES,
+    RECIPE_ATTR,
+    STOPPED_ATTR,
+    Study,
+    front_of,
+    limits,
+)
+
+CONSTRAINTS_ATTR = "constraints"
+"""Where Optuna kept constraints before version 5; its dashboard reads only this."""
+
+HEADROOM = 0.02
+"""How far above the best accuracy so far a recipe is thought to come, at most."""
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 MAX_FAILURES = 5
 
 
 class Worker:
-    """One process's work on a study: it asks, measures and tells until enough trials are done."""
+    """One process's work on a study: it asks, measures and tells until enough trials are done.
+
+    Args:
+        study: to work on.
+        evaluator: of the study's task, with its latency table.
+        problem: what the sampler is told.
+        sampler: its name.
+        staged: whether to stop evaluating a recipe that confidently adds next to nothing.
+    """
 
     def __init__(
-        self,
-        study: Study,
-        evaluator: Evaluator,
-        space: SearchSpace,
-        importance: Importance,
-        sampler: str,
+        self, study: Study, evaluator: Evaluator, problem: Problem, sampler: str, staged: bool
     ) -> None:
         self.study = study
         self.evaluator = evaluator
-        self.space = space
-        self.warm_start = ladder(space, importance)
+        self.problem = problem
+        self.space = problem.space
+        self.staged = staged
+        exact_only = own_approximations(sampler) is not None
+        self.warm_start = [self.space.exact()] if exact_only else warm_start(problem)
         self.objectives = [OBJECTIVES[name] for name in study.spec.objectives]
         storage = study.database.storage
         self.optuna = optuna.create_study(
@@ -54,18 +84,20 @@ class Worker:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.optuna.set_metric_names(names)
         self.finished = list(study.measurements)
+        self.stopped = len(self.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
         self._measured: dict[int, Measurement] = {}
-        # A resumed study must not draw again what it drew before it was stopped.
-        begun = len(self.optuna.get_trials(deepcopy=False))
-        self.optuna.sampler = build_sampler(sampler, study.spec.seed + begun)
+        self._front: list[Measurement] | None = None
+        self._evaluating = self._overhead = 0.0
+        self.optuna.sampler = build_sampler(sampler, problem, study.spec.seed)
 
     def until(self, wanted: int) -> None:
-        """Run trials until ``wanted`` are complete, the base among them."""
+        """Run trials until ``wanted`` are finished, the base among them; then time the front."""
         try:
             if self._missing(wanted):
                 self._run(wanted)
             else:
-                console.print(f"Study {self.study.name!r} already has {len(self.finished)} trials.")
+                console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
+            self._time_front()
         finally:
             if self._has_base():
                 self.study.refresh()
@@ -75,16 +107,22 @@ class Worker:
         if self.space.compensation != "none":
             _ = self.evaluator.moments  # with its own progress bar, not in the midst of a trial
         self._enqueue(self._missing(wanted))
-        started, failures = time.monotonic(), 0
+        began, failures, done = time.monotonic(), 0, 0
         with progress_bar() as progress, Interrupts() as self._interrupts:
-            bar = progress.add_task("Searching", total=wanted, completed=len(self.finished))
+            bar = progress.add_task("Searching", total=wanted, completed=self._count())
             while self._missing(wanted):
-                done = len(self.finished)
+                if finished(self.optuna.sampler, self.optuna):
+                    console.print(f"The sampler has made all its steps: {self._count()} trials.")
+                    break
+                before, started = self._count(), time.perf_counter()
+                self._evaluating = 0.0
                 self.optuna.optimize(
                     self._objective, n_trials=1, catch=(NonFiniteError,), callbacks=[self._keep]
                 )
+                self._overhead += time.perf_counter() - started - self._evaluating
+                done += 1
                 self._interrupts.check()
-                if len(self.finished) == done:
+                if self._count() == before:
                     failures += 1
                     if failures == MAX_FAILURES:
                         raise AxsearchError(
@@ -98,26 +136,59 @@ class Worker:
                 standing = self._standing()
                 progress.update(bar, advance=1, description=f"Searching · {standing}")
                 if not console.is_terminal:
-                    spent = f"{time.monotonic() - started:.0f} s"
-                    console.print(f"trial {done + 1}/{wanted} · {spent} · {standing}")
+                    spent = f"{time.monotonic() - began:.0f} s"
+                    console.print(f"trial {self._count()}/{wanted} · {spent} · {standing}")
+        if done:
+            console.print(
+                f"{done} trials in {time.monotonic() - began:.0f} s, of which sampler and storage "
+                f"took {self._overhead / done * 1e3:.0f} ms a trial; {self.stopped} of all trials "
+                "were stopped early, as adding next to nothing.",
+                style="dim",
+            )
+
+    def _time_front(self) -> None:
+        """Time the real models of the front, each in turn with the base."""
+        if self.evaluator.scenario is None or self.study.spec.machine != machine_name():
+            return
+        with progress_bar() as progress:
+            for member in progress.track(self.front, description="Timing the front"):
+                self.evaluator.latency(Recipe.from_dict(member.recipe))
+
+    @property
+    def front(self) -> list[Measurement]:
+        """The front so far, kept up to date trial by trial."""
+        if self._front is None:
+            self._front = self._front_of(self.finished)
+        return self._front
+
+    def _front_of(self, measurements: list[Measurement]) -> list[Measurement]:
+        return front_of(self.study.spec, self.evaluator.base, measurements)
+
+    def _count(self) -> int:
+        return len(self.finished) + self.stopped
 
     def _missing(self, wanted: int) -> int:
         # The base's own trial may have been killed: without it a study has no baseline.
-        return max(wanted - len(self.finished), 0 if self._has_base() else 1)
+        return max(wanted - self._count(), 0 if self._has_base() else 1)
 
     def _has_base(self) -> bool:
         return any(m.recipe == EXACT.to_dict() for m in self.finished)
 
     def _keep(self, _: optuna.Study, trial: FrozenTrial) -> None:
         if trial.state == TrialState.COMPLETE:
-            self.finished.append(self._measured[trial.number])
+            measured = self._measured[trial.number]
+            self.finished.append(measured)
+            if self._front is not None:
+                self._front = self._front_of([*self._front, measured])
+        elif trial.state == TrialState.PRUNED:
+            self.stopped += 1
         elif not self._interrupts.stopped:
             console.print(f"Trial {trial.number} failed: its model's logits are not finite.")
 
     def _enqueue(self, room: int) -> None:
         # A running trial may be a killed one; one that is alive costs nothing to repeat, since
         # its results are read from the store.
-        states = (TrialState.COMPLETE, TrialState.WAITING)
+        states = (*FINISHED, TrialState.WAITING)
         begun = self.optuna.get_trials(deepcopy=False, states=states)
         tried = [t.params or t.system_attrs.get("fixed_params", {}) for t in begun]
         for genome in [g for g in self.warm_start if g not in tried][:room]:
@@ -133,25 +204,96 @@ class Worker:
             for name, distribution in self.space.distributions().items()
         }
         recipe = self.space.recipe(genome)
-        measurement = self.evaluator.measure(recipe, trial=trial.number)
+        trial.set_user_attr(RECIPE_ATTR, recipe.hash)  # first: other workers see what runs
+        if recipe != EXACT and not self.problem.feasible(self.problem.array(genome)[None])[0]:
+            self._stop(trial, {"reason": "above a limit on latency or size"})
+        started = time.perf_counter()
+        try:
+            measurement = self.evaluator.measure(
+                recipe, trial=trial.number, rival=self._rival if self.staged else None
+            )
+            losses = self.evaluator.losses(recipe)
+        except DominatedError as stop:
+            seen = {"examples": stop.seen, "dominated_by": stop.rival, **stop.estimate._asdict()}
+            self._stop(trial, seen)
+        except NonFiniteError:
+            trial.set_user_attr(STOPPED_ATTR, {"reason": "numbers that are not finite"})
+            raise
+        finally:
+            self._evaluating = time.perf_counter() - started
         self._measured = {trial.number: measurement}
-        base_accuracy = self.evaluator.base.accuracy
+        base_accuracy, base_losses = self.evaluator.base.accuracy, self.evaluator.losses(EXACT)
         save_recipe(self.study.database.engine, recipe)
-        trial.set_user_attr(RECIPE_ATTR, recipe.hash)
         trial.set_user_attr(
             MEASUREMENT_ATTR,
             measurement.model_dump(mode="json", exclude={"trial", "recipe", "holdout_accuracy"}),
         )
-        for name, value in limits(self.study.spec, base_accuracy, measurement).items():
+        trial.set_user_attr(MEAN_LOSS_ATTR, float(losses.mean(dtype=np.float64)))
+        trial.set_user_attr(NOT_WORSE_ATTR, float((losses <= base_losses).mean()))
+        trial.set_user_attr(DIVERGENCE_ATTR, divergence_of_losses(losses, base_losses))
+        violations = limits(self.study.spec, base_accuracy, measurement)
+        for name, value in violations.items():
             trial.set_constraint(name, value)
+        if violations:
+            self.study.database.storage.set_trial_system_attr(
+                trial._trial_id, CONSTRAINTS_ATTR, list(violations.values())
+            )
         return tuple(objective.value(measurement) for objective in self.objectives)
+
+    def _stop(self, trial: optuna.Trial, seen: dict[str, object]) -> NoReturn:
+        trial.set_user_attr(STOPPED_ATTR, seen)
+        raise optuna.TrialPruned
+
+    def _rival(self, latency: float | None, size: float) -> Rival | None:
+        """The most accurate of the front that costs no more in any objective."""
+        cheaper = [
+            m
+            for m in self.front
+            if all(
+                objective.loss(m) <= cost
+                for objective, cost in (
+                    (OBJECTIVES["latency"], latency),
+                    (OBJECTIVES["size"], size),
+                )
+                if objective in self.objectives and cost is not None
+            )
+        ]
+        if not cheaper:
+            return None
+        best = max(cheaper, key=lambda m: m.accuracy)
+        outcome = self.evaluator.accuracy(
+            Recipe.from_dict(best.recipe), self.evaluator.task.search
+        ).outcome
+        return Rival(f"trial {best.trial}", outcome, self._margin(best, latency, size))
+
+    def _margin(self, rival: Measurement, latency: float | None, size: float) -> float:
+        """How much more accurate than its rival a recipe of these costs must be to be worth it."""
+        columns = [
+            (objective, cost)
+            for objective, cost in ((OBJECTIVES["latency"], latency), (OBJECTIVES["size"], size))
+            if objective in self.objectives and cost is not None
+        ]
+        costs = np.array([[objective.loss(m) for objective, _ in columns] for m in self.front])
+        accuracy = np.array([m.accuracy for m in self.front])
+        reference = self.problem.reference(self.evaluator.base.accuracy)
+        tried = np.linspace(rival.accuracy, accuracy.max() + HEADROOM, 64)
+        gains = pareto.expected_improvement(
+            tried,
+            np.full(len(tried), 1e-9),
+            np.tile([cost for _, cost in columns], (len(tried), 1)),
+            accuracy,
+            costs,
+            reference,
+        )
+        least = LEAST_GAIN * pareto.hypervolume(costs, accuracy, reference)
+        worth = np.flatnonzero(gains > least)
+        return float(tried[worth[0] if len(worth) else -1] - rival.accuracy)
 
     def _standing(self) -> str:
         base = self.evaluator.base
-        front = front_of(self.study.spec, base, self.finished)
         # What users ask first: how much faster (or smaller) at no loss?
         name = "latency" if self.study.spec.scenario is not None else "size"
         field = OBJECTIVES[name].field
         as_good = [getattr(m, field) for m in self.finished if m.accuracy >= base.accuracy]
         best = f" · best {name} at no loss {min(as_good):.2f} of the base" if as_good else ""
-        return f"front {len(front)}{best}"
+        return f"front {len(self.front)}{best}"

@@ -2,25 +2,44 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from conftest import tiny_bert, tiny_tokenizer
 from optuna.trial import TrialState
+from sqlalchemy import text
 
 import axsearch.run
 from axsearch import Evaluator, Study, export_model, search
+from axsearch.calibration.moments import measure_moments
+from axsearch.calibration.problem import Problem
+from axsearch.calibration.warm_start import uniform, warm_start
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
+from axsearch.evaluation.latency import measure_latency
+from axsearch.evaluation.stages import DominatedError, Rival
 from axsearch.holdout import evaluate_front, holdout_speed
 from axsearch.interrupts import Interrupts
+from axsearch.measurement import Measurement
+from axsearch.outcome import Estimate
 from axsearch.recipe import Recipe
 from axsearch.store.queries import save_study
+from axsearch.worker import Worker
 
 Search = Callable[..., Study]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_tables() -> Iterator[None]:
+    """Tables of few rounds: these tests do not look at how exact they are."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
+            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+        yield
 
 
 @pytest.fixture
@@ -48,20 +67,93 @@ def finished(
 ) -> tuple[str, Study]:
     """A study of 20 trials, for tests that only read."""
     storage = f"sqlite:///{tmp_path_factory.mktemp('study') / 'studies.db'}"
-    study = search(
-        str(base_dir), str(data_dir), storage=storage, study="done", trials=20, batch_size=4
-    )
+    with pytest.MonkeyPatch.context() as patched:
+        workers = watched(patched)
+        study = search(
+            str(base_dir), str(data_dir), storage=storage, study="done", trials=20, batch_size=4
+        )
+    WORKERS[storage] = workers[0]
     return storage, study
 
 
-def test_the_base_comes_first_and_then_the_ladder(finished: tuple[str, Study]) -> None:
-    _, study = finished
+WORKERS: dict[str, Worker] = {}
+
+
+def watched(patched: pytest.MonkeyPatch) -> list[Worker]:
+    """The workers that searches make from now on."""
+    made: list[Worker] = []
+
+    class Watched(Worker):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    patched.setattr("axsearch.run.Worker", Watched)
+    return made
+
+
+def never(*args: object, **kwargs: object) -> None:
+    raise AssertionError("expensive work was started")
+
+
+CALIBRATIONS = ("measure_latency_table", "importance_along_path", "measure_damage")
+
+
+def trials(study: Study) -> list[tuple[Any, ...]]:
+    """All that a trial is, but for its times and ids."""
+    return [
+        (t.number, t.state, t.params, t.values, t.user_attrs)
+        for t in Study(study.database, study.name, study.spec).optuna.get_trials(deepcopy=False)
+    ]
+
+
+def test_the_base_comes_first_and_then_the_warm_start(finished: tuple[str, Study]) -> None:
+    storage, study = finished
     first = study.trial(0)
     assert first.recipe == Recipe.of({}).to_dict()
     assert (first.latency_ratio, first.size_ratio) == (1.0, 1.0)
-    sizes = [study.trial(number).size_bytes for number in range(8)]
-    assert sizes == sorted(sizes, reverse=True)
     assert first == study.baseline
+    worker = WORKERS[storage]
+    problem, asked = worker.problem, worker.warm_start
+    assert asked == warm_start(problem)
+    assert 3 < len(asked) < 20
+    assert [t.params for t in study.optuna.trials][: len(asked)] == asked
+    rows = np.array([problem.array(genome) for genome in asked])
+    assert not rows[0].any()
+    # Those of the knapsack get cheaper step by step; the uniform ladder comes last.
+    ladder = uniform(problem)
+    assert rows[-1].tolist() in ladder.tolist()
+    chosen = [row for row in rows[1:].tolist() if row not in ladder.tolist()]
+    costs = problem.cost("latency", np.array(chosen)) + problem.cost("size", np.array(chosen))
+    assert (np.diff(costs) < 1e-9).all()
+    # Afterwards the sampler proposes what was not tried.
+    assert len({str(sorted(t.params.items())) for t in study.optuna.trials}) == 20
+
+
+def test_latency_is_predicted_and_the_front_timed(finished: tuple[str, Study]) -> None:
+    storage, study = finished
+    worker = WORKERS[storage]
+    front = {m.trial for m in study.front()}
+    for trial in study.optuna.get_trials(states=(TrialState.COMPLETE,)):
+        measured = study.trial(trial.number)
+        predicted = worker.evaluator.predicted_ratio(Recipe.from_dict(measured.recipe))
+        assert trial.values[1] == measured.objective_latency == predicted
+        assert "latency_predicted" not in measured.model_dump()
+        assert "latency_predicted" not in measured.model_dump_json()
+        if trial.number in front or measured == study.baseline:
+            assert measured.latency_measured
+            assert measured.latency_predicted == predicted
+            assert 0.2 < measured.latency_ratio / predicted < 5
+        else:
+            assert not measured.latency_measured
+            assert measured.latency_ratio == predicted
+        assert measured.latency_ms == pytest.approx(
+            measured.latency_ratio * study.baseline.latency_ms
+        )
+    with study.database.engine.connect() as connection:
+        rows = connection.execute(text("SELECT recipe FROM ax_latencies")).scalars().all()
+    recipes = {Recipe.from_dict(m.recipe).hash for m in [*study.front(), study.baseline]}
+    assert sorted(rows) == sorted(recipes)  # nothing else was timed, and nothing twice
 
 
 def test_values_are_those_of_the_measurement_and_named(finished: tuple[str, Study]) -> None:
@@ -69,7 +161,9 @@ def test_values_are_those_of_the_measurement_and_named(finished: tuple[str, Stud
     assert study.optuna.metric_names == ["accuracy", "latency_ratio", "size_ratio"]
     for trial in study.optuna.get_trials(states=(TrialState.COMPLETE,)):
         measured = study.trial(trial.number)
-        assert trial.values == [measured.accuracy, measured.latency_ratio, measured.size_ratio]
+        assert trial.values == [
+            measured.accuracy, measured.objective_latency, measured.size_ratio
+        ]  # fmt: skip
         assert measured.accuracy_low <= measured.accuracy <= measured.accuracy_high
 
 
@@ -129,10 +223,11 @@ def test_trials_is_the_total_and_nothing_is_evaluated_twice(
 ) -> None:
     run(trials=3)
     evaluated: list[int] = []
-    predict = axsearch.evaluation.evaluator.predict
+    in_stages = Evaluator._in_stages
     monkeypatch.setattr(
-        "axsearch.evaluation.evaluator.predict",
-        lambda *args, **kwargs: evaluated.append(1) or predict(*args, **kwargs),
+        Evaluator,
+        "_in_stages",
+        lambda *args, **kwargs: evaluated.append(1) or in_stages(*args, **kwargs),
     )
     assert len(run(trials=3).measurements) == 3
     assert evaluated == []
@@ -208,7 +303,7 @@ def test_signals_wait_where_a_trial_would_be_lost() -> None:
 def test_numbers_that_are_not_finite_fail_the_trial_and_five_in_a_row_the_run(
     run: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict = axsearch.evaluation.evaluator.predict
+    in_stages = Evaluator._in_stages
     broken = {"from": 2, "to": 4}
     calls: list[int] = []
 
@@ -216,9 +311,9 @@ def test_numbers_that_are_not_finite_fail_the_trial_and_five_in_a_row_the_run(
         calls.append(1)
         if broken["from"] <= len(calls) < broken["to"]:
             raise NonFiniteError("The model's logits are not finite.")
-        return predict(*args, **kwargs)  # type: ignore[arg-type]
+        return in_stages(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("axsearch.evaluation.evaluator.predict", sometimes)
+    monkeypatch.setattr(Evaluator, "_in_stages", sometimes)
     study = run(trials=4)
     assert len(study.measurements) == 4
     failed = study.optuna.get_trials(states=(TrialState.FAIL,))
@@ -245,6 +340,10 @@ def test_what_a_study_is_about_cannot_change(
         ({"metric": "f1"}, "another metric"),
         ({"batch_size": 8}, "another scenario"),
         ({"max_drop": 0.1}, "another max drop"),
+        ({"max_latency_ratio": 0.9}, "another max latency ratio"),
+        ({"max_size_ratio": 0.9}, "another max size ratio"),
+        ({"compensation": "none"}, "another compensation"),
+        ({"freeze": ("layer00",)}, "another search space"),
     ]
     for change, word in changes:
         with pytest.raises(UsageError, match=word):
@@ -279,9 +378,9 @@ def test_a_study_is_found_from_another_folder(
     study = run(trials=3, model=base_dir.name)
     monkeypatch.chdir(tmp_path)
     export_model(study, 2, "small")
-    text = (tmp_path / "small" / "README.md").read_text()
-    assert f'base_model: "{base_dir.name}"' in text
-    assert str(base_dir) not in text
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert f'base_model: "{base_dir.name}"' in card
+    assert str(base_dir) not in card
 
 
 @pytest.mark.parametrize(
@@ -293,7 +392,16 @@ def test_a_study_is_found_from_another_folder(
         ({"sequence_length": 65}, "above the model's 64"),
         ({"threads": 0}, "--threads"),
         ({"search_examples": 0}, "--search-examples"),
-        ({"sampler": "axformer"}, "axformer"),
+        ({"sampler": "annealing"}, "annealing"),
+        ({"sampler": "axformer", "approximations": ("heads",)}, "--approximations head_mask"),
+        ({"sampler": "axformer", "staged": True}, "--staged"),
+        ({"sampler": "axformer", "epsilon": -0.1}, "--epsilon"),
+        ({"epsilon": 0.1}, "--epsilon"),
+        ({"compensation": "magic"}, "--compensation"),
+        ({"approximations": ("magic",)}, "magic"),
+        ({"freeze": ("layer77",)}, "layer77"),
+        ({"max_size_ratio": 0.0}, "--max-size-ratio"),
+        ({"max_size_ratio": float("inf")}, "--max-size-ratio"),
         ({"max_drop": float("nan")}, "--max-drop"),
         ({"max_latency_ratio": 0.0}, "--max-latency-ratio"),
         ({"max_latency_ratio": float("nan")}, "--max-latency-ratio"),
@@ -313,11 +421,8 @@ def test_a_study_is_found_from_another_folder(
 def test_wrong_use_is_refused_before_anything_is_measured(
     run: Search, change: dict[str, object], word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*args: object, **kwargs: object) -> None:
-        raise AssertionError("expensive work was started")
-
-    monkeypatch.setattr("axsearch.run.fisher_importance", never)
-    monkeypatch.setattr("axsearch.evaluation.evaluator.predict", never)
+    monkeypatch.setattr("axsearch.run.prepare", never)
+    monkeypatch.setattr(Evaluator, "measure", never)
     with pytest.raises(UsageError, match=word):
         run(**change)
 
@@ -332,11 +437,233 @@ def test_limits_make_trials_infeasible_and_keep_them_off_the_front(run: Search) 
     assert feasible.isdisjoint(m.trial for m in broken)
 
 
-def test_without_latency_nothing_is_timed(run: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*args: object, **kwargs: object) -> None:
-        raise AssertionError("latency was measured")
-
+def test_a_second_search_measures_nothing_again(
+    run: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, in_stages = run(trials=3), Evaluator._in_stages
+    for name in CALIBRATIONS:
+        monkeypatch.setattr(f"axsearch.preparation.{name}", never)
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", never)
+    monkeypatch.setattr("axsearch.evaluation.evaluator.measure_moments", never)
+    monkeypatch.setattr(Evaluator, "_in_stages", never)
+    before = trials(first)
+    assert trials(run(trials=3)) == before
+    monkeypatch.setattr("axsearch.evaluation.evaluator.measure_moments", measure_moments)
+    assert trials(run(trials=3, study="second")) == before  # nor another study of the same
+    monkeypatch.setattr(Evaluator, "_in_stages", in_stages)
+    monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", measure_latency)
+    assert trials(run(trials=5))[:3] == before  # more trials, but no calibration
+
+
+@pytest.mark.parametrize("sampler", ["auto", "hat", "tpe", "nsga2"])
+@pytest.mark.parametrize("limit", ["max_latency_ratio", "max_size_ratio"])
+def test_what_is_known_to_be_above_a_limit_is_not_evaluated(
+    run: Search, monkeypatch: pytest.MonkeyPatch, sampler: str, limit: str
+) -> None:
+    workers = watched(monkeypatch)
+    evaluated: list[Recipe] = []
+    in_stages = Evaluator._in_stages
+
+    def see(self: Evaluator, model: Any, recipe: Recipe, rival: Any) -> object:
+        evaluated.append(recipe)
+        return in_stages(self, model, recipe, rival)
+
+    monkeypatch.setattr(Evaluator, "_in_stages", see)
+    study = run(trials=24, sampler=sampler, **{limit: 0.7})
+    (worker,) = workers
+    allowed = {
+        worker.space.recipe(t.params).hash
+        for t in study.optuna.trials
+        if worker.problem.feasible(worker.problem.array(t.params)[None])[0]
+    }
+    assert len(evaluated) > 3
+    assert {recipe.hash for recipe in evaluated[1:]} <= allowed
+    assert evaluated[0] == Recipe.of({})
+    assert all(m.latency_ratio > 0 for m in study.front())
+    ratio = "objective_latency" if limit == "max_latency_ratio" else "size_ratio"
+    assert study.front()
+    assert all(getattr(m, ratio) <= 0.7 for m in study.front())
+    cut = [t for t in study.optuna.trials if "reason" in t.user_attrs.get("stopped", {})]
+    assert all(t.state == TrialState.PRUNED for t in cut)
+    if sampler in ("auto", "hat"):
+        assert not cut  # these ask for none such
+
+
+def test_what_is_asked_for_above_a_limit_is_pruned_and_counts(
+    run: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(problem: Problem) -> list[dict[str, int]]:
+        exact = problem.space.exact()
+        return [exact, {**exact, "layer01.ffn": 1}, {**exact, "layer02.ffn": 1}]
+
+    monkeypatch.setattr("axsearch.worker.warm_start", ask)
+    study = run(trials=3, max_size_ratio=0.5)
+    states = [trial.state for trial in study.optuna.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    for trial in study.optuna.trials[1:]:
+        assert trial.user_attrs["stopped"] == {"reason": "above a limit on latency or size"}
+    assert [m.trial for m in study.measurements] == [0]
+    assert study.front() == []
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe"])
+def test_limits_are_constraints_of_optuna_s_and_of_its_dashboard_s(
+    run: Search, sampler: str
+) -> None:
+    limits = {"max_drop": 0.1, "max_latency_ratio": 0.9, "max_size_ratio": 0.8}
+    study = run(trials=18, sampler=sampler, **limits)
+    complete = study.optuna.get_trials(states=(TrialState.COMPLETE,))
+    floor = study.baseline.accuracy - 0.1
+    for trial in complete:
+        measured = study.trial(trial.number)
+        excess = {
+            "max_drop": floor - measured.accuracy,
+            "max_latency_ratio": measured.objective_latency - 0.9,
+            "max_size_ratio": measured.size_ratio - 0.8,
+        }
+        # Optuna adds what it finds in the old attribute, by number.
+        named = {n: v for n, v in trial.constraints.items() if not n.isdecimal()}
+        assert named == pytest.approx(excess)
+        assert trial.system_attrs["constraints"] == pytest.approx(list(excess.values()))
+    feasible = {
+        t.number for t in complete if all(value <= 1e-12 for value in t.constraints.values())
+    }
+    assert 0 not in feasible
+    assert {m.trial for m in study.front()} <= feasible
+    assert {t.number for t in study.optuna.best_trials} <= feasible
+    assert feasible
+
+
+def test_trials_that_were_stopped_count_and_stay_off_the_front(
+    run: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[int] = []
+    in_stages = Evaluator._in_stages
+
+    def stop(self: Evaluator, model: Any, recipe: Recipe, rival: Rival | None) -> object:
+        if rival is not None and len(told) < 4:
+            told.append(1)
+            raise DominatedError(32, Estimate(0.6, 0.5, 0.7), rival.name)
+        return in_stages(self, model, recipe, rival)
+
+    monkeypatch.setattr(Evaluator, "_in_stages", stop)
+    study = run(trials=16)
+    assert "4 of all trials were stopped early" in capsys.readouterr().err
+    stopped = study.optuna.get_trials(states=(TrialState.PRUNED,))
+    assert len(told) == len(stopped) == 4
+    assert len(study.measurements) == 12
+    assert len(study.optuna.trials) == 16
+    for trial in stopped:
+        seen = dict(trial.user_attrs["stopped"])
+        rival = study.trial(int(seen.pop("dominated_by").removeprefix("trial ")))
+        assert seen == {"examples": 32, "value": 0.6, "low": 0.5, "high": 0.7}
+        assert rival.trial < trial.number
+        assert len(trial.user_attrs["recipe"]) == 64
+        assert trial.values is None
+        with pytest.raises(UsageError, match="no finished trial"):
+            study.trial(trial.number)
+    assert {m.trial for m in study.front()}.isdisjoint(t.number for t in stopped)
+    assert run(trials=16).optuna.trials[-1].number == 15  # they count when it is resumed too
+
+
+def test_a_rival_costs_no_more_and_is_the_best_of_the_front(finished: tuple[str, Study]) -> None:
+    storage, study = finished
+    worker = WORKERS[storage]
+    for measured in study.measurements:
+        latency, size = measured.objective_latency, measured.size_ratio
+        assert latency is not None
+        cheaper = [
+            m for m in study.front() if m.objective_latency <= latency and m.size_ratio <= size
+        ]
+        rival = worker._rival(latency, size)
+        if not cheaper:
+            assert rival is None
+            continue
+        assert rival is not None
+        best = study.trial(int(rival.name.removeprefix("trial ")))
+        assert best in cheaper
+        assert best.accuracy == max(m.accuracy for m in cheaper)
+        assert rival.outcome.values.mean() == best.accuracy
+    assert worker._rival(0.0, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("sampler", "total", "first"), [("auto", 24, 19), ("hat", 20, 17), ("axformer", 14, 6)]
+)
+def test_a_resumed_study_is_as_one_that_was_not_interrupted(
+    run: Search, sampler: str, total: int, first: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = trials(run(trials=total, sampler=sampler, study="uninterrupted"))
+    assert "sampler and storage took" in capsys.readouterr().err
+    run(trials=3, sampler=sampler)
+    run(trials=first, sampler=sampler)
+    resumed = trials(run(trials=total, sampler=sampler))
+    assert len(resumed) == total
+    assert resumed == whole
+
+
+def test_axformer_uses_masks_and_ends_by_itself(
+    run: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"sampler": "axformer", "freeze": ("layer00", "layer01.attention", "layer01.ffn")}
+    study = run(trials=500, **given)
+    assert "has made all its steps" in capsys.readouterr().err
+    assert study.spec.compensation == "none"
+    count = len(study.optuna.trials)
+    assert 3 < count < 200
+    assert all(t.state == TrialState.COMPLETE for t in study.optuna.trials)  # nothing is stopped
+    for trial in study.optuna.trials:
+        assert {"mean_loss", "not_worse", "divergence"} <= set(trial.user_attrs)
+    assert all(Recipe.from_dict(m.recipe).compensation == "none" for m in study.measurements)
+    assert study.optuna.trials[0].user_attrs["not_worse"] == 1.0
+    assert study.optuna.trials[0].user_attrs["divergence"] == 0.0
+    assert len(run(trials=500, **given).optuna.trials) == count
+
+
+def test_what_a_trial_tells_of_its_losses(finished: tuple[str, Study]) -> None:
+    storage, study = finished
+    evaluator = WORKERS[storage].evaluator
+    base = evaluator.losses(Recipe.of({})).astype(float)
+    for trial in study.optuna.get_trials(states=(TrialState.COMPLETE,)):
+        losses = evaluator.losses(Recipe.from_dict(study.trial(trial.number).recipe)).astype(float)
+        assert trial.user_attrs["mean_loss"] == pytest.approx(losses.mean())
+        assert trial.user_attrs["not_worse"] == pytest.approx((losses <= base).mean())
+        right, wrong = np.exp(-losses), 1 - np.exp(-losses)
+        theirs = np.exp(-base)
+        kl = theirs * np.log(theirs / right) + (1 - theirs) * np.log((1 - theirs) / wrong)
+        assert trial.user_attrs["divergence"] == pytest.approx(kl.mean(), rel=1e-2, abs=1e-4)
+
+
+def test_others_see_what_runs(run: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Evaluator.measure
+    seen: list[str] = []
+
+    def look(self: Evaluator, recipe: Recipe, **kwargs: Any) -> Measurement:
+        if kwargs.get("trial") is not None:
+            other = Study.open(self.engine.url.render_as_string(hide_password=False), "tiny")
+            running = other.optuna.get_trials(states=(TrialState.RUNNING,))
+            assert [t.user_attrs for t in running] == [{"recipe": recipe.hash}]
+            assert running[0].params
+            other.database.close()
+            seen.append(recipe.hash)
+        return measure(self, recipe, **kwargs)
+
+    monkeypatch.setattr(Evaluator, "measure", look)
+    run(trials=3)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "latency")], ids=len)
+def test_fewer_objectives(run: Search, objectives: tuple[str, ...]) -> None:
+    study = run(trials=20, objectives=objectives)
+    assert len(study.optuna.trials) == 20
+    assert study.front()
+    assert all(len(t.values) == len(objectives) for t in study.optuna.best_trials)
+
+
+def test_without_latency_nothing_is_timed(run: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", never)
+    monkeypatch.setattr("axsearch.preparation.measure_latency_table", never)
     study = run(trials=3, objectives=("accuracy", "size"))
     assert all(m.latency_ratio is None for m in study.measurements)
     assert study.pick(max_drop=1.0, by="size").size_ratio < 1
@@ -349,7 +676,6 @@ def test_accuracy_and_size_are_those_of_the_real_smaller_model(finished: tuple[s
     import torch
 
     from axsearch import Task, shrink
-    from axsearch.calibration.moments import measure_moments
 
     _, study = finished
     task = Task.load(study.spec.model, study.spec.data)

@@ -35,7 +35,8 @@ def explain(storage: options.Storage, study: options.StudyName, trial: options.T
     if chosen.latency_ratio is not None:
         sentences.append(
             f"It takes {chosen.latency_ratio:.3f} of the base's time "
-            f"({1 / chosen.latency_ratio:.2f}x as fast), measured: {opened.scenario}."
+            f"({1 / chosen.latency_ratio:.2f}x as fast), "
+            f"{'measured' if chosen.latency_measured else 'predicted'}: {opened.scenario}."
         )
     sentences.append(
         f"Its {opened.spec.metric} is {chosen.accuracy:.4f} "

@@ -67,10 +67,16 @@ def print_front(study: Study) -> None:
     console.print(table)
     console.print(
         "Latency and size are relative to the base."
-        + (f" Latency: measured, {study.scenario}." if study.scenario else ""),
+        + (f" Latency{_measured(members)}: {study.scenario}." if study.scenario else ""),
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _measured(members: list[Measurement]) -> str:
+    if all(m.latency_measured for m in members):
+        return ", measured"
+    return ", ~ where it is predicted"
 
 
 def _cells(m: Measurement, label: str) -> list[str]:
@@ -79,7 +85,9 @@ def _cells(m: Measurement, label: str) -> list[str]:
         f"{m.accuracy:.4f}",
         f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}",
         "" if m.holdout_accuracy is None else f"{m.holdout_accuracy:.4f}",
-        "" if m.latency_ratio is None else f"{m.latency_ratio:.3f}",
+        ""
+        if m.latency_ratio is None
+        else f"{'' if m.latency_measured else '~'}{m.latency_ratio:.3f}",
         f"{m.size_ratio:.3f}",
         " ".join(_layer(choices) for choices in m.choices.values()),
     ]

@@ -16,14 +16,18 @@ def search(
     data: options.Data,
     storage: options.Storage,
     study: options.StudyName,
-    trials: Annotated[int, typer.Option(help="Total number of finished trials wanted.")],
+    trials: Annotated[
+        int,
+        typer.Option(help="Total number of finished trials wanted, those stopped early included."),
+    ],
     task: options.Task = None,
     metric: options.Metric = None,
     approximations: Annotated[
         str | None,
         typer.Option(
-            help="The approximations to try, with commas between; heads,ffn,topk if left out. "
-            "Others: attention_block, ffn_block, layer, topk_hard, ffn_topk."
+            help="The approximations to try, with commas between; heads,ffn,topk if left out "
+            "(head_mask,ffn_mask,topk_hard for the axformer sampler). Others: attention_block, "
+            "ffn_block, layer, ffn_topk."
         ),
     ] = None,
     freeze: Annotated[
@@ -31,13 +35,31 @@ def search(
         typer.Option(help="Layers and blocks to leave as they are, such as layer00,layer05.ffn."),
     ] = None,
     compensation: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="How what is left makes up for what is removed, at no cost in latency: none, bias "
-            "or least_squares."
+            "or least_squares; if left out, least_squares, and none for the axformer sampler."
         ),
-    ] = "least_squares",
-    sampler: Annotated[str, typer.Option(help="auto, tpe, nsga2, nsga3, gp or random.")] = "auto",
+    ] = None,
+    sampler: Annotated[
+        str,
+        typer.Option(help="auto, axformer, hat, nsga2, nsga3, tpe, gp or random."),
+    ] = "auto",
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            help="For axformer: keep a change while the loss is at most (1 + epsilon) times the "
+            "base's, for speed and size; if left out it must lower the loss."
+        ),
+    ] = None,
+    staged: Annotated[
+        bool | None,
+        typer.Option(
+            "--staged/--no-staged",
+            help="Stop evaluating a recipe, after 1/8 or 1/2 of the examples, that confidently "
+            "adds next to nothing to the front; on but for axformer.",
+        ),
+    ] = None,
     objectives: Annotated[
         str, typer.Option(help="accuracy and any of latency and size.")
     ] = "accuracy,latency,size",
@@ -45,7 +67,16 @@ def search(
         float | None, typer.Option(help="Accuracy that may be lost at most, such as 0.01.")
     ] = None,
     max_latency_ratio: Annotated[
-        float | None, typer.Option(help="Share of the base's time at most, such as 0.5.")
+        float | None,
+        typer.Option(
+            help="Share of the base's time at most, such as 0.5; slower models are not evaluated."
+        ),
+    ] = None,
+    max_size_ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the base's bytes at most, such as 0.7; larger models are not evaluated."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Examples a batch, for latency.")] = 32,
     sequence_length: Annotated[
@@ -89,9 +120,12 @@ def search(
             freeze=options.columns(freeze) or (),
             compensation=compensation,  # type: ignore[arg-type]
             sampler=sampler,
+            epsilon=epsilon,
+            staged=staged,
             objectives=tuple(name.strip() for name in objectives.split(",")),
             max_drop=max_drop,
             max_latency_ratio=max_latency_ratio,
+            max_size_ratio=max_size_ratio,
             batch_size=batch_size,
             sequence_length=sequence_length,
             threads=threads,
