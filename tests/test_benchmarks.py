@@ -51,6 +51,47 @@ def test_compensation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     assert results.read_bytes() == before
 
 
+def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    run("latency_table.py", base_dir, data_dir, "--models", 3, "--pairs", 1, "--out", tmp_path)
+    found = json.loads((tmp_path / "latency_table.json").read_text())
+    assert len(found["models"]) == 3
+    assert all(model["predicted"] > 0 and model["measured"] > 0 for model in found["models"])
+
+
+def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    arguments = (
+        base_dir, data_dir, "--seeds", 1, "--few", 16, "--many", 4, "--examples", 40, "--out",
+        tmp_path, "--cache", tmp_path / "cache.db", "--only",
+        "auto;auto, no warm start;kwon;axformer;axformer, epsilon 0.1;random;hat",
+    )  # fmt: skip
+    run("samplers.py", *arguments)
+    stored = json.loads((tmp_path / "samplers.json").read_text())
+    lengths = {one["contender"]: len(one["trials"]) for one in stored["runs"]}
+    assert len(lengths) == 7
+    assert lengths["auto"] == 16
+    assert lengths["random"] == lengths["kwon"] == lengths["axformer"] == 4
+    for one in stored["runs"]:
+        for trial in one["trials"]:
+            assert 0 <= trial["accuracy"] <= 1
+            assert trial["latency"] > 0
+    assert "| auto | 1 | 16 |" in (tmp_path / "samplers.md").read_text()
+    assert (tmp_path / "samplers.svg").read_text().startswith("<?xml")
+    before = (tmp_path / "samplers.json").read_bytes()
+    run("samplers.py", *arguments)
+    assert (tmp_path / "samplers.json").read_bytes() == before
+
+
+def test_evaluation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    arguments = ("--trials", 14, "--threads", 1, "--storage", storage, "--out", tmp_path)
+    run("evaluation.py", base_dir, data_dir, *arguments)
+    found = json.loads((tmp_path / "evaluation.json").read_text())["auto"]
+    assert found["recipes"] == 14
+    assert found["different_accuracies"] == 0
+    assert found["passes"] < 1
+    assert 0 < found["staged"]["examples"] <= 1
+
+
 def test_what_the_readme_says_of_the_committed_results() -> None:
     data = json.loads((BENCHMARKS / "results" / "topk_attention.json").read_text())
 

@@ -1,0 +1,168 @@
+"""What evaluating the recipes of a search costs, and what the plain path would have cost.
+
+A study of axsearch is replayed, trial by trial, twice in turn: once as axsearch evaluates (slicing,
+length buckets made once, layers run before not run again, a trial written in one transaction), once
+plainly (the model copied, every batch padded to its longest example in the order of the data, all
+layers run, each parameter of a trial committed by itself). Then the trials are replayed in stages:
+how many examples would have been run, and what is left of the hypervolume. For the demo's model:
+
+    make demo
+    python studies/benchmarks/evaluation.py .cache/movie_reviews/base .cache/movie_reviews/data
+
+It makes the study where there is none, and writes evaluation.json.
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.storages import BaseStorage, RDBStorage
+from rich.progress import track
+
+from axsearch import Evaluator, Recipe, Study, Task, search
+from axsearch.architectures import architecture_of
+from axsearch.architectures.modeling.blocks import apply_shapes
+from axsearch.evaluation.stages import Stages, dominated
+from axsearch.outcome import Outcome
+from axsearch.pareto import front, hypervolume
+from axsearch.store.database import open_database
+from axsearch.surgery import plan, sliced_state
+
+BATCH = 64
+
+
+def plain_accuracy(task: Task, recipe: Recipe, state: dict[str, Any]) -> float:
+    """Copy the base, put the recipe's weights in, and run the data as they come."""
+    model = copy.deepcopy(task.model)
+    family, wanted = architecture_of(model.config.model_type), plan(task.model, recipe)
+    family.set_layers(model, wanted.layers)
+    apply_shapes(model, wanted.shapes, family.layout)
+    model.load_state_dict(state)
+    model.eval()
+    answers: list[Any] = []
+    with torch.no_grad():
+        for start in range(0, len(task.search), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(task.search)))
+            logits = task.kind.logits(model(**task.search.collate(rows)))
+            answers += task.kind.decode(logits, task.search, rows)
+    outcome = task.kind.outcome(task.metric, task.search, answers)
+    return float(outcome.values.mean())
+
+
+def record(storage: BaseStorage, params: dict[str, int], levels: dict[str, int]) -> None:
+    """Write a trial as a sampler and a worker would."""
+    study = optuna.create_study(
+        study_name="replayed", storage=storage, directions=["maximize"], load_if_exists=True
+    )
+    study.enqueue_trial(params)
+    trial = study.ask()
+    for name, most in levels.items():
+        trial.suggest_int(name, 0, most)
+    trial.set_user_attr("recipe", "of this trial")
+    study.tell(trial, 0.0)
+
+
+def staged(
+    task: Task, outcomes: Sequence[Outcome], costs: np.ndarray[Any, Any]
+) -> tuple[float, list[int]]:
+    """The share of examples that a staged search would have run, and the trials it kept."""
+    stages = Stages(task.search)
+    kept: list[int] = []
+    seen_examples = 0
+    for number, outcome in enumerate(outcomes):
+        points = [(-outcomes[i].values.mean(), *costs[i]) for i in kept]
+        members = [kept[i] for i in front(points)] if kept else []
+        cheaper = [i for i in members if (costs[i] <= costs[number]).all()]
+        rival = max(cheaper, key=lambda i: outcomes[i].values.mean()) if cheaper else None
+        for stage in range(len(stages.parts)):
+            seen = stages.seen(stage)
+            last = stage == len(stages.parts) - 1
+            ours = Outcome(outcome.statistic, outcome.values[seen])
+            if last or rival is None:
+                seen_examples += len(outcome)
+                kept.append(number)
+                break
+            if dominated(ours, outcomes[rival], seen):
+                seen_examples += len(seen)
+                break
+    return seen_examples / sum(map(len, outcomes)), kept
+
+
+def main() -> None:
+    """Replay the study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="a fine-tuned model")
+    parser.add_argument("data", help="its data: a folder or a hub dataset")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--storage", default="sqlite:///evaluation.db", help="of the study")
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    name = f"replay {options.sampler}"
+    study: Study = search(
+        options.model, options.data, storage=options.storage, study=name,
+        trials=options.trials, sampler=options.sampler, staged=False,
+    )  # fmt: skip
+    task = Task.load(options.model, options.data)
+    recipes = [Recipe.from_dict(m.recipe) for m in study.measurements]
+    trials = study.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    levels = {n: d.high for n, d in trials[0].distributions.items()}
+    times: dict[str, list[float]] = {"cheap": [], "plain": []}
+    different = 0
+    with tempfile.TemporaryDirectory() as folder:
+        database = open_database(f"sqlite:///{folder}/cheap.db", create=True)
+        evaluator = Evaluator(task, database.engine, None)
+        moments = evaluator.moments
+        plainly = RDBStorage(f"sqlite:///{folder}/plain.db")
+        for trial, recipe in track(
+            list(zip(trials, recipes, strict=True)), description="replaying"
+        ):
+            started = time.perf_counter()
+            value = evaluator.accuracy(recipe, task.search).value
+            record(database.storage, trial.params, levels)
+            times["cheap"].append(time.perf_counter() - started)
+            started = time.perf_counter()
+            moments.refits.clear()  # the plain path refits anew
+            state = sliced_state(task.model, recipe, moments)
+            other = plain_accuracy(task, recipe, state)
+            record(plainly, trial.params, levels)
+            times["plain"].append(time.perf_counter() - started)
+            different += value != other
+        outcomes = [evaluator.accuracy(recipe, task.search).outcome for recipe in recipes]
+    costs = np.array(
+        [[m.objective_latency or 1.0, m.size_ratio] for m in study.measurements], dtype=float
+    )
+    share, kept = staged(task, outcomes, costs)
+    accuracy = np.array([outcome.values.mean() for outcome in outcomes])
+    trivial = task.kind.trivial(task.metric, task.calibration, task.search)
+    volumes = [hypervolume(costs[i], accuracy[i], trivial) for i in (range(len(costs)), kept)]
+    result = {
+        "sampler": options.sampler, "recipes": len(recipes), "examples": len(task.search),
+        "threads": options.threads,
+        "seconds": {way: float(np.sum(own)) for way, own in times.items()},
+        "ratio": float(np.sum(times["cheap"]) / np.sum(times["plain"])),
+        "different_accuracies": different,
+        "passes": evaluator.examples_forwarded / (len(recipes) * len(task.search)),
+        "staged": {
+            "examples": share, "kept": len(kept), "hypervolume": volumes[1] / volumes[0],
+        },
+    }  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    target = options.out / "evaluation.json"
+    stored = json.loads(target.read_text()) if target.exists() else {}
+    target.write_text(json.dumps({**stored, options.sampler: result}, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

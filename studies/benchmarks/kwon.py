@@ -1,0 +1,169 @@
+"""What a user without a search would do: Kwon et al. 2022, one mask for each budget.
+
+"A Fast Post-Training Pruning Framework for Transformers" (arXiv 2204.09656), made from what the
+paper says; none of its authors' code is here. Its three stages:
+
+1. Fisher-based mask search: which heads and neurons a budget of multiply-adds buys, each unit's
+   importance being its own (the diagonal of the Fisher information).
+2. Fisher-based mask rearrangement: within a block the number of units stays, which ones they are
+   is chosen anew, pairs of units being seen as well (the block's part of the Fisher information).
+3. Mask tuning: the paper refits one scale a unit by least squares. Here the recipe's compensation
+   does it: ``least_squares`` refits every weight of the output projection, scales being a special
+   case of that, so it is at least as strong as theirs. The caller says which it is.
+
+It gives a model for a budget and no front by itself; :func:`shares` says which budgets to take.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axsearch.approximations import Site
+from axsearch.calibration.latency_table import KINDS
+from axsearch.recipe import Compensation, Kept, Recipe, SiteId
+
+LEAST = 0.05
+"""The smallest budget, as a share of the base's multiply-adds."""
+
+TOLERANCE = 1e-6
+"""What a swap must gain, as a share of the sum of the removed units' own importance: above what
+single precision rounds away."""
+
+NAMES = {"attention": "heads", "ffn": "ffn"}
+
+
+def shares(count: int) -> list[float]:
+    """Budgets between near 1 and :data:`LEAST`, coarse to fine.
+
+    Van der Corput's sequence to the base 2, from its second term on: a half, a quarter, three
+    quarters, ...; so the first n of them cover the range evenly whatever n is, and a run may be
+    stopped at any time.
+    """
+    found = []
+    for number in range(1, count + 1):
+        digits = format(number, "b")[::-1]
+        found.append(LEAST + (1 - LEAST) * int(digits, 2) / 2 ** len(digits))
+    return found
+
+
+def multiply_adds(site: Site, length: float) -> float:
+    """Those of one head or neuron, for a token of an input of ``length`` tokens.
+
+    Each weight is one; scores and their weighted sum of values are two a token and column of a
+    head. Biases multiply nothing.
+    """
+    units = site.units
+    biases = sum(a.parts * units.width for a in units.axes if a.tensor.endswith(".bias"))
+    products = 2 * length * units.width if site.id.kind == "attention" else 0
+    return (site.unit_parameters - biases + products) * site.repeats
+
+
+def fisher_blocks(slopes: Mapping[SiteId, NDArray[Any]]) -> dict[SiteId, NDArray[np.float32]]:
+    """Each block's part of the empirical Fisher information, (units, units), single precision.
+
+    They depend on no budget: make them once for all, where 455 MB of them (BERT-base) fit.
+    """
+    return {site_id: own.T @ own for site_id, own in slopes.items()}
+
+
+def allocate(
+    sites: Mapping[SiteId, Site],
+    slopes: Mapping[SiteId, NDArray[Any]],
+    share: float,
+    length: float,
+    compensation: Compensation,
+    *,
+    blocks: Mapping[SiteId, NDArray[Any]] | None = None,
+) -> Recipe:
+    """The recipe of a budget: mask search, then rearrangement.
+
+    ``slopes`` are those of :func:`axsearch.calibration.importance.gate_slopes` of the base,
+    (examples, units) a site. The budget is ``share`` of the multiply-adds of the base's layers for
+    inputs of ``length`` tokens. ``blocks`` are those of :func:`fisher_blocks`; without them each is
+    made here when it is needed.
+    """
+    removed = search(sites, slopes, share, length)
+    choices = {}
+    for site_id, mask in removed.items():
+        if mask.any() and not mask.all():
+            block = slopes[site_id].T @ slopes[site_id] if blocks is None else blocks[site_id]
+            mask = rearranged(block, mask)
+        kept = tuple(int(unit) for unit in np.flatnonzero(~mask))
+        choices[site_id] = {NAMES[site_id.kind]: Kept(of=len(mask), kept=kept)}
+    return Recipe.of(choices, compensation)
+
+
+def search(
+    sites: Mapping[SiteId, Site],
+    slopes: Mapping[SiteId, NDArray[Any]],
+    share: float,
+    length: float,
+) -> dict[SiteId, NDArray[np.bool_]]:
+    """Which units of each site go, (units,), by the diagonal of the Fisher information.
+
+    All heads of all layers are sorted by importance, and so are all neurons. For every number of
+    heads kept, what is left of the budget buys neurons; the number with the least importance
+    removed is taken. Any other choice of units within the budget removes as much or more, where
+    units of a kind cost alike.
+    """
+    pools = [
+        _pool([s for s in sites.values() if s.id.kind == kind], slopes, length) for kind in KINDS
+    ]
+    (_, head_scores, head_costs), (_, neuron_scores, neuron_costs) = pools
+    budget = share * (head_costs[-1] + neuron_costs[-1])
+    left = budget - head_costs
+    # The slack is for rounding only: a share of 1 must buy everything.
+    bought = np.searchsorted(neuron_costs, left + 1e-9 * budget, side="right") - 1
+    worth = np.where(bought >= 0, head_scores + neuron_scores[bought], -np.inf)
+    heads = int(np.argmax(worth))
+    removed = {i: np.ones(site.units.count, dtype=bool) for i, site in sites.items()}
+    for (units, _, _), count in zip(pools, (heads, int(bought[heads])), strict=True):
+        for site_id, unit in units[:count]:
+            removed[site_id][unit] = False
+    return removed
+
+
+def rearranged(block: NDArray[Any], removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Another mask, (units,), of as many removed units R, with a lower ``1_R^T F 1_R``.
+
+    ``block`` is F, (units, units). Half of that form estimates the loss that removing R costs; its
+    diagonal alone does not see that two units do the same, or opposite things. Each removed unit is
+    visited once, first those whose return lowers the form most, and changes places with the kept
+    unit that lowers it most, if any does: so there are at most as many swaps as removed units.
+    """
+    removed = removed.copy()
+    own = np.diagonal(block).astype(np.float64)
+    row_sums = block[removed].sum(0, dtype=np.float64)  # F 1_R
+    least = TOLERANCE * own[removed].sum()
+    waiting = removed.copy()
+    while waiting.any():
+        unit = int(np.argmin(np.where(waiting, own - 2 * row_sums, np.inf)))
+        waiting[unit] = False
+        back = own[unit] - 2 * row_sums[unit]
+        change = back + own + 2 * (row_sums - block[unit])
+        other = int(np.argmin(np.where(removed, np.inf, change)))
+        if change[other] < -least:
+            removed[unit], removed[other] = False, True
+            row_sums += block[other].astype(np.float64) - block[unit]
+    return removed
+
+
+def _pool(
+    sites: list[Site], slopes: Mapping[SiteId, NDArray[Any]], length: float
+) -> tuple[list[tuple[SiteId, int]], NDArray[np.float64], NDArray[np.float64]]:
+    """All units of these sites, most important first, and what the first n of them are.
+
+    Importance and multiply-adds of the first 0, 1, ... all units, (units + 1,) each.
+    """
+    units = [(site.id, unit) for site in sites for unit in range(site.units.count)]
+    scores = np.concatenate([np.square(slopes[site.id], dtype=np.float64).sum(0) for site in sites])
+    costs = np.repeat([multiply_adds(s, length) for s in sites], [s.units.count for s in sites])
+    order = np.argsort(-scores, kind="stable")
+    first = np.zeros(1)
+    return (
+        [units[i] for i in order],
+        np.concatenate([first, np.cumsum(scores[order])]),
+        np.concatenate([first, np.cumsum(costs[order])]),
+    )
