@@ -31,6 +31,7 @@ def annotate(study: Study) -> None:
         for name, value in (
             ("at most a drop of", spec.max_drop),
             ("latency ratio at most", spec.max_latency_ratio),
+            ("size ratio at most", spec.max_size_ratio),
         )
         if value is not None
     ]

@@ -16,7 +16,8 @@ class Measurement(BaseModel):
         accuracy: the metric on the search split, with the ends of its 95 % interval.
         holdout_accuracy: the metric on the holdout split, None until it was opened.
         latency_ms: ``latency_ratio`` times the base's time for the scenario's batches.
-        latency_ratio: median of the paired ratios to the base.
+        latency_ratio: the time over the base's: the median of paired ratios where it was measured,
+            else what the latency table says.
         latency_measured: whether a real model was timed; if not, the time is predicted or None.
         latency_predicted: what was predicted of a model that was timed later. The objective of a
             trial is what it was told then, so this and not ``latency_ratio`` is compared with

@@ -44,11 +44,6 @@ class RecentlyUsed(Generic[K, V]):
         while self.held > self.most:
             self._drop(next(iter(self._entries)))
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self.held = 0
-
     def _drop(self, key: K) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:

@@ -13,7 +13,7 @@ from axsearch.calibration.importance import PATH, Importance, importance_along_p
 from axsearch.calibration.latency_table import ROUNDS, LatencyTable, measure_latency_table
 from axsearch.calibration.problem import Problem
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.progress import progress_bar
+from axsearch.progress import console, progress_bar
 from axsearch.recipe import Compensation, SiteId
 from axsearch.space import SearchSpace
 from axsearch.store.queries import load_calibration, save_calibration
@@ -75,7 +75,9 @@ def prepare(
         )
         evaluator.table = table
         costs = {"latency": latency_cost(table), **costs}
-        dropped = slower_levels(asked, table)
+        if not masks:  # AxFormer's k is there for the loss, faster or not
+            dropped = slower_levels(asked, table)
+            _tell(dropped)
     found, orders = Damage({}, {}), in_order
     if not masks:
         importance = _importance(evaluator, asked.compensation)
@@ -110,6 +112,15 @@ def prepare(
         trivial=task.kind.trivial(task.metric, calibration, task.search),
         epsilon=epsilon,
     )
+
+
+def _tell(dropped: Mapping[str, Collection[Level]]) -> None:
+    values: dict[str, dict[Level, None]] = {}
+    for dimension, levels in dropped.items():
+        values.setdefault(dimension.partition(".")[2], {}).update(dict.fromkeys(levels))
+    for name, levels in values.items():
+        shown = ", ".join(map(str, levels))
+        console.print(f"Not faster than less, and left out: {name} {shown}", style="dim")
 
 
 def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:

@@ -12,14 +12,15 @@ import torch
 
 from axsearch.approximations import Level
 from axsearch.architectures import architecture_of
+from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator, machine_name
 from axsearch.evaluation.latency import Scenario
 from axsearch.preparation import prepare
 from axsearch.progress import console
 from axsearch.recipe import Compensation, SiteId
-from axsearch.samplers import check_sampler, own_approximations
-from axsearch.space import SearchSpace, check_names, frozen_sites, shared_layers
+from axsearch.samplers import build_sampler, check_sampler, own_approximations
+from axsearch.space import SearchSpace, check_names, frozen_sites, shared_layers, supported
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
     delete_study,
@@ -126,7 +127,6 @@ def search(
             f"--sampler {sampler} works with --approximations {','.join(masks)} only, "
             f"not {','.join(approximations or ())}."
         )
-    approximations = approximations or masks
     compensation = compensation or ("none" if masks else "least_squares")
     if compensation not in get_args(Compensation):
         raise UsageError(
@@ -161,6 +161,11 @@ def search(
         )
     units = {site.id: range(site.units.count) for site in sites}
     ways = compensation
+    if masks is not None:
+        approximations = approximations or supported(masks, sites)
+        # Whether the sampler finds what it needs is known before anything is measured.
+        whole = SearchSpace(sites, units, names=approximations, frozen=frozen)
+        build_sampler(sampler, Problem(whole, tuple(objectives), {}), seed)
 
     def space_of(
         orders: Mapping[SiteId, Sequence[int]], dropped: Mapping[str, Collection[Level]]

@@ -156,6 +156,19 @@ def check_names(names: Collection[str]) -> None:
             )
 
 
+def supported(names: Collection[str], sites: Sequence[Site]) -> tuple[str, ...]:
+    """Those of the approximations that no site of the model's family lacks."""
+    return tuple(
+        name
+        for name in names
+        if not any(
+            approximations()[name].recorded(site.id.kind) in site.lacks
+            for site in sites
+            if site.id.kind in approximations()[name].kinds
+        )
+    )
+
+
 def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[SiteId]:
     """Read ``layer00`` (both its blocks) and ``layer03.ffn``.
 

@@ -37,6 +37,7 @@ MEAN_LOSS_ATTR = "mean_loss"
 NOT_WORSE_ATTR = "not_worse"
 DIVERGENCE_ATTR = "divergence"
 STOPPED_ATTR = "stopped"
+INTERRUPTED_ATTR = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Study:
     def front(self) -> list[Measurement]:
         """The Pareto front over the study's objectives, fastest (or else smallest) first.
 
-        Trials that break a limit of the study (``max_drop``, ``max_latency_ratio``) are left out.
+        Trials that break a limit of the study (drop, latency, size) are left out.
         """
         return front_of(self.spec, self.baseline, self.measurements)
 

@@ -11,15 +11,14 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from axsearch import pareto
 from axsearch.calibration.damage import divergence_of_losses
-from axsearch.calibration.problem import Problem
+from axsearch.calibration.problem import Genomes, Problem
 from axsearch.calibration.warm_start import warm_start
 from axsearch.dashboard import annotate
 from axsearch.errors import AxsearchError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.evaluator import EXACT, Evaluator, machine_name
-from axsearch.evaluation.stages import LEAST_GAIN, DominatedError, Rival
+from axsearch.evaluation.stages import DominatedError, Rival, margin
 from axsearch.interrupts import Interrupts
 from axsearch.measurement import Measurement
 from axsearch.progress import console, progress_bar
@@ -28,6 +27,7 @@ from axsearch.samplers import build_sampler, finished, own_approximations
 from axsearch.store.queries import save_recipe
 from axsearch.study import (
     DIVERGENCE_ATTR,
+    INTERRUPTED_ATTR,
     MEAN_LOSS_ATTR,
     MEASUREMENT_ATTR,
     NOT_WORSE_ATTR,
@@ -41,9 +41,6 @@ from axsearch.study import (
 
 CONSTRAINTS_ATTR = "constraints"
 """Where Optuna kept constraints before version 5; its dashboard reads only this."""
-
-HEADROOM = 0.02
-"""How far above the best accuracy so far a recipe is thought to come, at most."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -69,8 +66,9 @@ class Worker:
         self.problem = problem
         self.space = problem.space
         self.staged = staged
-        exact_only = own_approximations(sampler) is not None
-        self.warm_start = [self.space.exact()] if exact_only else warm_start(problem)
+        # A greedy that begins at the base must go through models above a limit.
+        self.greedy = own_approximations(sampler) is not None
+        self.warm_start = [self.space.exact()] if self.greedy else warm_start(problem)
         self.objectives = [OBJECTIVES[name] for name in study.spec.objectives]
         storage = study.database.storage
         self.optuna = optuna.create_study(
@@ -142,7 +140,7 @@ class Worker:
             console.print(
                 f"{done} trials in {time.monotonic() - began:.0f} s, of which sampler and storage "
                 f"took {self._overhead / done * 1e3:.0f} ms a trial; {self.stopped} of all trials "
-                "were stopped early, as adding next to nothing.",
+                "were stopped: above a limit, or confidently adding next to nothing.",
                 style="dim",
             )
 
@@ -195,8 +193,12 @@ class Worker:
             self.optuna.enqueue_trial(genome)
 
     def _objective(self, trial: optuna.Trial) -> tuple[float, ...]:
-        with self._interrupts.at_once():
-            return self._evaluate(trial)
+        try:
+            with self._interrupts.at_once():
+                return self._evaluate(trial)
+        except KeyboardInterrupt:
+            trial.set_user_attr(INTERRUPTED_ATTR, True)
+            raise
 
     def _evaluate(self, trial: optuna.Trial) -> tuple[float, ...]:
         genome = {
@@ -205,8 +207,8 @@ class Worker:
         }
         recipe = self.space.recipe(genome)
         trial.set_user_attr(RECIPE_ATTR, recipe.hash)  # first: other workers see what runs
-        if recipe != EXACT and not self.problem.feasible(self.problem.array(genome)[None])[0]:
-            self._stop(trial, {"reason": "above a limit on latency or size"})
+        if recipe != EXACT and not self.greedy:
+            self._check_costs(trial, self.problem.array(genome)[None])
         started = time.perf_counter()
         try:
             measurement = self.evaluator.measure(
@@ -231,14 +233,23 @@ class Worker:
         trial.set_user_attr(MEAN_LOSS_ATTR, float(losses.mean(dtype=np.float64)))
         trial.set_user_attr(NOT_WORSE_ATTR, float((losses <= base_losses).mean()))
         trial.set_user_attr(DIVERGENCE_ATTR, divergence_of_losses(losses, base_losses))
-        violations = limits(self.study.spec, base_accuracy, measurement)
+        self._constrain(trial, limits(self.study.spec, base_accuracy, measurement))
+        return tuple(objective.value(measurement) for objective in self.objectives)
+
+    def _check_costs(self, trial: optuna.Trial, genome: Genomes) -> None:
+        """Stop a trial that is known to break a limit before its model is made."""
+        if not self.problem.feasible(genome)[0]:
+            excess = self.problem.excess(genome)
+            self._constrain(trial, {name: float(over[0]) for name, over in excess.items()})
+            self._stop(trial, {"reason": "above a limit on latency or size"})
+
+    def _constrain(self, trial: optuna.Trial, violations: dict[str, float]) -> None:
         for name, value in violations.items():
             trial.set_constraint(name, value)
         if violations:
             self.study.database.storage.set_trial_system_attr(
                 trial._trial_id, CONSTRAINTS_ATTR, list(violations.values())
             )
-        return tuple(objective.value(measurement) for objective in self.objectives)
 
     def _stop(self, trial: optuna.Trial, seen: dict[str, object]) -> NoReturn:
         trial.set_user_attr(STOPPED_ATTR, seen)
@@ -260,7 +271,7 @@ class Worker:
         ]
         if not cheaper:
             return None
-        best = max(cheaper, key=lambda m: m.accuracy)
+        best = max(cheaper, key=lambda m: (m.accuracy, -(m.trial or 0)))
         outcome = self.evaluator.accuracy(
             Recipe.from_dict(best.recipe), self.evaluator.task.search
         ).outcome
@@ -276,18 +287,8 @@ class Worker:
         costs = np.array([[objective.loss(m) for objective, _ in columns] for m in self.front])
         accuracy = np.array([m.accuracy for m in self.front])
         reference = self.problem.reference(self.evaluator.base.accuracy)
-        tried = np.linspace(rival.accuracy, accuracy.max() + HEADROOM, 64)
-        gains = pareto.expected_improvement(
-            tried,
-            np.full(len(tried), 1e-9),
-            np.tile([cost for _, cost in columns], (len(tried), 1)),
-            accuracy,
-            costs,
-            reference,
-        )
-        least = LEAST_GAIN * pareto.hypervolume(costs, accuracy, reference)
-        worth = np.flatnonzero(gains > least)
-        return float(tried[worth[0] if len(worth) else -1] - rival.accuracy)
+        own = np.array([cost for _, cost in columns])
+        return margin(rival.accuracy, own, accuracy, costs, reference)
 
     def _standing(self) -> str:
         base = self.evaluator.base

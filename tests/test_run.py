@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 import axsearch.run
 from axsearch import Evaluator, Study, export_model, search
+from axsearch.calibration.latency_table import LatencyTable
 from axsearch.calibration.moments import measure_moments
 from axsearch.calibration.problem import Problem
 from axsearch.calibration.warm_start import uniform, warm_start
@@ -455,6 +456,16 @@ def test_a_second_search_measures_nothing_again(
     assert trials(run(trials=5))[:3] == before  # more trials, but no calibration
 
 
+def table_by_units(*_: object, **__: object) -> LatencyTable:
+    """Time in proportion to heads and neurons: the tiny model's own is mostly overhead."""
+    blocks = {f"attention heads={count}": 0.1 * count / 4 for count in range(4)}
+    blocks |= {f"ffn ffn={count}": 0.2 * count / 64 for count in range(64)}
+    settings = {f"attention topk={k}.renormalised": 0.1 for k in (8, 16, 32)}
+    return LatencyTable(
+        0.1, {"attention": 0.1, "ffn": 0.2, **blocks, **settings}, dict.fromkeys(range(3), 1)
+    )
+
+
 @pytest.mark.parametrize("sampler", ["auto", "hat", "tpe", "nsga2"])
 @pytest.mark.parametrize("limit", ["max_latency_ratio", "max_size_ratio"])
 def test_what_is_known_to_be_above_a_limit_is_not_evaluated(
@@ -469,6 +480,7 @@ def test_what_is_known_to_be_above_a_limit_is_not_evaluated(
         return in_stages(self, model, recipe, rival)
 
     monkeypatch.setattr(Evaluator, "_in_stages", see)
+    monkeypatch.setattr("axsearch.preparation.measure_latency_table", table_by_units)
     study = run(trials=24, sampler=sampler, **{limit: 0.7})
     (worker,) = workers
     allowed = {
@@ -600,6 +612,39 @@ def test_a_resumed_study_is_as_one_that_was_not_interrupted(
     resumed = trials(run(trials=total, sampler=sampler))
     assert len(resumed) == total
     assert resumed == whole
+
+
+@pytest.mark.parametrize("sampler", ["auto", "random"])
+def test_a_study_interrupted_within_a_trial_goes_on_as_if_it_had_not_been(
+    run: Search, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finished_trials(study: Study) -> list[tuple[object, ...]]:
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [(t.params, t.values) for t in study.optuna.get_trials(states=states)]
+
+    whole = finished_trials(run(trials=20, sampler=sampler, study="uninterrupted"))
+    measure = Evaluator.measure
+
+    def stopped(self: Evaluator, recipe: Recipe, **kwargs: Any) -> Measurement:
+        if kwargs.get("trial") == 18:
+            raise KeyboardInterrupt
+        return measure(self, recipe, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluator, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(trials=20, sampler=sampler)
+    resumed = run(trials=20, sampler=sampler)
+    assert finished_trials(resumed) == whole
+    assert [t.state for t in resumed.optuna.trials].count(TrialState.FAIL) == 1
+
+
+def test_axformer_may_go_through_models_above_a_limit(run: Search) -> None:
+    given = {"sampler": "axformer", "freeze": ("layer00", "layer01")}
+    study = run(trials=500, max_size_ratio=0.5, **given)
+    assert len(study.measurements) > 3
+    assert study.front() == []
+    assert all(t.constraints["max_size_ratio"] > 0 for t in study.optuna.trials)
 
 
 def test_axformer_uses_masks_and_ends_by_itself(

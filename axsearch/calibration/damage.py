@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from axsearch.evaluation.accuracy import Predictor
+from axsearch.evaluation.accuracy import NonFiniteError, Predictor
 from axsearch.recipe import Recipe
 from axsearch.space import SearchSpace
 from axsearch.split import Split
 
 EXAMPLES = 256
+BROKEN = 20.0
+"""The damage, in nats, of a choice that makes the model's numbers overflow."""
+
 PAIRED_SHARE = 0.5
 """Which level of a dimension stands for it when it is measured together with its neighbour."""
 
@@ -106,7 +109,10 @@ def measure_damage(
             found += float(predictor.kind.divergence(logits, theirs, targets).sum())
 
         if recipe.sites:
-            predictor.run(shrink(recipe), sample, compare, base, recipe)
+            try:
+                predictor.run(shrink(recipe), sample, compare, base, recipe)
+            except NonFiniteError:  # worse than anything that gives numbers
+                found = BROKEN * len(sample)
         done += 1
         if on_recipe is not None:
             on_recipe(done, total)

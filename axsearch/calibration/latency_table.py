@@ -21,7 +21,7 @@ from axsearch.split import Batch
 from axsearch.surgery import shrink, sites_by_id
 
 SECONDS = 55.0
-"""Rounds end after this; what comes before and after them takes a few seconds more."""
+"""Rounds end after this, once there were :data:`FEWEST`, which may take longer for large models."""
 
 ROUNDS = 9
 FEWEST = 3
@@ -173,10 +173,15 @@ def measure_latency_table(
     layers = sorted({site.layer for site in sites})
     there = {kind: _shapes_of_all(space, layers, kind) for kind in KINDS}
     generator = np.random.default_rng(0)
-    designs = [r for _ in range(PAIRINGS) for r in _designs(there, layers, generator)]
+    moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
+    with quiet(scenario), torch.inference_mode():
+        passes = [float(_layer_times(base, moved, scenario.device)[-1]) for _ in range(2)]
+    pairings = PAIRINGS
+    while pairings > 1 and FEWEST * _passes(there, layers, pairings) * min(passes) > seconds:
+        pairings -= 1  # a large model is timed in fewer pairs of shapes
+    designs = [r for _ in range(pairings) for r in _designs(there, layers, generator)]
     held_out = [_random(there, layers, generator) for _ in range(HELD_OUT)]
     models = [shrink(base, recipe) for recipe in (*designs, *held_out)]
-    moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
     rounds: list[NDArray[np.float64]] = []
     with quiet(scenario), torch.inference_mode():
         for model in (base, *models):
@@ -196,6 +201,14 @@ def measure_latency_table(
     measured = shares[len(designs) + 1 :, -1]
     errors = [table.ratio(r) / ratio - 1 for r, ratio in zip(held_out, measured, strict=True)]
     return replace(table, error=float(np.mean(np.abs(errors))), rounds=len(rounds))
+
+
+def _passes(
+    there: Mapping[SiteKind, dict[str, dict[str, Choice]]], layers: Sequence[int], pairings: int
+) -> float:
+    """A round's passes, in whole passes of the base; the others take about half of one."""
+    models = pairings * -(-max(map(len, there.values())) // len(layers)) + HELD_OUT
+    return 1 + 1.5 * models
 
 
 def _shapes_of_all(

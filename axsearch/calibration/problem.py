@@ -102,11 +102,17 @@ class Problem:
     def feasible(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Which genomes keep the limits on the costs that are known, (genomes,)."""
         kept = np.ones(len(genomes), dtype=bool)
-        for name in self.costs:
-            limit = self.limits.get(f"max_{name}_ratio")
-            if limit is not None:
-                kept &= self.cost(name, genomes) <= limit
+        for excess in self.excess(genomes).values():
+            kept &= excess <= 0
         return kept
+
+    def excess(self, genomes: Genomes) -> dict[str, Floats]:
+        """How far each genome is above each limit on a known cost, (genomes,) each."""
+        return {
+            limit: self.cost(name, genomes) - self.limits[limit]
+            for name in self.costs
+            if (limit := f"max_{name}_ratio") in self.limits
+        }
 
     def reference(self, base_accuracy: float) -> float:
         """The accuracy below which a model is worth nothing: trivial, or lost more than allowed."""

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from axsearch import pareto
 from axsearch.errors import AxsearchError
 from axsearch.metrics import paired_error
 from axsearch.outcome import Estimate, Outcome
+from axsearch.pareto import Floats
 from axsearch.split import Split
 
 SHARES = (1 / 8, 1 / 2, 1.0)
@@ -38,6 +40,10 @@ class DominatedError(AxsearchError):
         self.seen = seen
         self.estimate = estimate
         self.rival = rival
+
+
+HEADROOM = 0.02
+"""How far above the best accuracy so far a recipe is thought to come, at most."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,32 @@ def dominated(ours: Outcome, rival: Outcome, seen: NDArray[np.int64], margin: fl
     difference, error = paired_error(ours, theirs)
     left = np.sqrt(1 - len(seen) / len(rival))
     return bool(difference < margin - STANDARD_ERRORS * error * left)
+
+
+def margin(
+    rival: float, costs: Floats, front_accuracy: Floats, front_costs: Floats, reference: float
+) -> float:
+    """How far above its rival a recipe of these costs must come to add :data:`LEAST_GAIN`.
+
+    Args:
+        rival: the accuracy of the rival.
+        costs: of the recipe, (costs,), those that the study minimises, as ratios to the base.
+        front_accuracy: of the front's members, (members,).
+        front_costs: of the front's members, (members, costs).
+        reference: the accuracy below which nothing counts.
+    """
+    tried = np.linspace(rival, front_accuracy.max() + HEADROOM, 64)
+    gains = pareto.expected_improvement(
+        tried,
+        np.full(len(tried), 1e-9),  # the improvement itself: nothing is uncertain
+        np.tile(costs, (len(tried), 1)),
+        front_accuracy,
+        front_costs,
+        reference,
+    )
+    least = LEAST_GAIN * pareto.hypervolume(front_costs, front_accuracy, reference)
+    worth = np.flatnonzero(gains > least)
+    return float(tried[worth[0] if len(worth) else -1] - rival)
 
 
 def joined(outcomes: list[Outcome]) -> Outcome:

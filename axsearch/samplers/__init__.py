@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from axsearch import discovery
 from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
+from axsearch.study import INTERRUPTED_ATTR
 
 
 @runtime_checkable
@@ -31,12 +33,26 @@ class Finite(Protocol):
         ...
 
 
+def interrupted(trial: FrozenTrial) -> bool:
+    """Whether a trial was stopped by a signal: it says nothing of its recipe."""
+    return trial.state == TrialState.FAIL and INTERRUPTED_ATTR in trial.user_attrs
+
+
+def turn(study: optuna.Study, trial: FrozenTrial) -> int:
+    """How many trials a study began before this one, interrupted ones left out.
+
+    What a trial draws must not depend on how often the study was stopped.
+    """
+    trials = study.get_trials(deepcopy=False)
+    return sum(other.number < trial.number and not interrupted(other) for other in trials)
+
+
 class PerTrial(BaseSampler):
     """One of Optuna's samplers, made anew for each trial with a seed of its own.
 
     Optuna's samplers draw from a stream that a process keeps: a study that is resumed draws again
     what it drew before, or else something that an uninterrupted one would not have drawn. Here what
-    a trial draws depends on the seed, its number and the trials before it alone.
+    a trial draws depends on the seed and the trials before it alone.
 
     Args:
         make: makes the sampler from a seed.
@@ -48,23 +64,26 @@ class PerTrial(BaseSampler):
         self._seed = seed
         self._made: dict[int, BaseSampler] = {}
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
+    def _of(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
         if trial.number not in self._made:
-            seed = np.random.SeedSequence((self._seed, trial.number)).generate_state(1)[0]
-            self._made[trial.number] = self._make(int(seed))
+            key = (self._seed, turn(study, trial))
+            seed = np.random.SeedSequence(key).generate_state(1)[0]
+            with warnings.catch_warnings():  # some of Optuna's arguments are "experimental"
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._made[trial.number] = self._make(int(seed))
         return self._made[trial.number]
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """As the sampler has it."""
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """What the sampler draws for all parameters together."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self,
@@ -74,11 +93,13 @@ class PerTrial(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """What the sampler draws for one parameter."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(study, trial).sample_independent(
+            study, trial, param_name, param_distribution
+        )
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Passed on."""
-        self._of(trial).before_trial(study, trial)
+        self._of(study, trial).before_trial(study, trial)
 
     def after_trial(
         self,
@@ -88,7 +109,7 @@ class PerTrial(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Passed on; the trial's sampler is then let go."""
-        self._of(trial).after_trial(study, trial, state, values)
+        self._of(study, trial).after_trial(study, trial, state, values)
         del self._made[trial.number]
 
 

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from axsearch import pareto
 from axsearch.calibration.knapsack import Knapsack
 from axsearch.calibration.problem import Floats, Genomes, Problem
+from axsearch.samplers import interrupted, turn
 from axsearch.study import DIVERGENCE_ATTR, STOPPED_ATTR
 from axsearch.surrogate import Seen, Surrogate, stacked
 
@@ -27,6 +28,12 @@ SWITCHES = 256
 """Level switches a proposal, from members of the front."""
 
 Row = NDArray[np.int64]
+
+RECENT = 8
+"""Trials whose layers' outputs are thought to be kept still."""
+
+STARTING = 0.05
+"""What an evaluation takes beside its layers, as a share of the base's pass."""
 
 SOURCES = ("knapsack", "switches", "crossovers")
 
@@ -40,12 +47,14 @@ class Parts:
         correct: whether damage is corrected by what trials have shown.
         process: whether what the curve leaves is modelled by a Gaussian process.
         improve: whether the candidate with the largest expected improvement is taken, or any.
+        thrifty: whether improvement is divided by what its evaluation must run.
     """
 
     sources: tuple[str, ...] = SOURCES
     correct: bool = True
     process: bool = True
     improve: bool = True
+    thrifty: bool = True
 
 
 class AutoSampler(BaseSampler):
@@ -55,10 +64,12 @@ class AutoSampler(BaseSampler):
     :class:`axsearch.surrogate.Surrogate` predicts it from damage that was measured once and from
     the trials so far. Candidates are the knapsack's genomes on the corrected damage, for weights
     drawn at random; level switches of front members (one dimension a level or two up, another down,
-    or one alone); and crossovers of two members, layer by layer. Taken is the one with the largest
-    expected hypervolume improvement that no trial has had yet and that keeps the known limits.
+    or one alone); and crossovers of two members, layer by layer. Taken is, of those that no trial
+    has had yet and that keep the known limits, the one with the largest expected hypervolume
+    improvement for what its evaluation must run: layers below the first that differs from one of
+    the last eight trials' need not be run again.
 
-    A proposal depends on the seed, its trial's number and the trials before it alone: one worker
+    A proposal depends on the seed and the trials before it alone: one worker
     gives the same trials again, and goes on after a stop as if there had been none. Several workers
     leave out what the others are running.
 
@@ -89,7 +100,7 @@ class AutoSampler(BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """The next genome."""
-        random = np.random.default_rng((self.seed, trial.number))
+        random = np.random.default_rng((self.seed, turn(study, trial)))
         with self._lock:  # or two threads would propose the same
             trials = study.get_trials(deepcopy=False)
             seen = self._seen(trials)
@@ -137,9 +148,27 @@ class AutoSampler(BaseSampler):
             costs[members],
             self.problem.reference(surrogate.curve.high),
         )
+        if self.parts.thrifty:
+            improvement = improvement / (STARTING + self._left_to_run(candidates, seen.genomes))
         # None improves where all are beyond doubt below the front.
         best: Row = candidates[np.argmax(improvement if improvement.max() > 0 else mean)]
         return best
+
+    def _left_to_run(self, candidates: Genomes, seen: Genomes) -> Floats:
+        """The share of the base's layers that an evaluation must run, (candidates,).
+
+        Layers below the first one that differs from a recent trial's are not run again, see
+        :class:`axsearch.evaluation.accuracy.Predictor`; it has room for some recipes only.
+        """
+        recent = seen[-RECENT:]
+        alike = np.ones((len(candidates), len(recent)), bool)
+        left = np.zeros(len(candidates))
+        name = next(iter(self.problem.costs))
+        for layer, columns in self.problem.layers.items():
+            own = candidates[:, columns]
+            alike &= (own[:, None] == recent[None, :, columns]).all(axis=2)
+            left += np.where(alike.any(axis=1), 0.0, self.problem.layer_costs(name, layer, own))
+        return left
 
     def _costs(self, genomes: Genomes) -> Floats:
         names = [name for name in self.problem.objectives if name in self.problem.costs]
@@ -185,9 +214,7 @@ class AutoSampler(BaseSampler):
         for trial in trials:
             if trial.number in self._read:
                 rows.append(self._read[trial.number][0])
-            elif trial.number != number and (
-                trial.state != TrialState.FAIL or STOPPED_ATTR in trial.user_attrs
-            ):  # one that failed for its numbers would fail again, one that was interrupted not
+            elif trial.number != number and not interrupted(trial):
                 # Of a trial that has only just begun not every parameter is written yet.
                 params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                 if all(d.name in params for d in self.problem.space.dimensions):

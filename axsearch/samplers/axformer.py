@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
 from axsearch.space import Dimension, SearchSpace
-from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
+from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR, STOPPED_ATTR
 
 APPROXIMATIONS = ("head_mask", "ffn_mask", "topk_hard")
 """What the space must be made of."""
@@ -223,8 +224,12 @@ class AxFormerSampler(BaseSampler):
 
     def _results(self, study: optuna.Study) -> dict[tuple[int, ...], Result]:
         found: dict[tuple[int, ...], Result] = {}
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        for trial in study.get_trials(deepcopy=False):
             row = self._row(trial)
+            if row is not None and STOPPED_ATTR in trial.user_attrs:  # numbers that overflowed
+                found.setdefault(row, Result(math.inf, 0.0))
+            if trial.state != TrialState.COMPLETE:
+                continue
             # The study may have trials that were made for another sampler, without losses. Of equal
             # ones the first counts, or a repeated trial could change what was decided.
             if row is not None and {MEAN_LOSS_ATTR, NOT_WORSE_ATTR} <= trial.user_attrs.keys():

@@ -24,6 +24,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.calibration.problem import Genomes, Problem
+from axsearch.samplers import interrupted, turn
 
 POPULATION = 125
 """Members of generation 0: those of the warm start and, for the rest, random ones."""
@@ -91,7 +92,7 @@ class HatSampler(BaseSampler):
         generation, position = _place(others)
         parents = self._parents(study, others, generation)
         # A generator of its own for each trial: none has to be carried over to a resumed study.
-        rng = np.random.default_rng((self._seed, trial.number))
+        rng = np.random.default_rng((self._seed, turn(study, trial)))
         row = self._propose(rng, parents, position, {self._row(t) for t in others})
         # Optuna's public API gives samplers no system attributes; its own use the storage as well.
         study._storage.set_trial_system_attr(trial._trial_id, GENERATION_ATTR, generation)
@@ -256,7 +257,7 @@ def _place(trials: Sequence[FrozenTrial]) -> tuple[int, int]:
     sizes: Counter[int] = Counter()
     for trial in trials:
         generation = trial.system_attrs.get(GENERATION_ATTR)
-        if generation is not None:
+        if generation is not None and not interrupted(trial):
             sizes[generation] += 1
         elif trial.state == TrialState.COMPLETE:
             sizes[0] += 1

@@ -30,7 +30,8 @@ from rich.progress import track
 from axsearch import Evaluator, Recipe, Study, Task, search
 from axsearch.architectures import architecture_of
 from axsearch.architectures.modeling.blocks import apply_shapes
-from axsearch.evaluation.stages import Stages, dominated
+from axsearch.compensation import Moments
+from axsearch.evaluation.stages import Stages, dominated, margin
 from axsearch.outcome import Outcome
 from axsearch.pareto import front, hypervolume
 from axsearch.store.database import open_database
@@ -71,17 +72,23 @@ def record(storage: BaseStorage, params: dict[str, int], levels: dict[str, int])
 
 
 def staged(
-    task: Task, outcomes: Sequence[Outcome], costs: np.ndarray[Any, Any]
+    task: Task, outcomes: Sequence[Outcome], costs: np.ndarray[Any, Any], trivial: float
 ) -> tuple[float, list[int]]:
     """The share of examples that a staged search would have run, and the trials it kept."""
     stages = Stages(task.search)
     kept: list[int] = []
+    accuracy = np.array([outcome.values.mean() for outcome in outcomes])
     seen_examples = 0
     for number, outcome in enumerate(outcomes):
-        points = [(-outcomes[i].values.mean(), *costs[i]) for i in kept]
+        points = [(-accuracy[i], *costs[i]) for i in kept]
         members = [kept[i] for i in front(points)] if kept else []
         cheaper = [i for i in members if (costs[i] <= costs[number]).all()]
-        rival = max(cheaper, key=lambda i: outcomes[i].values.mean()) if cheaper else None
+        rival = max(cheaper, key=lambda i: accuracy[i]) if cheaper else None
+        needed = 0.0
+        if rival is not None:
+            needed = margin(
+                accuracy[rival], costs[number], accuracy[members], costs[members], trivial
+            )
         for stage in range(len(stages.parts)):
             seen = stages.seen(stage)
             last = stage == len(stages.parts) - 1
@@ -90,7 +97,7 @@ def staged(
                 seen_examples += len(outcome)
                 kept.append(number)
                 break
-            if dominated(ours, outcomes[rival], seen):
+            if dominated(ours, outcomes[rival], seen, needed):
                 seen_examples += len(seen)
                 break
     return seen_examples / sum(map(len, outcomes)), kept
@@ -132,8 +139,8 @@ def main() -> None:
             record(database.storage, trial.params, levels)
             times["cheap"].append(time.perf_counter() - started)
             started = time.perf_counter()
-            moments.refits.clear()  # the plain path refits anew
-            state = sliced_state(task.model, recipe, moments)
+            anew = Moments(moments.mean, moments.covariance)  # that refits every time
+            state = sliced_state(task.model, recipe, anew)
             other = plain_accuracy(task, recipe, state)
             record(plainly, trial.params, levels)
             times["plain"].append(time.perf_counter() - started)
@@ -142,9 +149,9 @@ def main() -> None:
     costs = np.array(
         [[m.objective_latency or 1.0, m.size_ratio] for m in study.measurements], dtype=float
     )
-    share, kept = staged(task, outcomes, costs)
-    accuracy = np.array([outcome.values.mean() for outcome in outcomes])
     trivial = task.kind.trivial(task.metric, task.calibration, task.search)
+    share, kept = staged(task, outcomes, costs, trivial)
+    accuracy = np.array([outcome.values.mean() for outcome in outcomes])
     volumes = [hypervolume(costs[i], accuracy[i], trivial) for i in (range(len(costs)), kept)]
     result = {
         "sampler": options.sampler, "recipes": len(recipes), "examples": len(task.search),

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +62,7 @@ PARTS = {
     "auto, level switches only": Parts(sources=("switches",)),
     "auto, no crossovers": Parts(sources=("knapsack", "switches")),
     "auto, any candidate": Parts(improve=False),
+    "auto, not thrifty": Parts(thrifty=False),
 }
 
 
@@ -84,9 +85,9 @@ def wanted(seeds: int) -> list[Run]:
     general = [Run(name, seed, MANY) for seed in range(seeds) for name in GENERAL]
     hat = [Run("hat", seed, MANY) for seed in range(seeds)]
     first = ABLATIONS * len(GENERAL)
-    found += general[:first] + hat[:ABLATIONS]
+    found += general[:first]
     found += [Run(name, seed, FEW) for seed in range(min(seeds, ABLATIONS)) for name in others]
-    return found + general[first:] + hat[ABLATIONS:]
+    return found + hat + general[first:]
 
 
 class Bench:
@@ -114,9 +115,22 @@ class Bench:
         """What a sampler of the default space is told; what that took is kept in ``facts``."""
         before, started = self.evaluator.examples_forwarded, time.perf_counter()
         made = prepare(self.evaluator, self.space, machine_name(), objectives=OBJECTIVES, limits={})
+        self.table = self.evaluator.table
         self.facts["damage_examples"] = self.evaluator.examples_forwarded - before
         self.facts["calibration_seconds"] = time.perf_counter() - started
         return made
+
+    def masks(self, epsilon: float | None) -> Problem:
+        """What AxFormer's greedy is told; the table is then that of its space."""
+        return prepare(
+            self.evaluator,
+            partial(self.space, names=own_approximations("axformer")),
+            machine_name(),
+            objectives=OBJECTIVES,
+            limits={},
+            epsilon=epsilon,
+            masks=True,
+        )
 
     def latency(self, recipe: Recipe) -> float:
         """The ratio by the table, also between its shapes."""
@@ -126,7 +140,8 @@ class Bench:
 
     def run(self, run: Run) -> dict[str, Any]:
         """Accuracy, latency and the sampler's seconds of every trial."""
-        _ = self.levels  # measures the table, where it is not kept yet
+        _ = self.levels
+        self.evaluator.table = self.table
         recipes = self._kwon(run) if run.contender == "kwon" else self._optuna(run)
         rows = [
             {"accuracy": accuracy, "latency": latency, "sampler_seconds": seconds}
@@ -180,10 +195,7 @@ class Bench:
     def _sampler(self, run: Run) -> tuple[Problem, Any, list[dict[str, int]]]:
         name, _, how = run.contender.partition(", ")
         if name == "axformer":
-            units = {site_id: range(site.units.count) for site_id, site in self.sites.items()}
-            space = self.space(units, names=own_approximations(name))
-            epsilon = float(how.split(" ")[1]) if how else None
-            problem = Problem(space, OBJECTIVES, {}, epsilon=epsilon)
+            problem = self.masks(float(how.split(" ")[1]) if how else None)
             return problem, build_sampler(name, problem, run.seed), [problem.space.exact()]
         problem = self.levels
         exact, warm = [problem.space.exact()], warm_start(problem)
@@ -210,8 +222,8 @@ def _work(run: Run) -> dict[str, Any]:
 def facts_of(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """What all runs have in common, and what calibration took."""
     task = bench.task
-    started = time.perf_counter()
     problem = bench.levels
+    bench.masks(None)  # its table is measured here, while nothing else runs
     base = bench.evaluator.accuracy(EXACT, task.search)
     started = time.perf_counter()
     bench.evaluator.predictor.predict(task.model, task.search)
@@ -265,9 +277,14 @@ def main() -> None:
             Progress() as progress,
         ):
             bar = progress.add_task("searching", total=len(todo))
-            for future in as_completed([pool.submit(_work, run) for run in todo]):
-                keep(future.result())
-                progress.advance(bar)
+            futures = [pool.submit(_work, run) for run in todo]
+            try:
+                for future in as_completed(futures):
+                    keep(future.result())
+                    progress.advance(bar)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     write_results(stored, options.out)
 
 
