@@ -104,7 +104,8 @@ def serve(
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
         try:
-            serving.join()
+            while serving.is_alive():  # a signal that another thread is given wakes no plain join
+                serving.join(timeout=0.5)
         except KeyboardInterrupt:
             server.shutdown()
 

@@ -92,6 +92,13 @@ def test_evaluation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     assert 0 < found["staged"]["examples"] <= 1
 
 
+def test_bookkeeping(tmp_path: Path) -> None:
+    run("bookkeeping.py", "--trials", 20, "--layers", 2, "--out", tmp_path)
+    found = json.loads((tmp_path / "bookkeeping.json").read_text())["2"]
+    assert found["trials"] == 20
+    assert found["mean_ms"] > 0
+
+
 def test_what_the_readme_says_of_the_committed_results() -> None:
     data = json.loads((BENCHMARKS / "results" / "topk_attention.json").read_text())
 
