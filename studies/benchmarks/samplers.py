@@ -32,7 +32,7 @@ from rich.progress import Progress
 from samplers_results import write_results
 
 from axsearch import Evaluator, Recipe, Task
-from axsearch.calibration.damage import divergence_of_losses
+from axsearch.calibration.damage import calibration_sample, divergence_of_losses
 from axsearch.calibration.importance import gate_slopes
 from axsearch.calibration.problem import Problem
 from axsearch.calibration.warm_start import warm_start
@@ -116,8 +116,12 @@ class Bench:
         before, started = self.evaluator.examples_forwarded, time.perf_counter()
         made = prepare(self.evaluator, self.space, machine_name(), objectives=OBJECTIVES, limits={})
         self.table = self.evaluator.table
-        self.facts["damage_examples"] = self.evaluator.examples_forwarded - before
-        self.facts["calibration_seconds"] = time.perf_counter() - started
+        levels = int((made.levels - 1).sum())
+        sample = len(calibration_sample(self.task.calibration))
+        # Every model counted in full, though most of its layers need not be run again.
+        self.facts["damage_examples"] = (1 + levels + len(made.neighbours)) * sample
+        if self.evaluator.examples_forwarded > before:  # else it was kept from an earlier run
+            self.facts["calibration_seconds"] = time.perf_counter() - started
         return made
 
     def masks(self, epsilon: float | None) -> Problem:

@@ -48,7 +48,8 @@ def curve(
         1, len(rows) + 1
     )
     own = np.array([row["sampler_seconds"] for row in rows]) + latency * facts["base_seconds"]
-    before = facts["calibration_seconds"] if run["contender"].startswith(("auto", "warm")) else 0
+    known = facts.get("calibration_seconds", 0.0)  # what was kept from an earlier run was not timed
+    before = known if run["contender"].startswith(("auto", "warm")) else 0.0
     volumes = [
         hypervolume(latency[:count, None], accuracy[:count], facts["trivial"])
         for count in range(1, len(rows) + 1)
