@@ -30,6 +30,9 @@ PAIRINGS = 4
 
 HELD_OUT = 6
 MOST_COUNTS = 8
+
+SMALLEST = 1e-3
+"""The rest's share, at least: the noise of a tiny model's times must not make it none."""
 KINDS: tuple[SiteKind, SiteKind] = ("attention", "ffn")
 
 
@@ -85,7 +88,7 @@ class LatencyTable:
             if isinstance(choice, Setting):
                 alone = block_key(Recipe.of({site: {setting: choice}}), site)
                 share += part * (self.blocks[alone] - self.blocks[site.kind])
-        return share
+        return max(share, 0.0)
 
     def _counts(self, start: str, full: int, exact: float) -> tuple[list[int], list[float]]:
         found = {
@@ -197,7 +200,8 @@ def measure_latency_table(
     shares = np.median(rounds, axis=0)
     blocks = _fit([Recipe.of({}), *designs], shares[: len(designs) + 1, :-1], repeats, there)
     exact = sum(blocks[block_key(Recipe.of({}), SiteId(0, kind))] for kind in KINDS)
-    table = LatencyTable(1 - exact * sum(repeats.values()), blocks, repeats)
+    rest = max(1 - exact * sum(repeats.values()), SMALLEST)
+    table = LatencyTable(rest, blocks, repeats)
     measured = shares[len(designs) + 1 :, -1]
     errors = [table.ratio(r) / ratio - 1 for r, ratio in zip(held_out, measured, strict=True)]
     return replace(table, error=float(np.mean(np.abs(errors))), rounds=len(rounds))
