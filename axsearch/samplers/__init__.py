@@ -38,12 +38,11 @@ def interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and INTERRUPTED_ATTR in trial.user_attrs
 
 
-def turn(study: optuna.Study, trial: FrozenTrial) -> int:
-    """How many trials a study began before this one, interrupted ones left out.
+def turn(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
+    """How many of a study's trials began before this one, interrupted ones left out.
 
     What a trial draws must not depend on how often the study was stopped.
     """
-    trials = study.get_trials(deepcopy=False)
     return sum(other.number < trial.number and not interrupted(other) for other in trials)
 
 
@@ -66,7 +65,7 @@ class PerTrial(BaseSampler):
 
     def _of(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
         if trial.number not in self._made:
-            key = (self._seed, turn(study, trial))
+            key = (self._seed, turn(study.get_trials(deepcopy=False), trial))
             seed = np.random.SeedSequence(key).generate_state(1)[0]
             with warnings.catch_warnings():  # some of Optuna's arguments are "experimental"
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

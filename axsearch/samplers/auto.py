@@ -100,9 +100,9 @@ class AutoSampler(BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """The next genome."""
-        random = np.random.default_rng((self.seed, turn(study, trial)))
         with self._lock:  # or two threads would propose the same
             trials = study.get_trials(deepcopy=False)
+            random = np.random.default_rng((self.seed, turn(trials, trial)))
             seen = self._seen(trials)
             taken = {row.tobytes() for row in self._taken(trials, trial.number)}
             row = self.propose(seen, taken, random)

@@ -92,7 +92,7 @@ class HatSampler(BaseSampler):
         generation, position = _place(others)
         parents = self._parents(study, others, generation)
         # A generator of its own for each trial: none has to be carried over to a resumed study.
-        rng = np.random.default_rng((self._seed, turn(study, trial)))
+        rng = np.random.default_rng((self._seed, turn(others, trial)))
         row = self._propose(rng, parents, position, {self._row(t) for t in others})
         # Optuna's public API gives samplers no system attributes; its own use the storage as well.
         study._storage.set_trial_system_attr(trial._trial_id, GENERATION_ATTR, generation)
