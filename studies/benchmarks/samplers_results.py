@@ -110,7 +110,11 @@ def picture(facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], path: P
         for axis, spent in zip(axes, (examples, seconds), strict=True):
             axis.plot(spent, volumes, label=name, linewidth=2.2 if name == "auto" else 1.2)
     axes[0].set_xlabel("examples run, calibration counted")
-    axes[1].set_xlabel("seconds, evaluations by the latency table")
+    counted = "calibration_seconds" in facts
+    axes[1].set_xlabel(
+        "seconds, evaluations by the latency table"
+        + ("" if counted else "; calibration not counted")
+    )
     axes[0].set_ylabel("hypervolume")
     for axis in axes:
         axis.set_xscale("log")
