@@ -14,6 +14,7 @@ from axsearch.approximations import Level
 from axsearch.architectures import architecture_of
 from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
+from axsearch.evaluation.bfloat16 import DTYPES, is_fast
 from axsearch.evaluation.evaluator import Evaluator, machine_name
 from axsearch.evaluation.latency import Scenario
 from axsearch.preparation import prepare
@@ -63,6 +64,7 @@ def search(
     threads: int | None = None,
     search_examples: int | None = None,
     device: str = "cpu",
+    dtype: str = "auto",
     seed: int = 0,
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
@@ -102,6 +104,9 @@ def search(
         threads: torch threads, for latency; None for all.
         search_examples: examples of the validation split to evaluate on; None for all.
         device: cpu, cuda or mps.
+        dtype: what accuracy is evaluated in: float32, bfloat16 (the answers are those of float32,
+            see :mod:`axsearch.evaluation.bfloat16`), or auto, bfloat16 where the device is faster
+            in it and the sampler needs no exact losses.
         seed: of the examples that are drawn, and of the sampler.
 
     Raises:
@@ -135,6 +140,10 @@ def search(
         )
     check_names(approximations or ())
     check_device(device)
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
+    if dtype == "bfloat16" and sampler == "axformer":
+        raise UsageError("--dtype bfloat16 cannot go with axformer, which compares losses.")
     loaded = Task.load(
         model,
         data,
@@ -145,6 +154,15 @@ def search(
         search_examples=search_examples,
         seed=seed,
     )
+    settles = loaded.kind.largest_logit
+    if dtype == "bfloat16" and not settles:
+        raise UsageError(
+            f"--dtype bfloat16 is for answers that are the largest logit; {loaded.kind.name} needs "
+            "float32."
+        )
+    if dtype == "auto":
+        half = settles and sampler != "axformer" and is_fast(device)
+        dtype = "bfloat16" if half else "float32"
     positions = architecture_of(loaded.model.config.model_type).longest(loaded.model.config)
     if sequence_length is not None and sequence_length > positions:
         raise UsageError(f"--sequence-length {sequence_length} is above the model's {positions}.")
@@ -208,7 +226,7 @@ def search(
         )
     for note in (*loaded.notes, *shared_layers(sites)):
         console.print(note, style="dim")
-    evaluator = Evaluator(loaded, database.engine, scenario, device)
+    evaluator = Evaluator(loaded, database.engine, scenario, device, dtype)
     workload = None if scenario is None else evaluator.workload()[1]
     problem = prepare(
         evaluator,

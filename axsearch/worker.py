@@ -18,7 +18,7 @@ from axsearch.dashboard import annotate
 from axsearch.errors import AxsearchError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.evaluator import EXACT, Evaluator, machine_name
-from axsearch.evaluation.stages import DominatedError, Rival, margin
+from axsearch.evaluation.stages import Bar, DominatedError, worth
 from axsearch.interrupts import Interrupts
 from axsearch.measurement import Measurement
 from axsearch.progress import console, progress_bar
@@ -211,8 +211,9 @@ class Worker:
             self._check_costs(trial, self.problem.array(genome)[None])
         started = time.perf_counter()
         try:
+            staged = self.staged and recipe != EXACT
             measurement = self.evaluator.measure(
-                recipe, trial=trial.number, rival=self._rival if self.staged else None
+                recipe, trial=trial.number, bar=self._bar if staged else None
             )
             losses = self.evaluator.losses(recipe)
         except DominatedError as stop:
@@ -255,40 +256,31 @@ class Worker:
         trial.set_user_attr(STOPPED_ATTR, seen)
         raise optuna.TrialPruned
 
-    def _rival(self, latency: float | None, size: float) -> Rival | None:
-        """The most accurate of the front that costs no more in any objective."""
-        cheaper = [
-            m
-            for m in self.front
-            if all(
-                objective.loss(m) <= cost
-                for objective, cost in (
-                    (OBJECTIVES["latency"], latency),
-                    (OBJECTIVES["size"], size),
-                )
-                if objective in self.objectives and cost is not None
-            )
-        ]
-        if not cheaper:
-            return None
-        best = max(cheaper, key=lambda m: (m.accuracy, -(m.trial or 0)))
-        outcome = self.evaluator.accuracy(
-            Recipe.from_dict(best.recipe), self.evaluator.task.search
-        ).outcome
-        return Rival(f"trial {best.trial}", outcome, self._margin(best, latency, size))
-
-    def _margin(self, rival: Measurement, latency: float | None, size: float) -> float:
-        """How much more accurate than its rival a recipe of these costs must be to be worth it."""
+    def _bar(self, latency: float | None, size: float) -> Bar:
+        """What a recipe of these costs must reach to add to the front."""
+        evaluator, front = self.evaluator, self.front
+        reference = self.problem.reference(evaluator.base.accuracy)
         columns = [
             (objective, cost)
             for objective, cost in ((OBJECTIVES["latency"], latency), (OBJECTIVES["size"], size))
             if objective in self.objectives and cost is not None
         ]
-        costs = np.array([[objective.loss(m) for objective, _ in columns] for m in self.front])
-        accuracy = np.array([m.accuracy for m in self.front])
-        reference = self.problem.reference(self.evaluator.base.accuracy)
         own = np.array([cost for _, cost in columns])
-        return margin(rival.accuracy, own, accuracy, costs, reference)
+        costs = np.array([[objective.loss(m) for objective, _ in columns] for m in front])
+        costs = costs.reshape(len(front), len(columns))
+        accuracy = np.array([m.accuracy for m in front])
+        cheaper = [m for m, theirs in zip(front, costs, strict=True) if (theirs <= own).all()]
+        rival, least = "a trivial answer", reference
+        if cheaper:
+            best = max(cheaper, key=lambda m: (m.accuracy, -(m.trial or 0)))
+            rival, least = f"trial {best.trial}", best.accuracy
+        recipes = [EXACT, *(Recipe.from_dict(m.recipe) for m in front)]
+        known = [evaluator.accuracy(recipe, evaluator.task.search) for recipe in recipes]
+        return Bar(
+            rival,
+            worth(least, own, accuracy, costs, reference),
+            [evaluation.outcome for evaluation in known],
+        )
 
     def _standing(self) -> str:
         base = self.evaluator.base

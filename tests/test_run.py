@@ -22,7 +22,7 @@ from axsearch.calibration.warm_start import uniform, warm_start
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.latency import measure_latency
-from axsearch.evaluation.stages import DominatedError, Rival
+from axsearch.evaluation.stages import Bar, DominatedError
 from axsearch.holdout import evaluate_front, holdout_speed
 from axsearch.interrupts import Interrupts
 from axsearch.measurement import Measurement
@@ -234,11 +234,11 @@ def test_trials_is_the_total_and_nothing_is_evaluated_twice(
 ) -> None:
     run(trials=3)
     evaluated: list[int] = []
-    in_stages = Evaluator._in_stages
+    predictions = Evaluator._predictions
     monkeypatch.setattr(
         Evaluator,
-        "_in_stages",
-        lambda *args, **kwargs: evaluated.append(1) or in_stages(*args, **kwargs),
+        "_predictions",
+        lambda *args, **kwargs: evaluated.append(1) or predictions(*args, **kwargs),
     )
     assert len(run(trials=3).measurements) == 3
     assert evaluated == []
@@ -314,7 +314,7 @@ def test_signals_wait_where_a_trial_would_be_lost() -> None:
 def test_numbers_that_are_not_finite_fail_the_trial_and_five_in_a_row_the_run(
     run: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_stages = Evaluator._in_stages
+    predictions = Evaluator._predictions
     broken = {"from": 2, "to": 4}
     calls: list[int] = []
 
@@ -322,10 +322,10 @@ def test_numbers_that_are_not_finite_fail_the_trial_and_five_in_a_row_the_run(
         calls.append(1)
         if broken["from"] <= len(calls) < broken["to"]:
             raise NonFiniteError("The model's logits are not finite.")
-        return in_stages(*args, **kwargs)  # type: ignore[arg-type]
+        return predictions(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Evaluator, "_in_stages", sometimes)
-    study = run(trials=4)
+    monkeypatch.setattr(Evaluator, "_predictions", sometimes)
+    study = run(trials=4, staged=False)
     assert len(study.measurements) == 4
     failed = study.optuna.get_trials(states=(TrialState.FAIL,))
     assert len(failed) == 2
@@ -335,6 +335,25 @@ def test_numbers_that_are_not_finite_fail_the_trial_and_five_in_a_row_the_run(
     with pytest.raises(AxsearchError, match="5 trials in a row"):
         run(trials=30)
     assert len(study.optuna.get_trials(states=(TrialState.COMPLETE,))) == 4
+
+
+@pytest.mark.parametrize(
+    ("fast", "sampler", "given", "used"),
+    [
+        (True, "auto", "auto", "bfloat16"),
+        (False, "auto", "auto", "float32"),
+        (False, "auto", "bfloat16", "bfloat16"),
+        (True, "auto", "float32", "float32"),
+        (True, "axformer", "auto", "float32"),
+    ],
+)
+def test_bfloat16_is_used_where_it_is_fast_and_losses_need_not_be_exact(
+    run: Search, monkeypatch: pytest.MonkeyPatch, fast: bool, sampler: str, given: str, used: str
+) -> None:
+    monkeypatch.setattr("axsearch.run.is_fast", lambda device: fast)
+    workers = watched(monkeypatch)
+    run(trials=1, sampler=sampler, dtype=given)
+    assert workers[0].evaluator.dtype == used
 
 
 def test_what_a_study_is_about_cannot_change(
@@ -406,6 +425,8 @@ def test_a_study_is_found_from_another_folder(
         ({"sampler": "annealing"}, "annealing"),
         ({"sampler": "axformer", "approximations": ("heads",)}, "--approximations head_mask"),
         ({"sampler": "axformer", "staged": True}, "--staged"),
+        ({"sampler": "axformer", "dtype": "bfloat16"}, "--dtype"),
+        ({"dtype": "float16"}, "--dtype"),
         ({"sampler": "axformer", "epsilon": -0.1}, "--epsilon"),
         ({"epsilon": 0.1}, "--epsilon"),
         ({"compensation": "magic"}, "--compensation"),
@@ -451,17 +472,17 @@ def test_limits_make_trials_infeasible_and_keep_them_off_the_front(run: Search) 
 def test_a_second_search_measures_nothing_again(
     run: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, in_stages = run(trials=3), Evaluator._in_stages
+    first, predictions = run(trials=3), Evaluator._predictions
     for name in CALIBRATIONS:
         monkeypatch.setattr(f"axsearch.preparation.{name}", never)
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", never)
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_moments", never)
-    monkeypatch.setattr(Evaluator, "_in_stages", never)
+    monkeypatch.setattr(Evaluator, "_predictions", never)
     before = trials(first)
     assert trials(run(trials=3)) == before
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_moments", measure_moments)
     assert trials(run(trials=3, study="second")) == before  # nor another study of the same
-    monkeypatch.setattr(Evaluator, "_in_stages", in_stages)
+    monkeypatch.setattr(Evaluator, "_predictions", predictions)
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", measure_latency)
     assert trials(run(trials=5))[:3] == before  # more trials, but no calibration
 
@@ -473,13 +494,13 @@ def test_what_is_known_to_be_above_a_limit_is_not_evaluated(
 ) -> None:
     workers = watched(monkeypatch)
     evaluated: list[Recipe] = []
-    in_stages = Evaluator._in_stages
+    predictions = Evaluator._predictions
 
-    def see(self: Evaluator, model: Any, recipe: Recipe, rival: Any) -> object:
+    def see(self: Evaluator, model: Any, recipe: Recipe, *more: Any) -> object:
         evaluated.append(recipe)
-        return in_stages(self, model, recipe, rival)
+        return predictions(self, model, recipe, *more)
 
-    monkeypatch.setattr(Evaluator, "_in_stages", see)
+    monkeypatch.setattr(Evaluator, "_predictions", see)
     monkeypatch.setattr("axsearch.preparation.measure_latency_table", table_by_units)
     study = run(trials=24, sampler=sampler, **{limit: 0.7})
     (worker,) = workers
@@ -550,15 +571,16 @@ def test_trials_that_were_stopped_count_and_stay_off_the_front(
     run: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[int] = []
-    in_stages = Evaluator._in_stages
+    predictions = Evaluator._predictions
 
-    def stop(self: Evaluator, model: Any, recipe: Recipe, rival: Rival | None) -> object:
-        if rival is not None and len(told) < 4:
+    def stop(self: Evaluator, *args: Any) -> object:
+        bar: Bar | None = args[-1]
+        if bar is not None and bar.rival.startswith("trial ") and len(told) < 4:
             told.append(1)
-            raise DominatedError(32, Estimate(0.6, 0.5, 0.7), rival.name)
-        return in_stages(self, model, recipe, rival)
+            raise DominatedError(32, Estimate(0.6, 0.5, 0.7), bar.rival)
+        return predictions(self, *args[:-1], None)
 
-    monkeypatch.setattr(Evaluator, "_in_stages", stop)
+    monkeypatch.setattr(Evaluator, "_predictions", stop)
     monkeypatch.setattr("axsearch.preparation.measure_latency_table", table_by_units)
     study = run(trials=16)
     assert "4 of all trials were stopped: above a limit" in capsys.readouterr().err
@@ -579,25 +601,26 @@ def test_trials_that_were_stopped_count_and_stay_off_the_front(
     assert run(trials=16).optuna.trials[-1].number == 15  # they count when it is resumed too
 
 
-def test_a_rival_costs_no_more_and_is_the_best_of_the_front(finished: tuple[str, Study]) -> None:
+def test_the_bar_is_above_the_best_that_costs_no_more(finished: tuple[str, Study]) -> None:
     storage, study = finished
     worker = WORKERS[storage]
-    for measured in study.measurements:
-        latency, size = measured.objective_latency, measured.size_ratio
-        assert latency is not None
+    floor = worker.problem.reference(study.baseline.accuracy)
+    front = [m.accuracy for m in worker.front]
+    for latency, size in [
+        *((m.objective_latency or 0.0, m.size_ratio) for m in study.measurements), (0.0, 0.0),
+    ]:  # fmt: skip
         cheaper = [
-            m for m in study.front() if m.objective_latency <= latency and m.size_ratio <= size
+            m for m in worker.front if m.objective_latency <= latency and m.size_ratio <= size
         ]
-        rival = worker._rival(latency, size)
+        bar = worker._bar(latency, size)
+        best = max((m.accuracy for m in cheaper), default=floor)
+        assert best <= bar.value <= max(*front, floor) + 0.0201
+        assert [known.values.mean() for known in bar.known] == [study.baseline.accuracy, *front]
         if not cheaper:
-            assert rival is None
+            assert bar.rival == "a trivial answer"
             continue
-        assert rival is not None
-        best = study.trial(int(rival.name.removeprefix("trial ")))
-        assert best in cheaper
-        assert best.accuracy == max(m.accuracy for m in cheaper)
-        assert rival.outcome.values.mean() == best.accuracy
-    assert worker._rival(0.0, 0.0) is None
+        (rival,) = (m for m in cheaper if bar.rival == f"trial {m.trial}")
+        assert rival.accuracy == best
 
 
 @pytest.mark.parametrize(

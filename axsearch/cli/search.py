@@ -90,6 +90,13 @@ def search(
         int | None, typer.Option(help="Validation examples to evaluate on; all if left out.")
     ] = None,
     device: options.Device = "cpu",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="What accuracy is evaluated in: float32, bfloat16 (answers that it could change "
+            "are run again in float32), or auto: bfloat16 where that is faster."
+        ),
+    ] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; this version runs one.")] = 1,
     engine: Annotated[str, typer.Option(help="Where workers run; this version: local.")] = "local",
     text_columns: options.TextColumns = None,
@@ -131,6 +138,7 @@ def search(
             threads=threads,
             search_examples=search_examples,
             device=device,
+            dtype=dtype,
             seed=seed,
         )
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from axsearch.architectures import architecture_of
 from axsearch.errors import AxsearchError
+from axsearch.evaluation.bfloat16 import lowered, settle
 from axsearch.memory import RecentlyUsed, budget
 from axsearch.recipe import Recipe, Setting
 from axsearch.split import Batch, Split
@@ -92,17 +94,49 @@ class Predictor:
         split: Split,
         base: PreTrainedModel | None = None,
         recipe: Recipe | None = None,
+        *,
+        dtype: str = "float32",
     ) -> Predictions:
-        """The answers of a model to every feature; the arguments are those of :meth:`run`."""
+        """The answers of a model to every feature; the first arguments are those of :meth:`run`.
+
+        In ``bfloat16`` answers are those of float32 all the same, see
+        :mod:`axsearch.evaluation.bfloat16`, and losses are nearly so.
+        """
         answers: list[Any] = [None] * len(split)
         losses = np.empty(len(split), np.float32)
+        margins = np.empty(len(split), np.float32)
+        kept: list[Tensor] = [torch.empty(0)] * len(split)
 
         def see(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
-            losses[rows] = self.kind.losses(logits, targets).float().cpu().numpy()
+            losses[rows] = self.kind.losses(logits, targets).cpu().numpy()
             for row, answer in zip(rows, self.kind.decode(logits, split, rows), strict=True):
                 answers[row] = answer
 
-        self.run(model, split, see, base, recipe)
+        def see_half(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
+            see(rows, logits, targets)
+            margins[rows] = self.kind.margins(logits, targets).cpu().numpy()
+            for row, own in zip(rows, logits, strict=True):
+                kept[row] = _unpadded(own, split, row)
+
+        def again(rows: NDArray[np.int64]) -> list[Tensor]:
+            found = []
+            for start in range(0, len(rows), BATCH_SIZE):
+                part = rows[start : start + BATCH_SIZE]
+                batch, targets = self._placed(split.collate(part), split.collate_targets(part))
+                logits = self._logits(model, batch)
+                see(part, logits, targets)
+                found += [_unpadded(own, split, row) for row, own in zip(part, logits, strict=True)]
+            self.layers_run += len(rows) * len(
+                architecture_of(model.config.model_type).layers(model)
+            )
+            return found
+
+        if dtype == "float32":
+            self.run(model, split, see, base, recipe)
+        else:
+            self.run(model, split, see_half, base, recipe, half=lowered(model))
+            with torch.inference_mode():
+                settle(kept, margins, again)
         return Predictions(answers, losses)
 
     def run(
@@ -112,37 +146,47 @@ class Predictor:
         see: Seen,
         base: PreTrainedModel | None = None,
         recipe: Recipe | None = None,
+        half: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Run a model over a split, batch by batch.
 
         With ``base`` and ``recipe``, of which the model was made, layers that were run before are
-        not run again. Raises NonFiniteError where a logit is not finite.
+        not run again. With ``half`` its parameters are these instead. Raises NonFiniteError where a
+        logit is not finite.
         """
-        prefixes = [] if base is None or recipe is None else _prefixes(base, recipe)
+        dtype = "float32" if half is None else "bfloat16"
+        prefixes = [] if base is None or recipe is None else _prefixes(base, recipe, dtype)
         layers = architecture_of(model.config.model_type).layers(model)
         with torch.inference_mode():
             for number, (rows, batch, targets) in enumerate(self._collated(split)):
                 place = (split.fingerprint, number)
                 start = self._start(place, prefixes)
                 with self._from(layers, place, prefixes, start):
-                    logits = self.kind.logits(model(**batch))
-                if not torch.isfinite(logits).all():
-                    raise NonFiniteError("The model's logits are not finite.")
+                    logits = self._logits(model, batch, half)
                 see(rows, logits, targets)
                 self.layers_run += len(rows) * (len(layers) - start)
+
+    def _logits(
+        self, model: PreTrainedModel, batch: Batch, half: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        outputs = model(**batch) if half is None else functional_call(model, dict(half), (), batch)
+        logits = self.kind.logits(outputs).float()
+        if not torch.isfinite(logits).all():
+            raise NonFiniteError("The model's logits are not finite.")
+        return logits
 
     def _collated(self, split: Split) -> list[tuple[NDArray[np.int64], Batch, Tensor]]:
         # Padded once a split, not once a recipe.
         if split.fingerprint not in self._batches:
             self._batches[split.fingerprint] = [
-                (
-                    rows,
-                    {name: tensor.to(self.device) for name, tensor in batch.items()},
-                    split.collate_targets(rows).to(self.device),
-                )
+                (rows, *self._placed(batch, split.collate_targets(rows)))
                 for rows, batch in split.batches(BATCH_SIZE)
             ]
         return self._batches[split.fingerprint]
+
+    def _placed(self, batch: Batch, targets: Tensor) -> tuple[Batch, Tensor]:
+        on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        return on_device, targets.to(self.device)
 
     def _start(self, place: tuple[str, int], prefixes: Sequence[str]) -> int:
         # The last layer's output would serve only the very same recipe, which is not run again.
@@ -187,14 +231,14 @@ class _Given(nn.Module):
 
     def __init__(self, layer: nn.Module, output: Any) -> None:
         super().__init__()
-        self.__dict__["layer"] = layer  # no child
-        self.output = output
+        self.__dict__["_layer"] = layer  # no child
+        self._given = output
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["layer"], name)
+        return getattr(self.__dict__["_layer"], name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.output
+        return self._given
 
 
 def _room(device: str) -> int:
@@ -202,14 +246,19 @@ def _room(device: str) -> int:
     return budget(free=torch.cuda.mem_get_info(device)[0] if cuda else None)
 
 
-def _prefixes(base: PreTrainedModel, recipe: Recipe) -> list[str]:
+def _unpadded(logits: Tensor, split: Split, row: int) -> Tensor:
+    """A feature's logits without those of the tokens that fill its batch."""
+    return logits[: split.lengths[row]] if logits.ndim > 1 else logits
+
+
+def _prefixes(base: PreTrainedModel, recipe: Recipe, dtype: str) -> list[str]:
     """For each layer that stays, a hash of all choices in it and below it."""
     if any(site.repeats > 1 for site in sites_by_id(base).values()):
         return []  # one module is run by several layers
     stays = plan(base, recipe).layers
     # Any k in a model lets all of its layers attend through another function.
     attends = any(isinstance(choice, Setting) for _, _, choice in recipe.choices())
-    digest = hashlib.sha256(f"{recipe.compensation} {attends}".encode())
+    digest = hashlib.sha256(f"{dtype} {recipe.compensation} {attends}".encode())
     found, choices = [], list(recipe.choices())
     for layer in range(stays[-1] + 1 if stays else 0):
         while choices and choices[0][0].layer <= layer:

@@ -30,10 +30,17 @@ from axsearch.evaluation.latency import (
     workload,
 )
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
-from axsearch.evaluation.stages import DominatedError, Rival, Stages, dominated, joined
+from axsearch.evaluation.stages import (
+    STANDARD_ERRORS,
+    Bar,
+    DominatedError,
+    Stages,
+    contested,
+    joined,
+)
 from axsearch.measurement import Measurement
 from axsearch.metrics import estimate
-from axsearch.outcome import Outcome
+from axsearch.outcome import Estimate, Outcome
 from axsearch.progress import progress_bar
 from axsearch.recipe import Recipe
 from axsearch.store.queries import (
@@ -50,6 +57,9 @@ from axsearch.task import Batch, Split, Task, on_device
 
 EXACT = Recipe.of({})
 
+NORMAL = 1.96
+"""Standard errors to either end of a 95 % interval."""
+
 
 class Evaluator:
     """Measures recipes of one task on this machine, keeping every result in the store.
@@ -59,18 +69,26 @@ class Evaluator:
         engine: an open database.
         scenario: what latency is measured for; None leaves latency unmeasured.
         device: where accuracy is evaluated; latency runs on the scenario's device.
+        dtype: what the search split is run in, float32 or bfloat16; answers are those of float32 in
+            both, see :mod:`axsearch.evaluation.bfloat16`.
 
     Attributes:
         table: what latency is predicted from; None to time every recipe's model.
     """
 
     def __init__(
-        self, task: Task, engine: Engine, scenario: Scenario | None, device: str = "cpu"
+        self,
+        task: Task,
+        engine: Engine,
+        scenario: Scenario | None,
+        device: str = "cpu",
+        dtype: str = "float32",
     ) -> None:
         self.task = task
         self.engine = engine
         self.scenario = scenario
         self.device = device
+        self.dtype = dtype
         self.model = on_device(task.model, device)
         self.table: LatencyTable | None = None
         self.predictor = Predictor(task.kind, device)
@@ -103,8 +121,10 @@ class Evaluator:
 
     @cached_property
     def stages(self) -> Stages:
-        """The search split in nested subsets."""
-        return Stages(self.task.search)
+        """The search split in nested subsets, by what the base gives."""
+        search, base = self.task.search, self.accuracy(EXACT, self.task.search)
+        mean = base.outcome.statistic == "mean"
+        return Stages(search, contested(self.losses(EXACT), search.owners) if mean else None)
 
     @property
     def examples_forwarded(self) -> float:
@@ -122,13 +142,13 @@ class Evaluator:
         recipe: Recipe,
         *,
         trial: int | None = None,
-        rival: Callable[[float | None, float], Rival | None] | None = None,
+        bar: Callable[[float | None, float], Bar | None] | None = None,
     ) -> Measurement:
         """Accuracy on the search split, latency and size of a recipe's real, smaller model.
 
         Where there is a latency table that knows the recipe's shapes, latency is what it predicts.
-        With ``rival``, which is told latency and size as ratios to the base and names the best
-        of the front that costs no more, the evaluation is staged.
+        With ``bar``, which is told latency and size as ratios to the base and says what such a
+        recipe must reach, the evaluation is staged.
 
         Raises NonFiniteError where the model does not give finite numbers, DominatedError where
         a staged evaluation was stopped, UsageError where the recipe does not fit the model.
@@ -144,7 +164,7 @@ class Evaluator:
             recipe,
             self.task.search,
             small,
-            rival=None if rival is None else rival(ratio, size_ratio),
+            bar=None if bar is None else bar(ratio, size_ratio),
         )
         return Measurement(
             trial=trial,
@@ -178,21 +198,21 @@ class Evaluator:
         split: Split,
         small: Callable[[], PreTrainedModel] | None = None,
         *,
-        rival: Rival | None = None,
+        bar: Bar | None = None,
     ) -> Evaluation:
         """The metric on a split, from the store where it is known.
 
-        With a ``rival`` the split must be the search split; raises DominatedError where the recipe
+        With a ``bar`` the split must be the search split; raises DominatedError where the recipe
         is confidently below it before all examples were seen.
         """
+        searching = split is self.task.search
         key = EvaluationKey(
             self.task.model_fingerprint,
             self.task.calibration.fingerprint,
             split.fingerprint,
-            "float32",
+            self.dtype if searching else "float32",
             self.task.metric,
         )
-        searching = split is self.task.search
         known = self._known.get(recipe.hash) if searching else None
         known = known or load_evaluation(self.engine, key, recipe.hash)
         if known is not None and known.losses is not None:
@@ -200,10 +220,7 @@ class Evaluator:
                 self._known[recipe.hash] = known
             return known
         model = small() if small is not None else self.shrink(recipe)
-        if searching:
-            predictions = self._in_stages(model, recipe, rival)
-        else:
-            predictions = self.predictor.predict(model, split, self.model, recipe)
+        predictions = self._predictions(model, recipe, split, key.dtype, bar)
         outcome = self.task.kind.outcome(self.task.metric, split, predictions.answers)
         result = Evaluation(*estimate(outcome), outcome, predictions.losses)
         save_evaluation(self.engine, key, recipe, split.name, result)
@@ -211,26 +228,28 @@ class Evaluator:
             self._known[recipe.hash] = result
         return result
 
-    def _in_stages(
-        self, model: PreTrainedModel, recipe: Recipe, rival: Rival | None
+    def _predictions(
+        self, model: PreTrainedModel, recipe: Recipe, split: Split, dtype: str, bar: Bar | None
     ) -> Predictions:
-        # The base and every other recipe are run on the same batches, so that what is kept of
-        # their layers fits, and a stage's answers are those of the whole split.
+        if bar is None:
+            return self.predictor.predict(model, split, self.model, recipe, dtype=dtype)
         stages, kind = self.stages, self.task.kind
         answers: list[Any] = [None] * len(self.task.search)
         losses = np.empty(len(self.task.search), np.float32)
         outcomes: list[Outcome] = []
         for stage, (part, rows) in enumerate(zip(stages.parts, stages.rows, strict=True)):
-            found = self.predictor.predict(model, part, self.model, recipe)
+            found = self.predictor.predict(model, part, self.model, recipe, dtype=dtype)
             losses[rows] = found.losses
             for row, answer in zip(rows, found.answers, strict=True):
                 answers[row] = answer
-            if rival is None or stage == len(stages.parts) - 1:
-                continue
+            if stage == len(stages.parts) - 1:
+                break
             outcomes.append(kind.outcome(self.task.metric, part, found.answers))
             ours = joined(outcomes)
-            if dominated(ours, rival.outcome, stages.seen(stage), rival.margin):
-                raise DominatedError(len(ours), estimate(ours), rival.name)
+            value, error = stages.estimate(ours, stage, bar.known)
+            if value + STANDARD_ERRORS * error < bar.value:
+                estimated = Estimate(value, value - NORMAL * error, value + NORMAL * error)
+                raise DominatedError(len(ours), estimated, bar.rival)
         return Predictions(answers, losses)
 
     def _base_ms(self) -> float:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from axsearch import pareto
 from axsearch.errors import AxsearchError
-from axsearch.metrics import paired_error
+from axsearch.metrics import paired_error, value
 from axsearch.outcome import Estimate, Outcome
 from axsearch.pareto import Floats
 from axsearch.split import Split
@@ -19,11 +21,14 @@ SHARES = (1 / 8, 1 / 2, 1.0)
 FEWEST = 32
 """Examples in the first stage, at least: below that an error of the difference says little."""
 
-STANDARD_ERRORS = 1.64
-"""How far below what it needs a recipe must be to be stopped: 95 %, one-sided."""
+STANDARD_ERRORS = 1.0
+"""How far below what it needs a recipe must be to be stopped: 84 %, one-sided."""
 
 LEAST_GAIN = 0.002
 """What a recipe must add to the front's hypervolume, as a share of it, to be worth the examples."""
+
+LEAST_CONTESTED = 0.05
+"""Of an example whose answer seems certain, on the scale of :func:`contested`, that ends at 1/2."""
 
 
 class DominatedError(AxsearchError):
@@ -31,8 +36,8 @@ class DominatedError(AxsearchError):
 
     Attributes:
         seen: how many examples it was evaluated on.
-        estimate: its metric on them, with its interval.
-        rival: what dominates it, as :class:`Rival` names it.
+        estimate: its metric on all of the split, estimated from them, with its interval.
+        rival: what dominates it, as :class:`Bar` names it.
     """
 
     def __init__(self, seen: int, estimate: Estimate, rival: str) -> None:
@@ -47,63 +52,122 @@ HEADROOM = 0.02
 
 
 @dataclass(frozen=True)
-class Rival:
-    """One of the front that costs no more in any objective.
+class Bar:
+    """What a recipe must reach to be worth all examples.
 
     Attributes:
-        name: what it is called.
-        outcome: what it gave on the whole split.
-        margin: by how much a recipe must be better to add :data:`LEAST_GAIN`.
+        rival: what is the most accurate at no higher cost.
+        value: the metric that adds :data:`LEAST_GAIN` to the front.
+        known: what some complete recipes gave on the whole split, to compare with; at least one.
     """
 
-    name: str
-    outcome: Outcome
-    margin: float = 0.0
+    rival: str
+    value: float
+    known: Sequence[Outcome]
 
 
 class Stages:
-    """A split in nested subsets of 1/8, 1/2 and all examples, the same for every recipe."""
+    """A split in nested subsets of 1/8, 1/2 and all examples, the same for every recipe.
 
-    def __init__(self, split: Split) -> None:
+    Examples on which recipes differ come sooner: drawn without replacement, with chances in
+    proportion to how contested they are. What is the same for all says nothing of who is better.
+
+    Args:
+        split: the whole.
+        contested: of each example, above 0, see :func:`contested`; all alike if None.
+    """
+
+    def __init__(self, split: Split, contested: Floats | None = None) -> None:
         self.split = split
         count = int(split.owners[-1]) + 1
-        order = np.random.default_rng(0).permutation(count)
+        weights = np.ones(count) if contested is None else contested
+        # Sequential Poisson sampling (Ohlsson 1998): the first n are drawn as if n had been asked.
+        order = np.argsort(np.random.default_rng(0).random(count) / weights, kind="stable")
         ends = sorted({max(min(FEWEST, count), round(share * count)) for share in SHARES})
         self.examples = [np.sort(part) for part in np.split(order, ends[:-1])]
         self.parts = [split.take(part) for part in self.examples]
         self.rows = [np.flatnonzero(np.isin(split.owners, part)) for part in self.examples]
+        self._chances = [_chances(weights, end) for end in ends]
 
     def seen(self, stage: int) -> NDArray[np.int64]:
         """The examples of all stages up to this one, in the order in which they were seen."""
         return np.concatenate(self.examples[: stage + 1])
 
+    def estimate(self, ours: Outcome, stage: int, known: Sequence[Outcome]) -> tuple[float, float]:
+        """A recipe's metric on the whole split by the examples of the stages so far, and its error.
 
-def dominated(ours: Outcome, rival: Outcome, seen: NDArray[np.int64], margin: float = 0.0) -> bool:
-    """Whether a recipe is confidently less than ``margin`` above its rival, by the examples seen.
+        Estimated is the difference from another recipe that is known on all examples, that one
+        whose difference has the least error: what differs little is soon known. The examples not
+        seen yet are all that is uncertain, since the objective is the metric on this very split.
+        A mean is estimated by Horvitz and Thompson's estimator, its variance as for Poisson
+        sampling (Särndal, Swensson and Wretman 1992, section 3.5), to which one example is added
+        that differs by a whole point: few that all agree are no proof. Other metrics need examples
+        that are all as likely.
 
-    Compared are the differences on the same examples, pair by pair. The examples not seen yet are
-    all that is uncertain, since the objective is the metric on this very split: the error is that
-    of a sample from it without replacement.
-    """
-    theirs = Outcome(rival.statistic, rival.values[seen])
-    difference, error = paired_error(ours, theirs)
-    left = np.sqrt(1 - len(seen) / len(rival))
-    return bool(difference < margin - STANDARD_ERRORS * error * left)
+        Args:
+            ours: of the examples of :meth:`seen`, in their order.
+            stage: the last one.
+            known: of the whole split, at least one.
+        """
+        seen = self.seen(stage)
+        found = [self._from(other, ours, seen, self._chances[stage]) for other in known]
+        return min(found, key=lambda value_and_error: value_and_error[1])
+
+    def _from(
+        self, other: Outcome, ours: Outcome, seen: NDArray[np.int64], chances: Floats
+    ) -> tuple[float, float]:
+        whole, part = value(other), Outcome(other.statistic, other.values[seen])
+        if ours.statistic != "mean":
+            difference, error = paired_error(ours, part)
+            return whole + difference, error * float(np.sqrt(1 - len(seen) / len(other)))
+        own = chances[seen]
+        difference = np.asarray(ours.values, float) - np.asarray(part.values, float)
+        weighted = difference / own
+        one_more = np.mean(1 - own) * np.mean(1 / own) ** 2
+        variance = np.sum((1 - own) * np.square(weighted)) + one_more
+        return whole + weighted.sum() / len(other), float(np.sqrt(variance)) / len(other)
 
 
-def margin(
-    rival: float, costs: Floats, front_accuracy: Floats, front_costs: Floats, reference: float
-) -> float:
-    """How far above its rival a recipe of these costs must come to add :data:`LEAST_GAIN`.
+def contested(losses: NDArray[np.float32], owners: NDArray[np.int64]) -> Floats:
+    """How likely recipes differ on each example, by the base's losses, (examples,).
+
+    The spread of an answer that is right with probability ``exp(-loss)``.
 
     Args:
-        rival: the accuracy of the rival.
+        losses: of the base, (features,).
+        owners: which example each feature is of, (features,).
+    """
+    right = np.exp(-np.bincount(owners, losses) / np.bincount(owners))
+    spread: Floats = np.sqrt(right * (1 - right))
+    return np.maximum(spread, LEAST_CONTESTED)
+
+
+def _chances(weights: Floats, count: int) -> Floats:
+    """The probability that each example is among ``count`` drawn, (examples,)."""
+    if count >= len(weights):
+        return np.ones(len(weights))
+
+    def missing(logarithm: float) -> float:
+        return float(np.minimum(1.0, np.exp(logarithm) * weights).sum() - count)
+
+    ends = np.log(count / weights.sum()) - 1, 1 - np.log(weights.min())
+    chances: Floats = np.exp(optimize.brentq(missing, *ends)) * weights
+    return np.minimum(1.0, chances)
+
+
+def worth(
+    least: float, costs: Floats, front_accuracy: Floats, front_costs: Floats, reference: float
+) -> float:
+    """The accuracy with which a recipe of these costs adds :data:`LEAST_GAIN`.
+
+    Args:
+        least: what it must reach to add anything: the accuracy of the best at no higher cost.
         costs: of the recipe, (costs,), those that the study minimises, as ratios to the base.
         front_accuracy: of the front's members, (members,).
         front_costs: of the front's members, (members, costs).
         reference: the accuracy below which nothing counts.
     """
-    tried = np.linspace(rival, front_accuracy.max() + HEADROOM, 64)
+    tried = np.linspace(least, front_accuracy.max(initial=least) + HEADROOM, 64)
     gains = pareto.expected_improvement(
         tried,
         np.full(len(tried), 1e-9),  # the improvement itself: nothing is uncertain
@@ -112,9 +176,9 @@ def margin(
         front_costs,
         reference,
     )
-    least = LEAST_GAIN * pareto.hypervolume(front_costs, front_accuracy, reference)
-    worth = np.flatnonzero(gains > least)
-    return float(tried[worth[0] if len(worth) else -1] - rival)
+    enough = LEAST_GAIN * pareto.hypervolume(front_costs, front_accuracy, reference)
+    found = np.flatnonzero(gains > enough)
+    return float(tried[found[0] if len(found) else -1])
 
 
 def joined(outcomes: list[Outcome]) -> Outcome:

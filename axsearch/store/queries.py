@@ -97,14 +97,21 @@ def load_evaluation(engine: Engine, key: EvaluationKey, recipe: str) -> Evaluati
 def load_evaluations(
     engine: Engine, key: EvaluationKey, recipes: Iterable[str]
 ) -> dict[str, Evaluation]:
-    """Stored evaluations by recipe hash; recipes without one are left out."""
-    wanted = select(EvaluationRow).where(
-        # A recipe compensates or does not, so a hash is found under one of the two only.
-        EvaluationRow.model.in_((key.model, key.compensated)),
-        EvaluationRow.split == key.split,
-        EvaluationRow.dtype == key.dtype,
-        EvaluationRow.metric == key.metric,
-        EvaluationRow.recipe.in_(set(recipes)),
+    """Stored evaluations by recipe hash; recipes without one are left out.
+
+    One in float32 serves for every dtype, and goes first.
+    """
+    wanted = (
+        select(EvaluationRow)
+        .order_by(EvaluationRow.dtype)
+        .where(
+            # A recipe compensates or does not, so a hash is found under one of the two only.
+            EvaluationRow.model.in_((key.model, key.compensated)),
+            EvaluationRow.split == key.split,
+            EvaluationRow.dtype.in_((key.dtype, "float32")),
+            EvaluationRow.metric == key.metric,
+            EvaluationRow.recipe.in_(set(recipes)),
+        )
     )
     with Session(engine) as session:
         return {

@@ -52,6 +52,7 @@ class TaskKind(ABC, Generic[E, S]):
         metrics: the metrics by name, each of which may be the accuracy objective; the first is
             it unless another is asked for.
         trivial_answer: in words, what :meth:`trivial_answers` are.
+        largest_logit: whether an answer is the largest logit, or that of each token.
     """
 
     name: ClassVar[str]
@@ -59,6 +60,7 @@ class TaskKind(ABC, Generic[E, S]):
     auto_class: ClassVar[Any]
     metrics: ClassVar[tuple[str, ...]]
     trivial_answer: ClassVar[str]
+    largest_logit: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
@@ -133,6 +135,14 @@ class TaskKind(ABC, Generic[E, S]):
         ``logits`` are those of :meth:`logits`, ``targets`` the batch's of
         :meth:`Split.collate_targets`.
         """
+
+    def margins(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """By how much a difference of two logits must change before an answer does, (features,).
+
+        For kinds whose answer is the :attr:`largest_logit`.
+        """
+        two = logits.topk(2, dim=-1).values
+        return two[..., 0] - two[..., 1]
 
     def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         """The loss of a batch, a number: the sum over its features."""

@@ -31,6 +31,7 @@ class TextClassification(SequenceTask[str]):
     name = "text-classification"
     metrics = ("accuracy", "f1", "matthews_correlation")
     trivial_answer = "one class for all"
+    largest_logit = True
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
         """Whether there are labels that are no fractions."""

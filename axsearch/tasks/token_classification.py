@@ -76,6 +76,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     auto_class = AutoModelForTokenClassification
     metrics = ("f1", "accuracy")
     trivial_answer = "one tag for all"
+    largest_logit = True
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
         """Whether there are tokens, and no labels."""
@@ -224,6 +225,11 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         words = targets != IGNORED
         each = super().divergence(logits, base, targets)
         return (each * words).sum(1) / words.sum(1).clamp(min=1)
+
+    def margins(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The least of the words of each example."""
+        each = super().margins(logits, targets)
+        return each.masked_fill(targets == IGNORED, torch.inf).amin(1)
 
     def decode(
         self, logits: torch.Tensor, split: Sentences, rows: NDArray[Any]

@@ -1,10 +1,12 @@
 """What evaluating the recipes of a search costs, and what the plain path would have cost.
 
-A study of axsearch is replayed, trial by trial, twice in turn: once as axsearch evaluates (slicing,
-length buckets made once, layers run before not run again, a trial written in one transaction), once
-plainly (the model copied, every batch padded to its longest example in the order of the data, all
-layers run, each parameter of a trial committed by itself). Then the trials are replayed in stages:
-how many examples would have been run, and what is left of the hypervolume. For the demo's model:
+A study of axsearch is replayed, trial by trial, three times in turn: twice as axsearch evaluates
+(slicing, weights refit once a block's level, which calibration did before the first trial, length
+buckets made once, layers run before not run again, a trial written in one transaction), in bfloat16
+and in float32; and once plainly (weights refit, the model copied, every batch padded to its longest
+example in the order of the data, all layers run in float32, each parameter of a trial committed by
+itself). Then the trials are replayed in stages: how many examples would have been run, and what is
+left of the hypervolume. For the demo's model:
 
     make demo
     python studies/benchmarks/evaluation.py .cache/movie_reviews/base .cache/movie_reviews/data
@@ -31,7 +33,8 @@ from axsearch import Evaluator, Recipe, Study, Task, search
 from axsearch.architectures import architecture_of
 from axsearch.architectures.modeling.blocks import apply_shapes
 from axsearch.compensation import Moments
-from axsearch.evaluation.stages import Stages, dominated, margin
+from axsearch.evaluation.stages import STANDARD_ERRORS, Stages, worth
+from axsearch.metrics import value
 from axsearch.outcome import Outcome
 from axsearch.pareto import front, hypervolume
 from axsearch.store.database import open_database
@@ -58,6 +61,12 @@ def plain_accuracy(task: Task, recipe: Recipe, state: dict[str, Any]) -> float:
     return float(outcome.values.mean())
 
 
+def refit_all(evaluator: Evaluator, recipes: Sequence[Recipe]) -> None:
+    """Refit the weights of each block's choice, as measuring its damage does."""
+    for site, choices in {pair for recipe in recipes for pair in recipe.sites}:
+        evaluator.shrink(Recipe.of({site: dict(choices)}, "least_squares"))
+
+
 def record(storage: BaseStorage, params: dict[str, int], levels: dict[str, int]) -> None:
     """Write a trial as a sampler and a worker would."""
     study = optuna.create_study(
@@ -72,32 +81,27 @@ def record(storage: BaseStorage, params: dict[str, int], levels: dict[str, int])
 
 
 def staged(
-    task: Task, outcomes: Sequence[Outcome], costs: np.ndarray[Any, Any], trivial: float
+    stages: Stages, outcomes: Sequence[Outcome], costs: np.ndarray[Any, Any], trivial: float
 ) -> tuple[float, list[int]]:
     """The share of examples that a staged search would have run, and the trials it kept."""
-    stages = Stages(task.search)
     kept: list[int] = []
-    accuracy = np.array([outcome.values.mean() for outcome in outcomes])
+    accuracy = np.array([value(outcome) for outcome in outcomes])
     seen_examples = 0
     for number, outcome in enumerate(outcomes):
         points = [(-accuracy[i], *costs[i]) for i in kept]
-        members = [kept[i] for i in front(points)] if kept else []
-        cheaper = [i for i in members if (costs[i] <= costs[number]).all()]
-        rival = max(cheaper, key=lambda i: accuracy[i]) if cheaper else None
-        needed = 0.0
-        if rival is not None:
-            needed = margin(
-                accuracy[rival], costs[number], accuracy[members], costs[members], trivial
-            )
+        members = [kept[i] for i in front(points)]
+        cheaper = [accuracy[i] for i in members if (costs[i] <= costs[number]).all()]
+        least = max(cheaper, default=trivial)
+        needed = worth(least, costs[number], accuracy[members], costs[members], trivial)
         for stage in range(len(stages.parts)):
             seen = stages.seen(stage)
-            last = stage == len(stages.parts) - 1
-            ours = Outcome(outcome.statistic, outcome.values[seen])
-            if last or rival is None:
+            if number == 0 or stage == len(stages.parts) - 1:
                 seen_examples += len(outcome)
                 kept.append(number)
                 break
-            if dominated(ours, outcomes[rival], seen, needed):
+            ours = Outcome(outcome.statistic, outcome.values[seen])
+            found, error = stages.estimate(ours, stage, [outcomes[i] for i in (0, *members)])
+            if found + STANDARD_ERRORS * error < needed:
                 seen_examples += len(seen)
                 break
     return seen_examples / sum(map(len, outcomes)), kept
@@ -124,42 +128,60 @@ def main() -> None:
     recipes = [Recipe.from_dict(m.recipe) for m in study.measurements]
     trials = study.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     levels = {n: d.high for n, d in trials[0].distributions.items()}
-    times: dict[str, list[float]] = {"cheap": [], "plain": []}
-    different = 0
+    times: dict[str, list[float]] = {"bfloat16": [], "float32": [], "plain": []}
+    different = dict.fromkeys(("bfloat16", "float32"), 0)
     with tempfile.TemporaryDirectory() as folder:
-        database = open_database(f"sqlite:///{folder}/cheap.db", create=True)
-        evaluator = Evaluator(task, database.engine, None)
-        moments = evaluator.moments
+        databases = {
+            dtype: open_database(f"sqlite:///{folder}/{dtype}.db", create=True)
+            for dtype in different
+        }
+        ours = {
+            dtype: Evaluator(task, databases[dtype].engine, None, dtype=dtype)
+            for dtype in different
+        }
+        for evaluator in ours.values():
+            refit_all(evaluator, recipes)
+        moments = ours["float32"].moments
         plainly = RDBStorage(f"sqlite:///{folder}/plain.db")
         for trial, recipe in track(
             list(zip(trials, recipes, strict=True)), description="replaying"
         ):
-            started = time.perf_counter()
-            value = evaluator.accuracy(recipe, task.search).value
-            record(database.storage, trial.params, levels)
-            times["cheap"].append(time.perf_counter() - started)
+            values = {}
+            for dtype, evaluator in ours.items():
+                started = time.perf_counter()
+                values[dtype] = evaluator.accuracy(recipe, task.search).value
+                record(databases[dtype].storage, trial.params, levels)
+                times[dtype].append(time.perf_counter() - started)
             started = time.perf_counter()
             anew = Moments(moments.mean, moments.covariance)  # that refits every time
             state = sliced_state(task.model, recipe, anew)
             other = plain_accuracy(task, recipe, state)
             record(plainly, trial.params, levels)
             times["plain"].append(time.perf_counter() - started)
-            different += value != other
+            for dtype in different:
+                different[dtype] += values[dtype] != other
+        evaluator = ours["float32"]
         outcomes = [evaluator.accuracy(recipe, task.search).outcome for recipe in recipes]
+        stages = evaluator.stages
+        passes = {
+            dtype: evaluator.examples_forwarded / (len(recipes) * len(task.search))
+            for dtype, evaluator in ours.items()
+        }
     costs = np.array(
         [[m.objective_latency or 1.0, m.size_ratio] for m in study.measurements], dtype=float
     )
     trivial = task.kind.trivial(task.metric, task.calibration, task.search)
-    share, kept = staged(task, outcomes, costs, trivial)
-    accuracy = np.array([outcome.values.mean() for outcome in outcomes])
+    share, kept = staged(stages, outcomes, costs, trivial)
+    accuracy = np.array([value(outcome) for outcome in outcomes])
     volumes = [hypervolume(costs[i], accuracy[i], trivial) for i in (range(len(costs)), kept)]
     result = {
         "sampler": options.sampler, "recipes": len(recipes), "examples": len(task.search),
         "threads": options.threads,
         "seconds": {way: float(np.sum(own)) for way, own in times.items()},
-        "ratio": float(np.sum(times["cheap"]) / np.sum(times["plain"])),
-        "different_accuracies": different,
-        "passes": evaluator.examples_forwarded / (len(recipes) * len(task.search)),
+        "ratio": {
+            dtype: float(np.sum(times[dtype]) / np.sum(times["plain"])) for dtype in different
+        },
+        "different_accuracies": different, "passes": passes,
         "staged": {
             "examples": share, "kept": len(kept), "hypervolume": volumes[1] / volumes[0],
         },

@@ -1,0 +1,73 @@
+"""Evaluation in bfloat16 that gives the answers of float32.
+
+Of two logits the larger can only be another one in bfloat16 where their difference deviates by more
+than it is large. So the features whose closest logits are closest together are run again in float32
+and the deviation is read off them, until all others have logits that lie further apart than a
+multiple of the largest deviation found. What float32 answers for those that were run again is what
+counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+SAFETY = 2.0
+"""How many times the largest deviation found an answer's logits must lie apart to be believed."""
+
+AGAIN = 1 / 64
+FEWEST = 8
+"""Features that are run again at least: a share of all, and a number."""
+
+
+def is_fast(device: str) -> bool:
+    """Whether the device multiplies bfloat16 matrices faster than float32 ones."""
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and any(
+        getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile")
+    )
+
+
+def lowered(model: PreTrainedModel) -> dict[str, Tensor]:
+    """A model's parameters in bfloat16, by name. Buffers, such as angles of positions, are not."""
+    return {
+        name: parameter.detach().to(torch.bfloat16)
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point()
+    }
+
+
+def settle(
+    logits: Sequence[Tensor],
+    margins: NDArray[np.float32],
+    again: Callable[[NDArray[np.int64]], Sequence[Tensor]],
+) -> dict[int, Tensor]:
+    """The float32 logits of all features whose answer could be another in bfloat16.
+
+    Args:
+        logits: of each feature in bfloat16, (…, classes) each.
+        margins: by how much a difference of two of a feature's logits must change before its answer
+            does, (features,).
+        again: gives the same logits of some features, by their numbers, in float32.
+    """
+    order = np.argsort(margins, kind="stable")
+    apart = margins[order]
+    found: dict[int, Tensor] = {}
+    deviation = 0.0
+    wanted = min(len(order), max(FEWEST, round(AGAIN * len(order))))
+    while len(found) < wanted:
+        rows = order[len(found) : wanted]
+        for row, exact in zip(rows, again(rows), strict=True):
+            change = logits[row] - exact
+            deviation = max(deviation, float((change.amax(-1) - change.amin(-1)).max()))
+            found[int(row)] = exact
+        wanted = max(wanted, int(np.searchsorted(apart, SAFETY * deviation, side="right")))
+    return found
