@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+NEGLIGIBLE = 1e-15
+"""An expected rise of accuracy that is not worth computing what it would add."""
+
 
 def front(points: Sequence[Sequence[float]] | Floats) -> list[int]:
     """The indices of the points that no other dominates; every coordinate is minimised.
@@ -102,11 +105,15 @@ def expected_improvement(
     accuracy, members = front_accuracy[inside][order], front_costs[inside][order]
     edges = np.concatenate(([reference], accuracy, [np.inf]))
     tail = spread[:, None] * _loss_function((edges[None] - mean[:, None]) / spread[:, None])
-    total = np.zeros(len(mean))
-    for step in range(len(accuracy) + 1):
-        if edges[step] == edges[step + 1]:
-            continue
-        total += _not_covered(costs, members[step:]) * (tail[:, step] - tail[:, step + 1])
+    within = tail[:, :-1] - tail[:, 1:]
+    total, open_ = np.zeros(len(mean)), np.ones(len(mean), bool)
+    # From the top, where few members are: what they cover whole is covered further down as well.
+    for step in range(len(accuracy), -1, -1):
+        rows = np.flatnonzero(open_ & (within[:, step] > NEGLIGIBLE))
+        if len(rows):
+            area = _not_covered(costs[rows], members[step:])
+            total[rows] += area * within[rows, step]
+            open_[rows] = area > 0
     return total
 
 

@@ -21,7 +21,7 @@ FLOOR = 1e-4
 STIFFNESS = 0.3
 """The ridge of the corrections, in observations: trials of a dimension before it is believed."""
 
-MOST = 256
+MOST = 192
 """Trials that the Gaussian process is fitted to: the nearest to the front, then the newest."""
 
 SPREADS = (0.004, 0.01, 0.025)

@@ -35,7 +35,7 @@ RECENT = 8
 STARTING = 0.05
 """What an evaluation takes beside its layers, as a share of the base's pass."""
 
-SOURCES = ("knapsack", "switches", "crossovers")
+SOURCES = ("knapsack", "switches")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class AutoSampler(BaseSampler):
     Latency and size of a genome are known before its model is made, so only accuracy is uncertain;
     :class:`axsearch.surrogate.Surrogate` predicts it from damage that was measured once and from
     the trials so far. Candidates are the knapsack's genomes on the corrected damage, for weights
-    drawn at random; level switches of front members (one dimension a level or two up, another down,
-    or one alone); and crossovers of two members, layer by layer. Taken is, of those that no trial
-    has had yet and that keep the known limits, the one with the largest expected hypervolume
-    improvement for what its evaluation must run: layers below the first that differs from one of
-    the last eight trials' need not be run again.
+    drawn at random, and level switches of front members (one dimension a level or two up, another
+    down, or one alone). Taken is, of those that no trial has had yet and that keep the known
+    limits, the one with the largest expected hypervolume improvement for what its evaluation must
+    run: layers below the first that differs from one of the last eight trials' need not be run
+    again.
 
     A proposal depends on the seed and the trials before it alone: one worker
     gives the same trials again, and goes on after a stop as if there had been none. Several workers
@@ -234,8 +234,6 @@ class AutoSampler(BaseSampler):
             found.append(Knapsack(self.problem, surrogate.scale).solve(weights))
         if len(members) and "switches" in self.parts.sources:
             found.append(self._switches(members, random))
-        if len(members) > 1 and "crossovers" in self.parts.sources:
-            found.append(self._crossovers(members, random))
         return np.unique(np.concatenate(found), axis=0)
 
     def _switches(self, members: Genomes, random: np.random.Generator) -> Genomes:
@@ -248,16 +246,6 @@ class AutoSampler(BaseSampler):
         rows[count, down] -= np.where(alone, 0, steps[1])
         clipped: Genomes = np.clip(rows, 0, self.problem.levels - 1)
         return clipped
-
-    def _crossovers(self, members: Genomes, random: np.random.Generator) -> Genomes:
-        count = SWITCHES // 4
-        first, second = members[random.integers(len(members), size=(2, count))]
-        layers = np.empty(len(self.problem.levels), np.int64)
-        for number, columns in enumerate(self.problem.layers.values()):
-            layers[columns] = number
-        mask = random.random((count, len(self.problem.layers)))[:, layers] < 0.5
-        crossed: Genomes = np.where(mask, first, second)
-        return crossed
 
     def _new(self, candidates: Genomes, taken: Collection[bytes]) -> Genomes:
         fresh = [row.tobytes() not in taken for row in candidates]

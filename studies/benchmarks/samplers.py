@@ -60,7 +60,6 @@ PARTS = {
     "auto, no Gaussian process": Parts(process=False),
     "auto, knapsack only": Parts(sources=("knapsack",)),
     "auto, level switches only": Parts(sources=("switches",)),
-    "auto, no crossovers": Parts(sources=("knapsack", "switches")),
     "auto, any candidate": Parts(improve=False),
     "auto, not thrifty": Parts(thrifty=False),
 }
