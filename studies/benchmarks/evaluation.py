@@ -19,6 +19,7 @@ import copy
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,25 +108,8 @@ def staged(
     return seen_examples / sum(map(len, outcomes)), kept
 
 
-def main() -> None:
-    """Replay the study."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="a fine-tuned model")
-    parser.add_argument("data", help="its data: a folder or a hub dataset")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--storage", default="sqlite:///evaluation.db", help="of the study")
-    parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--sampler", default="auto")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    name = f"replay {options.sampler}"
-    study: Study = search(
-        options.model, options.data, storage=options.storage, study=name,
-        trials=options.trials, sampler=options.sampler, staged=False,
-    )  # fmt: skip
-    task = Task.load(options.model, options.data)
-    recipes = [Recipe.from_dict(m.recipe) for m in study.measurements]
+def replay(study: Study, task: Task, recipes: list[Recipe]) -> dict[str, Any]:
+    """What the first trials of a study cost in either way, and whether they gave the same."""
     trials = study.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     levels = {n: d.high for n, d in trials[0].distributions.items()}
     times: dict[str, list[float]] = {"bfloat16": [], "float32": [], "plain": []}
@@ -144,7 +128,7 @@ def main() -> None:
         moments = ours["float32"].moments
         plainly = RDBStorage(f"sqlite:///{folder}/plain.db")
         for trial, recipe in track(
-            list(zip(trials, recipes, strict=True)), description="replaying"
+            list(zip(trials, recipes, strict=False)), description="replaying"
         ):
             values = {}
             for dtype, evaluator in ours.items():
@@ -160,36 +144,60 @@ def main() -> None:
             times["plain"].append(time.perf_counter() - started)
             for dtype in different:
                 different[dtype] += values[dtype] != other
-        evaluator = ours["float32"]
-        outcomes = [evaluator.accuracy(recipe, task.search).outcome for recipe in recipes]
-        stages = evaluator.stages
         passes = {
             dtype: evaluator.examples_forwarded / (len(recipes) * len(task.search))
             for dtype, evaluator in ours.items()
         }
+    seconds = {way: float(np.sum(own)) for way, own in times.items()}
+    return {
+        "recipes": len(recipes), "seconds": seconds,
+        "ratio": {dtype: seconds[dtype] / seconds["plain"] for dtype in different},
+        "different_accuracies": different, "passes": passes,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Make the study where it is not there, and replay it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="a fine-tuned model")
+    parser.add_argument("data", help="its data: a folder or a hub dataset")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--storage", default="sqlite:///evaluation.db", help="of the study")
+    parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--timed", type=int, default=50, help="the first trials, timed either way")
+    parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", "Heartbeat of storage")  # trials are told, not optimised
+    study: Study = search(
+        options.model, options.data, storage=options.storage, study=f"replay {options.sampler}",
+        trials=options.trials, sampler=options.sampler, staged=False,
+    )  # fmt: skip
+    task = Task.load(options.model, options.data)
+    recipes = [Recipe.from_dict(m.recipe) for m in study.measurements]
+    evaluator = Evaluator(task, study.database.engine, None, dtype="bfloat16")
+    outcomes = [evaluator.accuracy(recipe, task.search).outcome for recipe in recipes]
     costs = np.array(
         [[m.objective_latency or 1.0, m.size_ratio] for m in study.measurements], dtype=float
     )
     trivial = task.kind.trivial(task.metric, task.calibration, task.search)
-    share, kept = staged(stages, outcomes, costs, trivial)
+    share, kept = staged(evaluator.stages, outcomes, costs, trivial)
     accuracy = np.array([value(outcome) for outcome in outcomes])
     volumes = [hypervolume(costs[i], accuracy[i], trivial) for i in (range(len(costs)), kept)]
-    result = {
-        "sampler": options.sampler, "recipes": len(recipes), "examples": len(task.search),
-        "threads": options.threads,
-        "seconds": {way: float(np.sum(own)) for way, own in times.items()},
-        "ratio": {
-            dtype: float(np.sum(times[dtype]) / np.sum(times["plain"])) for dtype in different
-        },
-        "different_accuracies": different, "passes": passes,
+    result: dict[str, Any] = {
+        "examples": len(task.search), "threads": options.threads, "trials": len(recipes),
         "staged": {
             "examples": share, "kept": len(kept), "hypervolume": volumes[1] / volumes[0],
         },
     }  # fmt: skip
+    if options.timed:
+        result["timed"] = replay(study, task, recipes[: options.timed])
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "evaluation.json"
     stored = json.loads(target.read_text()) if target.exists() else {}
-    target.write_text(json.dumps({**stored, options.sampler: result}, indent=1) + "\n")
+    stored[f"{options.sampler}, {options.trials} trials"] = result
+    target.write_text(json.dumps(stored, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
