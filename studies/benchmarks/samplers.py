@@ -47,7 +47,9 @@ from axsearch.study import DIVERGENCE_ATTR, MEAN_LOSS_ATTR, NOT_WORSE_ATTR
 from axsearch.surgery import sites_by_id
 
 EXAMPLES = 400
-FEW, MANY, STEPS = 50, 200, 100
+FEW, MANY = 50, 200
+STEPS = 130
+"""Of Kwon et al.'s allocation, which then has run as many examples as auto with its calibration."""
 ABLATIONS = 3
 """Seeds of auto without one of its parts."""
 
