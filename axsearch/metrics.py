@@ -275,17 +275,15 @@ def paired_difference(outcome: Outcome, base: Outcome, seed: int = 0) -> Estimat
 def paired_error(outcome: Outcome, base: Outcome) -> tuple[float, float]:
     """The metric minus the base's on the same examples, and the standard error of that.
 
-    For a mean the error follows from the differences, to which one example better and one worse by
-    a whole point are added (Agresti and Min 2005, on matched pairs): few examples that all agree
-    are no proof. For other metrics it is that of a paired bootstrap.
+    The error is that of a paired bootstrap, to which one example more that differs is added: few
+    examples that all agree are no proof. One moves a mean by 1/n; a metric of spread s over n
+    examples by about 2 s / sqrt(n), which is the same for a share of one half.
     """
-    if outcome.statistic == "mean":
-        difference = np.asarray(outcome.values, float) - np.asarray(base.values, float)
-        count, mean = len(difference), float(difference.mean())
-        spread = (float(np.square(difference).sum()) + 2) / (count + 2) - mean**2
-        return mean, math.sqrt(max(spread, 0.0) / count)
-    resampled = _resampled(outcome, 0) - _resampled(base, 0)
-    return value(outcome) - value(base), float(resampled.std())
+    ours = _resampled(outcome, 0)
+    count = len(outcome)
+    one_more = max(1 / count, 2 * float(ours.std()) / math.sqrt(count))
+    error = math.hypot(float((ours - _resampled(base, 0)).std()), one_more)
+    return value(outcome) - value(base), error
 
 
 def better_and_worse(outcome: Outcome, base: Outcome) -> tuple[int, int]:

@@ -105,8 +105,8 @@ def search(
         search_examples: examples of the validation split to evaluate on; None for all.
         device: cpu, cuda or mps.
         dtype: what accuracy is evaluated in: float32, bfloat16 (the answers are those of float32,
-            see :mod:`axsearch.evaluation.bfloat16`), or auto, bfloat16 where the device is faster
-            in it and the sampler needs no exact losses.
+            see :mod:`axsearch.evaluation.bfloat16`), or auto, what a study that exists began with,
+            else bfloat16 where the device is faster in it and the sampler needs no exact losses.
         seed: of the examples that are drawn, and of the sampler.
 
     Raises:
@@ -160,9 +160,6 @@ def search(
             f"--dtype bfloat16 is for answers that are the largest logit; {loaded.kind.name} needs "
             "float32."
         )
-    if dtype == "auto":
-        half = settles and sampler != "axformer" and is_fast(device)
-        dtype = "bfloat16" if half else "float32"
     positions = architecture_of(loaded.model.config.model_type).longest(loaded.model.config)
     if sequence_length is not None and sequence_length > positions:
         raise UsageError(f"--sequence-length {sequence_length} is above the model's {positions}.")
@@ -197,6 +194,12 @@ def search(
             dropped=dropped,
         )
 
+    known = _known_spec(database, study)
+    if dtype == "auto" and known is not None:
+        dtype = known.dtype
+    elif dtype == "auto":
+        half = settles and sampler != "axformer" and is_fast(device)
+        dtype = "bfloat16" if half else "float32"
     spec = StudySpec(
         model=_lasting(model),
         data=_lasting(data),
@@ -217,8 +220,8 @@ def search(
         splits=loaded.split_fingerprints,
         levels=space_of(units, {}).to_dict(),
         compensation=compensation,
+        dtype=dtype,
     )
-    known = _known_spec(database, study)
     if known is not None and (differences := spec.differences(known)):
         raise UsageError(
             f"Study {study!r} exists with another {'; another '.join(differences)}: "

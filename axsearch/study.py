@@ -95,6 +95,7 @@ class StudySpec(BaseModel):
     splits: dict[str, str]
     levels: dict[str, list[int | None]]
     compensation: Compensation = "none"
+    dtype: str = "float32"
     space_fingerprint: str = ""
     workload: str | None = None
 
@@ -111,7 +112,7 @@ class StudySpec(BaseModel):
             found.append("search space")
         for name in (
             "metric", "objectives", "scenario", "max_drop", "max_latency_ratio", "max_size_ratio",
-            "compensation",
+            "compensation", "dtype",
         ):  # fmt: skip
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
@@ -266,7 +267,7 @@ class Study:
             self.spec.model_fingerprint,
             self.spec.splits["calibration"],
             self.spec.splits[split],
-            "bfloat16",  # or float32: their answers are the same
+            self.spec.dtype if split == "search" else "float32",
             self.spec.metric,
         )
         return load_evaluations(self.database.engine, key, recipes)

@@ -27,6 +27,7 @@ MOST = 192
 SPREADS = (0.004, 0.01, 0.025)
 REACHES = (0.04, 0.1, 0.25)
 NOISE = 0.0015
+SCATTER = 0.01
 """Parts of the way from a trivial answer to the base's accuracy."""
 
 
@@ -37,13 +38,19 @@ class Seen(NamedTuple):
         genomes: (trials, dimensions).
         accuracy: the metric, (trials,).
         divergence: from the base's outputs on the search split, (trials,), NaN where not known.
-        whole: whether all examples were seen, (trials,); all trials were if None.
+        error: the standard error of the accuracy of a trial that was stopped, (trials,), 0 where
+            all examples were seen; they were everywhere if None.
     """
 
     genomes: Genomes
     accuracy: Floats
     divergence: Floats
-    whole: NDArray[np.bool_] | None = None
+    error: Floats | None = None
+
+    @property
+    def errors(self) -> Floats:
+        """The errors, (trials,), also where all are 0."""
+        return np.zeros(len(self.accuracy)) if self.error is None else self.error
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Surrogate:
         with _one_thread():
             if correct:
                 self.scale = _corrections(problem, seen)
-            self.curve = _fit_curve(problem, self.damage(seen.genomes), seen.accuracy)
+            self.curve = _fit_curve(problem, self.damage(seen.genomes), seen)
             self._unit = max(self.curve.high - self.curve.low, 1e-6)
             if process and len(seen.accuracy) > 2:
                 self._process = self._fit_process(seen)
@@ -121,7 +128,7 @@ class Surrogate:
             rest = np.setdiff1d(np.arange(len(left)), rows)
             rows = np.concatenate((rows, rest[-(MOST - len(rows)) :]))
         logs, roots = self._places(seen.genomes[rows])
-        return _Process.fitted(logs, roots, left[rows])
+        return _Process.fitted(logs, roots, left[rows], seen.errors[rows] / self._unit)
 
 
 @dataclass(frozen=True)
@@ -139,14 +146,15 @@ class _Process:
     weights: Floats
 
     @classmethod
-    def fitted(cls, logs: Floats, roots: Floats, values: Floats) -> _Process:
+    def fitted(cls, logs: Floats, roots: Floats, values: Floats, errors: Floats) -> _Process:
         best, found = -np.inf, None
+        noise = NOISE**2 + np.square(errors)
         base, near = _kernels(logs, roots, logs, roots)
         shapes = [0.5 * base + 0.5 * np.exp(-near / (2 * reach**2)) for reach in REACHES]
         for spread in SPREADS:
             for reach, shape in zip(REACHES, shapes, strict=True):
                 cover = spread**2 * shape
-                cover[np.diag_indices_from(cover)] += NOISE**2
+                cover[np.diag_indices_from(cover)] += noise
                 factor: Floats = np.linalg.cholesky(cover).astype(float, copy=False)
                 weights = linalg.cho_solve((factor, True), values, check_finite=False)
                 likelihood = -0.5 * values @ weights - np.log(np.diag(factor)).sum()
@@ -215,9 +223,10 @@ def _corrections(problem: Problem, seen: Seen) -> Floats:
     return np.exp(np.clip(solved[2 : 2 + shares.shape[1]] / slope, -1.5, 1.5))
 
 
-def _fit_curve(problem: Problem, damage: Floats, accuracy: Floats) -> Curve:
+def _fit_curve(problem: Problem, damage: Floats, seen: Seen) -> Curve:
     """The curve with the least squared error, among those of a grid."""
-    exact = damage <= 0
+    accuracy = seen.accuracy
+    exact = (damage <= 0) & (seen.errors == 0)
     high = float(accuracy[exact].max()) if exact.any() else float(accuracy.max(initial=1.0))
     low = min(problem.trivial, high - 1e-3)
     target = (accuracy - low) / (high - low)
@@ -225,7 +234,8 @@ def _fit_curve(problem: Problem, damage: Floats, accuracy: Floats) -> Curve:
     # As much as two trials say of a curve as it usually is.
     usual = np.square(np.log(scales / 0.4))[:, None] / 50 + np.square(powers - 1.3)[None] / 50
     fell = np.exp(-((damage[None, None] / scales[:, None, None]) ** powers[None, :, None]))
-    errors = np.square(fell - target).sum(axis=2) + 0.01 * usual
+    weights = 1 / (1 + np.square(seen.errors / SCATTER))
+    errors = (np.square(fell - target) * weights).sum(axis=2) + 0.01 * usual
     i, j = np.unravel_index(int(errors.argmin()), errors.shape)
     return Curve(high, low, float(scales[i]), float(powers[j]))
 

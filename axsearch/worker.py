@@ -270,11 +270,11 @@ class Worker:
         costs = costs.reshape(len(front), len(columns))
         accuracy = np.array([m.accuracy for m in front])
         cheaper = [m for m, theirs in zip(front, costs, strict=True) if (theirs <= own).all()]
-        rival, least = "a trivial answer", reference
+        rival, least = "the least that counts", reference
         if cheaper:
             best = max(cheaper, key=lambda m: (m.accuracy, -(m.trial or 0)))
             rival, least = f"trial {best.trial}", best.accuracy
-        recipes = [EXACT, *(Recipe.from_dict(m.recipe) for m in front)]
+        recipes = dict.fromkeys((EXACT, *(Recipe.from_dict(m.recipe) for m in front)))
         known = [evaluator.accuracy(recipe, evaluator.task.search) for recipe in recipes]
         return Bar(
             rival,

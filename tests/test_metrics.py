@@ -242,11 +242,12 @@ def test_paired_error_is_that_of_a_bootstrap(statistic: str) -> None:
 
 
 @pytest.mark.parametrize("count", [10, 100, 1000])
-def test_paired_error_of_answers_that_all_agree_is_not_nothing(count: int) -> None:
-    same = Outcome("mean", np.arange(count) % 3 > 0)
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_paired_error_of_answers_that_all_agree_is_that_of_one(statistic: str, count: int) -> None:
+    same = outcome(statistic, count, 0)
     difference, error = paired_error(same, same)
     assert difference == 0
-    assert error == pytest.approx(math.sqrt(2 / (count + 2) / count))
+    assert 1 / count <= error < 4 / count
 
 
 def test_paired_error_of_a_mean_is_never_below_the_bootstrap_s() -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -86,6 +87,9 @@ class Predictor:
         self._kept: RecentlyUsed[tuple[str, int, str], Any] = RecentlyUsed(
             _room(device) if memory is None else memory
         )
+        self._lowered: WeakKeyDictionary[PreTrainedModel, Mapping[str, Tensor]] = (
+            WeakKeyDictionary()
+        )
         self._batches: dict[str, list[tuple[NDArray[np.int64], Batch, Tensor]]] = {}
 
     def predict(
@@ -100,7 +104,8 @@ class Predictor:
         """The answers of a model to every feature; the first arguments are those of :meth:`run`.
 
         In ``bfloat16`` answers are those of float32 all the same, see
-        :mod:`axsearch.evaluation.bfloat16`, and losses are nearly so.
+        :mod:`axsearch.evaluation.bfloat16`, and losses are nearly so. A model whose numbers are
+        not finite in it is run in float32.
         """
         answers: list[Any] = [None] * len(split)
         losses = np.empty(len(split), np.float32)
@@ -119,25 +124,36 @@ class Predictor:
                 kept[row] = _unpadded(own, split, row)
 
         def again(rows: NDArray[np.int64]) -> list[Tensor]:
-            found = []
+            found: dict[int, Tensor] = {}
+            by_length = rows[np.argsort(split.lengths[rows], kind="stable")]
             for start in range(0, len(rows), BATCH_SIZE):
-                part = rows[start : start + BATCH_SIZE]
+                part = by_length[start : start + BATCH_SIZE]
                 batch, targets = self._placed(split.collate(part), split.collate_targets(part))
                 logits = self._logits(model, batch)
                 see(part, logits, targets)
-                found += [_unpadded(own, split, row) for row, own in zip(part, logits, strict=True)]
+                for row, own in zip(part, logits, strict=True):
+                    found[row] = _unpadded(own, split, row)
             self.layers_run += len(rows) * len(
                 architecture_of(model.config.model_type).layers(model)
             )
-            return found
+            return [found[row] for row in rows]
 
+        if dtype != "float32":
+            try:
+                self.run(model, split, see_half, base, recipe, half=self._half(model))
+                with torch.inference_mode():
+                    settle(kept, margins, again)
+            except NonFiniteError:
+                dtype = "float32"  # where numbers may well be finite
         if dtype == "float32":
             self.run(model, split, see, base, recipe)
-        else:
-            self.run(model, split, see_half, base, recipe, half=lowered(model))
-            with torch.inference_mode():
-                settle(kept, margins, again)
         return Predictions(answers, losses)
+
+    def _half(self, model: PreTrainedModel) -> Mapping[str, Tensor]:
+        # Once a model, which is run stage by stage.
+        if model not in self._lowered:
+            self._lowered[model] = lowered(model)
+        return self._lowered[model]
 
     def run(
         self,

@@ -248,7 +248,9 @@ class Evaluator:
             ours = joined(outcomes)
             value, error = stages.estimate(ours, stage, bar.known)
             if value + STANDARD_ERRORS * error < bar.value:
-                estimated = Estimate(value, value - NORMAL * error, value + NORMAL * error)
+                ends = value, value - NORMAL * error, value + NORMAL * error
+                least = 0.0 if ours.statistic == "mean" else -1.0
+                estimated = Estimate(*(float(np.clip(end, least, 1.0)) for end in ends))
                 raise DominatedError(len(ours), estimated, bar.rival)
         return Predictions(answers, losses)
 

@@ -83,7 +83,7 @@ class AutoSampler(BaseSampler):
         self.problem = problem
         self.seed = seed
         self.parts = parts
-        self._read: dict[int, tuple[Row, float, float, bool]] = {}
+        self._read: dict[int, tuple[Row, float, float, float]] = {}
         self._lock = Lock()
         self._proposed: dict[int, Row] = {}
 
@@ -179,12 +179,11 @@ class AutoSampler(BaseSampler):
         high = seen.accuracy[(seen.genomes == 0).all(axis=1)]
         floor = self.problem.reference(float(high[0])) if len(high) else self.problem.trivial
         allowed = self.problem.feasible(seen.genomes) & (seen.accuracy >= floor - 1e-12)
-        if seen.whole is not None:  # the first examples of a trial may all have been easy ones
-            allowed &= seen.whole
+        allowed &= seen.errors == 0  # what is only estimated is not on the front
         return np.flatnonzero(allowed)
 
     def _seen(self, trials: list[FrozenTrial]) -> Seen:
-        """The trials that gave an accuracy; of one that was stopped, that of what was seen."""
+        """The trials that gave an accuracy; of one that was stopped, its estimate."""
         place = self.problem.objectives.index("accuracy")
         for trial in trials:
             if trial.number in self._read or not trial.state.is_finished():
@@ -192,19 +191,21 @@ class AutoSampler(BaseSampler):
             stopped: Mapping[str, Any] = trial.user_attrs.get(STOPPED_ATTR, {})
             if trial.state == TrialState.COMPLETE:
                 value, divergence = trial.values[place], trial.user_attrs.get(DIVERGENCE_ATTR)
+                error = 0.0
             else:
                 value, divergence = stopped.get("value"), None
+                # Ends of a 95 % interval; one that is clipped has been called too narrow.
+                error = (stopped.get("high", 0.0) - stopped.get("low", 0.0)) / 3.92 + 1e-3
             if value is not None and self._whole(trial):
                 missing = np.nan if divergence is None else divergence
-                whole = trial.state == TrialState.COMPLETE
                 self._read[trial.number] = (
-                    self.problem.array(trial.params), value, missing, whole
+                    self.problem.array(trial.params), value, missing, error
                 )  # fmt: skip
         known = [self._read[trial.number] for trial in trials if trial.number in self._read]
         columns = list(zip(*known, strict=True)) or [(), (), (), ()]
         rows = stacked(columns[0], len(self.problem.levels))
         accuracy, divergence = (np.array(column, float) for column in columns[1:3])
-        return Seen(rows, accuracy, divergence, np.array(columns[3], bool))
+        return Seen(rows, accuracy, divergence, np.array(columns[3], float))
 
     def _whole(self, trial: FrozenTrial) -> bool:
         return all(d.name in trial.params for d in self.problem.space.dimensions)

@@ -99,21 +99,18 @@ def load_evaluations(
 ) -> dict[str, Evaluation]:
     """Stored evaluations by recipe hash; recipes without one are left out.
 
-    One in float32 serves for every dtype, and goes first.
+    One in float32 serves where there is none in the key's dtype that has its losses.
     """
-    wanted = (
-        select(EvaluationRow)
-        .order_by(EvaluationRow.dtype)
-        .where(
-            # A recipe compensates or does not, so a hash is found under one of the two only.
-            EvaluationRow.model.in_((key.model, key.compensated)),
-            EvaluationRow.split == key.split,
-            EvaluationRow.dtype.in_((key.dtype, "float32")),
-            EvaluationRow.metric == key.metric,
-            EvaluationRow.recipe.in_(set(recipes)),
-        )
+    wanted = select(EvaluationRow).where(
+        # A recipe compensates or does not, so a hash is found under one of the two only.
+        EvaluationRow.model.in_((key.model, key.compensated)),
+        EvaluationRow.split == key.split,
+        EvaluationRow.dtype.in_((key.dtype, "float32")),
+        EvaluationRow.metric == key.metric,
+        EvaluationRow.recipe.in_(set(recipes)),
     )
     with Session(engine) as session:
+        found = session.scalars(wanted).all()
         return {
             row.recipe: Evaluation(
                 row.value,
@@ -122,7 +119,8 @@ def load_evaluations(
                 Outcome.unpacked(row.statistic, row.outcome),
                 None if row.losses is None else unpacked(row.losses),
             )
-            for row in session.scalars(wanted)
+            # the best last
+            for row in sorted(found, key=lambda r: (r.losses is not None, r.dtype == key.dtype))
         }
 
 

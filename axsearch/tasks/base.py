@@ -141,6 +141,8 @@ class TaskKind(ABC, Generic[E, S]):
 
         For kinds whose answer is the :attr:`largest_logit`.
         """
+        if logits.shape[-1] == 1:
+            return torch.full(logits.shape[:-1], torch.inf, device=logits.device)
         two = logits.topk(2, dim=-1).values
         return two[..., 0] - two[..., 1]
 
