@@ -55,7 +55,7 @@ ABLATIONS = 3
 
 OBJECTIVES = ("accuracy", "latency")
 GENERAL = ("tpe", "nsga2", "gp", "random")
-EPSILONS = (0.1, 0.3)
+EPSILONS = (0.1, 0.3, 1.0)
 PARTS = {
     "auto": Parts(),
     "auto, damage not corrected": Parts(correct=False),
