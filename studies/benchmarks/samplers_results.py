@@ -100,7 +100,8 @@ def picture(facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], path: P
     mpl.rcParams["svg.hashsalt"] = "samplers"  # the same picture for the same numbers
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
     names = [n for n in SHOWN if any(run["contender"] == n for run in runs)]
-    names += sorted({r["contender"] for r in runs if r["contender"].startswith("axformer")})
+    forms = {r["contender"] for r in runs if r["contender"].startswith("axformer")}
+    names += sorted(forms, key=lambda name: -at(facts, runs, name, np.inf))[:2]
     for name in names:
         curves = [curve(facts, run) for run in runs if run["contender"] == name]
         length = min(len(c[0]) for c in curves)
@@ -119,7 +120,7 @@ def picture(facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], path: P
     for axis in axes:
         axis.set_xscale("log")
         axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8, loc="lower right")
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
