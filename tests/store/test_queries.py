@@ -69,10 +69,32 @@ def test_another_model_split_type_or_metric_is_another_evaluation(database: Data
     for other in (
         q.EvaluationKey("x" * 64, KEY.calibration, KEY.split, KEY.dtype, KEY.metric),
         q.EvaluationKey(KEY.model, KEY.calibration, "x" * 64, KEY.dtype, KEY.metric),
-        q.EvaluationKey(KEY.model, KEY.calibration, KEY.split, "bfloat16", KEY.metric),
         q.EvaluationKey(KEY.model, KEY.calibration, KEY.split, KEY.dtype, "f1"),
     ):
         assert q.load_evaluation(database.engine, other, RECIPE.hash) is None
+
+
+def test_float32_serves_where_the_dtype_has_none_with_losses(database: Database) -> None:
+    half = q.EvaluationKey(KEY.model, KEY.calibration, KEY.split, "bfloat16", KEY.metric)
+    right = Outcome("mean", np.array([True]))
+
+    def saved(key: q.EvaluationKey, loss: float | None) -> None:
+        losses = None if loss is None else np.array([loss], np.float32)
+        result = q.Evaluation(0.8, 0.7, 0.9, right, losses)
+        q.save_evaluation(database.engine, key, RECIPE, "search", result)
+
+    def loss_of(key: q.EvaluationKey) -> float | None:
+        found = q.load_evaluation(database.engine, key, RECIPE.hash)
+        return None if found is None or found.losses is None else float(found.losses[0])
+
+    saved(KEY, None)  # as an older version did
+    assert q.load_evaluation(database.engine, half, RECIPE.hash) is not None
+    assert loss_of(half) is None
+    saved(half, 0.25)
+    assert loss_of(half) == 0.25
+    assert loss_of(KEY) is None  # the other way round it does not serve
+    saved(KEY, 0.5)
+    assert (loss_of(half), loss_of(KEY)) == (0.25, 0.5)
 
 
 def test_the_newest_latency_of_a_machine_is_read(database: Database) -> None:
