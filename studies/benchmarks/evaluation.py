@@ -175,11 +175,12 @@ def main() -> None:
         trials=options.trials, sampler=options.sampler, staged=False,
     )  # fmt: skip
     task = Task.load(options.model, options.data)
-    recipes = [Recipe.from_dict(m.recipe) for m in study.measurements]
+    measurements = study.measurements[: options.trials]  # it may have more by now
+    recipes = [Recipe.from_dict(m.recipe) for m in measurements]
     evaluator = Evaluator(task, study.database.engine, None, dtype="bfloat16")
     outcomes = [evaluator.accuracy(recipe, task.search).outcome for recipe in recipes]
     costs = np.array(
-        [[m.objective_latency or 1.0, m.size_ratio] for m in study.measurements], dtype=float
+        [[m.objective_latency or 1.0, m.size_ratio] for m in measurements], dtype=float
     )
     trivial = task.kind.trivial(task.metric, task.calibration, task.search)
     share, kept = staged(evaluator.stages, outcomes, costs, trivial)

@@ -270,12 +270,13 @@ def main() -> None:
         if (run.contender, run.seed) not in done and (not only or run.contender in only)
     ]
 
-    def keep(result: dict[str, Any]) -> None:
-        stored["runs"].append(result)
+    def keep(*results: dict[str, Any]) -> None:
+        stored["runs"].extend(results)
         lines = ",\n".join(json.dumps(run) for run in stored["runs"])
         facts = json.dumps(stored["facts"], indent=1)
         target.write_text(f'{{"facts": {facts},\n"runs": [\n{lines}\n]}}\n')
 
+    keep()  # what calibration took is known once only
     if todo:
         with (
             ProcessPoolExecutor(options.workers, initializer=_begin, initargs=(options,)) as pool,
