@@ -16,6 +16,27 @@ from axsearch.surrogate import Seen
 UNITS: dict[SiteKind, int] = {"attention": 12, "ffn": 3072}
 
 
+def sites_of(layers: int, units: Mapping[SiteKind, int], length: int = 40) -> list[Site]:
+    """The sites of layers that all have these units; ``length`` is the longest input."""
+    return [
+        Site(
+            SiteId(layer, kind),
+            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
+            10,
+            length,
+        )
+        for layer in range(layers)
+        for kind, count in units.items()
+    ]
+
+
+def shares(recipe: Recipe, layer: int) -> list[float]:
+    """What is left of a layer's heads and of its neurons."""
+    kinds: tuple[tuple[SiteKind, str], ...] = (("attention", "heads"), ("ffn", "ffn"))
+    kept = [recipe.at(layer, kind).get(name) for kind, name in kinds]
+    return [len(c.kept) / c.of if isinstance(c, Kept) else 1.0 for c in kept]
+
+
 def problem_of(
     layers: int,
     names: Sequence[str] | None = None,
@@ -27,16 +48,7 @@ def problem_of(
     seed: int = 0,
 ) -> Problem:
     """Random damage that rises from level to level; costs fall with what is kept."""
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            128,
-        )
-        for layer in range(layers)
-        for kind, count in units.items()
-    ]
+    sites = sites_of(layers, units, length=128)
     orders = {site.id: range(site.units.count) for site in sites}
     space = SearchSpace(sites, orders, names=names)
     draw = np.random.default_rng(seed)
@@ -46,10 +58,7 @@ def problem_of(
     }
 
     def size(recipe: Recipe, layer: int) -> float:
-        kept = [
-            len(c.kept) / c.of if isinstance(c := recipe.at(layer, kind).get(name), Kept) else 1.0
-            for kind, name in (("attention", "heads"), ("ffn", "ffn"))
-        ]
+        kept = shares(recipe, layer)
         return (0.27 * kept[0] + 0.54 * kept[1]) / layers
 
     def latency(recipe: Recipe, layer: int) -> float:

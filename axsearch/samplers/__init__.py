@@ -46,6 +46,33 @@ def turn(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
     return sum(other.number < trial.number and not interrupted(other) for other in trials)
 
 
+class GenomeSampler(BaseSampler):
+    """A sampler that proposes a genome as a whole, in ``sample_relative``.
+
+    Args:
+        problem: what is known before the first trial.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The whole space."""
+        return dict(self.problem.space.distributions())
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Exact, for a parameter that is not of the space, or that a given genome leaves open."""
+        return getattr(param_distribution, "low", 0)
+
+
 class PerTrial(BaseSampler):
     """One of Optuna's samplers, made anew for each trial with a seed of its own.
 

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from axsearch import pareto
 from axsearch.calibration.knapsack import Knapsack
 from axsearch.calibration.problem import Floats, Genomes, Problem
-from axsearch.samplers import interrupted, turn
+from axsearch.samplers import GenomeSampler, interrupted, turn
 from axsearch.study import DIVERGENCE_ATTR, STOPPED_ATTR
 from axsearch.surrogate import Seen, Surrogate, stacked
 
@@ -57,7 +57,7 @@ class Parts:
     thrifty: bool = True
 
 
-class AutoSampler(BaseSampler):
+class AutoSampler(GenomeSampler):
     """Proposes what is expected to add most to the hypervolume of the front.
 
     Latency and size of a genome are known before its model is made, so only accuracy is uncertain;
@@ -80,18 +80,12 @@ class AutoSampler(BaseSampler):
     """
 
     def __init__(self, problem: Problem, seed: int, parts: Parts = Parts()) -> None:
-        self.problem = problem
+        super().__init__(problem)
         self.seed = seed
         self.parts = parts
         self._read: dict[int, tuple[Row, float, float, float]] = {}
         self._lock = Lock()
         self._proposed: dict[int, Row] = {}
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """The whole space: all dimensions are chosen together."""
-        return dict(self.problem.space.distributions())
 
     def sample_relative(
         self,
@@ -108,16 +102,6 @@ class AutoSampler(BaseSampler):
             row = self.propose(seen, taken, random)
             self._proposed[trial.number] = row
         return self.problem.genome(row)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Exact, for a parameter that is not of the space."""
-        return getattr(param_distribution, "low", 0)
 
     def propose(self, seen: Seen, taken: Collection[bytes], random: np.random.Generator) -> Row:
         """The next genome as a row, (dimensions,).

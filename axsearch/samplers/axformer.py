@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
+from axsearch.samplers import GenomeSampler
 from axsearch.space import Dimension, SearchSpace
 from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR, STOPPED_ATTR
 
@@ -147,7 +148,7 @@ def steps(problem: Problem, results: Mapping[tuple[int, ...], Result]) -> Iterat
             pending.extendleft(reversed(change.parts))
 
 
-class AxFormerSampler(BaseSampler):
+class AxFormerSampler(GenomeSampler):
     """Proposes the steps of AxFormer's greedy as trials, one after the other.
 
     It holds no state: each time it walks through the study's complete trials anew, so a study that
@@ -167,7 +168,7 @@ class AxFormerSampler(BaseSampler):
             raise UsageError(
                 f"The axformer sampler needs `--approximations {','.join(APPROXIMATIONS)}`."
             )
-        self.problem = problem
+        super().__init__(problem)
 
     def trace(self, study: optuna.Study) -> list[Step]:
         """The steps so far; if the last one has no result, it is to be tried next."""
@@ -176,12 +177,6 @@ class AxFormerSampler(BaseSampler):
     def finished(self, study: optuna.Study) -> bool:
         """Whether every step was made."""
         return self.trace(study)[-1].result is not None
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """The whole genome."""
-        return dict(self.problem.space.distributions())
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -192,16 +187,6 @@ class AxFormerSampler(BaseSampler):
         if step.result is not None:
             step = next(step for step in reversed(walked) if step.kept)
         return {name: step.genome[name] for name in search_space}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """A parameter that is not the space's stays exact."""
-        return 0
 
     def after_trial(
         self,

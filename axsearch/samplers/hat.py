@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.samplers.nsgaii._elite_population_selection_strategy import (
     NSGAIIElitePopulationSelectionStrategy,
@@ -24,7 +24,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.calibration.problem import Genomes, Problem
-from axsearch.samplers import interrupted, turn
+from axsearch.samplers import GenomeSampler, interrupted, turn
 
 POPULATION = 125
 """Members of generation 0: those of the warm start and, for the rest, random ones."""
@@ -53,7 +53,7 @@ def build(problem: Problem, seed: int) -> BaseSampler:
     return HatSampler(problem, seed)
 
 
-class HatSampler(BaseSampler):
+class HatSampler(GenomeSampler):
     """HAT's evolutionary search (arXiv 2005.14187, "Evolutionary Search for SubTransformer").
 
     Generation 0 has 125 members: the trials that others put into the study, and random genomes.
@@ -70,17 +70,11 @@ class HatSampler(BaseSampler):
     """
 
     def __init__(self, problem: Problem, seed: int) -> None:
-        self._problem = problem
+        super().__init__(problem)
         self._seed = seed
         self._names = [d.name for d in problem.space.dimensions]
         self._best = NSGAIIElitePopulationSelectionStrategy(population_size=PARENTS)
         self._bred: tuple[Any, Genomes] | None = None
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Every parameter: a genome is proposed as a whole."""
-        return {**self._problem.space.distributions()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -96,18 +90,7 @@ class HatSampler(BaseSampler):
         row = self._propose(rng, parents, position, {self._row(t) for t in others})
         # Optuna's public API gives samplers no system attributes; its own use the storage as well.
         study._storage.set_trial_system_attr(trial._trial_id, GENERATION_ATTR, generation)
-        return self._problem.genome(row)
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """The exact level, for a parameter that a given genome leaves open."""
-        assert isinstance(param_distribution, IntDistribution)
-        return param_distribution.low
+        return self.problem.genome(row)
 
     def _row(self, trial: FrozenTrial) -> _Row | None:
         # A waiting trial has its genome as fixed parameters only.
@@ -142,7 +125,7 @@ class HatSampler(BaseSampler):
     ) -> _Row:
         repeated = None
         for candidates in self._candidates(rng, parents, position):
-            for row in _rows(candidates[self._problem.feasible(candidates)]):
+            for row in _rows(candidates[self.problem.feasible(candidates)]):
                 if row not in seen:
                     return row
                 repeated = repeated or row
@@ -162,7 +145,7 @@ class HatSampler(BaseSampler):
             mutant = position % 2 == 0 or len(parents) == 1
             for count in _DRAWS:
                 if mutant:
-                    yield mutants(rng, parents, self._problem.levels, count)
+                    yield mutants(rng, parents, self.problem.levels, count)
                 else:
                     yield crossovers(rng, parents, count)
         for count in _DRAWS[:2]:
@@ -172,7 +155,7 @@ class HatSampler(BaseSampler):
         yield rng.permutation(self._everything)
 
     def _random(self, rng: np.random.Generator, count: int) -> Genomes:
-        return rng.integers(self._problem.levels, size=(count, len(self._names)))
+        return rng.integers(self.problem.levels, size=(count, len(self._names)))
 
     def _path(self, rng: np.random.Generator) -> Genomes:
         """From a random genome, one level of a random gene at a time, to the cheapest.
@@ -193,7 +176,7 @@ class HatSampler(BaseSampler):
 
         Gene by gene: costs add up over layers, so that the layers can descend together.
         """
-        problem = self._problem
+        problem = self.problem
         row: NDArray[np.int64] = problem.levels - 1
         if problem.feasible(row[None])[0]:
             return row
@@ -219,7 +202,7 @@ class HatSampler(BaseSampler):
     @cached_property
     def _everything(self) -> Genomes:
         """All genomes of a small space, (genomes, dimensions); none of a large one."""
-        levels = self._problem.levels.tolist()
+        levels = self.problem.levels.tolist()
         if math.prod(levels) > _SMALL:
             return np.empty((0, len(levels)), dtype=np.int64)
         return np.indices(levels).reshape(len(levels), -1).T

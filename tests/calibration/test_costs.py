@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 from families import every_site, random_model, random_recipe, tiny_model
+from problems import sites_of
 from transformers import PreTrainedModel
 
-from axsearch.approximations import Axis, Level, Site, Units
+from axsearch.approximations import Level
 from axsearch.architectures import architectures
 from axsearch.calibration.costs import FASTER, latency_cost, size_cost, slower_levels
 from axsearch.calibration.latency_table import LatencyTable
@@ -110,16 +111,7 @@ def test_latency_is_the_table() -> None:
 def space(
     names: Collection[str], counts: Mapping[SiteKind, int] | None = None, length: int = 40
 ) -> SearchSpace:
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            length,
-        )
-        for layer in range(2)
-        for kind, count in (counts or {"attention": 6, "ffn": 8}).items()
-    ]
+    sites = sites_of(2, counts or {"attention": 6, "ffn": 8}, length)
     return SearchSpace(sites, {s.id: range(s.units.count) for s in sites}, names=names)
 
 

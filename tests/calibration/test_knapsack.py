@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from problems import shares, sites_of
 
-from axsearch.approximations import Axis, Site, Units
 from axsearch.calibration import knapsack as module_under_test
 from axsearch.calibration.damage import neighbours
 from axsearch.calibration.knapsack import Knapsack, sweep
 from axsearch.calibration.problem import Cost, Floats, Genomes, Problem
-from axsearch.recipe import Kept, Recipe, SiteId, SiteKind
+from axsearch.recipe import Recipe, SiteKind
 from axsearch.space import SearchSpace
 
 LAYERS = 3
@@ -24,16 +24,7 @@ LAYERS = 3
 def problem_of(names: Sequence[str], units: Mapping[SiteKind, int], seed: int = 0) -> Problem:
     """Random damage, rising from level to level or not; each layer costs differently."""
     draw = np.random.default_rng(seed)
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            40,
-        )
-        for layer in range(LAYERS)
-        for kind, count in units.items()
-    ]
+    sites = sites_of(LAYERS, units)
     space = SearchSpace(sites, {s.id: range(s.units.count) for s in sites}, names=names)
     damage = {}
     for dimension in space.dimensions:
@@ -43,10 +34,7 @@ def problem_of(names: Sequence[str], units: Mapping[SiteKind, int], seed: int = 
 
     def cost_of(number: int) -> Cost:
         def of_layer(recipe: Recipe, layer: int) -> float:
-            kept = [
-                len(c.kept) / c.of if isinstance(c := recipe.at(layer, kind).get(name), Kept) else 1
-                for kind, name in (("attention", "heads"), ("ffn", "ffn"))
-            ]
+            kept = shares(recipe, layer)
             whole = 0.02 if any(kept) else 0.0
             return float(weights[number, layer] @ kept) + whole
 

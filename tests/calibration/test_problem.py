@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from problems import shares, sites_of
 
-from axsearch.approximations import Axis, Site, Units
 from axsearch.calibration import problem as module_under_test
 from axsearch.calibration.problem import Cost, Genomes, Problem
-from axsearch.recipe import Kept, Recipe, Setting, SiteId, SiteKind
+from axsearch.recipe import Recipe, Setting, SiteKind
 from axsearch.space import SearchSpace
 
 LAYERS = 3
@@ -26,16 +26,7 @@ SPACES: list[Sequence[str] | None] = [
 
 
 def space_of(names: Sequence[str] | None) -> SearchSpace:
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            40,
-        )
-        for layer in range(LAYERS)
-        for kind, count in UNITS.items()
-    ]
+    sites = sites_of(LAYERS, UNITS)
     draw = np.random.default_rng(0)
     orders = {site.id: draw.permutation(site.units.count).tolist() for site in sites}
     return SearchSpace(sites, orders, names=names)
@@ -43,11 +34,8 @@ def space_of(names: Sequence[str] | None) -> SearchSpace:
 
 def size(recipe: Recipe, layer: int) -> float:
     """Is not additive over the blocks of a layer: what is left of a layer without any goes too."""
-    shares = [
-        len(c.kept) / c.of if isinstance(c := recipe.at(layer, kind).get(name), Kept) else 1.0
-        for kind, name in (("attention", "heads"), ("ffn", "ffn"))
-    ]
-    return (0.1 * shares[0] + 0.15 * shares[1] + (0.03 if any(shares) else 0.0)) * (1 + layer / 10)
+    kept = shares(recipe, layer)
+    return (0.1 * kept[0] + 0.15 * kept[1] + (0.03 if any(kept) else 0.0)) * (1 + layer / 10)
 
 
 def latency(recipe: Recipe, layer: int) -> float:

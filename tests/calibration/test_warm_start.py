@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pytest
+from problems import shares, sites_of
 
-from axsearch.approximations import Axis, Level, Site, Units
+from axsearch.approximations import Level
 from axsearch.calibration.problem import Cost, Problem
 from axsearch.calibration.warm_start import CHOICES, RUNGS, hull, uniform, warm_start
-from axsearch.recipe import Kept, Recipe, SiteId, SiteKind
+from axsearch.recipe import Recipe, SiteKind
 from axsearch.space import SearchSpace
 
 LAYERS = 4
@@ -18,10 +19,7 @@ UNITS: dict[SiteKind, int] = {"attention": 12, "ffn": 64}
 
 
 def cost(recipe: Recipe, layer: int) -> float:
-    kept = [
-        len(c.kept) / c.of if isinstance(c := recipe.at(layer, kind).get(name), Kept) else 1.0
-        for kind, name in (("attention", "heads"), ("ffn", "ffn"))
-    ]
+    kept = shares(recipe, layer)
     return 0.08 * kept[0] + 0.12 * kept[1]
 
 
@@ -31,16 +29,7 @@ def problem_of(
     limits: Mapping[str, float] | None = None,
     dropped: Mapping[str, Collection[Level]] | None = None,
 ) -> Problem:
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            40,
-        )
-        for layer in range(LAYERS)
-        for kind, count in UNITS.items()
-    ]
+    sites = sites_of(LAYERS, UNITS)
     orders = {site.id: range(site.units.count) for site in sites}
     space = SearchSpace(sites, orders, names=names, dropped=dropped or {})
     draw = np.random.default_rng(0)

@@ -149,11 +149,18 @@ class TestEstimate:
         spread = np.std(errors, axis=0)
         assert spread[0] < 0.6 * spread[1]
 
-    def test_it_compares_with_what_differs_least(self) -> None:
+    @pytest.mark.parametrize("statistic", ["mean", "f1"])
+    def test_it_compares_with_what_differs_least(self, statistic: str) -> None:
         draw, count = np.random.default_rng(0), 800
         ours, rival = drawn(draw, count, 0.8, 0.7, 0.3)
         sibling = Outcome("mean", ours.values.copy())
         sibling.values[:3] ^= True
+        if statistic == "f1":
+            labels = draw.integers(0, 2, count)
+            ours, rival, sibling = (
+                Outcome("f1", np.stack((labels, np.where(o.values, labels, 1 - labels)), 1))
+                for o in (ours, rival, sibling)
+            )
         stages = Stages(split_of(count))
         assert estimates(stages, 0, ours, [rival, sibling]) == estimates(stages, 0, ours, [sibling])
         assert estimates(stages, 0, ours, [sibling])[1] < estimates(stages, 0, ours, [rival])[1]

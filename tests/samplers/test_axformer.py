@@ -10,11 +10,10 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
+from problems import sites_of
 
-from axsearch.approximations import Axis, Site, Units
 from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
-from axsearch.recipe import SiteId, SiteKind
 from axsearch.samplers import build_sampler, finished
 from axsearch.samplers.axformer import APPROXIMATIONS, AxFormerSampler, Result, build, steps
 from axsearch.space import SearchSpace
@@ -33,17 +32,7 @@ def problem_of(
     names: Sequence[str] = APPROXIMATIONS,
     dropped: dict[str, list[int]] | None = None,
 ) -> Problem:
-    kinds: tuple[tuple[SiteKind, int], ...] = (("attention", heads), ("ffn", neurons))
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            length,
-        )
-        for layer in range(layers)
-        for kind, count in kinds
-    ]
+    sites = sites_of(layers, {"attention": heads, "ffn": neurons}, length)
     orders = {site.id: list(reversed(range(site.units.count))) for site in sites}
     space = SearchSpace(sites, orders, names=names, dropped=dropped or {})
     return Problem(space, ("accuracy", "size"), {}, epsilon=epsilon)

@@ -9,11 +9,11 @@ import numpy as np
 import optuna
 import pytest
 from numpy.typing import NDArray
+from problems import shares, sites_of
 
-from axsearch.approximations import Axis, Site, Units
 from axsearch.calibration.problem import Cost, Problem
 from axsearch.errors import UsageError
-from axsearch.recipe import Kept, Recipe, Setting, SiteId, SiteKind
+from axsearch.recipe import Recipe, Setting, SiteKind
 from axsearch.samplers import build_sampler, check_sampler, finished, sampler_names
 from axsearch.space import SearchSpace
 from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
@@ -24,16 +24,7 @@ UNITS: dict[SiteKind, int] = {"attention": 4, "ffn": 16}
 
 def small_problem(names: Sequence[str] | None = None) -> Problem:
     """Two layers whose costs and damage are known in full; ``names`` are its approximations."""
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            40,
-        )
-        for layer in range(LAYERS)
-        for kind, count in UNITS.items()
-    ]
+    sites = sites_of(LAYERS, UNITS)
     orders = {site.id: list(range(site.units.count)) for site in sites}
     space = SearchSpace(sites, orders, names=names)
     damage: dict[str, NDArray[np.float64]] = {
@@ -46,18 +37,14 @@ def small_problem(names: Sequence[str] | None = None) -> Problem:
 
 def _size(recipe: Recipe, layer: int) -> float:
     """0.3 a layer: 0.1 for its heads, 0.2 for its neurons."""
-    kept = [recipe.at(layer, kind).get(name) for kind, name in _NAMES]
-    shares = [len(c.kept) / c.of if isinstance(c, Kept) else 1.0 for c in kept]
-    return 0.1 * shares[0] + 0.2 * shares[1]
+    kept = shares(recipe, layer)
+    return 0.1 * kept[0] + 0.2 * kept[1]
 
 
 def _latency(recipe: Recipe, layer: int) -> float:
     """0.4 a layer; attending to k keys takes its share of the attention's time."""
     k = recipe.at(layer, "attention").get("topk")
     return _size(recipe, layer) + 0.1 * (k.value / 40 if isinstance(k, Setting) else 1.0)
-
-
-_NAMES: tuple[tuple[SiteKind, str], ...] = (("attention", "heads"), ("ffn", "ffn"))
 
 
 def problem_for(name: str) -> Problem:

@@ -14,10 +14,10 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from problems import shares, sites_of
 
-from axsearch.approximations import Axis, Site, Units
 from axsearch.calibration.problem import Cost, Floats, Genomes, Problem
-from axsearch.recipe import Kept, Recipe, Setting, SiteId, SiteKind
+from axsearch.recipe import Recipe, Setting
 from axsearch.samplers import hat
 from axsearch.samplers.hat import GENERATION_ATTR, HatSampler
 from axsearch.space import SearchSpace
@@ -26,17 +26,7 @@ HEADS, NEURONS = 4, 16
 
 
 def space_of(layers: int, names: tuple[str, ...] | None = None) -> SearchSpace:
-    kinds: tuple[tuple[SiteKind, int], ...] = (("attention", HEADS), ("ffn", NEURONS))
-    sites = [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            40,
-        )
-        for layer in range(layers)
-        for kind, count in kinds
-    ]
+    sites = sites_of(layers, {"attention": HEADS, "ffn": NEURONS})
     orders = {site.id: list(range(site.units.count)) for site in sites}
     return SearchSpace(sites, orders, names=names)
 
@@ -50,10 +40,7 @@ def problem_of(
     """Latency: 0.1 that stays, and for each layer what is kept of its heads and neurons."""
 
     def layer(recipe: Recipe, number: int) -> float:
-        cost = 0.0
-        for kind, choice in (("attention", "heads"), ("ffn", "ffn")):
-            kept = recipe.at(number, kind).get(choice)  # type: ignore[arg-type]
-            cost += len(kept.kept) / kept.of if isinstance(kept, Kept) else 1.0
+        cost = sum(shares(recipe, number))
         topk = recipe.at(number, "attention").get("topk")
         if topk_is_slow and isinstance(topk, Setting):
             cost *= {32: 1.3, 16: 0.8, 8: 1.2}[topk.value]
