@@ -6,7 +6,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency, Scenario
 from axsearch.progress import progress_bar
 from axsearch.recipe import Recipe
-from axsearch.run import load_task
+from axsearch.resume import load_task
 from axsearch.study import Study
 
 

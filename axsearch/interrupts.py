@@ -14,13 +14,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """While open, a signal raises KeyboardInterrupt inside :meth:`at_once`, else at :meth:`check`.
 
-    Optuna asks for a trial and tells its values in several steps; stopped in between, a trial
-    would stay running for good. Outside the main thread Python delivers no signals, so there
-    this does nothing.
+    A trial is claimed and ended in several steps; stopped in between, others would learn of it
+    only later. A second signal does not wait. Outside the main thread Python delivers no signals,
+    so there this does nothing.
     """
 
     def __init__(self) -> None:
-        self.stopped = False
+        self._stopped = False
         self._pending = False
         self._inside = False
         self._before: dict[signal.Signals, object] = {}
@@ -35,7 +35,9 @@ class Interrupts:
             signal.signal(kind, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._pending = self.stopped = True
+        if self._stopped:
+            raise KeyboardInterrupt
+        self._pending = self._stopped = True
         if self._inside:
             self.check()
 

@@ -13,10 +13,17 @@ from axsearch.calibration.importance import PATH, Importance, importance_along_p
 from axsearch.calibration.latency_table import ROUNDS, LatencyTable, measure_latency_table
 from axsearch.calibration.problem import Problem
 from axsearch.evaluation.evaluator import Evaluator
+from axsearch.machine import machine_facts, machine_name, measuring
 from axsearch.progress import console, progress_bar
 from axsearch.recipe import Compensation, SiteId
 from axsearch.space import SearchSpace
-from axsearch.store.queries import load_calibration, save_calibration
+from axsearch.store.queries import (
+    LatencyKey,
+    load_calibration,
+    save_calibration,
+    save_latency_table,
+)
+from axsearch.store.studies import save_machine
 from axsearch.surgery import sites_by_id
 
 Orders = Mapping[SiteId, Sequence[int]]
@@ -58,8 +65,7 @@ def prepare(
     costs = {"size": size_cost(evaluator.model)}
     dropped: Mapping[str, Collection[Level]] = {}
     if evaluator.scenario is not None:
-        batches, workload = evaluator.workload()
-        scenario = evaluator.scenario
+        workload = evaluator.workload[1]
         shapes = hashlib.sha256(repr(sorted(asked.to_dict().items())).encode()).hexdigest()[:8]
         where = hashlib.sha256(f"{machine} {shapes}".encode()).hexdigest()[:16]
         table = LatencyTable.from_dict(
@@ -67,9 +73,7 @@ def prepare(
                 evaluator,
                 (model, workload, f"latency {where}"),
                 "Timing blocks",
-                lambda told: measure_latency_table(
-                    evaluator.model, asked, batches, scenario, on_round=told
-                ).to_dict(),
+                lambda told: _timed(evaluator, asked, told),
                 total=ROUNDS,
             )
         )
@@ -112,6 +116,23 @@ def prepare(
         trivial=task.kind.trivial(task.metric, calibration, task.search),
         epsilon=epsilon,
     )
+
+
+def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, Any]:
+    scenario = evaluator.scenario
+    assert scenario is not None
+    batches, workload = evaluator.workload
+    with measuring():
+        table = measure_latency_table(evaluator.model, space, batches, scenario, on_round=told)
+    save_machine(evaluator.engine, machine_name(), machine_facts())
+    save_latency_table(
+        evaluator.engine,
+        LatencyKey(evaluator.task.model_fingerprint, workload, machine_name()),
+        scenario.to_dict(),
+        {"rest": table.rest, **table.blocks},
+        table.rounds,
+    )
+    return table.to_dict()
 
 
 def _tell(dropped: Mapping[str, Collection[Level]]) -> None:

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 import optuna
 import torch
+from optuna.study import StudyDirection
 
-from axsearch.approximations import Level
 from axsearch.architectures import architecture_of
 from axsearch.calibration.problem import Problem
+from axsearch.dashboard import annotate
+from axsearch.engines import Job, Place, run_workers
 from axsearch.errors import UsageError
 from axsearch.evaluation.bfloat16 import DTYPES, is_fast
-from axsearch.evaluation.evaluator import Evaluator, machine_name
+from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Scenario
-from axsearch.preparation import prepare
+from axsearch.evaluation.size import parameter_count, safetensors_bytes
+from axsearch.machine import machine_facts, machine_name
 from axsearch.progress import console
-from axsearch.recipe import Compensation, SiteId
+from axsearch.recipe import Compensation
+from axsearch.resume import problem_of, spaces
 from axsearch.samplers import build_sampler, check_sampler, own_approximations
-from axsearch.space import SearchSpace, check_names, frozen_sites, shared_layers, supported
+from axsearch.space import check_names, shared_layers, supported
 from axsearch.store.database import Database, open_database
-from axsearch.store.queries import (
+from axsearch.store.studies import (
+    ModelFacts,
+    ask_for,
     delete_study,
+    save_machine,
     save_study,
     study_spec,
 )
-from axsearch.study import (
-    OBJECTIVES,
-    Study,
-    StudySpec,
-)
+from axsearch.study import OBJECTIVES, Settings, Study, StudySpec
 from axsearch.surgery import sites_by_id
 from axsearch.task import Task, check_device
 from axsearch.worker import Worker
+
+HERE = Place()
+"""One worker, in this process."""
 
 
 def search(
@@ -65,6 +72,7 @@ def search(
     search_examples: int | None = None,
     device: str = "cpu",
     dtype: str = "auto",
+    place: Place = HERE,
     seed: int = 0,
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
@@ -107,6 +115,7 @@ def search(
         dtype: what accuracy is evaluated in: float32, bfloat16 (the answers are those of float32,
             see :mod:`axsearch.evaluation.bfloat16`), or auto, what a study that exists began with,
             else bfloat16 where the device is faster in it and the sampler needs no exact losses.
+        place: how many workers run, and where; by default one, in this process.
         seed: of the examples that are drawn, and of the sampler.
 
     Raises:
@@ -167,34 +176,27 @@ def search(
     threads = threads or torch.get_num_threads()  # a number, or a resumed study could mix two
     scenario = Scenario(batch_size, sequence_length, threads, device) if timed else None
     database = open_database(storage, create=True)
+    if masks is not None and not approximations:
+        approximations = supported(masks, list(sites_by_id(loaded.model, loaded.longest).values()))
+    settings = Settings(
+        sampler=sampler,
+        epsilon=epsilon,
+        staged=staged,
+        approximations=None if approximations is None else tuple(approximations),
+        freeze=tuple(freeze),
+    )
     sites = list(sites_by_id(loaded.model, loaded.longest).values())
-    frozen = frozen_sites(freeze, sites)
     if compensation == "bias" and not any(site.units.bias for site in sites):
         raise UsageError(
             "--compensation bias does nothing here: this model's projections have no bias; use "
             "least_squares or none."
         )
-    units = {site.id: range(site.units.count) for site in sites}
-    ways = compensation
-    if masks is not None:
-        approximations = approximations or supported(masks, sites)
-        # Whether the sampler finds what it needs is known before anything is measured.
-        whole = SearchSpace(sites, units, names=approximations, frozen=frozen)
+    whole = spaces(loaded, settings, compensation)(
+        {site.id: range(site.units.count) for site in sites}, {}
+    )
+    if masks is not None:  # whether the sampler finds what it needs is known before all measuring
         build_sampler(sampler, Problem(whole, tuple(objectives), {}), seed)
-
-    def space_of(
-        orders: Mapping[SiteId, Sequence[int]], dropped: Mapping[str, Collection[Level]]
-    ) -> SearchSpace:
-        return SearchSpace(
-            sites,
-            orders,
-            names=approximations,
-            frozen=frozen,
-            compensation=ways,
-            dropped=dropped,
-        )
-
-    known = _known_spec(database, study)
+    known = _known_spec(database, study, objectives)
     if dtype == "auto" and known is not None:
         dtype = known.dtype
     elif dtype == "auto":
@@ -214,72 +216,84 @@ def search(
         max_latency_ratio=max_latency_ratio,
         max_size_ratio=max_size_ratio,
         device=device,
-        machine=machine_name(),
-        seed=seed,
+        machine=machine_name() if known is None else known.machine,
+        seed=seed if known is None else known.seed,
         model_fingerprint=loaded.model_fingerprint,
         splits=loaded.split_fingerprints,
-        levels=space_of(units, {}).to_dict(),
+        levels=whole.to_dict(),
         compensation=compensation,
         dtype=dtype,
     )
-    if known is not None and (differences := spec.differences(known)):
-        raise UsageError(
-            f"Study {study!r} exists with another {'; another '.join(differences)}: "
-            "give this search another --study name."
-        )
+    if known is not None:
+        _refuse(study, spec, known)
     for note in (*loaded.notes, *shared_layers(sites)):
         console.print(note, style="dim")
-    evaluator = Evaluator(loaded, database.engine, scenario, device, dtype)
-    workload = None if scenario is None else evaluator.workload()[1]
-    problem = prepare(
-        evaluator,
-        space_of,
-        machine_name() if known is None else known.machine,
-        objectives=objectives,
-        limits={name: limit for name, limit in limits.items() if limit is not None},
-        epsilon=epsilon,
-        masks=masks is not None,
+    evaluator = Evaluator(loaded, database.engine, scenario, device, dtype, machine=spec.machine)
+    problem = problem_of(evaluator, spec, settings)
+    spec = spec.model_copy(
+        update={
+            "space_fingerprint": problem.space.fingerprint,
+            "workload": None if scenario is None else evaluator.workload[1],
+        }
     )
-    space = problem.space
-    if known is None:
-        spec = spec.model_copy(
-            update={"space_fingerprint": space.fingerprint, "workload": workload}
+    made = _open(database, study, spec, evaluator)
+    if scenario is not None and made.spec.machine != machine_name():
+        console.print(
+            f"Latencies are predicted for the machine that the study began on "
+            f"({made.spec.machine}), not for this one.",
+            style="yellow",
         )
-        save_study(database.engine, study, spec.model_dump(mode="json"))
-        if _known_spec(database, study, made=True) != spec:
-            raise UsageError(f"Study {study!r} was just made by another search; run this again.")
-    elif known.space_fingerprint != space.fingerprint:
-        raise UsageError(f"Study {study!r} exists with another search space; use another name.")
+    ask_for(database.engine, study, trials, settings.model_dump(mode="json"))
+    worker = Worker(made, evaluator, problem, settings)
+    if place == HERE:
+        worker.until(trials)
     else:
-        spec = known
-        if scenario is not None and known.machine != machine_name():
-            console.print(
-                f"Latencies are predicted for the machine that the study began on "
-                f"({known.machine}), not for this one.",
-                style="yellow",
-            )
-    Worker(Study(database, study, spec), evaluator, problem, sampler, staged).until(trials)
-    return Study(database, study, spec)
+        worker.until(1)  # the base, which all workers compare with
+        run_workers(place, Job(storage, study))
+        made.refresh()
+        annotate(made)
+    return made
 
 
-def load_task(spec: StudySpec) -> Task:
-    """The task of a study; raises UsageError where its model or data are not what they were."""
-    check_device(spec.device)
-    task = Task.load(
-        spec.model,
-        spec.data,
-        task=spec.task,
-        metric=spec.metric,
-        text_columns=spec.text_columns,
-        label_column=spec.label_column,
-        search_examples=spec.search_examples,
-        seed=spec.seed,
+def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) -> Study:
+    """The study, made where there is none; one that another search just made is joined.
+
+    Raises UsageError where it is another one.
+    """
+    directions = _directions(spec.objectives)
+    made = optuna.create_study(
+        study_name=name, storage=database.storage, directions=directions, load_if_exists=True
     )
-    if task.model_fingerprint != spec.model_fingerprint:
-        raise UsageError(f"The model {spec.model} is not the one that the study was made with.")
-    if task.split_fingerprints != spec.splits:
-        raise UsageError(f"The data {spec.data} are not those that the study was made with.")
-    return task
+    if made.directions != directions:  # Optuna takes any that exists
+        raise UsageError(f"Study {name!r} exists with other objectives; use another name.")
+    with warnings.catch_warnings():  # metric names are "experimental" since Optuna 3.2
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        made.set_metric_names([OBJECTIVES[o].field for o in spec.objectives])
+    save_machine(database.engine, machine_name(), machine_facts())
+    base = evaluator.model
+    save_study(
+        database.engine,
+        name,
+        made._study_id,
+        spec.model_dump(mode="json"),
+        ModelFacts(
+            name=spec.model,
+            architecture=base.config.model_type,
+            size_bytes=safetensors_bytes(base.state_dict()),
+            parameters=parameter_count(base.state_dict()),
+        ),
+    )
+    study = Study.of(database, name)
+    _refuse(name, spec, study.spec)
+    return study
+
+
+def _refuse(name: str, spec: StudySpec, known: StudySpec) -> None:
+    if differences := spec.differences(known):
+        raise UsageError(
+            f"Study {name!r} exists with another {'; another '.join(differences)}: "
+            "give this search another --study name."
+        )
 
 
 def _check_limits(limits: Mapping[str, float | None]) -> None:
@@ -325,15 +339,22 @@ def _check(
         )
 
 
-def _known_spec(database: Database, name: str, *, made: bool = False) -> StudySpec | None:
-    known = study_spec(database.engine, name)
-    exists = made or name in optuna.get_all_study_names(database.storage)
-    if known is not None and exists:
+def _known_spec(database: Database, name: str, objectives: Sequence[str]) -> StudySpec | None:
+    known, storage = study_spec(database.engine, name), database.storage
+    ids = {frozen.study_name: frozen._study_id for frozen in storage.get_all_studies()}
+    if known is not None and name in ids:
         return StudySpec.model_validate(known)
-    if known is not None:  # it was deleted in the dashboard
+    if known is not None:  # it was deleted by something that does not know axsearch's tables
         delete_study(database.engine, name)
-    elif exists:
+    elif name in ids and (  # one without trials may be another search's, a moment old
+        storage.get_n_trials(ids[name])
+        or storage.get_study_directions(ids[name]) != _directions(objectives)
+    ):
         raise UsageError(
             f"Study {name!r} in this database was not made by axsearch; use another name."
         )
     return None
+
+
+def _directions(objectives: Sequence[str]) -> list[StudyDirection]:
+    return [StudyDirection[OBJECTIVES[name].direction.upper()] for name in objectives]

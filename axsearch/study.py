@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from axsearch import pareto
 from axsearch.errors import AxsearchError, UsageError
+from axsearch.loop import RECIPE_ATTR
 from axsearch.measurement import Measurement
 from axsearch.recipe import Compensation, Recipe
 from axsearch.store.database import Database, open_database
@@ -27,17 +28,14 @@ from axsearch.store.queries import (
     load_evaluations,
     load_ratios,
     load_recipes,
-    study_names,
-    study_spec,
 )
+from axsearch.store.studies import asked_for, study_names, study_spec
 
 MEASUREMENT_ATTR = "measurement"
-RECIPE_ATTR = "recipe"
 MEAN_LOSS_ATTR = "mean_loss"
 NOT_WORSE_ATTR = "not_worse"
 DIVERGENCE_ATTR = "divergence"
 STOPPED_ATTR = "stopped"
-INTERRUPTED_ATTR = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -120,6 +118,21 @@ class StudySpec(BaseModel):
         return found
 
 
+class Settings(BaseModel):
+    """How the trials of a study are run; unlike its spec, another search may change it.
+
+    The fields are arguments of :func:`axsearch.run.search`, with nothing left to be decided.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: str
+    epsilon: float | None
+    staged: bool
+    approximations: tuple[str, ...] | None
+    freeze: tuple[str, ...]
+
+
 class Study:
     """A study in a database, to read from and choose from.
 
@@ -137,12 +150,20 @@ class Study:
     def open(cls, storage: str, name: str) -> Study:
         """Open a study; raises UsageError where the database or the study is not there."""
         database = open_database(storage)
+        try:
+            return cls.of(database, name)
+        except UsageError:
+            database.close()
+            raise
+
+    @classmethod
+    def of(cls, database: Database, name: str) -> Study:
+        """A study of an open database; raises UsageError where it is not there."""
         spec = study_spec(database.engine, name)
         kept = optuna.get_all_study_names(database.storage)  # the dashboard can delete studies
         if spec is None or name not in kept:
             names = [known for known in study_names(database.engine) if known in kept]
             hint = f"it holds {', '.join(names)}" if names else "it holds no study yet"
-            database.close()
             raise UsageError(f"There is no study {name!r} in this database; {hint}.")
         return cls(database, name, StudySpec.model_validate(spec))
 
@@ -151,10 +172,33 @@ class Study:
         """The same study, as Optuna sees it."""
         return optuna.load_study(study_name=self.name, storage=self.database.storage)
 
+    @property
+    def asked(self) -> tuple[int, Settings]:
+        """How many trials its last search wanted, and how they are run.
+
+        Raises UsageError where none has said so, as with studies of older versions.
+        """
+        found = asked_for(self.database.engine, self.name)
+        if found is None:
+            raise UsageError(
+                f"Study {self.name!r} was made by an older axsearch; run `axsearch search` on it "
+                "once."
+            )
+        return found[0], Settings.model_validate(found[1])
+
+    @property
+    def id(self) -> int:
+        """Optuna's id of it."""
+        return self.optuna._study_id
+
     @cached_property
     def measurements(self) -> list[Measurement]:
         """Every finished trial, in the order of their numbers."""
         trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self.measured(trials)
+
+    def measured(self, trials: Sequence[FrozenTrial]) -> list[Measurement]:
+        """What is known of some complete trials."""
         recipes = load_recipes(
             self.database.engine, (trial.user_attrs[RECIPE_ATTR] for trial in trials)
         )

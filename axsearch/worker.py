@@ -1,15 +1,17 @@
-"""One worker: the loop that runs a study's trials."""
+"""One worker: evaluates the trials of a study with a model of its own in memory."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import time
-import warnings
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from axsearch.calibration.damage import divergence_of_losses
 from axsearch.calibration.problem import Genomes, Problem
@@ -17,23 +19,23 @@ from axsearch.calibration.warm_start import warm_start
 from axsearch.dashboard import annotate
 from axsearch.errors import AxsearchError
 from axsearch.evaluation.accuracy import NonFiniteError
-from axsearch.evaluation.evaluator import EXACT, Evaluator, machine_name
+from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.evaluation.stages import Bar, DominatedError, worth
-from axsearch.interrupts import Interrupts
+from axsearch.liveness import is_dead, worker_name
+from axsearch.loop import End, TrialLoop
+from axsearch.machine import machine_name
 from axsearch.measurement import Measurement
 from axsearch.progress import console, progress_bar
 from axsearch.recipe import Recipe
 from axsearch.samplers import build_sampler, finished, own_approximations
-from axsearch.store.queries import save_recipe
 from axsearch.study import (
     DIVERGENCE_ATTR,
-    INTERRUPTED_ATTR,
     MEAN_LOSS_ATTR,
     MEASUREMENT_ATTR,
     NOT_WORSE_ATTR,
     OBJECTIVES,
-    RECIPE_ATTR,
     STOPPED_ATTR,
+    Settings,
     Study,
     front_of,
     limits,
@@ -42,219 +44,242 @@ from axsearch.study import (
 CONSTRAINTS_ATTR = "constraints"
 """Where Optuna kept constraints before version 5; its dashboard reads only this."""
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-MAX_FAILURES = 5
-
 
 class Worker:
-    """One process's work on a study: it asks, measures and tells until enough trials are done.
+    """One process's work on a study.
 
     Args:
         study: to work on.
         evaluator: of the study's task, with its latency table.
         problem: what the sampler is told.
-        sampler: its name.
-        staged: whether to stop evaluating a recipe that confidently adds next to nothing.
+        settings: how trials are run.
     """
 
     def __init__(
-        self, study: Study, evaluator: Evaluator, problem: Problem, sampler: str, staged: bool
+        self, study: Study, evaluator: Evaluator, problem: Problem, settings: Settings
     ) -> None:
         self.study = study
         self.evaluator = evaluator
         self.problem = problem
         self.space = problem.space
-        self.staged = staged
         # A greedy that begins at the base must go through models above a limit.
-        self.greedy = own_approximations(sampler) is not None
+        self.greedy = own_approximations(settings.sampler) is not None
+        self.staged = settings.staged
         self.warm_start = [self.space.exact()] if self.greedy else warm_start(problem)
         self.objectives = [OBJECTIVES[name] for name in study.spec.objectives]
-        storage = study.database.storage
-        self.optuna = optuna.create_study(
-            study_name=study.name,
-            storage=storage,
-            directions=[StudyDirection[o.direction.upper()] for o in self.objectives],
-            load_if_exists=True,
-        )
-        names: list[str] = [o.field for o in self.objectives]
-        with warnings.catch_warnings():  # metric names are "experimental" since Optuna 3.2
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.optuna.set_metric_names(names)
-        self.finished = list(study.measurements)
-        self.stopped = len(self.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
-        self._measured: dict[int, Measurement] = {}
+        self.optuna = study.optuna
+        self.optuna.sampler = build_sampler(settings.sampler, problem, study.spec.seed)
+        self.storage = study.database.storage
+        self.name = worker_name()
+        self.finished: list[Measurement] = []
+        self._seen: set[int] = set()
+        self._has_base = False
         self._front: list[Measurement] | None = None
-        self._evaluating = self._overhead = 0.0
-        self.optuna.sampler = build_sampler(sampler, problem, study.spec.seed)
+        self._evaluating = 0.0
 
     def until(self, wanted: int) -> None:
-        """Run trials until ``wanted`` are finished, the base among them; then time the front."""
+        """Run trials until ``wanted`` models are finished, by all workers; then time the front.
+
+        Raises:
+            AxsearchError: trials keep failing, or the study was deleted.
+            KeyboardInterrupt: a signal came; what was finished is kept.
+        """
+        self._sync()
         try:
-            if self._missing(wanted):
+            if self._count() < wanted or not self._has_base:
                 self._run(wanted)
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
         finally:
-            if self._has_base():
+            self._sync()
+            if self._has_base:
                 self.study.refresh()
                 annotate(self.study)
 
     def _run(self, wanted: int) -> None:
         if self.space.compensation != "none":
             _ = self.evaluator.moments  # with its own progress bar, not in the midst of a trial
-        self._enqueue(self._missing(wanted))
-        began, failures, done = time.monotonic(), 0, 0
-        with progress_bar() as progress, Interrupts() as self._interrupts:
+        self._enqueue(wanted - self._count())
+        began, evaluating = time.monotonic(), 0.0
+        with progress_bar() as progress:
             bar = progress.add_task("Searching", total=wanted, completed=self._count())
-            while self._missing(wanted):
-                if finished(self.optuna.sampler, self.optuna):
-                    console.print(f"The sampler has made all its steps: {self._count()} trials.")
-                    break
-                before, started = self._count(), time.perf_counter()
-                self._evaluating = 0.0
-                self.optuna.optimize(
-                    self._objective, n_trials=1, catch=(NonFiniteError,), callbacks=[self._keep]
-                )
-                self._overhead += time.perf_counter() - started - self._evaluating
-                done += 1
-                self._interrupts.check()
-                if self._count() == before:
-                    failures += 1
-                    if failures == MAX_FAILURES:
-                        raise AxsearchError(
-                            f"{MAX_FAILURES} trials in a row gave numbers that are not finite; "
-                            "check the base model and run the same command to go on."
-                        )
-                    if not self._has_base():  # no study ends without its baseline
-                        self.optuna.enqueue_trial(self.space.exact())
-                    continue
-                failures = 0
+
+            def tell(count: int) -> None:
+                nonlocal evaluating
+                evaluating += self._evaluating
                 standing = self._standing()
-                progress.update(bar, advance=1, description=f"Searching · {standing}")
+                progress.update(bar, completed=count, description=f"Searching · {standing}")
                 if not console.is_terminal:
                     spent = f"{time.monotonic() - began:.0f} s"
-                    console.print(f"trial {self._count()}/{wanted} · {spent} · {standing}")
-        if done:
+                    console.print(f"trial {count}/{wanted} · {spent} · {standing}")
+
+            loop = TrialLoop(
+                self.optuna,
+                self.storage,
+                self,
+                worker=self.name,
+                wanted=max(wanted, self._count() + (not self._has_base)),
+                is_dead=is_dead,
+                on_trial=tell,
+                ready=self._ready,
+            )
+            loop.run()
+        if loop.done:
+            spent = time.monotonic() - began
+            stopped = self.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
             console.print(
-                f"{done} trials in {time.monotonic() - began:.0f} s, of which sampler and storage "
-                f"took {self._overhead / done * 1e3:.0f} ms a trial; {self.stopped} of all trials "
-                "were stopped: above a limit, or confidently adding next to nothing.",
+                f"{loop.done} trials in {spent:.0f} s, of which sampler and storage took "
+                f"{(loop.spent - evaluating) / loop.done * 1e3:.0f} ms a trial; {len(stopped)} of "
+                "all trials were stopped: above a limit, or confidently adding next to nothing.",
                 style="dim",
             )
+
+    def _ready(self) -> bool:
+        """See to the base, without which no study has a baseline; true where all is tried."""
+        if not self._has_base:
+            self._sync()
+        if not self._has_base and self._queue(self.space.exact()) == "given up":
+            raise AxsearchError(
+                "The base itself cannot be evaluated; see why its trials failed, above or in the "
+                "dashboard."
+            )
+        if finished(self.optuna.sampler, self.optuna):
+            console.print(f"The sampler has made all its steps: {self._count()} trials.")
+            return True
+        return False
+
+    def _enqueue(self, room: int) -> None:
+        for genome in self.warm_start:
+            if room <= 0:
+                break
+            room -= self._queue(genome) == "own"
+
+    def _queue(self, genome: Mapping[str, int]) -> str:
+        return self.storage.enqueue(self.study.id, self.space.recipe(genome), genome).state
 
     def _time_front(self) -> None:
         """Time the real models of the front, each in turn with the base."""
         if self.evaluator.scenario is None or self.study.spec.machine != machine_name():
             return
+        self._sync()
         with progress_bar() as progress:
             for member in progress.track(self.front, description="Timing the front"):
                 self.evaluator.latency(Recipe.from_dict(member.recipe))
 
     @property
     def front(self) -> list[Measurement]:
-        """The front so far, kept up to date trial by trial."""
+        """The front so far."""
         if self._front is None:
-            self._front = self._front_of(self.finished)
+            base = self.evaluator.base
+            self._front = front_of(self.study.spec, base, self.finished)
         return self._front
 
-    def _front_of(self, measurements: list[Measurement]) -> list[Measurement]:
-        return front_of(self.study.spec, self.evaluator.base, measurements)
+    def _sync(self) -> None:
+        """Read what was finished, here and elsewhere, since this was called last."""
+        trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        new = [trial for trial in trials if trial.number not in self._seen]
+        if not new:
+            return
+        found = self.study.measured(new)
+        self._seen.update(trial.number for trial in new)
+        self.finished += found
+        self._has_base = self._has_base or any(m.recipe == EXACT.to_dict() for m in found)
+        if self._front is not None:
+            base = self.evaluator.base
+            self._front = front_of(self.study.spec, base, [*self._front, *found])
 
     def _count(self) -> int:
-        return len(self.finished) + self.stopped
+        return self.storage.finished(self.study.id)
 
-    def _missing(self, wanted: int) -> int:
-        # The base's own trial may have been killed: without it a study has no baseline.
-        return max(wanted - self._count(), 0 if self._has_base() else 1)
+    # What the loop evaluates
 
-    def _has_base(self) -> bool:
-        return any(m.recipe == EXACT.to_dict() for m in self.finished)
-
-    def _keep(self, _: optuna.Study, trial: FrozenTrial) -> None:
-        if trial.state == TrialState.COMPLETE:
-            measured = self._measured[trial.number]
-            self.finished.append(measured)
-            if self._front is not None:
-                self._front = self._front_of([*self._front, measured])
-        elif trial.state == TrialState.PRUNED:
-            self.stopped += 1
-        elif not self._interrupts.stopped:
-            console.print(f"Trial {trial.number} failed: its model's logits are not finite.")
-
-    def _enqueue(self, room: int) -> None:
-        # A running trial may be a killed one; one that is alive costs nothing to repeat, since
-        # its results are read from the store.
-        states = (*FINISHED, TrialState.WAITING)
-        begun = self.optuna.get_trials(deepcopy=False, states=states)
-        tried = [t.params or t.system_attrs.get("fixed_params", {}) for t in begun]
-        for genome in [g for g in self.warm_start if g not in tried][:room]:
-            self.optuna.enqueue_trial(genome)
-
-    def _objective(self, trial: optuna.Trial) -> tuple[float, ...]:
-        try:
-            with self._interrupts.at_once():
-                return self._evaluate(trial)
-        except KeyboardInterrupt:
-            trial.set_user_attr(INTERRUPTED_ATTR, True)
-            raise
-
-    def _evaluate(self, trial: optuna.Trial) -> tuple[float, ...]:
+    def recipe(self, trial: optuna.Trial) -> Recipe:
+        """Suggest a genome."""
         genome = {
             name: trial.suggest_int(name, distribution.low, distribution.high)
             for name, distribution in self.space.distributions().items()
         }
-        recipe = self.space.recipe(genome)
-        trial.set_user_attr(RECIPE_ATTR, recipe.hash)  # first: other workers see what runs
-        if recipe != EXACT and not self.greedy:
-            self._check_costs(trial, self.problem.array(genome)[None])
+        return self.space.recipe(genome)
+
+    def evaluate(self, trial: optuna.Trial, recipe: Recipe) -> End:
+        """Evaluate a recipe; raises NonFiniteError where its model gives no finite numbers."""
         started = time.perf_counter()
+        costs = self.problem.array(trial.params)[None]
+        if recipe != EXACT and not self.greedy and not self.problem.feasible(costs)[0]:
+            self._evaluating = 0.0
+            return self._above_a_limit(trial, costs)
+        self._sync()
+        staged = self.staged and recipe != EXACT
+        evaluator, spec = self.evaluator, self.study.spec
+        began = time.perf_counter()
         try:
-            staged = self.staged and recipe != EXACT
-            measurement = self.evaluator.measure(
-                recipe, trial=trial.number, bar=self._bar if staged else None
-            )
-            losses = self.evaluator.losses(recipe)
+            found = evaluator.measure(recipe, trial=trial.number, bar=self._bar if staged else None)
+            losses = evaluator.losses(recipe)
         except DominatedError as stop:
             seen = {"examples": stop.seen, "dominated_by": stop.rival, **stop.estimate._asdict()}
-            self._stop(trial, seen)
+            trial.set_user_attr(STOPPED_ATTR, seen)
+            return End(None, self._columns(time.perf_counter() - started))
         except NonFiniteError:
             trial.set_user_attr(STOPPED_ATTR, {"reason": "numbers that are not finite"})
             raise
         finally:
-            self._evaluating = time.perf_counter() - started
-        self._measured = {trial.number: measurement}
-        base_accuracy, base_losses = self.evaluator.base.accuracy, self.evaluator.losses(EXACT)
-        save_recipe(self.study.database.engine, recipe)
+            self._evaluating = time.perf_counter() - began
+        base_accuracy, base_losses = evaluator.base.accuracy, evaluator.losses(EXACT)
         trial.set_user_attr(
             MEASUREMENT_ATTR,
-            measurement.model_dump(mode="json", exclude={"trial", "recipe", "holdout_accuracy"}),
+            found.model_dump(mode="json", exclude={"trial", "recipe", "holdout_accuracy"}),
         )
         trial.set_user_attr(MEAN_LOSS_ATTR, float(losses.mean(dtype=np.float64)))
         trial.set_user_attr(NOT_WORSE_ATTR, float((losses <= base_losses).mean()))
         trial.set_user_attr(DIVERGENCE_ATTR, divergence_of_losses(losses, base_losses))
-        self._constrain(trial, limits(self.study.spec, base_accuracy, measurement))
-        return tuple(objective.value(measurement) for objective in self.objectives)
+        excess = limits(spec, base_accuracy, found)
+        self._constrain(trial, excess)
+        feasible = all(value <= 1e-12 for value in excess.values())
+        return End(
+            tuple(objective.value(found) for objective in self.objectives),
+            self._columns(time.perf_counter() - started, found, feasible),
+            _files(recipe, found) if feasible and self._is_new(found) else {},
+        )
 
-    def _check_costs(self, trial: optuna.Trial, genome: Genomes) -> None:
-        """Stop a trial that is known to break a limit before its model is made."""
-        if not self.problem.feasible(genome)[0]:
-            excess = self.problem.excess(genome)
-            self._constrain(trial, {name: float(over[0]) for name, over in excess.items()})
-            self._stop(trial, {"reason": "above a limit on latency or size"})
+    def _columns(
+        self, seconds: float, found: Measurement | None = None, feasible: bool = False
+    ) -> dict[str, Any]:
+        columns: dict[str, Any] = {"seconds": seconds, "worker": self.name}
+        if found is None:
+            return columns
+        names = self.study.spec.objectives
+        return columns | {
+            "feasible": feasible,
+            "accuracy": found.accuracy,
+            "accuracy_low": found.accuracy_low,
+            "accuracy_high": found.accuracy_high,
+            "latency": found.objective_latency if "latency" in names else None,
+            "size": found.size_ratio if "size" in names else None,
+            "latency_ratio": found.latency_ratio,
+            "size_ratio": found.size_ratio,
+            "size_bytes": found.size_bytes,
+            "parameters": found.parameters,
+        }
+
+    def _is_new(self, found: Measurement) -> bool:
+        """Whether a model comes on the front; what will be on it in the end does so now."""
+        return found in front_of(self.study.spec, self.evaluator.base, [*self.front, found])
+
+    def _above_a_limit(self, trial: optuna.Trial, genome: Genomes) -> End:
+        """End a trial that is known to break a limit before its model is made."""
+        excess = self.problem.excess(genome)
+        self._constrain(trial, {name: float(over[0]) for name, over in excess.items()})
+        trial.set_user_attr(STOPPED_ATTR, {"reason": "above a limit on latency or size"})
+        return End(None, self._columns(0.0))
 
     def _constrain(self, trial: optuna.Trial, violations: dict[str, float]) -> None:
         for name, value in violations.items():
             trial.set_constraint(name, value)
         if violations:
-            self.study.database.storage.set_trial_system_attr(
+            self.storage.set_trial_system_attr(
                 trial._trial_id, CONSTRAINTS_ATTR, list(violations.values())
             )
-
-    def _stop(self, trial: optuna.Trial, seen: dict[str, object]) -> NoReturn:
-        trial.set_user_attr(STOPPED_ATTR, seen)
-        raise optuna.TrialPruned
 
     def _bar(self, latency: float | None, size: float) -> Bar:
         """What a recipe of these costs must reach to add to the front."""
@@ -283,6 +308,7 @@ class Worker:
         )
 
     def _standing(self) -> str:
+        self._sync()
         base = self.evaluator.base
         # What users ask first: how much faster (or smaller) at no loss?
         name = "latency" if self.study.spec.scenario is not None else "size"
@@ -290,3 +316,15 @@ class Worker:
         as_good = [getattr(m, field) for m in self.finished if m.accuracy >= base.accuracy]
         best = f" · best {name} at no loss {min(as_good):.2f} of the base" if as_good else ""
         return f"front {len(self.front)}{best}"
+
+
+def _files(recipe: Recipe, found: Measurement) -> dict[str, bytes]:
+    """The artifacts of a front member: its recipe, and what each layer keeps."""
+    text = json.dumps({**recipe.to_dict(), "sha256": recipe.hash}, indent=1, sort_keys=True) + "\n"
+    names = list(next(iter(found.choices.values())))
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["layer", *names])
+    for layer, choices in found.choices.items():
+        writer.writerow([layer, *(choices[name] for name in names)])
+    return {"recipe.json": text.encode(), "layers.csv": table.getvalue().encode()}

@@ -41,6 +41,15 @@ LabelColumn = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn at random.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of a Ray cluster; with --engine ray one is made here if left out."),
+]
+Cpus = Annotated[
+    int | None,
+    typer.Option(help="Processors a worker, also its torch threads; shared alike if left out."),
+]
+Gpus = Annotated[float, typer.Option(min=0.0, help="GPUs a worker, for Ray to place it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trial = Annotated[int, typer.Option(min=0, help="Number of a finished trial.")]
 

@@ -8,7 +8,8 @@ import typer
 
 from axsearch.cli import options
 from axsearch.cli.front import print_front
-from axsearch.errors import AxsearchError, UsageError
+from axsearch.engines import Place, check_place
+from axsearch.errors import AxsearchError
 
 
 def search(
@@ -97,8 +98,13 @@ def search(
             "are run again in float32), or auto: bfloat16 where that is faster."
         ),
     ] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes; this version runs one.")] = 1,
-    engine: Annotated[str, typer.Option(help="Where workers run; this version: local.")] = "local",
+    workers: Annotated[
+        int, typer.Option(help="How many processes evaluate; they share the processors.")
+    ] = 1,
+    engine: Annotated[str, typer.Option(help="Where workers run: local or ray.")] = "local",
+    address: options.Address = None,
+    cpus_per_worker: options.Cpus = None,
+    gpus_per_worker: options.Gpus = 0.0,
     text_columns: options.TextColumns = None,
     label_column: options.LabelColumn = None,
     seed: options.Seed = 0,
@@ -108,8 +114,8 @@ def search(
     Example: axsearch search --model base --data nyu-mll/glue:sst2 --storage sqlite:///studies.db
     --study reviews --trials 100
     """
-    if workers != 1 or engine != "local":
-        raise UsageError("This version runs one local worker; use --workers 1 --engine local.")
+    place = Place(workers, engine, address, cpus_per_worker, gpus_per_worker)
+    check_place(place)
     from axsearch.run import search as run
 
     try:
@@ -139,6 +145,7 @@ def search(
             search_examples=search_examples,
             device=device,
             dtype=dtype,
+            place=place,
             seed=seed,
         )
     except KeyboardInterrupt:

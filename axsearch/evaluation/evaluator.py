@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 from transformers import PreTrainedModel
@@ -38,6 +35,7 @@ from axsearch.evaluation.stages import (
     contested,
     joined,
 )
+from axsearch.machine import evaluating, machine_facts, machine_name, measuring
 from axsearch.measurement import Measurement
 from axsearch.metrics import estimate
 from axsearch.outcome import Estimate, Outcome
@@ -52,6 +50,7 @@ from axsearch.store.queries import (
     save_evaluation,
     save_latency,
 )
+from axsearch.store.studies import save_machine
 from axsearch.surgery import plan, shrink, sites_by_id, sliced_state
 from axsearch.task import Batch, Split, Task, on_device
 
@@ -71,6 +70,7 @@ class Evaluator:
         device: where accuracy is evaluated; latency runs on the scenario's device.
         dtype: what the search split is run in, float32 or bfloat16; answers are those of float32 in
             both, see :mod:`axsearch.evaluation.bfloat16`.
+        machine: whose milliseconds to give, if they were measured; this one's if None.
 
     Attributes:
         table: what latency is predicted from; None to time every recipe's model.
@@ -83,12 +83,14 @@ class Evaluator:
         scenario: Scenario | None,
         device: str = "cpu",
         dtype: str = "float32",
+        machine: str | None = None,
     ) -> None:
         self.task = task
         self.engine = engine
         self.scenario = scenario
         self.device = device
         self.dtype = dtype
+        self.machine = machine or machine_name()
         self.model = on_device(task.model, device)
         self.table: LatencyTable | None = None
         self.predictor = Predictor(task.kind, device)
@@ -172,7 +174,7 @@ class Evaluator:
             accuracy=accuracy.value,
             accuracy_low=accuracy.low,
             accuracy_high=accuracy.high,
-            latency_ms=None if ratio is None else ratio * self._base_ms(),
+            latency_ms=None if ratio is None else ratio * self._base_ms,
             latency_ratio=ratio,
             latency_measured=latency is not None,
             size_bytes=size,
@@ -219,8 +221,18 @@ class Evaluator:
             if searching:
                 self._known[recipe.hash] = known
             return known
+        if bar is not None:
+            self._stop_as_before(key, recipe, bar)
         model = small() if small is not None else self.shrink(recipe)
-        predictions = self._predictions(model, recipe, split, key.dtype, bar)
+        try:
+            with evaluating():
+                predictions = self._predictions(model, recipe, split, key.dtype, bar)
+        except DominatedError as stop:
+            partial = Evaluation(*stop.estimate, stop.outcome)
+            save_evaluation(
+                self.engine, key, recipe, split.name, partial, f"{stop.seen}/{len(split)}"
+            )
+            raise
         outcome = self.task.kind.outcome(self.task.metric, split, predictions.answers)
         result = Evaluation(*estimate(outcome), outcome, predictions.losses)
         save_evaluation(self.engine, key, recipe, split.name, result)
@@ -245,19 +257,33 @@ class Evaluator:
             if stage == len(stages.parts) - 1:
                 break
             outcomes.append(kind.outcome(self.task.metric, part, found.answers))
-            ours = joined(outcomes)
-            value, error = stages.estimate(ours, stage, bar.known)
-            if value + STANDARD_ERRORS * error < bar.value:
-                ends = value, value - NORMAL * error, value + NORMAL * error
-                least = 0.0 if ours.statistic == "mean" else -1.0
-                estimated = Estimate(*(float(np.clip(end, least, 1.0)) for end in ends))
-                raise DominatedError(len(ours), estimated, bar.rival)
+            self._check(joined(outcomes), stage, bar)
         return Predictions(answers, losses)
 
+    def _stop_as_before(self, key: EvaluationKey, recipe: Recipe, bar: Bar) -> None:
+        """Stop where what was seen of a recipe before, in another study, is enough."""
+        for stage in range(len(self.stages.parts) - 1):
+            known = load_evaluation(self.engine, key, recipe.hash, self.stages.name(stage))
+            if known is not None:
+                self._check(known.outcome, stage, bar)
+
+    def _check(self, ours: Outcome, stage: int, bar: Bar) -> None:
+        value, error = self.stages.estimate(ours, stage, bar.known)
+        if value + STANDARD_ERRORS * error < bar.value:
+            ends = value, value - NORMAL * error, value + NORMAL * error
+            least = 0.0 if ours.statistic == "mean" else -1.0
+            estimated = Estimate(*(float(np.clip(end, least, 1.0)) for end in ends))
+            raise DominatedError(len(ours), estimated, bar.rival, ours)
+
+    @cached_property
     def _base_ms(self) -> float:
-        known = self.latency(EXACT)
-        assert known is not None
-        return known.base_ms
+        key = LatencyKey(self.task.model_fingerprint, self.workload[1], self.machine)
+        known = load_latency(self.engine, key, EXACT.hash)
+        if known is not None:
+            return known["base_ms"]
+        measured = self.latency(EXACT)
+        assert measured is not None
+        return measured.base_ms
 
     def latency(
         self,
@@ -275,7 +301,7 @@ class Evaluator:
         """
         if self.scenario is None:
             return None
-        examples, fingerprint = self.workload(split, batches)
+        examples, fingerprint = self._workload(split, batches) if split else self.workload
         key = LatencyKey(self.task.model_fingerprint, fingerprint, machine_name())
         known = load_latency(self.engine, key, recipe.hash)
         if known is not None and known["pairs"] >= pairs:
@@ -284,16 +310,19 @@ class Evaluator:
         measured = self._time(model, examples, pairs)
         if recipe == EXACT:
             measured = Latency(**{**asdict(measured), "ratio": 1.0})
+        save_machine(self.engine, key.machine, machine_facts())
         save_latency(self.engine, key, recipe, self.scenario.to_dict(), asdict(measured))
         return measured
 
-    def workload(
-        self, split: Split | None = None, batches: int = OWN_LENGTH_BATCHES
-    ) -> tuple[list[Batch], str]:
+    @cached_property
+    def workload(self) -> tuple[list[Batch], str]:
         """The batches that the scenario times, and a fingerprint of them and the scenario."""
+        return self._workload(self.task.search, OWN_LENGTH_BATCHES)
+
+    def _workload(self, split: Split, batches: int) -> tuple[list[Batch], str]:
         assert self.scenario is not None
         vocabulary = self.model.config.vocab_size
-        examples = workload(split or self.task.search, self.scenario, vocabulary, batches)
+        examples = workload(split, self.scenario, vocabulary, batches)
         digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
         for batch in examples:
             digest.update(batch["input_ids"].numpy().data)
@@ -313,17 +342,9 @@ class Evaluator:
     def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:
         assert self.scenario is not None
         device = self.scenario.device
-        base, small = on_device(self.model, device), on_device(model, device)
-        try:
-            return measure_latency(base, small, batches, scenario=self.scenario, pairs=pairs)
-        finally:
-            on_device(self.model, self.device)
-
-
-def machine_name() -> str:
-    """What makes latencies comparable: host, processor kind, cores and torch version."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return (
-        f"{platform.node()}, {platform.machine()} {capability}, {os.cpu_count()} cores, "
-        f"torch {torch.__version__}"
-    )
+        with measuring():
+            base, small = on_device(self.model, device), on_device(model, device)
+            try:
+                return measure_latency(base, small, batches, scenario=self.scenario, pairs=pairs)
+            finally:
+                on_device(self.model, self.device)

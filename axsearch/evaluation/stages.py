@@ -41,13 +41,15 @@ class DominatedError(AxsearchError):
         seen: how many examples it was evaluated on.
         estimate: its metric on all of the split, estimated from them, with its interval.
         rival: what leaves it no room, as :class:`Bar` names it.
+        outcome: of the examples that were seen.
     """
 
-    def __init__(self, seen: int, estimate: Estimate, rival: str) -> None:
+    def __init__(self, seen: int, estimate: Estimate, rival: str, outcome: Outcome) -> None:
         super().__init__(f"dominated by {rival} after {seen} examples")
         self.seen = seen
         self.estimate = estimate
         self.rival = rival
+        self.outcome = outcome
 
 
 HEADROOM = 0.02
@@ -90,6 +92,10 @@ class Stages:
         self.parts = [split.take(part) for part in self.examples]
         self.rows = [np.flatnonzero(np.isin(split.owners, part)) for part in self.examples]
         self._chances = [_chances(weights, end) for end in ends]
+
+    def name(self, stage: int) -> str:
+        """How the store calls a stage: examples seen, of how many."""
+        return f"{len(self.seen(stage))}/{len(self._chances[stage])}"
 
     def seen(self, stage: int) -> NDArray[np.int64]:
         """The examples of all stages up to this one, in the order in which they were seen."""

@@ -17,7 +17,7 @@ from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import Manifest
 from axsearch.recipe import Recipe
-from axsearch.run import load_task
+from axsearch.resume import load_task
 from axsearch.study import Study
 from axsearch.surgery import plan
 from axsearch.task import on_device

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from axsearch import discovery
 from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
-from axsearch.study import INTERRUPTED_ATTR
+from axsearch.store.work_storage import INTERRUPTED_ATTR
 
 
 @runtime_checkable
@@ -34,7 +34,7 @@ class Finite(Protocol):
 
 
 def interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial was stopped by a signal: it says nothing of its recipe."""
+    """Whether a trial was stopped by a signal or lost: it says nothing of its recipe."""
     return trial.state == TrialState.FAIL and INTERRUPTED_ATTR in trial.user_attrs
 
 

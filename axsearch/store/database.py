@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import math
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+import tenacity
 from alembic import command
 from alembic.config import Config
-from alembic.util.exc import CommandError
-from sqlalchemy import Engine, create_engine, event
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from axsearch.errors import UsageError, cause
-from axsearch.store.trial_storage import TrialStorage
+from axsearch.store.work_storage import WorkStorage
 
 SQLITE_TIMEOUT = 60
-HEARTBEAT = 30
-GRACE_PERIOD = 120
+
+GRACE_PERIOD = 120.0
+"""Seconds without a sign of life after which a worker is thought to have died."""
+
+GRACE_VARIABLE = "AXSEARCH_GRACE_PERIOD"
+
+VERSION_TABLE = "ax_alembic_version"
+"""Where the version of axsearch's tables is; Optuna keeps its own in ``alembic_version``."""
+
+LOCK = 0x6178
+"""Of PostgreSQL's advisory locks, the one under which tables are changed."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are told by the run
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -30,7 +42,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 class Database:
     """An open database: ``storage`` is Optuna's view of it, ``engine`` SQLAlchemy's."""
 
-    def __init__(self, storage: TrialStorage) -> None:
+    def __init__(self, storage: WorkStorage) -> None:
         self.storage = storage
         self.engine: Engine = storage.engine
 
@@ -68,30 +80,55 @@ def open_database(url: str, *, create: bool = False) -> Database:
     arguments: dict[str, Any] = (
         {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
     )
+    grace = grace_period()
     database = None
     try:
         if sqlite:
             _use_wal(parsed, arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = TrialStorage(
-                parsed.render_as_string(hide_password=False),
-                engine_kwargs=arguments,
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE_PERIOD,
-            )
-        database = Database(storage)
-        _migrate(database.engine)
-    except (CommandError, SQLAlchemyError, ImportError, RuntimeError) as error:
+        database = Database(_storage(parsed, arguments, grace))
+        _migrate(database.engine, shown)
+    except (SQLAlchemyError, ImportError, RuntimeError) as error:
         if database is not None:
             database.close()
-        if isinstance(error, CommandError):
-            raise UsageError(
-                f"The database {shown} was written by a newer axsearch; update axsearch to open it."
-            ) from None
         reason = cause(getattr(error, "orig", None) or error)
         raise UsageError(f"The database {shown} cannot be opened: {reason}.") from None
+    except UsageError:
+        if database is not None:
+            database.close()
+        raise
     return database
+
+
+def grace_period() -> float:
+    """Seconds of silence after which a worker is thought to have died.
+
+    From ``AXSEARCH_GRACE_PERIOD``, which all workers of a study must have alike; else 120.
+    """
+    given = os.environ.get(GRACE_VARIABLE, GRACE_PERIOD)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < math.inf:
+        raise UsageError(f"{GRACE_VARIABLE} must be a number of seconds from 1 up, not {given!r}.")
+    return seconds
+
+
+def _is_race(error: BaseException) -> bool:
+    # Two processes make the tables of a new database at once: the second finds them there.
+    return isinstance(error, IntegrityError) or "exist" in str(error).lower()
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_race),
+    wait=tenacity.wait_random(0.05, 0.5),
+    stop=tenacity.stop_after_attempt(10),
+    reraise=True,
+)
+def _storage(url: URL, arguments: dict[str, Any], grace: float) -> WorkStorage:
+    return WorkStorage(
+        url.render_as_string(hide_password=False), engine_kwargs=arguments, grace_period=grace
+    )
 
 
 def _parse(url: str) -> URL:
@@ -122,9 +159,39 @@ def _use_wal(url: URL, arguments: dict[str, Any]) -> None:
     engine.dispose()
 
 
-def _migrate(engine: Engine) -> None:
+def migrations() -> Config:
+    """Alembic's configuration of the migrations of axsearch's tables."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def schema_version(connection: Connection) -> str | None:
+    """The version of axsearch's tables in a database; None where there are none."""
+    options = {"version_table": VERSION_TABLE}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+def _migrate(engine: Engine, shown: str) -> None:
+    config = migrations()
+    script = ScriptDirectory.from_config(config)
+    with engine.connect() as connection:
+        if schema_version(connection) == script.get_current_head():
+            return
     with engine.begin() as connection:
+        # One process changes the tables, all or nothing where the database can; others wait.
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        elif engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        else:
+            connection.execute(text("SELECT GET_LOCK('axsearch', 600)"))
+        version = schema_version(connection)
+        if version not in (None, *(one.revision for one in script.walk_revisions())):
+            raise UsageError(
+                f"The database {shown} was written by a newer axsearch; update axsearch to open it."
+            )
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if engine.dialect.name in ("mysql", "mariadb"):
+            connection.execute(text("SELECT RELEASE_LOCK('axsearch')"))

@@ -1,4 +1,4 @@
-"""What axsearch reads from and writes to its tables."""
+"""What axsearch reads and writes of recipes, evaluations, latencies and calibrations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from sqlalchemy.orm import Session, make_transient
 
 from axsearch.outcome import Outcome, packed, unpacked
 from axsearch.recipe import Recipe
-from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow, StudyRow
+from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow
+from axsearch.store.outages import outlast
+
+WHOLE = "whole"
+"""The stage of an evaluation that saw all of its split."""
 
 
 @dataclass(frozen=True)
@@ -52,36 +56,7 @@ class EvaluationKey:
         return hashlib.sha256(f"{self.model} {self.calibration}".encode()).hexdigest()
 
 
-def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
-    """The specification of a study, None where there is no such study."""
-    with Session(engine) as session:
-        row = session.get(StudyRow, name)
-        return None if row is None else dict(row.spec)
-
-
-def study_names(engine: Engine) -> list[str]:
-    """The names of all studies."""
-    with Session(engine) as session:
-        return list(session.scalars(select(StudyRow.name).order_by(StudyRow.name)))
-
-
-def save_study(engine: Engine, name: str, spec: dict[str, Any]) -> None:
-    """Record a new study."""
-    _add(engine, StudyRow(name=name, spec=spec))
-
-
-def delete_study(engine: Engine, name: str) -> None:
-    """Forget what a study was about; its evaluations stay."""
-    with Session(engine) as session:
-        session.execute(delete(StudyRow).where(StudyRow.name == name))
-        session.commit()
-
-
-def save_recipe(engine: Engine, recipe: Recipe) -> None:
-    """Record a recipe once."""
-    _with_recipe(engine, recipe)
-
-
+@outlast
 def load_recipes(engine: Engine, hashes: Iterable[str]) -> dict[str, Recipe]:
     """Recipes by hash; raises UsageError where one was edited in the database."""
     with Session(engine) as session:
@@ -89,17 +64,21 @@ def load_recipes(engine: Engine, hashes: Iterable[str]) -> dict[str, Recipe]:
     return {row.hash: Recipe.from_stored(row.json, row.hash) for row in rows}
 
 
-def load_evaluation(engine: Engine, key: EvaluationKey, recipe: str) -> Evaluation | None:
+def load_evaluation(
+    engine: Engine, key: EvaluationKey, recipe: str, stage: str = WHOLE
+) -> Evaluation | None:
     """A stored evaluation of the recipe with this hash."""
-    return load_evaluations(engine, key, [recipe]).get(recipe)
+    return load_evaluations(engine, key, [recipe], stage).get(recipe)
 
 
+@outlast
 def load_evaluations(
-    engine: Engine, key: EvaluationKey, recipes: Iterable[str]
+    engine: Engine, key: EvaluationKey, recipes: Iterable[str], stage: str = WHOLE
 ) -> dict[str, Evaluation]:
     """Stored evaluations by recipe hash; recipes without one are left out.
 
-    One in float32 serves where there is none in the key's dtype that has its losses.
+    One in float32 serves where there is none in the key's dtype that has its losses. ``stage`` is
+    the part of the split after which evaluation stopped, all of it if not given.
     """
     wanted = select(EvaluationRow).where(
         # A recipe compensates or does not, so a hash is found under one of the two only.
@@ -107,6 +86,7 @@ def load_evaluations(
         EvaluationRow.split == key.split,
         EvaluationRow.dtype.in_((key.dtype, "float32")),
         EvaluationRow.metric == key.metric,
+        EvaluationRow.stage == stage,
         EvaluationRow.recipe.in_(set(recipes)),
     )
     with Session(engine) as session:
@@ -125,10 +105,15 @@ def load_evaluations(
 
 
 def save_evaluation(
-    engine: Engine, key: EvaluationKey, recipe: Recipe, split_name: str, result: Evaluation
+    engine: Engine,
+    key: EvaluationKey,
+    recipe: Recipe,
+    split_name: str,
+    result: Evaluation,
+    stage: str = WHOLE,
 ) -> None:
     """Keep an evaluation; another worker may have been first, with the same result."""
-    _with_recipe(
+    save_with_recipe(
         engine,
         recipe,
         EvaluationRow(
@@ -137,6 +122,7 @@ def save_evaluation(
             split=key.split,
             dtype=key.dtype,
             metric=key.metric,
+            stage=stage,
             split_name=split_name,
             value=result.value,
             low=result.low,
@@ -158,6 +144,7 @@ class LatencyKey:
     machine: str
 
 
+@outlast
 def load_latency(engine: Engine, key: LatencyKey, recipe: str) -> dict[str, float] | None:
     """The newest latency of a recipe: model_ms, base_ms, ratio, low, high, pairs."""
     wanted = (
@@ -177,6 +164,7 @@ def load_latency(engine: Engine, key: LatencyKey, recipe: str) -> dict[str, floa
         return None if row is None else {field: getattr(row, field) for field in fields}
 
 
+@outlast
 def load_ratios(engine: Engine, key: LatencyKey, recipes: Iterable[str]) -> dict[str, float]:
     """The newest latency ratio of each of these recipes that was timed."""
     wanted = (
@@ -200,8 +188,11 @@ def save_latency(
     scenario: dict[str, Any],
     latency: dict[str, float],
 ) -> None:
-    """Keep a latency; ``latency`` has the fields that :func:`load_latency` gives."""
-    _with_recipe(
+    """Keep a latency; ``latency`` has the fields that :func:`load_latency` gives.
+
+    The machine must be known, see :func:`axsearch.store.studies.save_machine`.
+    """
+    save_with_recipe(
         engine,
         recipe,
         LatencyRow(
@@ -215,6 +206,35 @@ def save_latency(
     )
 
 
+@outlast
+def save_latency_table(
+    engine: Engine, key: LatencyKey, scenario: dict[str, Any], entries: dict[str, float], pairs: int
+) -> None:
+    """Keep the entries of a latency table as rows, for people who ask in SQL.
+
+    Args:
+        engine: an open database.
+        key: where and for what it was measured.
+        scenario: as plain data.
+        entries: the share of the base's time by entry.
+        pairs: how often each was measured.
+    """
+    own = {"model": key.model, "workload": key.workload, "machine": key.machine}
+    with Session(engine) as session:
+        session.execute(
+            delete(LatencyRow).where(
+                *(getattr(LatencyRow, name) == value for name, value in own.items()),
+                LatencyRow.entry.is_not(None),
+            )
+        )
+        session.add_all(
+            LatencyRow(**own, entry=entry, scenario=scenario, ratio=share, pairs=pairs)
+            for entry, share in entries.items()
+        )
+        session.commit()
+
+
+@outlast
 def load_calibration(engine: Engine, model: str, split: str, kind: str) -> dict[str, Any] | None:
     """A stored calibration table."""
     with Session(engine) as session:
@@ -226,10 +246,11 @@ def save_calibration(
     engine: Engine, model: str, split: str, kind: str, data: dict[str, Any]
 ) -> None:
     """Keep a calibration table."""
-    _add(engine, CalibrationRow(model=model, split=split, kind=kind, data=data))
+    add(engine, CalibrationRow(model=model, split=split, kind=kind, data=data))
 
 
-def _with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
+@outlast
+def save_with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
     """Add rows and the recipe that they name, where it is new, in one transaction."""
     with Session(engine, expire_on_commit=False) as session:
         known = session.get(RecipeRow, recipe.hash) is not None
@@ -246,10 +267,12 @@ def _with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
             session.rollback()
     for row in (*new, *rows):
         make_transient(row)
-        _add(engine, row)
+        add(engine, row)
 
 
-def _add(engine: Engine, row: Any) -> None:
+@outlast
+def add(engine: Engine, row: Any) -> None:
+    """Write a row, unless another worker was first with the same."""
     with Session(engine, expire_on_commit=False) as session:
         session.add(row)
         try:

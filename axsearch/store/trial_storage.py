@@ -218,22 +218,27 @@ class TrialStorage(RDBStorage):
         values: Sequence[float] | None = None,
     ) -> bool:
         """Write what is kept of a trial, and how it ended if it did, in one transaction."""
-        done = True
         try:
             with _create_scoped_session(self.scoped_session) as session:
                 self._check(session, running.trial_id)
                 self._insert(session, running)
                 if state.is_finished():
                     finish_trial(session, running.trial_id, state, values or ())
+                    self._end(session, running)
         except (UpdateFinishedTrialError, KeyError):  # another process finished or deleted it
             self._running.pop(running.trial_id, None)
             raise
         except IntegrityError:  # another process set the same on it
+            if not running.unwritten:
+                return False
             self._write_one_by_one(running)
-            if state.is_finished():
-                done = super().set_trial_state_values(running.trial_id, state, values)
+            running.mark_written()
+            return not state.is_finished() or self._write(running, state, values)
         running.mark_written()
-        return done
+        return True
+
+    def _end(self, session: Session, running: RunningTrial) -> None:
+        """What else is to be written with the end of a trial."""
 
     def _check(self, session: Session, trial_id: int) -> None:
         # Locked before its rows are added: to lock it after them could end in a deadlock.

@@ -46,7 +46,7 @@ def main() -> None:
     task = Task.load(options.model, options.data)
     scenario = Scenario(threads=options.threads)
     evaluator = Evaluator(task, create_engine("sqlite://"), scenario)
-    batches, _ = evaluator.workload()
+    batches, _ = evaluator.workload
     sites = sites_by_id(task.model, task.longest)
     orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
     space = SearchSpace(list(sites.values()), orders)

@@ -12,6 +12,7 @@ from axsearch.errors import UsageError
 from axsearch.outcome import Outcome
 from axsearch.recipe import Kept, Recipe, SiteId
 from axsearch.store import queries as q
+from axsearch.store import studies
 from axsearch.store.database import Database, open_database
 
 RECIPE = Recipe.of({SiteId(0, "attention"): {"heads": Kept(of=4, kept=(0, 2))}})
@@ -21,18 +22,20 @@ KEY = q.EvaluationKey("m" * 64, "c" * 64, "s" * 64, "float32", "accuracy")
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     opened = open_database(url, create=True)
+    for machine in ("here", "there"):
+        studies.save_machine(opened.engine, machine, {"cores": 2, "versions": {"torch": "2"}})
     yield opened
     opened.close()
 
 
 def test_recipes_are_kept_once_and_read_back(database: Database) -> None:
-    q.save_recipe(database.engine, RECIPE)
-    q.save_recipe(database.engine, RECIPE)
+    q.save_with_recipe(database.engine, RECIPE)
+    q.save_with_recipe(database.engine, RECIPE)
     assert q.load_recipes(database.engine, [RECIPE.hash, "unknown"]) == {RECIPE.hash: RECIPE}
 
 
 def test_a_recipe_edited_in_the_database_is_refused(database: Database) -> None:
-    q.save_recipe(database.engine, RECIPE)
+    q.save_with_recipe(database.engine, RECIPE)
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE ax_recipes SET json = replace(json, '[0,2]', '[0,1]')"))
     with pytest.raises(UsageError, match=RECIPE.hash[:12]):
@@ -108,14 +111,38 @@ def test_the_newest_latency_of_a_machine_is_read(database: Database) -> None:
     assert q.load_latency(database.engine, elsewhere, RECIPE.hash) is None
 
 
-def test_studies_and_calibrations_come_back(database: Database) -> None:
-    assert q.study_spec(database.engine, "one") is None
-    q.save_study(database.engine, "one", {"model": "m", "levels": [1, None]})
-    assert q.study_spec(database.engine, "one") == {"model": "m", "levels": [1, None]}
-    assert q.study_names(database.engine) == ["one"]
+def test_calibrations_come_back(database: Database) -> None:
     q.save_calibration(database.engine, "m", "s", "kind", {"layer00.ffn": [0.1, 1e-30]})
     assert q.load_calibration(database.engine, "m", "s", "kind") == {"layer00.ffn": [0.1, 1e-30]}
     assert q.load_calibration(database.engine, "m", "s", "other") is None
+
+
+def test_the_entries_of_a_latency_table_are_rows_and_no_recipe_s(database: Database) -> None:
+    key = q.LatencyKey("m" * 64, "w" * 64, "here")
+    for share in (0.3, 0.2):  # measured again, they take the place of the first
+        entries = {"rest": 0.1, "attention heads=8": share}
+        q.save_latency_table(database.engine, key, {"threads": 2}, entries, 9)
+    with database.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT entry, ratio, pairs, recipe, low FROM ax_latencies ORDER BY entry")
+        ).all()
+    assert [tuple(row) for row in rows] == [
+        ("attention heads=8", 0.2, 9, None, None), ("rest", 0.1, 9, None, None),
+    ]  # fmt: skip
+    assert q.load_ratios(database.engine, key, [RECIPE.hash]) == {}
+
+
+def test_an_evaluation_that_was_stopped_is_another_stage_s(database: Database) -> None:
+    part = q.Evaluation(0.6, 0.5, 0.7, Outcome("mean", np.array([True, False])))
+    whole = q.Evaluation(0.8, 0.7, 0.9, Outcome("mean", np.array([True] * 4)), np.ones(4, "f4"))
+    q.save_evaluation(database.engine, KEY, RECIPE, "search", part, "2/4")
+    assert q.load_evaluation(database.engine, KEY, RECIPE.hash) is None
+    q.save_evaluation(database.engine, KEY, RECIPE, "search", whole)
+    for stage, result in (("2/4", part), (q.WHOLE, whole)):
+        loaded = q.load_evaluation(database.engine, KEY, RECIPE.hash, stage)
+        assert loaded is not None
+        assert loaded.value == result.value
+        assert (loaded.losses is None) == (result.losses is None)
 
 
 def test_losses_come_back_to_the_last_bit(database: Database) -> None:
@@ -159,7 +186,7 @@ def test_a_recipe_and_what_names_it_are_written_in_one_transaction(database: Dat
     other = Recipe.of({SiteId(1, "attention"): {"heads": Kept(of=4, kept=(1,))}})
     key = q.LatencyKey("m" * 64, "w" * 64, "here")
     q.save_latency(database.engine, key, other, {}, latency)
-    q.save_recipe(database.engine, RECIPE)  # it is there: nothing to write
+    q.save_with_recipe(database.engine, RECIPE)  # it is there: nothing to write
     assert len(commits) == 2
 
 

@@ -2,9 +2,8 @@
 
 from alembic import context
 
+from axsearch.store.database import VERSION_TABLE
 from axsearch.store.models import Base
-
-VERSION_TABLE = "ax_alembic_version"  # Optuna keeps its own in `alembic_version`
 
 context.configure(
     connection=context.config.attributes["connection"],

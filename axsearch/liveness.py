@@ -1,0 +1,43 @@
+"""Which process a worker is, and whether it still runs."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+
+def worker_name() -> str:
+    """This process among all that ever were: ``host|where|pid|start``."""
+    process = psutil.Process()
+    return f"{platform.node()[:80]}|{_where()}|{process.pid}|{process.create_time():.2f}"
+
+
+def is_dead(worker: str) -> bool:
+    """Whether a worker, named by :func:`worker_name`, ran here and has ended.
+
+    Of a worker on another machine, or in another container, nothing is known.
+    """
+    parts = worker.rsplit("|", 3)
+    if len(parts) != 4 or parts[1] != _where():
+        return False
+    try:
+        process = psutil.Process(int(parts[2]))
+        same = abs(process.create_time() - float(parts[3])) < 1.0
+        return not same or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, ValueError):
+        return False
+
+
+@cache
+def _where() -> str:
+    # The same process ids mean the same processes: this boot, and this container's ids.
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return f"{platform.node()}-{psutil.boot_time():.0f}"

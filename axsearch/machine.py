@@ -1,0 +1,79 @@
+"""This machine: what makes its latencies comparable, and how they are measured undisturbed."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from filelock import ReadWriteLock, Timeout
+
+from axsearch.progress import console
+
+PACKAGES = ("axsearch", "torch", "transformers", "optuna")
+
+PATIENCE = 600.0
+"""Seconds that a measurement waits for evaluations to end."""
+
+
+def machine_name() -> str:
+    """What makes latencies comparable: host, processor kind, cores and torch version."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return (
+        f"{platform.node()}, {platform.machine()} {capability}, {os.cpu_count()} cores, "
+        f"torch {torch.__version__}"
+    )
+
+
+def machine_facts() -> dict[str, Any]:
+    """What else the store keeps of a machine: the columns of ``ax_machines``."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "host": platform.node(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "memory_bytes": psutil.virtual_memory().total,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+    }
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """While open, no process of this user times a model on this machine."""
+    with _lock().read_lock():
+        yield
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """While open, no other process of this user evaluates or times a model on this machine.
+
+    One that has evaluated for ten minutes is not waited for any longer.
+    """
+    lock: AbstractContextManager[Any]
+    try:
+        lock = _lock().acquire_write(timeout=PATIENCE)
+    except Timeout:
+        console.print("Measuring beside another process, which did not end.", style="yellow")
+        lock = nullcontext()
+    with lock:
+        yield
+
+
+def _lock() -> ReadWriteLock:
+    # SQLite, which it is made of, lets no reader in while a writer waits.
+    folder = Path(tempfile.gettempdir()) / f"axsearch-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return ReadWriteLock(str(folder / "measuring.lock"))

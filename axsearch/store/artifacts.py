@@ -1,0 +1,119 @@
+"""Artifacts of trials, in the database: small files that the dashboard shows and gives out.
+
+Optuna's ``upload_artifact`` writes the attribute first and the file after it, in a folder that
+other machines may not reach; a full disk or a killed process leaves an entry without its file, and
+the study can then not be deleted in the dashboard. Here both are rows, written with the trial's
+end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import mimetypes
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy.orm import Session
+
+from axsearch.store.models import ArtifactRow
+from axsearch.store.outages import outlast
+
+PREFIX = "artifacts:"
+"""Of the attributes under which Optuna keeps what a trial's artifacts are."""
+
+ATTRS = models.TrialSystemAttributeModel.__table__
+TRIALS = models.TrialModel.__table__
+
+
+class ArtifactStore:
+    """Artifacts by id, as Optuna's protocol of artifact stores wants them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @outlast
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open an artifact; raises ArtifactNotFound where there is none."""
+        with Session(self.engine) as session:
+            row = session.get(ArtifactRow, artifact_id)
+            if row is None:
+                raise ArtifactNotFound(f"There is no artifact {artifact_id}.")
+            return io.BytesIO(row.data)
+
+    @outlast
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Keep an artifact."""
+        with Session(self.engine) as session:
+            session.merge(_row(artifact_id, content_body.read()))
+            session.commit()
+
+    @outlast
+    def remove(self, artifact_id: str) -> None:
+        """Remove an artifact; one that is not there is none to complain about."""
+        with Session(self.engine) as session:
+            session.execute(delete(ArtifactRow).where(ArtifactRow.id == artifact_id))
+            session.commit()
+
+
+def attach(session: Session, trial_id: int, name: str, data: bytes) -> None:
+    """Write a trial's file and the attribute that tells of it, in the session's transaction."""
+    row = _row(str(uuid.uuid4()), data)
+    session.add(row)
+    kind, encoding = mimetypes.guess_type(name)
+    meta = {
+        "artifact_id": row.id,
+        "filename": name,
+        "mimetype": kind or "application/octet-stream",
+        "encoding": encoding,
+    }
+    session.execute(
+        insert(ATTRS).values(
+            trial_id=trial_id,
+            key=PREFIX + row.id,
+            # Twice, as Optuna has it: it gives attributes their JSON, and this one is a string.
+            value_json=json.dumps(json.dumps(meta)),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An artifact of a trial, as :func:`attached` finds it; ``whole`` where its checksum fits."""
+
+    trial: int
+    name: str
+    id: str
+    whole: bool
+
+
+def attached(engine: Engine, study_id: int) -> Iterator[Attached]:
+    """Every artifact of a study's complete trials, with its checksum compared."""
+    wanted = (
+        select(TRIALS.c.number, ATTRS.c.value_json, ArtifactRow.sha256, ArtifactRow.data)
+        .join(TRIALS, TRIALS.c.trial_id == ATTRS.c.trial_id)
+        .join(ArtifactRow, ATTRS.c.key == PREFIX + ArtifactRow.id, isouter=True)
+        .where(
+            TRIALS.c.study_id == study_id,
+            TRIALS.c.state == TrialState.COMPLETE,
+            ATTRS.c.key.startswith(PREFIX),
+        )
+        .order_by(TRIALS.c.number)
+    )
+    with Session(engine) as session:
+        for number, text, checksum, data in session.execute(wanted):
+            meta = json.loads(json.loads(text))
+            whole = data is not None and hashlib.sha256(data).hexdigest() == checksum
+            yield Attached(number, meta["filename"], meta["artifact_id"], whole)
+
+
+def _row(artifact_id: str, data: bytes) -> ArtifactRow:
+    checksum = hashlib.sha256(data).hexdigest()
+    return ArtifactRow(id=artifact_id, sha256=checksum, size_bytes=len(data), data=data)

@@ -1,0 +1,221 @@
+"""Who works on what: the statements behind claims of trials and recipes, each in a transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, cast
+
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import Table, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from axsearch.errors import AxsearchError
+from axsearch.store.models import RecipeRow, TrialRow
+from axsearch.store.running_trial import SYSTEM_ATTR
+
+TRIALS = models.TrialModel.__table__
+HEARTBEATS = models.TrialHeartbeatModel.__table__
+STUDIES = models.StudyModel.__table__
+SYSTEM = SYSTEM_ATTR.__table__
+ROWS = cast(Table, TrialRow.__table__)
+
+WORKER_ATTR = "axsearch:worker"
+"""Who began a trial last."""
+
+RETRIES = 3
+"""How often a recipe is tried again whose trial was lost."""
+
+
+class BudgetFullError(AxsearchError):
+    """A study has, or others are running, as many trials as are wanted."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker is at: so many distinct recipes are to be finished in a study."""
+
+    study_id: int
+    wanted: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What came of a trial's claim to a recipe.
+
+    Attributes:
+        state: ``own``: the trial has it; ``finished``: another trial finished it; ``held``:
+            another trial runs or waits with it; ``given up``: it was lost too often.
+        trial: the id of the trial that has it.
+        attempt: how many trials have had it.
+    """
+
+    state: Literal["own", "finished", "held", "given up"]
+    trial: int
+    attempt: int
+
+
+def lock_study(session: Session, study_id: int) -> None:
+    """Let no one else begin a trial of a study until the transaction ends; its first statement.
+
+    SQLite knows no row locks and reads outside of transactions: there the first write is the lock.
+    """
+    own = STUDIES.c.study_id == study_id
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(update(STUDIES).where(own).values(study_id=study_id))
+    elif session.scalar(select(STUDIES.c.study_id).where(own).with_for_update()) is None:
+        raise KeyError(models.NOT_FOUND_MSG)
+
+
+def check_budget(session: Session, work: Work) -> None:
+    """Raises BudgetFullError where enough is finished or running; needs the study's lock."""
+    begun = select(func.count()).where(TRIALS.c.study_id == work.study_id)
+    if (session.scalar(begun) or 0) < work.wanted:
+        return  # of all trials there are fewer
+    if finished_recipes(session, work.study_id) + running(session, work.study_id) >= work.wanted:
+        raise BudgetFullError(f"{work.wanted} trials are finished or running.")
+
+
+def finished_recipes(session: Session, study_id: int) -> int:
+    """How many distinct recipes of a study are finished."""
+    own = (ROWS.c.study_id == study_id, ROWS.c.finished)
+    return session.scalar(select(func.count()).select_from(ROWS).where(*own)) or 0
+
+
+def running(session: Session, study_id: int) -> int:
+    """How many trials of a study run."""
+    own = (TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
+    return session.scalar(select(func.count()).select_from(TRIALS).where(*own)) or 0
+
+
+def begin(session: Session, trial_id: int, worker: str) -> None:
+    """Say with the start of a trial who runs it, and that it is alive.
+
+    In the same transaction: a trial without a heartbeat would run for good if its worker died.
+    """
+    session.execute(insert(HEARTBEATS).values(trial_id=trial_id))
+    value = {"trial_id": trial_id, "key": WORKER_ATTR, "value_json": json.dumps(worker)}
+    session.execute(insert(SYSTEM).values(value))
+
+
+def worker_of(session: Session, trial_id: int) -> str | None:
+    """Who began a trial, as :func:`begin` was told."""
+    own = (SYSTEM.c.trial_id == trial_id, SYSTEM.c.key == WORKER_ATTR)
+    text = session.scalar(select(SYSTEM.c.value_json).where(*own))
+    return None if text is None else str(json.loads(text))
+
+
+def start_waiting(session: Session, trial_id: int, work: Work) -> bool:
+    """Start a trial that waits; false where another worker has."""
+    waiting = (TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    started = update(TRIALS).where(*waiting).values(state=TrialState.RUNNING, datetime_start=now)
+    if session.execute(started).rowcount != 1:  # type: ignore[attr-defined]
+        return False
+    begin(session, trial_id, work.worker)
+    return True
+
+
+def holder(session: Session, study_id: int, recipe: str) -> Claim | None:
+    """Who has a recipe of a study; one whose trial failed or is gone may be had: state ``own``."""
+    row = session.execute(
+        select(ROWS.c.trial_id, ROWS.c.attempt, ROWS.c.finished, TRIALS.c.state)
+        .join(TRIALS, TRIALS.c.trial_id == ROWS.c.trial_id, isouter=True)
+        .where(ROWS.c.study_id == study_id, ROWS.c.recipe == recipe)
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.finished:
+        return Claim("finished", row.trial_id, row.attempt)
+    if row.state in (TrialState.RUNNING, TrialState.WAITING):
+        return Claim("held", row.trial_id, row.attempt)
+    return Claim("given up" if row.attempt > RETRIES else "own", row.trial_id, row.attempt)
+
+
+def take_over(
+    session: Session, study_id: int, recipe: str, before: int, trial_id: int, attempt: int
+) -> bool:
+    """Give a recipe to another trial; false where it has gone to someone else meanwhile."""
+    own = (ROWS.c.study_id == study_id, ROWS.c.recipe == recipe, ROWS.c.trial_id == before)
+    given = update(ROWS).where(*own).values(trial_id=trial_id, attempt=attempt)
+    return bool(session.execute(given).rowcount)  # type: ignore[attr-defined]
+
+
+def add_claim(session: Session, study_id: int, recipe: str, text: str, trial_id: int) -> None:
+    """Give a new recipe to a trial; IntegrityError where another was first."""
+    if session.get(RecipeRow, recipe) is None:
+        session.add(RecipeRow(hash=recipe, json=text))
+    session.flush()  # the recipe first: the claim refers to it
+    session.execute(
+        insert(ROWS).values(
+            study_id=study_id,
+            recipe=recipe,
+            trial_id=trial_id,
+            attempt=1,
+            finished=False,
+            feasible=False,
+        )
+    )
+
+
+def end(session: Session, trial_id: int, columns: Mapping[str, Any]) -> None:
+    """Write what a trial found, where it has its recipe."""
+    session.execute(update(ROWS).where(ROWS.c.trial_id == trial_id).values(**columns))
+
+
+def recipe_of(session: Session, study_id: int, trial_id: int) -> tuple[str, int] | None:
+    """The recipe that a trial has, and how many trials have had it."""
+    own = (ROWS.c.study_id == study_id, ROWS.c.trial_id == trial_id)
+    row = session.execute(select(ROWS.c.recipe, ROWS.c.attempt).where(*own)).one_or_none()
+    return None if row is None else (row.recipe, row.attempt)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs, for so many seconds without a sign of life."""
+
+    trial_id: int
+    number: int
+    worker: str | None
+    silent: float
+
+
+def signs_of_life(session: Session, study_id: int) -> list[Running]:
+    """The trials of a study that run, and how long ago their workers were heard of."""
+    now = session.scalar(select(func.now()))
+    assert now is not None
+    found = session.execute(
+        select(
+            TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.datetime_start,
+            HEARTBEATS.c.heartbeat, SYSTEM.c.value_json,
+        )
+        .join(HEARTBEATS, HEARTBEATS.c.trial_id == TRIALS.c.trial_id, isouter=True)
+        .join(
+            SYSTEM,
+            (SYSTEM.c.trial_id == TRIALS.c.trial_id) & (SYSTEM.c.key == WORKER_ATTR),
+            isouter=True,
+        )
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
+        .order_by(TRIALS.c.number)
+    ).all()  # fmt: skip
+
+    def silent(start: datetime | None, heartbeat: datetime | None) -> float:
+        if heartbeat is not None:  # both by the database's clock
+            gone: timedelta = now.replace(tzinfo=None) - heartbeat.replace(tzinfo=None)
+        else:  # a trial that something else began
+            gone = datetime.now(UTC).replace(tzinfo=None) - (start or datetime.min)
+        return gone.total_seconds()
+
+    return [
+        Running(
+            row.trial_id,
+            row.number,
+            None if row.value_json is None else str(json.loads(row.value_json)),
+            silent(row.datetime_start, row.heartbeat),
+        )
+        for row in found
+    ]

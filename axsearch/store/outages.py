@@ -1,0 +1,87 @@
+"""Go on after a database was away for a while: restarts, cut connections, locks, deadlocks."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+import tenacity
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LONGEST = 120.0
+"""Seconds after which a database that is away has failed."""
+
+log = logging.getLogger(__name__)
+
+# Connections lost or refused, server shutting down or starting, too many clients, deadlocks.
+POSTGRESQL = ("08", "57P", "40001", "40P01", "53300", "55P03")
+MYSQL = {1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 4031}
+
+_state = threading.local()
+
+
+def transient(error: BaseException) -> bool:
+    """Whether what a database said may be otherwise in a moment, by the same statement again.
+
+    A full disk, a missing table or a refused password are not.
+    """
+    while not isinstance(error, SQLAlchemyError) and error.__cause__ is not None:
+        error = error.__cause__  # Optuna's storage wraps what SQLAlchemy raised
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    original = error.orig
+    kind = type(original).__module__.partition(".")[0]
+    if kind == "sqlite3":
+        return "locked" in str(original) or "busy" in str(original)
+    if kind == "psycopg":
+        state = getattr(original, "sqlstate", None)
+        # Without a state the server did not answer at all.
+        return (
+            isinstance(error, OperationalError) if state is None else state.startswith(POSTGRESQL)
+        )
+    return bool(getattr(original, "args", None)) and original.args[0] in MYSQL  # type: ignore[union-attr]
+
+
+def attempts() -> Iterator[tenacity.AttemptManager]:
+    """Attempts at a piece of work, for ``for attempt in attempts(): with attempt: …``.
+
+    Within another piece of work that is tried again there is one attempt only.
+    """
+    if getattr(_state, "inside", False):
+        yield from tenacity.Retrying(stop=tenacity.stop_after_attempt(1), reraise=True)
+        return
+    _state.inside = True
+    try:
+        yield from tenacity.Retrying(
+            retry=tenacity.retry_if_exception(transient),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
+            stop=tenacity.stop_after_delay(LONGEST),
+            before_sleep=tenacity.before_sleep_log(log, logging.INFO),
+            reraise=True,
+        )
+    finally:
+        _state.inside = False
+
+
+def outlast(work: Callable[P, R]) -> Callable[P, R]:
+    """Call a function again while the database is away; what it does must bear being done twice."""
+
+    @functools.wraps(work)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        for attempt in attempts():
+            with attempt:
+                result = work(*args, **kwargs)
+        return result
+
+    return patient

@@ -1,0 +1,144 @@
+"""What axsearch reads and writes of studies: their models, tasks, machines, requests, exports."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, delete, select, update
+from sqlalchemy.orm import Session
+
+from axsearch.recipe import Recipe
+from axsearch.store.models import (
+    ExportRow,
+    MachineRow,
+    ModelRow,
+    StudyRow,
+    TaskRow,
+    TrialRow,
+)
+from axsearch.store.outages import outlast
+from axsearch.store.queries import add, save_with_recipe
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as people look for it; sizes are those of its safetensors file."""
+
+    name: str
+    architecture: str
+    size_bytes: int
+    parameters: int
+
+
+@outlast
+def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
+    """The specification of a study, None where there is no such study."""
+    with Session(engine) as session:
+        row = session.get(StudyRow, name)
+        return None if row is None else dict(row.spec)
+
+
+@outlast
+def study_names(engine: Engine) -> list[str]:
+    """The names of all studies."""
+    with Session(engine) as session:
+        return list(session.scalars(select(StudyRow.name).order_by(StudyRow.name)))
+
+
+def save_study(
+    engine: Engine, name: str, study_id: int, spec: Mapping[str, Any], model: ModelFacts
+) -> None:
+    """Record a new study, its model and its task; one that is there stays as it is.
+
+    Args:
+        engine: an open database.
+        name: of the study.
+        study_id: Optuna's id of it.
+        spec: a StudySpec as JSON. Its machine must be known, see :func:`save_machine`.
+        model: what is known of the base.
+    """
+    splits = spec["splits"]
+    given = [spec["task"], spec["metric"], *(splits[split] for split in sorted(splits))]
+    task = hashlib.sha256(" ".join(map(str, given)).encode()).hexdigest()
+    add(
+        engine,
+        ModelRow(
+            fingerprint=spec["model_fingerprint"],
+            name=model.name[-500:],
+            architecture=model.architecture,
+            size_bytes=model.size_bytes,
+            parameters=model.parameters,
+        ),
+    )
+    add(
+        engine,
+        TaskRow(
+            fingerprint=task,
+            kind=spec["task"],
+            metric=spec["metric"],
+            data=spec["data"][-500:],
+            **{split: splits[split] for split in ("calibration", "search", "holdout")},
+        ),
+    )
+    add(
+        engine,
+        StudyRow(
+            name=name,
+            study_id=study_id,
+            model=spec["model_fingerprint"],
+            task=task,
+            machine=spec["machine"],
+            objectives=",".join(spec["objectives"]),
+            spec=dict(spec),
+        ),
+    )
+
+
+@outlast
+def delete_study(engine: Engine, name: str) -> None:
+    """Forget what a study was about; its evaluations stay."""
+    with Session(engine) as session:
+        study_id = session.scalar(select(StudyRow.study_id).where(StudyRow.name == name))
+        session.execute(delete(TrialRow).where(TrialRow.study_id == study_id))
+        session.execute(delete(StudyRow).where(StudyRow.name == name))
+        session.commit()
+
+
+@outlast
+def ask_for(engine: Engine, name: str, trials: int, settings: Mapping[str, Any]) -> None:
+    """Say how many trials are wanted of a study, and how they are to be run."""
+    wanted = update(StudyRow).where(StudyRow.name == name)
+    with Session(engine) as session:
+        session.execute(wanted.values(trials=trials, settings=dict(settings)))
+        session.commit()
+
+
+@outlast
+def asked_for(engine: Engine, name: str) -> tuple[int, dict[str, Any]] | None:
+    """What :func:`ask_for` said last; None where nothing was, as in older versions' studies."""
+    with Session(engine) as session:
+        row = session.get(StudyRow, name)
+        if row is None or row.trials is None or row.settings is None:
+            return None
+        return row.trials, dict(row.settings)
+
+
+def save_machine(engine: Engine, name: str, facts: Mapping[str, Any]) -> None:
+    """Record a machine once; ``facts`` are the other columns of :class:`MachineRow`."""
+    add(engine, MachineRow(name=name, **facts))
+
+
+def save_export(
+    engine: Engine, study: str, trial: int, recipe: Recipe, format: str, path: str, sha256: str
+) -> None:
+    """Record that a trial's model was exported; ``sha256`` is its manifest's."""
+    save_with_recipe(
+        engine,
+        recipe,
+        ExportRow(
+            study=study, trial=trial, recipe=recipe.hash, format=format, path=path, sha256=sha256
+        ),
+    )

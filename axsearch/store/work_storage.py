@@ -1,0 +1,330 @@
+"""The storage of workers: claims that no two get, ends that are written once, lost trials retried.
+
+Optuna's own way has gaps: a heartbeat that cannot be written ends the heartbeats, a trial that was
+killed before the first of them runs for good, on SQLite two workers can start the same waiting
+trial, and its retry callback copies what the lost trial had set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import delete, insert, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from axsearch.recipe import Recipe
+from axsearch.store import claims
+from axsearch.store.artifacts import attach
+from axsearch.store.claims import RETRIES, TRIALS, Claim, Running, Work
+from axsearch.store.models import StudyRow, TrialRow
+from axsearch.store.outages import attempts, outlast
+from axsearch.store.running_trial import USER_ATTR, RunningTrial
+from axsearch.store.trial_rows import read_trials
+from axsearch.store.trial_storage import TrialStorage
+
+INTERRUPTED_ATTR = "interrupted"
+"""Of a failed trial: it was stopped or lost, and says nothing of its recipe."""
+
+RETRY_ATTR = "retry_of"
+"""Of a trial that tries a lost one's recipe again: the number of the lost one."""
+
+GIVEN_UP_ATTR = "given_up"
+"""Of a failed trial: how many trials had its recipe, all of them lost."""
+
+
+class WorkStorage(TrialStorage):
+    """A TrialStorage for workers, which also goes on after the database was away.
+
+    Args:
+        url: of the database.
+        grace_period: seconds without a heartbeat after which a running trial is lost.
+    """
+
+    def __init__(self, url: str, *, grace_period: float, **arguments: Any) -> None:
+        self.grace = grace_period
+        self._work: Work | None = None
+        self._ends: dict[int, tuple[Mapping[str, Any], Mapping[str, bytes]]] = {}
+        super().__init__(url, **arguments)
+
+    def work_on(self, work: Work) -> None:
+        """From now on claim trials for this work; BudgetFullError then ends :meth:`Study.ask`."""
+        self._work = work
+
+    # Trials begin
+
+    def _create_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None = None
+    ) -> FrozenTrial:
+        work = self._work
+        if template_trial is not None or work is None or work.study_id != study_id:
+            return super()._create_new_trial(study_id, template_trial)
+        for attempt in attempts():
+            with attempt:
+                # If the connection broke after the first attempt was written, here it is.
+                again = attempt.retry_state.attempt_number > 1
+                trial = (self._mine(work) if again else None) or self._begin_new(work)
+        with self._kept:
+            self._running[trial._trial_id] = RunningTrial(study_id, trial)
+        return trial
+
+    def _begin_new(self, work: Work) -> FrozenTrial:
+        with _create_scoped_session(self.scoped_session) as session:
+            claims.lock_study(session, work.study_id)
+            claims.check_budget(session, work)
+            row = self._get_prepared_new_trial(work.study_id, None, session)
+            claims.begin(session, int(row.trial_id), work.worker)
+            return read_trials(session, [TRIALS.c.trial_id == row.trial_id], {})[0]
+
+    def _mine(self, work: Work) -> FrozenTrial | None:
+        """A trial that this worker began without knowing."""
+        with _create_scoped_session(self.scoped_session) as session:
+            mine = [
+                found.trial_id
+                for found in claims.signs_of_life(session, work.study_id)
+                if found.worker == work.worker and found.trial_id not in self._running
+            ]
+            found = read_trials(session, [TRIALS.c.trial_id.in_(mine)], {}) if mine else []
+        return found[0] if found else None
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """Set the state; a waiting trial goes to one worker only, and an end is written once."""
+        work = self._work
+        for attempt in attempts():
+            with attempt:
+                again = attempt.retry_state.attempt_number > 1
+                if state == TrialState.RUNNING and work is not None:
+                    done = self._start(trial_id, work, again)
+                    continue
+                try:
+                    done = super().set_trial_state_values(trial_id, state, values)
+                except UpdateFinishedTrialError:
+                    # If the connection broke after the first attempt was written, all is well.
+                    if not (again and self._ended_so(trial_id, state, values)):
+                        raise
+                    done = True
+        if state.is_finished():
+            self._ends.pop(trial_id, None)
+        return done
+
+    def _start(self, trial_id: int, work: Work, again: bool) -> bool:
+        with _create_scoped_session(self.scoped_session) as session:
+            claims.lock_study(session, work.study_id)
+            claims.check_budget(session, work)
+            started = claims.start_waiting(session, trial_id, work)
+            if not started and again:
+                started = claims.worker_of(session, trial_id) == work.worker
+        if started:
+            with self._kept:
+                self._take(trial_id)
+        return started
+
+    def _ended_so(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+        stored = self.get_trial(trial_id)
+        return stored.state == state and list(stored.values or ()) == list(values or ())
+
+    # Studies are deleted
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """Make a study; SQLite gives the id of a deleted study again, whose rows go."""
+        study_id = super().create_new_study(directions, study_name)
+        self._forget(study_id)
+        return study_id
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study with what axsearch keeps of it; evaluations stay."""
+        super().delete_study(study_id)
+        self._forget(study_id)
+
+    @outlast
+    def _forget(self, study_id: int) -> None:
+        with _create_scoped_session(self.scoped_session) as session:
+            for rows in (TrialRow, StudyRow):
+                session.execute(delete(rows).where(rows.study_id == study_id))
+
+    # Recipes are claimed
+
+    @outlast
+    def claim(self, trial_id: int, recipe: Recipe) -> Claim:
+        """Claim a recipe for a trial that runs here."""
+        study_id = self._running[trial_id].study_id
+        while True:
+            try:
+                with _create_scoped_session(self.scoped_session) as session:
+                    found = claims.holder(session, study_id, recipe.hash)
+                    if found is None:
+                        claims.add_claim(session, study_id, recipe.hash, recipe.to_json(), trial_id)
+                        mine = Claim("own", trial_id, 1)
+                    elif found.trial == trial_id:
+                        mine = Claim("own", trial_id, found.attempt)
+                    elif found.state == "own":
+                        if not claims.take_over(
+                            session, study_id, recipe.hash, found.trial, trial_id,
+                            found.attempt + 1,
+                        ):  # fmt: skip
+                            continue
+                        mine = Claim("own", trial_id, found.attempt + 1)
+                    else:
+                        mine = found
+            except IntegrityError:  # another worker was first, with this recipe or this claim
+                continue
+            return mine
+
+    @outlast
+    def enqueue(self, study_id: int, recipe: Recipe, params: Mapping[str, Any]) -> Claim:
+        """Let a trial with these parameters wait, where no trial of the study has the recipe.
+
+        The state of the claim is ``own`` where it waits now, else what keeps it from that.
+        """
+        try:
+            with _create_scoped_session(self.scoped_session) as session:
+                claims.lock_study(session, study_id)
+                found = claims.holder(session, study_id, recipe.hash)
+                if found is not None and found.state != "own":
+                    return found
+                row = self._get_prepared_new_trial(study_id, _waiting(params), session)
+                trial_id, attempt = int(row.trial_id), 1 if found is None else found.attempt + 1
+                if found is None:
+                    text = recipe.to_json()
+                    claims.add_claim(session, study_id, recipe.hash, text, trial_id)
+                else:
+                    claims.take_over(session, study_id, recipe.hash, found.trial, trial_id, attempt)
+                return Claim("own", trial_id, attempt)
+        except IntegrityError:  # the recipe was just written for another study
+            return self.enqueue(study_id, recipe, params)
+
+    # Trials end
+
+    def at_end(self, trial_id: int, columns: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """What to write in one transaction with the trial's end.
+
+        Args:
+            trial_id: of a trial that runs here.
+            columns: of its recipe's row, see :class:`axsearch.store.models.TrialRow`.
+            files: its artifacts, by name.
+        """
+        self._ends[trial_id] = columns, files
+
+    def _end(self, session: Session, running: RunningTrial) -> None:
+        columns, files = self._ends.get(running.trial_id, ({}, {}))
+        if columns:
+            claims.end(session, running.trial_id, columns)
+        for name, data in files.items():
+            attach(session, running.trial_id, name, data)
+
+    @outlast
+    def give_back(self, study_id: int, trial_id: int, *, lost: bool = False) -> bool:
+        """Fail a trial that did not come to its end, and let its recipe be tried again.
+
+        A recipe whose trials were lost (their workers died) more than three times is given up.
+        True where another trial waits with the recipe now.
+        """
+        with self._kept:
+            running = self._running.get(trial_id)
+            if running is not None and running.unwritten:
+                with suppress(UpdateFinishedTrialError, KeyError):
+                    self._flush(running)
+        with _create_scoped_session(self.scoped_session) as session:
+            claims.lock_study(session, study_id)
+            failed = (TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
+            now = datetime.now(UTC).replace(tzinfo=None)
+            ended = (
+                update(TRIALS).where(*failed).values(state=TrialState.FAIL, datetime_complete=now)
+            )
+            # Where this is done twice, the second time finds nothing.
+            if session.execute(ended).rowcount != 1:  # type: ignore[attr-defined]
+                return False
+            own = claims.recipe_of(session, study_id, trial_id)
+            waits = False
+            mark: dict[str, Any] = {"key": INTERRUPTED_ATTR, "value_json": "true"}
+            if own is not None:
+                recipe, attempt = own
+                waits = not (lost and attempt > RETRIES)
+                if waits:
+                    trial = read_trials(session, [TRIALS.c.trial_id == trial_id], {})[0]
+                    waiting = _waiting(trial.params, trial.number)
+                    row = self._get_prepared_new_trial(study_id, waiting, session)
+                    claims.take_over(
+                        session, study_id, recipe, trial_id, int(row.trial_id), attempt + lost
+                    )
+                else:
+                    mark = {"key": GIVEN_UP_ATTR, "value_json": str(attempt)}
+            session.execute(insert(USER_ATTR.__table__).values(trial_id=trial_id, **mark))
+        with self._kept:
+            self._running.pop(trial_id, None)
+        return waits
+
+    @outlast
+    def others(self, study_id: int) -> list[Running]:
+        """The trials of a study that do not run in this object."""
+        with _create_scoped_session(self.scoped_session) as session:
+            found = claims.signs_of_life(session, study_id)
+        return [trial for trial in found if trial.trial_id not in self._running]
+
+    def retry_lost(self, study_id: int, is_dead: Callable[[str], bool]) -> list[int]:
+        """Give back the trials of workers that died; returns the numbers of the lost trials.
+
+        Args:
+            study_id: of the study.
+            is_dead: whether a worker, as ``Work.worker`` named it, is known to have died; others
+                are thought to have after the grace period without a heartbeat.
+        """
+        found = self.others(study_id)
+        lost = [
+            trial
+            for trial in found
+            if trial.silent > self.grace or (trial.worker is not None and is_dead(trial.worker))
+        ]
+        for trial in lost:
+            self.give_back(study_id, trial.trial_id, lost=True)
+        return [trial.number for trial in lost]
+
+    @outlast
+    def finished(self, study_id: int) -> int:
+        """How many distinct recipes of a study are finished: what its budget counts."""
+        with _create_scoped_session(self.scoped_session) as session:
+            return claims.finished_recipes(session, study_id)
+
+
+def _waiting(params: Mapping[str, Any], retry_of: int | None = None) -> FrozenTrial:
+    return optuna.trial.create_trial(
+        state=TrialState.WAITING,
+        system_attrs={"fixed_params": dict(params)},
+        user_attrs={} if retry_of is None else {RETRY_ATTR: retry_of},
+    )
+
+
+# What a worker's thread, a sampler or the dashboard calls and may safely be done twice.
+for _name in (
+    "create_new_study",
+    "get_all_studies",
+    "get_study_directions",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_system_attrs",
+    "get_trial_user_attrs",
+    "record_heartbeat",
+    "set_study_system_attr",
+    "set_study_user_attr",
+    "set_trial_intermediate_value",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+    "_get_trials",
+    "_set_trial_param",
+):
+    setattr(WorkStorage, _name, outlast(getattr(WorkStorage, _name)))
