@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import optuna
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from axsearch.errors import AxsearchError, UsageError, cause
 from axsearch.interrupts import Interrupts
 from axsearch.progress import console
 from axsearch.recipe import Recipe
 from axsearch.store.claims import BudgetFullError, Work
+from axsearch.store.outages import database_error, is_of_database
 from axsearch.store.work_storage import WorkStorage
 
 RECIPE_ATTR = "recipe"
@@ -172,37 +172,46 @@ class TrialLoop:
         """Run trials; returns when enough are finished, by whomever, or nothing new is proposed.
 
         Raises:
-            AxsearchError: more than half of at least five trials failed, or the study is gone.
+            AxsearchError: more than half of at least five trials failed, the study is gone, or the
+                database failed; :class:`DatabaseAwayError` where it was away for long.
             KeyboardInterrupt: a signal came; the trial that ran waits to be tried again.
         """
         self.storage.work_on(self.work)
         pulse = Pulse(self.storage, self.storage.grace / 4)
-        with Interrupts() as interrupts, pulse.running():
-            while True:
-                interrupts.check()
-                self._look_after_others()
-                if self.ready():
+        try:
+            with Interrupts() as interrupts, pulse.running():
+                self._loop(interrupts, pulse)
+        except Exception as error:
+            if is_of_database(error):
+                raise database_error(error) from error
+            raise
+
+    def _loop(self, interrupts: Interrupts, pulse: Pulse) -> None:
+        while True:
+            interrupts.check()
+            self._look_after_others()
+            if self.ready():
+                break
+            began = time.monotonic()
+            try:
+                trial = self.study.ask()
+            except BudgetFullError:
+                if self.storage.finished(self.work.study_id) >= self.work.wanted:
                     break
-                began = time.monotonic()
-                try:
-                    trial = self.study.ask()
-                except BudgetFullError:
-                    if self.storage.finished(self.work.study_id) >= self.work.wanted:
-                        break
-                    self._wait(interrupts)
-                    continue
-                except KeyError:
-                    raise self._gone() from None
-                self._waits = False
-                with pulse.of(trial._trial_id):
-                    self._run(trial, interrupts)
-                self.spent += time.monotonic() - began
-                if self._nothing_new >= NOTHING_NEW:
-                    console.print(
-                        f"The sampler proposed nothing new {NOTHING_NEW} times: the study has "
-                        f"{self.storage.finished(self.work.study_id)} models."
-                    )
-                    break
+                self._wait(interrupts)
+                continue
+            except KeyError:
+                raise self._gone() from None
+            self._waits = False
+            with pulse.of(trial._trial_id):
+                self._run(trial, interrupts)
+            self.spent += time.monotonic() - began
+            if self._nothing_new >= NOTHING_NEW:
+                console.print(
+                    f"The sampler proposed nothing new {NOTHING_NEW} times: the study has "
+                    f"{self.storage.finished(self.work.study_id)} models."
+                )
+                break
 
     def _run(self, trial: optuna.Trial, interrupts: Interrupts) -> None:
         trial_id = trial._trial_id
@@ -216,9 +225,9 @@ class TrialLoop:
                     return
                 end = self.objective.evaluate(trial, recipe)
                 problem = self._problem(end)
-        except (StorageInternalError, SQLAlchemyError):
-            raise  # the trial is lost, and will be tried again
         except Exception as error:
+            if is_of_database(error):  # the trial is lost, and will be tried again
+                raise
             if isinstance(error, TAKEN) and self._taken(trial):
                 return
             problem = cause(error)

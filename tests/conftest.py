@@ -133,12 +133,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.cleanup()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new, empty database of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    server: str = request.getfixturevalue("postgresql")
+def _new_database(server: str) -> str:
+    """The URL of a new, empty database of a server."""
     name = f"test_{uuid.uuid4().hex}"
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -146,3 +142,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     engine.dispose()
     base, _, query = server.partition("?")
     return f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str) -> str:
+    """The URL of a new, empty PostgreSQL database."""
+    return _new_database(postgresql)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new, empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    return _new_database(request.getfixturevalue("postgresql"))

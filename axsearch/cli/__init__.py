@@ -62,6 +62,11 @@ def main() -> None:
         print("axsearch: stopped.", file=sys.stderr)
         raise SystemExit(1) from None
     except Exception as error:
+        from axsearch.store.outages import database_error, is_of_database
+
+        if is_of_database(error):
+            print(f"axsearch: {database_error(error)}", file=sys.stderr)
+            raise SystemExit(1) from None
         if os.environ.get("AXSEARCH_DEBUG"):
             raise
         print(

@@ -23,6 +23,7 @@ from axsearch.engines import Engine, Job, Place, be_worker
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.interrupts import SIGNALS
 from axsearch.progress import console
+from axsearch.store.outages import DatabaseAwayError
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -228,6 +229,8 @@ def _child(target: Target, job: Job, threads: int, log: str, words: Connection) 
     _end_with_parent()
     try:
         target(job, threads)
+    except DatabaseAwayError as error:
+        sys.exit(str(error))  # another one may find it there
     except AxsearchError as error:
         words.send((error.exit_status, str(error)))
         sys.exit(error.exit_status)

