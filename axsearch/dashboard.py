@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import threading
+import logging
+import socket
 from collections.abc import Callable
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from contextlib import closing, suppress
+from typing import Any
 
 import optuna
 from optuna_dashboard import save_note, wsgi
+from waitress import create_server, wasyncore
 
-from axsearch.errors import UsageError
+from axsearch.errors import UsageError, cause
+from axsearch.guard import Guard
+from axsearch.login import Login, check_password
 from axsearch.measurement import Measurement
+from axsearch.store.artifacts import ArtifactStore
 from axsearch.store.database import open_database
 from axsearch.study import Study
 
-LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+SERVER = {
+    "threads": 4,
+    "connection_limit": 100,
+    "channel_timeout": 60,  # seconds that an idle connection is kept
+    "max_request_header_size": 2**15,
+    "max_request_body_size": 2**20,  # the largest that is sent is a note
+    "ident": None,  # no Server header
+    "log_socket_errors": False,
+}
 
 
 def annotate(study: Study) -> None:
@@ -69,45 +85,60 @@ def trial_note(study: Study, member: Measurement) -> str:
     )
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """Requests are not the user's news."""
-
-
 def serve(
     storage: str,
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
+    password: str | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve Optuna Dashboard on a database until interrupted.
 
-    It has no login and can delete studies, so it listens on this machine's loopback only.
-    ``on_ready`` is told the address once the port is open; port 0 takes any free one. Raises
-    UsageError for another host, a port that is taken or a database that cannot be opened.
+    It can delete studies, so without a ``password`` it is served on this machine's loopback only.
+    A password is asked for on every host, and goes over plain HTTP. ``on_ready`` is told the
+    address once the port is open; port 0 takes any free one. Raises UsageError for another host
+    without a password, one that is not 8 to 256 printable characters, a port that is taken or a
+    database that cannot be opened.
     """
-    if host not in LOOPBACK:
+    if password is not None:
+        check_password(password)
+    elif host not in LOOPBACK:
         raise UsageError(
-            f"The dashboard has no login and listens on {' or '.join(LOOPBACK)} only, "
-            f"not on {host}; reach it from elsewhere through an SSH tunnel."
+            f"Optuna Dashboard can delete studies, so listening on {host} needs a password, from"
+            " --password-file or the environment variable AXSEARCH_DASHBOARD_PASSWORD."
         )
-    database = open_database(storage)
-    try:
-        server = make_server(host, port, wsgi(database.storage), handler_class=_Quiet)
-    except (OSError, OverflowError) as error:
-        raise UsageError(f"Port {port} on {host} cannot be used: {error}.") from None
-    with server:
-        if on_ready is not None:
-            on_ready(f"http://{host}:{server.server_port}/dashboard/")
-        # Requests run beside the main thread: wsgiref swallows a Ctrl-C that comes during one.
-        serving = threading.Thread(target=server.serve_forever, daemon=True)
-        serving.start()
+    with closing(open_database(storage)) as database:
+        app = wsgi(database.storage, artifact_store=ArtifactStore(database.engine))
+        if password is not None:
+            app = Login(app, password)
+        app = Guard(app, loopback_only=password is None)
+        # It logs each request that it cannot read. The dashboard logs its own errors.
+        logging.getLogger("waitress").setLevel(logging.CRITICAL)
+        channels: dict[int, Any] = {}
+        server = create_server(app, map=channels, sockets=[_listen(host, port)], **SERVER)
         try:
-            while serving.is_alive():  # a signal that another thread is given wakes no plain join
-                serving.join(timeout=0.5)
-        except KeyboardInterrupt:
-            server.shutdown()
+            with suppress(KeyboardInterrupt):
+                if on_ready is not None:
+                    shown = f"[{host}]" if ":" in host else host
+                    on_ready(f"http://{shown}:{server.effective_port}/dashboard/")
+                server.run()
+        finally:
+            server.task_dispatcher.shutdown(timeout=0)  # for an end before it ran
+            wasyncore.close_all(channels)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # Waitress would open one port for each address of a host: of localhost two, which differ for
+    # port 0. Here it is one, of IPv4 if there is one.
+    try:
+        if not 0 <= port <= 65535:
+            raise ValueError("it must be 0 to 65535")
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        return socket.create_server((address[0], port), family=family)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Port {port} on {host} cannot be used: {cause(error)}.") from None
 
 
 def _ratio(value: float | None) -> str:

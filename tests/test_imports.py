@@ -16,6 +16,9 @@ LIGHT = [
     "axsearch.space",
     "axsearch.pareto",
     "axsearch.study",
+    "axsearch.loop",
+    "axsearch.engines",
+    "axsearch.dashboard",
 ]
 HEAVY = ("torch", "transformers", "datasets")
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.error import HTTPError, URLError
+from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
 from conftest import reviews, write_csv
@@ -181,8 +181,6 @@ def test_wrong_use_is_one_sentence_and_status_2(
         ),
         (("export", *where, "--trial", 1, "--out", constant), "not empty"),
         (("verify", tmp_path), "not an export"),
-        (("dashboard", *where[:2], "--host", "0.0.0.0"), "0.0.0.0"),
-        (("dashboard", *where[:2], "--port", 99999), "99999"),
     ]
     for arguments, word in cases:
         done = run(*arguments)
@@ -264,10 +262,89 @@ def test_the_dashboard_serves_the_study_and_its_notes(where: list[str]) -> None:
             notes = [t["note"]["body"] for t in detail["trials"] if t["note"]["body"]]
             assert notes
             assert all("| layer02 |" in note for note in notes)
+            with pytest.raises(HTTPError) as refused:
+                urlopen(Request(f"{address[0]}/api/studies", headers={"Host": "evil.example"}))
+            assert refused.value.code == 403
+            refused.value.close()
             server.send_signal(signal.SIGINT)
             assert server.wait(timeout=30) == 0
         finally:
             server.kill()
+
+
+def test_the_dashboard_on_all_addresses_asks_for_the_password(
+    where: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("correct horse\n")
+    (tmp_path / "password").chmod(0o600)
+    command = [sys.executable, "-m", "axsearch", "dashboard", *where[:2], "--port", "0"]
+    command += ["--host", "0.0.0.0", "--password-file", str(tmp_path / "password")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        port = re.search(r"http://0\.0\.0\.0:(\d+)/dashboard/", server.stderr.readline())
+        assert port is not None
+        address = f"http://127.0.0.1:{port[1]}"
+        try:
+            with pytest.raises(HTTPError) as refused:
+                _get(f"{address}/api/studies")
+            assert refused.value.code == 401
+            refused.value.close()
+            with _get(f"{address}/dashboard/") as page:
+                assert page.url == f"{address}/login"
+                assert b"<title>axsearch</title>" in page.read()
+                assert page.headers["X-Frame-Options"] == "DENY"
+                assert page.headers["Server"] is None
+            browser = build_opener(HTTPCookieProcessor())
+            with pytest.raises(HTTPError) as refused:
+                browser.open(f"{address}/login", b"password=incorrect+horse", timeout=10)
+            assert refused.value.code == 403
+            refused.value.close()
+            with browser.open(f"{address}/login", b"password=correct+horse", timeout=10) as page:
+                assert page.url == f"{address}/dashboard/"
+                assert b"Optuna Dashboard" in page.read()
+            with browser.open(f"{address}/api/studies", timeout=10) as reply:
+                studies = json.load(reply)["study_summaries"]
+            assert [study["study_name"] for study in studies] == ["tiny"]
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=30) == 0
+            assert server.stderr.read() == ""
+        finally:
+            server.kill()
+
+
+def test_the_dashboard_is_not_opened_without_a_good_password(
+    run: Run, where: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = "AXSEARCH_DASHBOARD_PASSWORD"
+    monkeypatch.delenv(variable, raising=False)
+    everywhere = ("dashboard", *where[:2], "--port", "0", "--host", "0.0.0.0")
+
+    def refused(*arguments: object) -> str:
+        done = run(*arguments)
+        assert (done.status, done.out) == (2, ""), done
+        assert done.err.startswith("axsearch: "), done
+        assert done.err.count("\n") == 1, done
+        assert "secret" not in done.err
+        return done.err
+
+    without = refused(*everywhere)
+    assert "0.0.0.0" in without
+    assert "--password-file" in without
+    assert variable in without
+    for password in ("", "secret"):
+        monkeypatch.setenv(variable, password)
+        for command in (everywhere, ("dashboard", *where[:2], "--port", "0")):
+            assert "8 to 256 printable characters" in refused(*command)
+    monkeypatch.setenv(variable, "secret, long enough")
+    file = tmp_path / "password"
+    given = (*everywhere, "--password-file", file)
+    assert "cannot be read" in refused(*given)
+    file.write_text("secret, long enough\n")
+    file.chmod(0o644)
+    assert f"chmod 600 {file}" in refused(*given)
+    file.write_text("secret\n")
+    file.chmod(0o600)
+    assert "8 to 256 printable characters" in refused(*given)
 
 
 def _get(address: str):  # type: ignore[no-untyped-def]
@@ -275,6 +352,8 @@ def _get(address: str):  # type: ignore[no-untyped-def]
     while True:
         try:
             return urlopen(address, timeout=10)
+        except HTTPError:
+            raise
         except URLError:
             if time.monotonic() > deadline:
                 raise
