@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import shutil
 import sys
 import tempfile
@@ -15,9 +16,11 @@ from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.export.base import Bundle, ExportFormat
+from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
 from axsearch.recipe import Recipe
 from axsearch.resume import load_task
+from axsearch.store.studies import save_export
 from axsearch.study import Study
 from axsearch.surgery import plan
 from axsearch.task import on_device
@@ -118,6 +121,8 @@ def export_model(
         if folder.is_dir():
             folder.rmdir()
         shutil.move(inside, folder)
+    checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    save_export(study.database.engine, study.name, trial, recipe, format, str(folder), checksum)
     return folder
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,37 +67,58 @@ def open_database(url: str, *, create: bool = False) -> Database:
     not exist is made; otherwise it is an error. Raises UsageError where it cannot be opened; the
     password of a URL is never shown.
     """
-    parsed = _parse(url)
+    parsed, arguments = _checked(url, create)
     shown = parsed.render_as_string(hide_password=True)
-    sqlite = parsed.get_backend_name() == "sqlite"
-    if sqlite:
-        if parsed.database in (None, "", ":memory:"):
-            raise UsageError("A database in memory is lost at the end; name a file.")
-        path = Path(str(parsed.database))
-        if not create and not path.is_file():
-            raise UsageError(f"The database {path} does not exist; run `axsearch search` first.")
-        if not path.parent.is_dir():
-            raise UsageError(f"The folder {path.parent} of the database does not exist.")
-    arguments: dict[str, Any] = (
-        {"connect_args": {"timeout": SQLITE_TIMEOUT}} if sqlite else {"pool_pre_ping": True}
-    )
     grace = grace_period()
     database = None
     try:
-        if sqlite:
+        if parsed.get_backend_name() == "sqlite":
             _use_wal(parsed, arguments)
         database = Database(_storage(parsed, arguments, grace))
         _migrate(database.engine, shown)
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         if database is not None:
             database.close()
-        reason = cause(getattr(error, "orig", None) or error)
-        raise UsageError(f"The database {shown} cannot be opened: {reason}.") from None
+        raise _not_opened(shown, error) from None
     except UsageError:
         if database is not None:
             database.close()
         raise
     return database
+
+
+@contextmanager
+def peek(url: str) -> Iterator[Engine]:
+    """An engine on a database that changes nothing of it; raises UsageError as
+    :func:`open_database`.
+    """
+    parsed, arguments = _checked(url, create=False)
+    engine = create_engine(parsed, **arguments)
+    try:
+        yield engine
+    except SQLAlchemyError as error:
+        raise _not_opened(parsed.render_as_string(hide_password=True), error) from None
+    finally:
+        engine.dispose()
+
+
+def _checked(url: str, create: bool) -> tuple[URL, dict[str, Any]]:
+    parsed = _parse(url)
+    if parsed.get_backend_name() != "sqlite":
+        return parsed, {"pool_pre_ping": True}
+    if parsed.database in (None, "", ":memory:"):
+        raise UsageError("A database in memory is lost at the end; name a file.")
+    path = Path(str(parsed.database))
+    if not create and not path.is_file():
+        raise UsageError(f"The database {path} does not exist; run `axsearch search` first.")
+    if not path.parent.is_dir():
+        raise UsageError(f"The folder {path.parent} of the database does not exist.")
+    return parsed, {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+
+
+def _not_opened(shown: str, error: Exception) -> UsageError:
+    reason = cause(getattr(error, "orig", None) or error)
+    return UsageError(f"The database {shown} cannot be opened: {reason}.")
 
 
 def grace_period() -> float:

@@ -1,0 +1,47 @@
+"""``axsearch doctor``."""
+
+from __future__ import annotations
+
+import json as to_json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from axsearch.cli import options
+from axsearch.errors import AxsearchError
+
+MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
+PIPED_WIDTH = 140
+
+
+def doctor(
+    storage: Annotated[
+        str | None,
+        typer.Option(envvar="AXSEARCH_STORAGE", help="Database URL, to look at it as well."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Check versions, threads, machine, database, heartbeats and artifacts; say what to do.
+
+    Example: axsearch doctor --storage sqlite:///studies.db
+    """
+    from axsearch.doctor import examine
+
+    findings = list(examine(storage))
+    if json:
+        print(to_json.dumps([asdict(finding) for finding in findings]))
+    else:
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for finding in findings:
+            words = finding.found + (f"; {finding.advice}" if finding.advice else "")
+            table.add_row(MARKS[finding.state], finding.name, words)
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = PIPED_WIDTH
+        console.print(table)
+    failures = [finding.name for finding in findings if finding.state == "failure"]
+    if failures:
+        raise AxsearchError(f"not well: {', '.join(failures)}.")

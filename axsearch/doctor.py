@@ -1,0 +1,264 @@
+"""What `axsearch doctor` looks at: this machine, the installation, a database and its studies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from alembic.script import ScriptDirectory
+from optuna.study._frozen import FrozenStudy
+from packaging.requirements import Requirement
+from sqlalchemy import text
+
+from axsearch.engines.local import THREAD_VARIABLES, processors
+from axsearch.errors import UsageError
+from axsearch.store.artifacts import attached
+from axsearch.store.database import (
+    VERSION_TABLE,
+    Database,
+    grace_period,
+    migrations,
+    open_database,
+    peek,
+    schema_version,
+)
+
+LITTLE_MEMORY = 2 * 2**30
+LITTLE_DISK = 2**30
+SLOW = 0.05
+"""Seconds of a commit, above which workers wait for the database more than they need."""
+
+State = Literal["ok", "warning", "failure"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, and what to do where it is not well.
+
+    Attributes:
+        name: of what was looked at.
+        state: ``ok``; ``warning``, where a search works but not as it could; ``failure``.
+        found: in words.
+        advice: what to do; empty where all is well.
+    """
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(storage: str | None = None) -> Iterator[Finding]:
+    """Look at this machine and, where a storage is given, at the database and its studies.
+
+    Nothing is changed: a database of an older version stays as it is.
+    """
+    yield from _versions()
+    yield _threads()
+    yield _memory()
+    yield _machine()
+    yield _compiler()
+    yield _folder()
+    if storage is not None:
+        yield from _database(storage)
+
+
+def _versions() -> Iterator[Finding]:
+    wrong = []
+    for line in requires("axsearch") or ():
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            there = version(wanted.name)
+        except PackageNotFoundError:
+            there = "not installed"
+        if there == "not installed" or not wanted.specifier.contains(there, prereleases=True):
+            wrong.append(f"{wanted.name} is {there}, needed is {wanted.specifier}")
+    if wrong:
+        yield Finding(
+            "versions", "failure", "; ".join(wrong), "pip install --upgrade axsearch mends it"
+        )
+    else:
+        names = ("axsearch", "torch", "transformers", "optuna", "optuna-dashboard", "sqlalchemy")
+        yield Finding("versions", "ok", ", ".join(f"{name} {version(name)}" for name in names))
+
+
+def _threads() -> Finding:
+    import torch
+
+    cores, threads = processors(), torch.get_num_threads()
+    found = f"{threads} torch threads on {cores} processors"
+    given = [name for name in THREAD_VARIABLES if os.environ.get(name)]
+    if threads > cores:
+        return Finding(
+            "threads", "warning", found, f"set OMP_NUM_THREADS={cores}: threads stand in line"
+        )
+    if given and threads < cores:
+        return Finding(
+            "threads", "warning", found, f"{given[0]} is set; unset it to use all processors"
+        )
+    return Finding("threads", "ok", found)
+
+
+def _memory() -> Finding:
+    free = psutil.virtual_memory().available
+    found = f"{free / 2**30:.1f} GiB free"
+    if free < LITTLE_MEMORY:
+        advice = "a worker needs 1 to 2 GiB beside its model; run fewer --workers"
+        return Finding("memory", "warning", found, advice)
+    return Finding("memory", "ok", found)
+
+
+def _machine() -> Finding:
+    from axsearch.evaluation.bfloat16 import is_fast
+    from axsearch.machine import machine_name
+
+    fast = is_fast("cpu")
+    return Finding(
+        "machine",
+        "ok",
+        f"{machine_name()}; accuracy is evaluated in {'bfloat16' if fast else 'float32'}",
+    )
+
+
+def _compiler() -> Finding:
+    from axsearch.kernels.native import native_library
+
+    if native_library() is not None:
+        return Finding("kernels", "ok", "compiled")
+    return Finding(
+        "kernels",
+        "warning",
+        "top-k attention runs in plain PyTorch, several times slower",
+        "install a C++ compiler (c++ or g++), or set CXX to one",
+    )
+
+
+def _folder() -> Finding:
+    folder = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK) or free < 2**20:
+        return Finding(
+            "temporary folder", "failure", f"{folder} cannot be written", "set TMPDIR to another"
+        )
+    return Finding("temporary folder", "ok", f"{folder}, {free / 2**30:.1f} GiB free")
+
+
+def _database(storage: str) -> Iterator[Finding]:
+    try:
+        grace = grace_period()
+        with peek(storage) as engine:
+            shown = engine.url.render_as_string(hide_password=True)
+            with engine.connect() as connection:
+                server = connection.dialect.server_version_info or ()
+                found = schema_version(connection)
+    except UsageError as error:
+        yield Finding("database", "failure", str(error), "see that it runs and is reachable")
+        return
+    number = ".".join(map(str, server))
+    yield Finding("database", "ok", f"{shown}, {engine.dialect.name} {number}")
+    script = ScriptDirectory.from_config(migrations())
+    known = {one.revision for one in script.walk_revisions()}
+    if found is None:
+        yield Finding("schema", "ok", "no tables of axsearch yet; a search makes them")
+        return
+    if found not in known:
+        yield Finding("schema", "failure", f"version {found} is newer", "update axsearch")
+        return
+    if found != script.get_current_head():
+        yield Finding(
+            "schema",
+            "warning",
+            f"version {found} is older; the next command brings it up to date",
+            "make a copy of the database first",
+        )
+        return
+    yield Finding("schema", "ok", f"version {found}")
+    with closing(open_database(storage)) as database:
+        yield _commit(database)
+        yield _clock(database)
+        if database.engine.dialect.name == "sqlite":
+            yield _disk(database)
+        for study in database.storage.get_all_studies():
+            yield _heartbeat(database, study, grace)
+            yield _artifacts(database, study)
+
+
+def _commit(database: Database) -> Finding:
+    """A write that leaves all as it is, with its way to the disk."""
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with database.engine.begin() as connection:
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
+        took.append(time.perf_counter() - began)
+    seconds = sorted(took)[1]
+    found = f"a commit takes {seconds * 1e3:.1f} ms"
+    if seconds > SLOW:
+        return Finding("commit", "warning", found, "a trial has four: bring the database nearer")
+    return Finding("commit", "ok", found)
+
+
+def _clock(database: Database) -> Finding:
+    dialect = database.engine.dialect.name
+    if dialect == "sqlite":
+        return Finding("clock", "ok", "the database's is this machine's")
+    epoch = "extract(epoch from now())" if dialect == "postgresql" else "unix_timestamp()"
+    with database.engine.connect() as connection:
+        now = connection.scalar(text(f"SELECT {epoch}"))
+    away = abs(float(now) - time.time())
+    if away > 5:
+        return Finding(
+            "clock",
+            "warning",
+            f"the database's clock is {away:.0f} s away",
+            "heartbeats go by the database's clock; the times of trials by this machine's: set it",
+        )
+    return Finding("clock", "ok", "within 5 s of the database's")
+
+
+def _disk(database: Database) -> Finding:
+    folder = Path(str(database.engine.url.database)).resolve().parent
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 2**30:.1f} GiB free beside the database"
+    if free < LITTLE_DISK:
+        return Finding("disk", "warning", found, "make room: a full disk ends a search")
+    return Finding("disk", "ok", found)
+
+
+def _heartbeat(database: Database, study: FrozenStudy, grace: float) -> Finding:
+    running = database.storage.others(study._study_id)
+    silent = [trial.number for trial in running if trial.silent > grace]
+    name = f"heartbeats of {study.study_name}"
+    if silent:
+        return Finding(
+            name,
+            "warning",
+            f"trials {', '.join(map(str, silent))} have been silent for over {grace:.0f} s",
+            "their workers died; `axsearch worker` or the same `axsearch search` tries them again",
+        )
+    return Finding(name, "ok", f"{len(running)} trials are running")
+
+
+def _artifacts(database: Database, study: FrozenStudy) -> Finding:
+    name = f"artifacts of {study.study_name}"
+    files = list(attached(database.engine, study._study_id))
+    broken = [f"{file.name} of trial {file.trial}" for file in files if not file.whole]
+    if broken:
+        return Finding(
+            name,
+            "failure",
+            f"{'; '.join(broken)} are missing or were changed",
+            "restore the database from a copy; recipes and numbers are kept apart from them",
+        )
+    return Finding(name, "ok", f"{len(files)} open and match their checksums")
