@@ -41,6 +41,10 @@ GIVEN_UP_ATTR = "given_up"
 """Of a failed trial: how many trials had its recipe, all of them lost."""
 
 
+FIXED_ATTR = "fixed_params"
+"""Where Optuna keeps what a waiting trial is to be tried with."""
+
+
 class WorkStorage(TrialStorage):
     """A TrialStorage for workers, which also goes on after the database was away.
 
@@ -254,7 +258,9 @@ class WorkStorage(TrialStorage):
                 waits = not (lost and attempt > RETRIES)
                 if waits:
                     trial = read_trials(session, [TRIALS.c.trial_id == trial_id], {})[0]
-                    waiting = _waiting(trial.params, trial.number)
+                    # One that was waiting may have been lost before its parameters were written.
+                    given = trial.system_attrs.get(FIXED_ATTR, {})
+                    waiting = _waiting({**given, **trial.params}, trial.number)
                     row = self._get_prepared_new_trial(study_id, waiting, session)
                     claims.take_over(
                         session, study_id, recipe, trial_id, int(row.trial_id), attempt + lost
@@ -301,7 +307,7 @@ class WorkStorage(TrialStorage):
 def _waiting(params: Mapping[str, Any], retry_of: int | None = None) -> FrozenTrial:
     return optuna.trial.create_trial(
         state=TrialState.WAITING,
-        system_attrs={"fixed_params": dict(params)},
+        system_attrs={FIXED_ATTR: dict(params)},
         user_attrs={} if retry_of is None else {RETRY_ATTR: retry_of},
     )
 

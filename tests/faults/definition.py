@@ -77,6 +77,7 @@ def check_nothing_lost(
                 {"study": study_id},
             ).all()
         by_id = {trial._trial_id: trial for trial in trials}
+        assert len({row.trial_id for row in rows}) == len(rows), "a trial has one recipe"
         assert {row.recipe for row in rows if row.finished} == hashes
         for row in rows:
             assert row.attempt <= 1 + RETRIES

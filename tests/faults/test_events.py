@@ -72,16 +72,20 @@ def machine_of(url: str, prefix: str) -> type[RuleBasedStateMachine]:
             self.alive.append(Process(url, self.name, self.started))
 
         @precondition(lambda self: self.alive)
-        @rule(draw=st.integers(0, 11), same=st.booleans())
-        def begin(self, draw: int, same: bool) -> None:
+        @rule(draw=st.integers(0, 11), same=st.booleans(), early=st.booleans())
+        def begin(self, draw: int, same: bool, early: bool) -> None:
             worker = self.a_process(draw)
             if worker.trial is not None:
                 return
             if same:  # what another worker may be at, or may have done
-                worker.study.enqueue_trial(dict.fromkeys(NAMES, draw % 3))
+                params = dict.fromkeys(NAMES, draw % 3)
+                worker.storage.enqueue(worker.study._study_id, recipe_of(params), params)
             try:
                 worker.trial = worker.study.ask()
             except BudgetFullError:
+                return
+            if early:  # it may be killed before it has a recipe
+                worker.found = None
                 return
             most = cheap.HEADS - 1
             params = {name: worker.trial.suggest_int(name, 0, most) for name in NAMES}

@@ -20,7 +20,8 @@ TEXT = sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 BLOB = sa.LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
 
 # A trial is on the front where none of its study is as good in all that is optimised and better in
-# something. Where latency or size is no objective it is null in all trials of the study.
+# something, or as good and earlier. Where latency or size is no objective it is null in all trials
+# of the study.
 FRONT = """
 CREATE VIEW ax_front AS
 SELECT studies.study_name AS study, trials.number AS trial, a.recipe,
@@ -34,7 +35,8 @@ WHERE a.feasible AND a.accuracy IS NOT NULL AND NOT EXISTS (
     WHERE b.study_id = a.study_id AND b.feasible AND b.accuracy >= a.accuracy
       AND (a.latency IS NULL OR b.latency <= a.latency)
       AND (a.size IS NULL OR b.size <= a.size)
-      AND (b.accuracy > a.accuracy OR b.latency < a.latency OR b.size < a.size)
+      AND (b.accuracy > a.accuracy OR b.latency < a.latency OR b.size < a.size
+           OR b.trial_id < a.trial_id)
 )
 """
 

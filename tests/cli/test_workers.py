@@ -1,0 +1,189 @@
+"""Several workers as a user starts them, with real models, killed and stopped for real."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy import text
+
+from axsearch import Study
+from axsearch.recipe import Recipe
+from axsearch.store.artifacts import attached
+
+Start = Callable[..., "subprocess.Popen[str]"]
+TWO = ("--workers", "2")
+UNTIMED = ("--objectives", "accuracy,size")
+TRIALS = "300"  # of a tiny model: enough to be in the midst of them
+
+pytestmark = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="two workers need two processors"
+)
+
+
+@pytest.fixture
+def start(base_dir: Path, data_dir: Path, url: str) -> Start:
+    """Start a search of this database, or another command."""
+
+    def call(
+        *options: str, command: str = "search", model: Path = base_dir
+    ) -> subprocess.Popen[str]:
+        given = ["--storage", url, "--study", "many"]
+        if command == "search":
+            given += ["--model", str(model), "--data", str(data_dir), "--batch-size", "4"]
+            given += ["--sampler", "random", "--no-staged"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "axsearch", command, *given, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"},
+        )
+
+    return call
+
+
+def end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    told = process.communicate(timeout=180)
+    return told[0], told[1]
+
+
+def until(process: subprocess.Popen[str], start: str) -> list[str]:
+    """Read what it says until a line starts so."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line.strip())
+        if line.startswith(start):
+            return seen
+    raise AssertionError(seen)
+
+
+def check(url: str, wanted: int) -> Study:
+    """The study has what was wanted, nothing runs, and all that is complete is whole."""
+    study = Study.open(url, "many")
+    trials = study.optuna.get_trials(deepcopy=False)
+    states = [trial.state for trial in trials]
+    assert TrialState.RUNNING not in states
+    done = {t.user_attrs["recipe"] for t in trials if t.state == TrialState.COMPLETE}
+    stopped = {t.user_attrs["recipe"] for t in trials if t.state == TrialState.PRUNED}
+    assert len(done | stopped) == wanted == study.database.storage.finished(study.id)
+    files = list(attached(study.database.engine, study.id))
+    assert all(file.whole for file in files)
+    assert {m.trial for m in study.front()} <= {file.trial for file in files}
+    with study.database.engine.connect() as connection:
+        front = connection.execute(text("SELECT trial, recipe FROM ax_front")).all()
+    assert {row.trial for row in front} >= {m.trial for m in study.front()}
+    assert {row.recipe for row in front} == {Recipe.from_dict(m.recipe).hash for m in study.front()}
+    return study
+
+
+def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
+    process = start("--trials", TRIALS, *TWO, *UNTIMED)
+    until(process, "trial 2/")
+    children = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    assert len(children) == 2
+    children[0].kill()
+    out, said = end(process)
+    assert process.returncode == 0, said
+    assert "killed by SIGKILL" in said
+    assert "many: front of" in out
+    study = check(url, int(TRIALS))
+    with study.database.engine.connect() as connection:
+        workers = connection.execute(
+            text("SELECT count(DISTINCT worker) FROM ax_trials WHERE finished")
+        ).scalar()
+    assert workers >= 3  # the base's, and two more
+    study.database.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_two_workers_time_the_front_once(start: Start, url: str) -> None:
+    process = start("--trials", "12", *TWO)
+    _, said = end(process)
+    assert process.returncode == 0, said
+    study = check(url, 12)
+    assert all(member.latency_measured for member in study.front())
+    with study.database.engine.connect() as connection:
+        timed = connection.execute(
+            text("SELECT count(*), count(DISTINCT recipe) FROM ax_latencies WHERE entry IS NULL")
+        ).one()
+    assert timed[0] == timed[1]
+    study.database.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [(signal.SIGINT, "sqlite"), (signal.SIGTERM, "postgresql")],
+    indirect=["url"],
+)
+def test_a_stopped_search_goes_on_with_a_worker(
+    start: Start, url: str, kind: signal.Signals, base_dir: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "base"
+    moved.symlink_to(base_dir)
+    process = start("--trials", TRIALS, *TWO, *UNTIMED, model=moved)
+    until(process, "trial 2/")
+    process.send_signal(kind)
+    _, said = end(process)
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == (
+        "axsearch: stopped; finished trials are kept, and the same command goes on from there."
+    )
+    study = Study.open(url, "many")
+    trials = study.optuna.get_trials(deepcopy=False)
+    assert all(trial.state != TrialState.RUNNING for trial in trials)
+    before = [m.trial for m in study.measurements]
+    study.database.close()
+    # Another machine, on which the model lies elsewhere.
+    moved.unlink()
+    worker = start("--model", str(base_dir), command="worker")
+    _, said = end(worker)
+    assert worker.returncode == 0, said
+    study = check(url, int(TRIALS))
+    assert {m.trial for m in study.measurements} >= set(before)
+    study.database.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_what_a_worker_cannot_do_is_said_at_once(
+    start: Start, url: str, data_dir: Path, tmp_path: Path
+) -> None:
+    first = start("--trials", "1", *UNTIMED)
+    _, said = end(first)
+    assert first.returncode == 0, said
+    for options, command, word in [
+        (("--workers", "99"), "worker", "processors of this machine"),
+        (("--model", str(tmp_path)), "worker", str(tmp_path)),
+        (("--trials", "2", "--engine", "slurm"), "search", "--engine must be one of"),
+    ]:
+        began = time.monotonic()
+        process = start(*options, command=command)
+        _, said = end(process)
+        assert process.returncode == 2, said
+        assert word in said.splitlines()[-1]
+        assert "Traceback" not in said
+        assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs axsearch[ray]")
+def test_workers_on_ray(start: Start, url: str) -> None:
+    process = start("--trials", "30", *TWO, *UNTIMED, "--engine", "ray")
+    out, said = end(process)
+    assert process.returncode == 0, said
+    assert "many: front of" in out
+    check(url, 30).database.close()
