@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -67,7 +68,7 @@ def doubled(draw: st.DrawFn, documents: st.SearchStrategy[Any]) -> str:
     data = draw(documents)
     paths = [path for path in positions(data) if path and isinstance(path[-1], str)]
     twice = draw(st.sampled_from(paths)) if paths else ()
-    other = json.dumps(draw(STRANGE | st.just(_at(data, twice))))
+    other = json.dumps(draw(STRANGE | st.just(at(data, twice))))
 
     def text(value: Any, path: tuple[Any, ...]) -> str:
         if path != twice[: len(path)] or path == twice:
@@ -96,7 +97,8 @@ def spliced(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
     return text
 
 
-def _at(data: Any, path: tuple[Any, ...]) -> Any:
+def at(data: Any, path: Sequence[Any]) -> Any:
+    """What lies at a position."""
     for step in path:
         data = data[step]
     return data

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_bert
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from mutations import KEYS, STRANGE, changed, doubled, spliced
 from recipes import JSON, RECIPES, described, meaning
@@ -20,7 +20,7 @@ from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.recipe import Kept, Recipe, Setting, SiteId
 from axsearch.surgery import plan, shrink, sliced_state
-from faults.sentences import sentence
+from faults.sentences import fuzz, sentence
 
 NAMES = KEYS | st.sampled_from(
     [
@@ -41,13 +41,6 @@ TEXTS = st.one_of(
     JSON.map(json.dumps),
     st.text(),
 )
-
-Fuzz = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-def fuzz(examples: int) -> Fuzz:
-    """The same examples every time, however slow the machine."""
-    return settings(max_examples=examples, derandomize=True, database=None, deadline=None)
 
 
 def parsed(text: str) -> Any:
