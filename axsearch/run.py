@@ -329,7 +329,7 @@ def _known_spec(database: Database, name: str, *, made: bool = False) -> StudySp
     known = study_spec(database.engine, name)
     exists = made or name in optuna.get_all_study_names(database.storage)
     if known is not None and exists:
-        return StudySpec.model_validate(known)
+        return StudySpec.stored(name, known)
     if known is not None:  # it was deleted in the dashboard
         delete_study(database.engine, name)
     elif exists:

@@ -97,6 +97,20 @@ def spliced(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
     return text
 
 
+def parsed(text: str) -> Any:
+    """A JSON document in which no object has a key twice; None for anything else."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        return None
+
+
 def at(data: Any, path: Sequence[Any]) -> Any:
     """What lies at a position."""
     for step in path:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, delete, inspect, select
+from sqlalchemy import Engine, Text, cast, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, make_transient
 
+from axsearch import strict_json
+from axsearch.errors import cause
 from axsearch.outcome import Outcome, packed, unpacked
 from axsearch.recipe import Recipe
+from axsearch.records import damaged
 from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow, StudyRow
 
 
@@ -52,11 +56,24 @@ class EvaluationKey:
         return hashlib.sha256(f"{self.model} {self.calibration}".encode()).hexdigest()
 
 
-def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
-    """The specification of a study, None where there is no such study."""
+def study_spec(engine: Engine, name: str) -> Any:
+    """The specification of a study as JSON, None where there is no such study.
+
+    Raises UsageError where it is no JSON object.
+    """
+    wanted = select(cast(StudyRow.spec, Text)).where(StudyRow.name == name)  # read strictly, here
     with Session(engine) as session:
-        row = session.get(StudyRow, name)
-        return None if row is None else dict(row.spec)
+        row = session.execute(wanted).first()
+    if row is None:
+        return None
+    where = f"Study {name!r} in this database"
+    try:
+        spec = strict_json.loads(row[0] or "")
+    except ValueError as error:
+        raise damaged(where, f"its specification is not JSON: {error}") from None
+    if not isinstance(spec, dict):
+        raise damaged(where, "its specification is not an object")
+    return spec
 
 
 def study_names(engine: Engine) -> list[str]:
@@ -112,16 +129,20 @@ def load_evaluations(
     with Session(engine) as session:
         found = session.scalars(wanted).all()
         return {
-            row.recipe: Evaluation(
-                row.value,
-                row.low,
-                row.high,
-                Outcome.unpacked(row.statistic, row.outcome),
-                None if row.losses is None else unpacked(row.losses),
-            )
+            row.recipe: _evaluation(row)
             # the best last
             for row in sorted(found, key=lambda r: (r.losses is not None, r.dtype == key.dtype))
         }
+
+
+def _evaluation(row: EvaluationRow) -> Evaluation:
+    try:
+        outcome = Outcome.unpacked(row.statistic, row.outcome)
+        losses = None if row.losses is None else unpacked(row.losses)
+    except (zlib.error, ValueError, EOFError) as error:
+        where = f"The stored evaluation of recipe {row.recipe[:12]}"
+        raise damaged(where, cause(error)) from None
+    return Evaluation(row.value, row.low, row.high, outcome, losses)
 
 
 def save_evaluation(

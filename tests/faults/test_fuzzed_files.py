@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import STRANGE, doubled, spliced
+from mutations import STRANGE, doubled, parsed, spliced
 
 from axsearch.data_files import read_file
 from axsearch.errors import UsageError
@@ -137,17 +137,11 @@ def jsonl(rows: Table, end: str = "\n") -> str:
 
 def json_rows(content: bytes) -> Table | None:
     """What Python's own reader sees, None where a line is no object or means two things."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError
-        return dict(pairs)
-
     try:
-        lines = content.decode("utf-8-sig").split("\n")
-        rows = [json.loads(line, object_pairs_hook=unique) for line in lines if line.strip(" \t\r")]
-    except (ValueError, RecursionError):
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
         return None
+    rows = [parsed(line) for line in text.split("\n") if line.strip(" \t\r")]
     if not rows or not all(isinstance(row, dict) for row in rows):
         return None
     names = dict.fromkeys(name for row in rows for name in row)

@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_bert
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from mutations import KEYS, STRANGE, changed, doubled, spliced
+from mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 from recipes import JSON, RECIPES, described, meaning
 from reference import masked
 from transformers import BertForSequenceClassification
@@ -41,19 +41,6 @@ TEXTS = st.one_of(
     JSON.map(json.dumps),
     st.text(),
 )
-
-
-def parsed(text: str) -> Any:
-    """A JSON document, a number for what is none: no key may stand twice in an object."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        assert len({key for key, _ in pairs}) == len(pairs)
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError, AssertionError):
-        return 0
 
 
 def assert_read_rightly(read: Callable[[], Recipe], expected: dict[str, Any] | None) -> None:
