@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from axsearch.errors import AxsearchError
 
 
 def fuzz(examples: int) -> Callable[[Any], Any]:
     """The same examples every time, however slow the machine."""
-    return settings(max_examples=examples, derandomize=True, database=None, deadline=None)
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def sentence(error: AxsearchError) -> str:
