@@ -167,7 +167,7 @@ def spoilt(draw: st.DrawFn, kind: str) -> list[Row]:
     return found
 
 
-@fuzz(500)
+@fuzz(400)
 @given(st.sampled_from(KINDS), st.sampled_from(SPLITS), st.booleans(), st.data())
 def test_jsonl_rows(folder: Path, kind: str, split: str, told: bool, draw: st.DataObject) -> None:
     written = {name: rows(kind, LENGTH, seed) for seed, name in enumerate(SPLITS)}

@@ -119,7 +119,7 @@ SPECS = st.just(SPEC)
 NAMES = KEYS | st.sampled_from(sorted(FIELDS))
 
 
-@fuzz(200)
+@fuzz(160)
 @given(
     st.one_of(
         changed(SPECS, LIKELY, NAMES, most=1).map(json.dumps),
