@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import csv as python_csv
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
-from pyarrow import csv, json, parquet
 
+from axsearch.data_files import SUFFIXES, read_file
 from axsearch.errors import UsageError, cause
 from axsearch.tasks import Columns, TaskKind, check_names, infer_kind, named_kind
 from axsearch.tasks.base import require_columns
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 CUT_SHARE = 0.1
-LARGEST_BLOCK = 1 << 30
-"""Bytes of a file that are parsed at once; no row may be longer."""
 
 
 @dataclass(frozen=True)
@@ -102,51 +96,10 @@ def _read_folder(folder: Path) -> dict[str, datasets.Dataset]:
         if len(found) > 1:
             raise UsageError(f"{folder} holds {found[0].name} and {found[1].name}; keep one.")
         if found:
-            tables[split] = _read_file(found[0])
+            tables[split] = read_file(found[0])
     if "train" not in tables:
         raise UsageError(f"{folder} holds no train.csv, train.jsonl or train.parquet.")
     return tables
-
-
-def _read_file(path: Path) -> datasets.Dataset:
-    try:
-        if path.suffix == ".csv":
-            table = _read_csv(path)
-        elif path.suffix == ".jsonl":
-            table = json.read_json(path, json.ReadOptions(block_size=_block(path)))
-        else:
-            table = parquet.read_table(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = cause(error)
-        raise UsageError(f"{path} cannot be read: {reason}.") from None
-    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
-    if twice:
-        raise UsageError(f"{path} has the column {twice[0]!r} twice; rename one.")
-    if not table.num_rows:
-        raise UsageError(f"{path} holds no rows.")
-    try:
-        return datasets.Dataset(table)
-    except pa.ArrowException as error:  # lists that begin with null, for example
-        raise UsageError(f"{path} cannot be read: {cause(error)}.") from None
-
-
-def _read_csv(path: Path) -> pa.Table:
-    # Every cell is text as it stands in the file: '007', 'NA' and 'true' are not rewritten.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        names = next(python_csv.reader(file), [])
-    return csv.read_csv(
-        path,
-        csv.ReadOptions(block_size=_block(path)),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        ),
-    )
-
-
-def _block(path: Path) -> int:
-    # All at once: a row may be of any length, and its columns' types are found from all rows.
-    return min(max(path.stat().st_size, 1), LARGEST_BLOCK)
 
 
 def _read_hub(source: str) -> dict[str, datasets.Dataset]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
 class Measurement(BaseModel):
@@ -28,7 +28,7 @@ class Measurement(BaseModel):
             that was removed has 0 heads and 0 neurons.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     trial: int | None = None
     recipe: dict[str, Any]
@@ -36,14 +36,25 @@ class Measurement(BaseModel):
     accuracy_low: float
     accuracy_high: float
     holdout_accuracy: float | None = None
-    latency_ms: float | None = None
-    latency_ratio: float | None = None
+    latency_ms: PositiveFloat | None = None
+    latency_ratio: PositiveFloat | None = None
     latency_measured: bool
-    latency_predicted: float | None = Field(default=None, exclude=True)
-    size_bytes: int
-    size_ratio: float
-    parameters: int
+    latency_predicted: PositiveFloat | None = Field(default=None, exclude=True)
+    size_bytes: PositiveInt
+    size_ratio: PositiveFloat
+    parameters: PositiveInt
     choices: dict[str, dict[str, int | None]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Measurement:
+        if (self.latency_ms is None) != (self.latency_ratio is None):
+            raise ValueError("latency_ms and latency_ratio go together")
+        if not self.choices:
+            raise ValueError("choices names no layer")
+        for layer, kept in self.choices.items():
+            if kept.get("heads") is None or kept.get("ffn") is None:
+                raise ValueError(f"choices does not say what {layer!r} keeps")
+        return self
 
     @property
     def objective_latency(self) -> float | None:

@@ -28,10 +28,14 @@ from pydantic import (
     model_validator,
 )
 
+from axsearch import strict_json
 from axsearch.errors import UsageError
 
 SiteKind = Literal["attention", "ffn"]
 Compensation = Literal["none", "bias", "least_squares"]
+
+MOST_UNITS = 1 << 18
+"""Units of a block, far more than any model has: its bit mask must fit into memory."""
 
 
 class SiteId(NamedTuple):
@@ -64,17 +68,19 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    of: PositiveInt
+    of: Annotated[PositiveInt, Field(le=MOST_UNITS)]
     kept: tuple[int, ...]
 
     @field_validator("kept", mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
         if isinstance(value, str):
-            if not re.fullmatch(r"[0-9a-f]+", value) or len(value) > 1 << 16:
-                raise ValueError("a bit mask is lower-case hexadecimal")
-            mask = int(value, 16)
-            return tuple(i for i in range(mask.bit_length()) if mask >> i & 1)
+            if not re.fullmatch(r"[0-9a-f]+", value) or len(value) > MOST_UNITS // 4:
+                raise ValueError(
+                    f"a bit mask is lower-case hexadecimal, of {MOST_UNITS // 4} digits at most"
+                )
+            bits = reversed(f"{int(value, 16):b}")
+            return tuple(i for i, bit in enumerate(bits) if bit == "1")
         return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
@@ -89,7 +95,10 @@ class Kept(BaseModel):
     def _write(self, kept: tuple[int, ...]) -> list[int] | str:
         if self.of <= 64:
             return list(kept)
-        return format(sum(1 << i for i in kept), "x")
+        bits = bytearray(b"0" * self.of)
+        for i in kept:
+            bits[-1 - i] = ord("1")
+        return format(int(bits, 2), "x")
 
     @property
     def exact(self) -> bool:
@@ -207,25 +216,24 @@ class Recipe(BaseModel):
                     f"{', '.join(get_args(Compensation))}"
                 )
             sites: dict[SiteId, dict[str, Choice]] = {}
-            for key, choices in data["sites"].items():
+            for key, choices in _object("sites", data["sites"]).items():
                 sites[SiteId.parse(key)] = {
-                    name: (Kept if "kept" in choice else Setting).model_validate(choice)
-                    for name, choice in choices.items()
+                    name: _choice(f"{key}, {name!r}", choice)
+                    for name, choice in _object(key, choices).items()
                 }
             recipe = cls.of(sites, compensation)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(f"{source} is not a valid recipe: {first['msg']}.") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise UsageError(f"{source} is not a valid recipe: {error}.") from None
+        except RecursionError:
+            raise UsageError(f"{source} is not a valid recipe: it is nested too deeply.") from None
         return recipe
 
     @classmethod
     def from_json(cls, text: str, source: str = "the recipe") -> Recipe:
         """Read JSON text; raises UsageError naming ``source`` where it is not a recipe."""
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = strict_json.loads(text)
+        except ValueError as error:
             raise UsageError(f"{source} is not JSON: {error}.") from None
         return cls.from_dict(data, source)
 
@@ -250,8 +258,8 @@ class Recipe(BaseModel):
         Raises UsageError naming the file when it is not a recipe or does not match its checksum.
         """
         try:
-            data = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError) as error:
+            data = strict_json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read as a recipe: {error}.") from None
         by_hand = not isinstance(data, dict) or "sha256" not in data
         checksum = None if by_hand else data.pop("sha256")
@@ -259,3 +267,19 @@ class Recipe(BaseModel):
         if not by_hand and checksum != recipe.hash:
             raise UsageError(f"{path} was changed after it was written: its checksum is another.")
         return recipe
+
+
+def _choice(where: str, value: Any) -> Choice:
+    data = _object(where, value)
+    try:
+        return (Kept if "kept" in data else Setting).model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ValueError(": ".join([where, *map(str, first["loc"]), reason])) from None
+
+
+def _object(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not an object")
+    return value

@@ -343,7 +343,7 @@ def _known_spec(database: Database, name: str, objectives: Sequence[str]) -> Stu
     known, storage = study_spec(database.engine, name), database.storage
     ids = {frozen.study_name: frozen._study_id for frozen in storage.get_all_studies()}
     if known is not None and name in ids:
-        return StudySpec.model_validate(known)
+        return StudySpec.stored(name, known)
     if known is not None:  # it was deleted by something that does not know axsearch's tables
         delete_study(database.engine, name)
     elif name in ids and (  # one without trials may be another search's, a moment old

@@ -9,17 +9,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from axsearch import pareto
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.loop import RECIPE_ATTR
 from axsearch.measurement import Measurement
 from axsearch.recipe import Compensation, Recipe
+from axsearch.records import read_record
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import (
     Evaluation,
@@ -30,12 +39,22 @@ from axsearch.store.queries import (
     load_recipes,
 )
 from axsearch.store.studies import asked_for, study_names, study_spec
+from axsearch.trial_records import check_choices, read_measurement
 
 MEASUREMENT_ATTR = "measurement"
 MEAN_LOSS_ATTR = "mean_loss"
 NOT_WORSE_ATTR = "not_worse"
 DIVERGENCE_ATTR = "divergence"
 STOPPED_ATTR = "stopped"
+
+SCENARIO: Mapping[str, Any] = {
+    "batch_size": int,
+    "sequence_length": int | None,
+    "threads": int | None,
+    "device": str,
+    "dtype": str,
+}
+"""What a study's scenario says; :class:`axsearch.evaluation.latency.Scenario` imports torch."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,7 @@ class StudySpec(BaseModel):
     fingerprints recognise the same model, data and space when the study is resumed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     data: str
@@ -80,22 +99,40 @@ class StudySpec(BaseModel):
     metric: str
     text_columns: tuple[str, ...] | None
     label_column: str | None
-    search_examples: int | None
+    search_examples: PositiveInt | None
     objectives: tuple[str, ...]
     scenario: dict[str, int | str | None] | None
     max_drop: float | None
-    max_latency_ratio: float | None
-    max_size_ratio: float | None = None
+    max_latency_ratio: PositiveFloat | None
+    max_size_ratio: PositiveFloat | None = None
     device: str
     machine: str
-    seed: int
+    seed: NonNegativeInt
     model_fingerprint: str
     splits: dict[str, str]
     levels: dict[str, list[int | None]]
     compensation: Compensation = "none"
-    dtype: str = "float32"
+    dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
     space_fingerprint: str = ""
     workload: str | None = None
+
+    @classmethod
+    def stored(cls, name: str, data: Any) -> StudySpec:
+        """What a database holds of a study; raises UsageError where it cannot be that."""
+        return read_record(cls, data, f"Study {name!r} in this database")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudySpec:
+        known = set(self.objectives) <= set(OBJECTIVES) and "accuracy" in self.objectives
+        if not known or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"objectives are accuracy and any of {', '.join(OBJECTIVES)}")
+        if set(self.splits) != {"calibration", "search", "holdout"}:
+            raise ValueError("splits are calibration, search and holdout")
+        if self.scenario is None and "latency" in self.objectives:
+            raise ValueError("there is no scenario to measure latency for")
+        if self.scenario is not None and not _is_scenario(self.scenario):
+            raise ValueError(f"scenario holds {', '.join(SCENARIO)}")
+        return self
 
     def differences(self, other: StudySpec) -> list[str]:
         """In words, what keeps a study with the other spec from being continued as this one."""
@@ -148,7 +185,7 @@ class Study:
 
     @classmethod
     def open(cls, storage: str, name: str) -> Study:
-        """Open a study; raises UsageError where the database or the study is not there."""
+        """Open a study; raises UsageError where it is not there or is damaged."""
         database = open_database(storage)
         try:
             return cls.of(database, name)
@@ -158,14 +195,14 @@ class Study:
 
     @classmethod
     def of(cls, database: Database, name: str) -> Study:
-        """A study of an open database; raises UsageError where it is not there."""
+        """A study of an open database; raises UsageError where it is not there or is damaged."""
         spec = study_spec(database.engine, name)
         kept = optuna.get_all_study_names(database.storage)  # the dashboard can delete studies
         if spec is None or name not in kept:
             names = [known for known in study_names(database.engine) if known in kept]
             hint = f"it holds {', '.join(names)}" if names else "it holds no study yet"
             raise UsageError(f"There is no study {name!r} in this database; {hint}.")
-        return cls(database, name, StudySpec.model_validate(spec))
+        return cls(database, name, StudySpec.stored(name, spec))
 
     @cached_property
     def optuna(self) -> optuna.Study:
@@ -193,18 +230,20 @@ class Study:
 
     @cached_property
     def measurements(self) -> list[Measurement]:
-        """Every finished trial, in the order of their numbers."""
+        """Every finished trial, in the order of their numbers.
+
+        Raises UsageError for a trial that cannot be what a search measured.
+        """
         trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return self.measured(trials)
 
     def measured(self, trials: Sequence[FrozenTrial]) -> list[Measurement]:
-        """What is known of some complete trials."""
-        recipes = load_recipes(
-            self.database.engine, (trial.user_attrs[RECIPE_ATTR] for trial in trials)
-        )
+        """What is known of some complete trials, as :attr:`measurements` of all."""
+        recipes = load_recipes(self.database.engine, map(_recipe_of, trials))
         holdout = self._evaluations("holdout", recipes)
         timed = self._timed(recipes)
-        return [self._measurement(trial, recipes, holdout, timed) for trial in trials]
+        found = [self._measurement(trial, recipes, holdout, timed) for trial in trials]
+        return check_choices(self._named, found, [recipes[_recipe_of(trial)] for trial in trials])
 
     @property
     def model_name(self) -> str:
@@ -330,22 +369,29 @@ class Study:
         holdout: Mapping[str, Evaluation],
         timed: Mapping[str, float],
     ) -> Measurement:
-        recipe = trial.user_attrs[RECIPE_ATTR]
+        recipe = _recipe_of(trial)
         opened = holdout.get(recipe)
-        data: dict[str, Any] = {
-            **trial.user_attrs[MEASUREMENT_ATTR],
-            "trial": trial.number,
-            "recipe": recipes[recipe].to_dict(),
-            "holdout_accuracy": None if opened is None else opened.value,
-        }
-        if recipe in timed and data["latency_ratio"] is not None:
-            base_ms = data["latency_ms"] / data["latency_ratio"]
-            ratio = timed[recipe]
-            data |= {
-                "latency_ratio": ratio, "latency_ms": ratio * base_ms, "latency_measured": True,
-                "latency_predicted": data["latency_ratio"],
-            }  # fmt: skip
-        return Measurement.model_validate(data)
+        measured = read_measurement(
+            self._named(trial.number),
+            trial,
+            trial.user_attrs.get(MEASUREMENT_ATTR),
+            recipes.get(recipe),
+            None if opened is None else opened.value,
+            [OBJECTIVES[name].field for name in self.spec.objectives],
+        )
+        if recipe not in timed or measured.latency_ms is None or measured.latency_ratio is None:
+            return measured
+        return measured.model_copy(
+            update={
+                "latency_ratio": timed[recipe],
+                "latency_ms": timed[recipe] * (measured.latency_ms / measured.latency_ratio),
+                "latency_measured": True,
+                "latency_predicted": measured.latency_ratio,
+            }
+        )
+
+    def _named(self, trial: int | None) -> str:
+        return f"Trial {trial} of study {self.name!r}"
 
 
 def front_of(
@@ -374,6 +420,19 @@ def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> d
     if spec.max_size_ratio is not None:
         found["max_size_ratio"] = measurement.size_ratio - spec.max_size_ratio
     return found
+
+
+def _recipe_of(trial: FrozenTrial) -> str:
+    # Empty where there is none: anybody may add a trial, with any attributes.
+    recipe = trial.user_attrs.get(RECIPE_ATTR)
+    return recipe if isinstance(recipe, str) and recipe.isalnum() else ""
+
+
+def _is_scenario(given: Mapping[str, int | str | None]) -> bool:
+    return set(given) == set(SCENARIO) and all(
+        isinstance(given[name], kind) and (not isinstance(value := given[name], int) or value > 0)
+        for name, kind in SCENARIO.items()
+    )
 
 
 def _public_name(name: str) -> str:

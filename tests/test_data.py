@@ -280,7 +280,7 @@ class TestRefusedFolder:
     def test_ragged_csv(self, tmp_path: Path) -> None:
         message = refused(folder_of(tmp_path, "text,label\na,1\nb,0,oops\n"))
         assert f"{tmp_path / 'train.csv'} cannot be read" in message
-        assert "Expected 2 columns, got 3" in message
+        assert "line 3 has 3 columns, its header 2" in message
 
     def test_column_named_twice(self, tmp_path: Path) -> None:
         message = refused(folder_of(tmp_path, "text,label,label\n" + "a,1,0\nb,0,1\n" * COUNT))
@@ -478,6 +478,93 @@ class TestHub:
         monkeypatch.chdir(tmp_path)
         assert read_data("imdb").columns.texts == ("text",)
         assert not served.calls
+
+
+class TestAsWritten:
+    """Nothing is taken for what it is not."""
+
+    def test_dates_in_json_are_texts(self, tmp_path: Path) -> None:
+        content = [row | {"text": "2020-01-01"} for row in rows()]
+        write(tmp_path / "train.jsonl", content)
+        assert set(texts(read_data(str(tmp_path)).train)) == {("2020-01-01",)}
+
+    def test_csv_that_begins_with_blank_lines(self, tmp_path: Path) -> None:
+        lines = [f"007,{i % 2}" for i in range(COUNT)]
+        found = read_data(folder_of(tmp_path, "\n\n" + "\n".join(["text,label", *lines])))
+        assert set(texts(found.train)) == {("007",)}
+
+    @pytest.mark.parametrize("value", [5, 1.5, True, ["a"], {"a": 1}], ids=str)
+    def test_what_is_no_text(self, tmp_path: Path, value: Any) -> None:
+        write(tmp_path / "train.jsonl", [row | {"text": value} for row in rows()])
+        message = refused(tmp_path)
+        assert "the train split has no text in column 'text' of row 1" in message
+        assert str(value) in message
+
+    @pytest.mark.parametrize("value", [["a"], {"a": 1}], ids=str)
+    def test_what_is_no_label(self, tmp_path: Path, value: Any) -> None:
+        write(tmp_path / "train.jsonl", [row | {"label": value} for row in rows()])
+        assert "labels in column 'label' that are no names or numbers" in refused(tmp_path)
+
+    @pytest.mark.parametrize("value", [-2, 2])
+    def test_numbers_of_no_class(self, tmp_path: Path, value: int) -> None:
+        features = datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+        )
+        ids = pa.array([0, 1, value] * 20)
+        table = pa.table({"text": ["a"] * 60, "label": ids}, schema=features.arrow_schema)
+        parquet.write_table(table, tmp_path / "train.parquet")
+        assert f"not numbers of its 2 classes, such as {value}" in refused(tmp_path)
+
+    def test_columns_of_several_kinds(self, tmp_path: Path) -> None:
+        write(
+            tmp_path / "train.jsonl", [row | {"label": (0.5, True)[row["label"]]} for row in rows()]
+        )
+        assert "column 'label' mixes fractions and true or false" in refused(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            ('{"text": "a", "label": 1, "text": "b"}', "line 2: it has the key 'text' twice"),
+            ('{"text": "a", "label": NaN}', "line 2: NaN is not a number"),
+            ('{"text": "a", "label": 1}, ', "line 2, column 26: Extra data"),
+            ('{"text": "a"', "line 2, column 13: Expecting ',' delimiter"),
+            ('{"text": "\\ud800"}', "half of a surrogate pair"),
+            ("null", "line 2 is not a JSON object"),
+            ("[" * 200_000, "line 2: it is nested too deeply"),
+        ],
+        ids=lambda value: value[:30],
+    )
+    def test_json_line(self, tmp_path: Path, line: str, reason: str) -> None:
+        (tmp_path / "train.jsonl").write_text(f'{{"text": "a", "label": 0}}\n{line}\n')
+        assert f"{tmp_path / 'train.jsonl'} cannot be read" in (message := refused(tmp_path))
+        assert reason in message
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            ('text,label\n"a,1\nb,0\n', "line 3: unexpected end of data"),
+            ('text,label\n"a"b,1\n', "line 2: ',' expected after"),
+            (f"{'x' * 200_000},label\na,1\n", "has none of the text columns"),
+            ("text,la\0bel\na,1\n", r"the column 'la\x00bel', whose name is no text"),
+            ('"a\nb",label\na,1\n', r"it has a\nb, label"),
+        ],
+        ids=["open quote", "after a quote", "long name", "NUL", "line break"],
+    )
+    def test_csv(self, tmp_path: Path, content: str, reason: str) -> None:
+        assert reason in refused(folder_of(tmp_path, content))
+
+    def test_parquet_texts_that_are_not_utf_8(self, tmp_path: Path) -> None:
+        broken = pa.array([b"\xff"] * COUNT).cast(pa.string(), safe=False)
+        table = pa.table({"text": broken, "label": [i % 2 for i in range(COUNT)]})
+        parquet.write_table(table, tmp_path / "train.parquet")
+        assert "train.parquet cannot be read: " in refused(tmp_path)
+
+    def test_parquet_that_says_wrong_things_of_itself(self, tmp_path: Path) -> None:
+        for damage in (b"{", b'{"info": 1}', b'{"info": {"features": {"text": {"_type": "No"}}}}'):
+            table = pa.table({"text": ["a", "b"] * COUNT, "label": [0, 1] * COUNT})
+            table = table.replace_schema_metadata({"huggingface": damage})
+            parquet.write_table(table, tmp_path / "train.parquet")
+            assert "train.parquet cannot be read: " in refused(tmp_path)
 
 
 def test_lists_that_begin_with_null_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import changed
+from recipes import JSON, RECIPES, SITES, described, meaning
 
 from axsearch.errors import UsageError
 from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
@@ -18,111 +19,6 @@ from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
 ATTENTION, FFN = SiteId(0, "attention"), SiteId(0, "ffn")
 EXACT = Recipe.of({})
 SETTINGS = settings(deadline=None, max_examples=100)
-
-
-@st.composite
-def kept(draw: st.DrawFn) -> Kept:
-    of = draw(st.integers(1, 100))
-    everything = (1 << of) - 1
-    mask = draw(st.integers(0, everything) | st.sampled_from([0, 1, everything]))
-    return Kept(of=of, kept=tuple(i for i in range(of) if mask >> i & 1))
-
-
-SETTING = st.builds(
-    Setting, value=st.integers(1, 512), mode=st.sampled_from(["renormalised", "hard"])
-)
-CHOICES = st.dictionaries(
-    st.sampled_from(["heads", "ffn", "topk", "rank"]), kept() | SETTING, max_size=3
-)
-SITES = st.dictionaries(
-    st.builds(SiteId, st.integers(0, 120), st.sampled_from(["attention", "ffn"])),
-    CHOICES,
-    max_size=4,
-)
-COMPENSATION = st.sampled_from(["none", "bias", "least_squares"])
-RECIPES = st.builds(Recipe.of, SITES, COMPENSATION)
-
-NAMES = st.sampled_from(["ff", "0", "heads", "layer00.ffn", "kept", "renormalised", "bias", "none"])
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | NAMES,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
-
-
-def meaning(data: Any) -> dict[str, Any] | None:
-    """What a document says where it differs from the base; None if it is no recipe.
-
-    Written from the format alone: a second opinion on ``Recipe.from_dict``.
-    """
-
-    def integer(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
-
-    def choice(value: Any) -> Any:
-        if isinstance(value, dict) and set(value) == {"of", "kept"}:
-            of, units = value["of"], value["kept"]
-            if not integer(of) or of < 1:
-                return None
-            if isinstance(units, str):
-                if not re.fullmatch("[0-9a-f]+", units):
-                    return None
-                bits = f"{int(units, 16):b}"[::-1]
-                units = [i for i, bit in enumerate(bits) if bit == "1"]
-            if not isinstance(units, list) or not all(map(integer, units)):
-                return None
-            if units != sorted(set(units)) or any(not 0 <= unit < of for unit in units):
-                return None
-            return ("kept", of, units)
-        if isinstance(value, dict) and set(value) == {"value", "mode"}:
-            right = integer(value["value"]) and value["value"] > 0
-            mode = value["mode"]
-            if right and isinstance(mode, str) and re.fullmatch("[a-z_]{1,32}", mode):
-                return ("setting", value["value"], mode)
-        return None
-
-    if not isinstance(data, dict) or not {"version", "sites"} <= set(data):
-        return None
-    if not set(data) <= {"version", "sites", "compensation"}:
-        return None
-    if data["version"] != 1 or isinstance(data["version"], bool):
-        return None
-    if not isinstance(data["sites"], dict):
-        return None
-    found: dict[str, Any] = {}
-    for site, choices in data["sites"].items():
-        match = re.fullmatch(r"layer([0-9]{2}|[1-9][0-9]{2})\.(attention|ffn)", site)
-        if match is None or not isinstance(choices, dict):
-            return None
-        read = {name: choice(value) for name, value in choices.items()}
-        if None in read.values():
-            return None
-        read = {n: c for n, c in read.items() if c[0] == "setting" or len(c[2]) < c[1]}
-        counts = [len(c[2]) for c in read.values() if c[0] == "kept"]
-        if match[2] == "ffn" and counts:  # to use k of fewer than k neurons is to use them all
-            read = {n: c for n, c in read.items() if c[0] == "kept" or c[1] < min(counts)}
-        read = {n: c for n, c in read.items() if c[0] == "kept" and not c[2]} or read
-        if read:
-            found[site] = read
-    way = data.get("compensation", "none")
-    if way not in ("none", "bias", "least_squares"):
-        return None
-    partly = any(c[0] == "kept" and c[2] for read in found.values() for c in read.values())
-    return {"sites": found, "compensation": way if partly else "none"}
-
-
-def described(recipe: Recipe) -> dict[str, Any]:
-    """A recipe in the words of ``meaning``."""
-    sites: dict[str, dict[str, Any]] = {}
-    for site, name, choice in recipe.choices():
-        sites.setdefault(str(site), {})[name] = (
-            ("kept", choice.of, list(choice.kept))
-            if isinstance(choice, Kept)
-            else ("setting", choice.value, choice.mode)
-        )
-    return {"sites": sites, "compensation": recipe.compensation}
 
 
 def assert_read_rightly(data: Any) -> None:
@@ -135,39 +31,8 @@ def assert_read_rightly(data: Any) -> None:
     assert read == expected
 
 
-def positions(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something lies in a JSON document."""
-    found = [path]
-    if isinstance(data, dict | list):
-        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
-            found += positions(value, (*path, key))
-    return found
-
-
-@st.composite
-def mutated(draw: st.DrawFn) -> Any:
-    """A recipe's JSON with some places replaced, deleted, renamed or added to."""
-    data = copy.deepcopy(draw(RECIPES.filter(lambda recipe: bool(recipe.sites))).to_dict())
-    for _ in range(draw(st.integers(1, 3))):
-        paths = [path for path in positions(data) if path]
-        if not paths:
-            break
-        *way, key = draw(st.sampled_from(paths))
-        parent = data
-        for step in way:
-            parent = parent[step]
-        change = draw(st.sampled_from(["replace", "delete", "rename", "add"]))
-        if change == "replace":
-            parent[key] = draw(JSON)
-        elif change == "delete":
-            del parent[key]
-        elif isinstance(parent, list):
-            parent.insert(key, draw(JSON))
-        else:
-            names = ["of", "kept", "layer99.ffn", "compensation"]
-            name = draw(st.text(max_size=10) | st.sampled_from(names))
-            parent[name] = parent.pop(key) if change == "rename" else draw(JSON)
-    return data
+KEYS = st.text(max_size=10) | st.sampled_from(["of", "kept", "layer99.ffn", "compensation"])
+MUTATED = changed(RECIPES.filter(lambda recipe: bool(recipe.sites)).map(Recipe.to_dict), JSON, KEYS)
 
 
 class TestCanonicalForm:
@@ -429,7 +294,7 @@ class TestJson:
         assert meaning(data) is None  # or the fuzzing below would be blind to it
 
     @SETTINGS
-    @given(mutated())
+    @given(MUTATED)
     def test_mutated_recipe(self, data: Any) -> None:
         assert_read_rightly(data)
 
@@ -457,6 +322,8 @@ class TestJson:
             '{"version":' + "[" * 900 + "]" * 900 + ',"sites":{}}',
             '{"version":1,"sites":{"layer00.ffn":{"ffn":{"of":' + "9" * 10_000 + ',"kept":[]}}}}',
             '{"version":1,"sites":{"layer00.ffn":{"ffn":{"of":4,"kept":"' + "f" * 100_000 + '"}}}}',
+            '{"version":2,"version":1,"sites":{}}',
+            '{"version":1,"sites":{"layer00.ffn":{},"layer00.ffn":{}}}',
             "NaN",
             "",
             "\x00",
@@ -467,6 +334,8 @@ class TestJson:
             "deep version",
             "long number",
             "long mask",
+            "version twice",
+            "site twice",
             "NaN",
             "empty",
             "NUL",
@@ -475,6 +344,16 @@ class TestJson:
     def test_hostile_text(self, text: str) -> None:
         with pytest.raises(UsageError):
             Recipe.from_json(text)
+
+    def test_the_error_says_where(self) -> None:
+        for choice, reason in (
+            ({"of": 4, "kept": [1, 1]}, "kept indices must be distinct and ascending"),
+            ({"of": 10**12, "kept": [10**12 - 1]}, "of: Input should be less than or equal"),
+            ([], "is not an object"),
+        ):
+            data = {"version": 1, "sites": {"layer07.ffn": {"ffn": choice}}}
+            with pytest.raises(UsageError, match=f"recipe: layer07.ffn, 'ffn'.* {reason}"):
+                Recipe.from_dict(data)
 
     def test_edited_stored_recipe_is_refused(self) -> None:
         recipe = Recipe.of({FFN: {"ffn": Kept(of=4, kept=(1,))}})

@@ -12,7 +12,7 @@ import sys
 import typer
 
 from axsearch import __version__, discovery
-from axsearch.errors import AxsearchError
+from axsearch.errors import AxsearchError, one_line
 
 INTERRUPTED = 130  # how typer ends on Ctrl-C
 
@@ -71,7 +71,7 @@ def main() -> None:
             raise
         print(
             f"axsearch: something went wrong that axsearch did not foresee "
-            f"({type(error).__name__}: {error}); AXSEARCH_DEBUG=1 shows where.",
+            f"({type(error).__name__}: {one_line(str(error))}); AXSEARCH_DEBUG=1 shows where.",
             file=sys.stderr,
         )
         raise SystemExit(1) from None

@@ -6,8 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from axsearch import strict_json
 from axsearch.errors import UsageError
 
 NAME = "axsearch_manifest.json"
@@ -48,10 +49,10 @@ class Manifest(BaseModel):
         if not path.is_file():
             raise UsageError(f"{folder} is not an export of axsearch: it has no {NAME}.")
         try:
-            data = json.loads(path.read_text())
-            checksum = data.pop("sha256", None)
-            manifest = cls.model_validate(data)
-        except (ValidationError, ValueError, AttributeError, RecursionError):
+            data = strict_json.loads(path.read_text(encoding="utf-8"))
+            checksum = data.pop("sha256", None) if isinstance(data, dict) else None
+            manifest = cls.model_validate(data, strict=True)
+        except (OSError, ValueError):
             raise UsageError(f"{path} is damaged; export the model again.") from None
         if checksum != manifest._checksum() or manifest.version != 1:
             raise UsageError(f"{path} was changed after it was written; export the model again.")
@@ -64,7 +65,8 @@ class Manifest(BaseModel):
             path = folder / name
             if name not in self.files:
                 raise UsageError(f"{path} does not belong to the export; remove it.")
-            if Path(name).name != name or path.is_symlink() or not path.is_file():
+            # A name that the folder does not list may lead out of it.
+            if name not in present or path.is_symlink() or not path.is_file():
                 raise UsageError(f"{path} is missing from the export; export the model again.")
             written = self.files[name]
             if path.stat().st_size != written.bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,10 @@ from sqlalchemy import Engine, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, make_transient
 
+from axsearch.errors import cause
 from axsearch.outcome import Outcome, packed, unpacked
 from axsearch.recipe import Recipe
+from axsearch.records import damaged
 from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow
 from axsearch.store.outages import outlast
 
@@ -92,16 +95,20 @@ def load_evaluations(
     with Session(engine) as session:
         found = session.scalars(wanted).all()
         return {
-            row.recipe: Evaluation(
-                row.value,
-                row.low,
-                row.high,
-                Outcome.unpacked(row.statistic, row.outcome),
-                None if row.losses is None else unpacked(row.losses),
-            )
+            row.recipe: _evaluation(row)
             # the best last
             for row in sorted(found, key=lambda r: (r.losses is not None, r.dtype == key.dtype))
         }
+
+
+def _evaluation(row: EvaluationRow) -> Evaluation:
+    try:
+        outcome = Outcome.unpacked(row.statistic, row.outcome)
+        losses = None if row.losses is None else unpacked(row.losses)
+    except (zlib.error, ValueError, EOFError) as error:
+        where = f"The stored evaluation of recipe {row.recipe[:12]}"
+        raise damaged(where, cause(error)) from None
+    return Evaluation(row.value, row.low, row.high, outcome, losses)
 
 
 def save_evaluation(

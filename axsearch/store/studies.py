@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import Engine, Text, cast, delete, select, update
 from sqlalchemy.orm import Session
 
+from axsearch import strict_json
 from axsearch.recipe import Recipe
+from axsearch.records import damaged
 from axsearch.store.models import (
     ExportRow,
     MachineRow,
@@ -35,10 +37,23 @@ class ModelFacts:
 
 @outlast
 def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
-    """The specification of a study, None where there is no such study."""
+    """The specification of a study as JSON, None where there is no such study.
+
+    Raises UsageError where it is no JSON object.
+    """
+    wanted = select(cast(StudyRow.spec, Text)).where(StudyRow.name == name)  # read strictly
     with Session(engine) as session:
-        row = session.get(StudyRow, name)
-        return None if row is None else dict(row.spec)
+        row = session.execute(wanted).first()
+    if row is None:
+        return None
+    where = f"Study {name!r} in this database"
+    try:
+        spec = strict_json.loads(row[0] or "")
+    except ValueError as error:
+        raise damaged(where, f"its specification is not JSON: {error}") from None
+    if not isinstance(spec, dict):
+        raise damaged(where, "its specification is not an object")
+    return spec
 
 
 @outlast

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Select, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
+from axsearch.errors import cause
+from axsearch.records import damaged
 from axsearch.store.running_trial import PARAM, STEP, SYSTEM_ATTR, USER_ATTR, RunningTrial
+from axsearch.strict_json import unique
 
 TRIAL = models.TrialModel.__table__.c
 VALUE = models.TrialValueModel
@@ -78,7 +81,11 @@ def read_trials(
             datetime_complete=_local(trial.datetime_complete),
             params={name: distributions[name].to_external_repr(value) for name, value, _ in params},
             distributions=distributions,
-            user_attrs={key: json.loads(text) for key, text in rows[USER_ATTR][number]},
+            user_attrs={
+                # NaN is allowed: attributes of other programs may hold it
+                key: json.loads(text, object_pairs_hook=unique)
+                for key, text in rows[USER_ATTR][number]
+            },
             system_attrs={key: json.loads(text) for key, text in rows[SYSTEM_ATTR][number]},
             intermediate_values={
                 step: STEP.stored_repr_to_intermediate_value(*stored)
@@ -87,7 +94,14 @@ def read_trials(
             trial_id=number,
         )
 
-    return [frozen(trial) for trial in found]
+    return [_undamaged(frozen, trial) for trial in found]
+
+
+def _undamaged(frozen: Callable[[Any], FrozenTrial], trial: Any) -> FrozenTrial:
+    try:
+        return frozen(trial)
+    except (ValueError, TypeError, KeyError, AssertionError, RecursionError) as error:
+        raise damaged(f"Trial {trial.number} in this database", cause(error)) from None
 
 
 def read_distribution(session: Session, study_id: int, name: str) -> BaseDistribution | None:

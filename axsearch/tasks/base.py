@@ -188,6 +188,16 @@ def require_columns(source: str, tables: Mapping[str, datasets.Dataset], columns
                 )
 
 
+def require_texts(source: str, name: str, column: str, values: Iterable[object]) -> None:
+    """Raises UsageError for what is neither text nor missing: it is never turned into text."""
+    for number, value in enumerate(values, 1):
+        if value is not None and not isinstance(value, str):
+            raise UsageError(
+                f"{source}: the {name} split has no text in column {column!r} of row {number}, but "
+                f"{str(value)[:60]!r}; write texts as strings."
+            )
+
+
 def fit_labels(config: PreTrainedConfig, labels: Sequence[str]) -> Labels:
     """What each label is to a trained head; raises UsageError where they do not fit."""
     found = sorted(set(labels))

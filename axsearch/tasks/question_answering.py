@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTra
 from axsearch.errors import UsageError
 from axsearch.outcome import Outcome
 from axsearch.split import IGNORED, Split
-from axsearch.tasks.base import Columns, Labels, TaskKind, feature_list
+from axsearch.tasks.base import Columns, Labels, TaskKind, feature_list, require_texts
 
 ANSWER_TOKENS = 30
 """The longest answer that is considered, as in BERT's own evaluation on SQuAD."""
@@ -130,14 +130,16 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[Question] | None:
         """Questions with their answers; None where no question has one, as in hidden tests."""
-        texts = (table[column][:] for column in (*columns.texts, columns.label))
+        texts = [table[column][:] for column in (*columns.texts, columns.label)]
+        for column, values in zip(columns.texts, texts, strict=False):
+            require_texts(source, name, column, values)
         rows = list(zip(*texts, strict=True))
         where = f"{source}: the {name} split has"
-        missing = sum(not (isinstance(q, str) and q.strip() and c) for q, c, _ in rows)
+        missing = sum(not (q and q.strip() and c) for q, c, _ in rows)
         if missing:
             raise UsageError(f"{where} rows without a question or a context ({missing}).")
         found = [
-            Question(q, str(c), _answers(f"{where} a row {number}", answers))
+            Question(q, c, _answers(f"{where} a row {number}", answers))
             for number, (q, c, answers) in enumerate(rows, 1)
         ]
         strays = [
@@ -312,7 +314,7 @@ def _answers(where: str, given: Any) -> tuple[tuple[str, int], ...]:
         or not isinstance(starts, list)
         or len(texts) != len(starts)
         or not all(isinstance(text, str) for text in texts)
-        or not all(isinstance(start, int) for start in starts)
+        or not all(type(start) is int for start in starts)  # true is no number
     ):
         raise UsageError(
             f"{where} whose answers are not SQuAD's "

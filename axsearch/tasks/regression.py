@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from axsearch.tasks.sequences import (
     is_missing,
     pair_up,
 )
+
+NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
 class Regression(SequenceTask[float]):
@@ -123,8 +126,10 @@ class Regression(SequenceTask[float]):
 
 
 def _number(value: object) -> float | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    # Python takes more for a number than a file means: true, 1_000, other scripts' digits.
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    if isinstance(value, str) and not NUMBER.fullmatch(value):
+        return None
+    number = float(value)
     return number if math.isfinite(number) else None

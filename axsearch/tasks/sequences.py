@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from axsearch.errors import UsageError
 from axsearch.split import Features, Split
-from axsearch.tasks.base import Columns, TaskKind, feature_list
+from axsearch.tasks.base import Columns, TaskKind, feature_list, require_texts
 
 TEXT_COLUMNS = (
     ("sentence1", "sentence2"),
@@ -74,10 +74,13 @@ def pair_up(
     columns: Columns,
     labels: Sequence[L | None],
 ) -> list[TextExample[L]]:
-    """Texts with their labels; raises UsageError where one is missing."""
-    rows = list(zip(*(table[column][:] for column in columns.texts), strict=True))
+    """Texts with their labels; raises UsageError where one is missing or is no text."""
+    texts = {column: table[column][:] for column in columns.texts}
+    for column, values in texts.items():
+        require_texts(source, name, column, values)
+    rows = list(zip(*(texts[column] for column in columns.texts), strict=True))
     examples = [
-        TextExample(tuple(str(text) for text in row), label)
+        TextExample(row, label)
         for row, label in zip(rows, labels, strict=True)
         if label is not None and not any(text is None for text in row)
     ]

@@ -43,10 +43,19 @@ class TextClassification(SequenceTask[str]):
     ) -> list[TextExample[str]] | None:
         """Texts and what their label is called; None for GLUE's test splits, all -1."""
         feature, values = table.features[columns.label], table[columns.label][:]
+        where = f"{source}: the {name} split has labels in column {columns.label!r} that are"
         if isinstance(feature, datasets.ClassLabel):
+            count = len(feature.names)
+            if strays := [v for v in values if v is not None and not -1 <= v < count]:
+                raise UsageError(
+                    f"{where} not numbers of its {count} classes, such as {strays[0]}."
+                )
             values = [None if value in (None, -1) else feature.names[value] for value in values]
             if set(values) == {None}:
                 return None
+        strange = [v for v in values if v is not None and not isinstance(v, str | int | float)]
+        if strange:
+            raise UsageError(f"{where} no names or numbers, such as {str(strange[0])[:60]!r}.")
         return pair_up(source, name, table, columns, [_called(value) for value in values])
 
     def new_labels(

@@ -117,11 +117,12 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
                 or not isinstance(tags, list)
                 or len(words) != len(tags)
                 or not words
-                or None in (*words, *tags)
+                or not all(isinstance(word, str) for word in words)
+                or not all(isinstance(tag, str) or type(tag) is int for tag in tags)
             ):
                 raise UsageError(
                     f"{source}: the {name} split has a row {number} without a list of words and "
-                    "a list of as many tags."
+                    "a list of as many tags, which are texts or whole numbers."
                 )
             if names and not all(-1 <= tag < len(names) for tag in tags):
                 raise UsageError(
@@ -129,7 +130,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
                     f"its {len(names)} tags."
                 )
             called = (names[tag] if names else str(tag) for tag in tags)
-            found.append(Tagged(tuple(map(str, words)), tuple(called)))
+            found.append(Tagged(tuple(words), tuple(called)))
             hidden += bool(names) and set(tags) == {-1}
         if hidden == len(found):
             return None

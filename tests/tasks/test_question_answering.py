@@ -273,6 +273,20 @@ class TestData:
         with pytest.raises(UsageError, match="row 1 whose answers are not SQuAD's"):
             read_data(str(tmp_path))
 
+    def test_true_is_no_position(self, tmp_path: Path) -> None:
+        answer = {"text": ["ood"], "answer_start": [True]}
+        content = [{"question": "a", "context": "good", "answers": answer}] * 30
+        write_rows(tmp_path / "train.jsonl", content)
+        with pytest.raises(UsageError, match="row 1 whose answers are not SQuAD's"):
+            read_data(str(tmp_path))
+
+    @pytest.mark.parametrize("context", [5, ["good"], {"a": "good"}], ids=str)
+    def test_a_context_that_is_no_text(self, tmp_path: Path, context: Any) -> None:
+        content = [{**row, "context": context} for row in rows(KIND.name, 30, 0)]
+        write_rows(tmp_path / "train.jsonl", content)
+        with pytest.raises(UsageError, match="has no text in column 'context' of row 1"):
+            read_data(str(tmp_path))
+
     def test_missing_context(self, tmp_path: Path) -> None:
         assert "without a question or a context (1)" in self.refused(tmp_path, {"context": None})
 

@@ -36,9 +36,9 @@ def test_numbers_of_a_csv_file(tmp_path: Path) -> None:
     assert read_data(str(tmp_path)).test == [TextExample(("a",), 4.75), TextExample(("b",), 3.0)]
 
 
-@pytest.mark.parametrize("wrong", ["high", "inf", "1,5", [1.0]])
+@pytest.mark.parametrize("wrong", ["high", "inf", "1,5", "1_0", "٣", [1.0], True])
 def test_labels_that_are_no_numbers(tmp_path: Path, wrong: Any) -> None:
-    if isinstance(wrong, list):
+    if not isinstance(wrong, str):
         content = [row | {"score": wrong} for row in rows(KIND.name, 30, 0)]
     else:
         content = [row | {"score": str(row["score"])} for row in rows(KIND.name, 30, 0)]

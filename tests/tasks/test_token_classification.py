@@ -174,6 +174,12 @@ class TestData:
         message = self.refused(tmp_path, content)
         assert "a row 3 without a list of words and a list of as many tags" in message
 
+    @pytest.mark.parametrize("column", ["tokens", "tags"])
+    @pytest.mark.parametrize("value", [0.5, True, ["a"], {"a": 1}], ids=str)
+    def test_what_is_no_word_or_tag(self, tmp_path: Path, column: str, value: Any) -> None:
+        content = [{**row, column: [value] * len(row["tags"])} for row in rows(KIND.name, 30, 0)]
+        assert "row 1 without a list of words" in self.refused(tmp_path, content, task=KIND.name)
+
     def test_no_column_of_tags(self, tmp_path: Path) -> None:
         content = [{"tokens": row["tokens"], "pos": row["tags"]} for row in rows(KIND.name, 30, 0)]
         assert "has none of the columns ner_tags, tags, labels" in self.refused(tmp_path, content)

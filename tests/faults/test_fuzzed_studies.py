@@ -1,0 +1,147 @@
+"""Specifications of studies as anything may have edited them: read as they stand, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
+
+from axsearch.errors import UsageError
+from axsearch.study import Study
+from faults.checks import Check, list_of, map_of, number, optional, positive, text, whole
+from faults.sentences import fuzz, sentence
+from faults.studies import NAME, SET_SPEC, SPEC, VALUES, edit, make
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("studies") / "studies.db"
+    make(file)
+    return file
+
+
+def opened(path: Path) -> Study | None:
+    """The study, None where it is refused."""
+    try:
+        return Study.open(f"sqlite:///{path}", NAME)
+    except UsageError as error:
+        message = sentence(error)
+    assert f"Study {NAME!r} in this database is damaged" in message
+    return None
+
+
+def scenario(value: Any) -> bool:
+    fields = {
+        "batch_size": whole(1), "sequence_length": optional(whole(1)),
+        "threads": optional(whole(1)), "device": text, "dtype": text,
+    }  # fmt: skip
+    return (
+        isinstance(value, dict)
+        and set(value) == set(fields)
+        and all(check(value[name]) for name, check in fields.items())
+    )
+
+
+def objectives(value: Any) -> bool:
+    known = ("accuracy", "latency", "size")
+    return (
+        list_of(text)(value)
+        and "accuracy" in value
+        and sorted(value) == sorted({*value} & {*known})
+    )
+
+
+FIELDS: dict[str, Check] = {
+    "model": text, "data": text, "task": optional(text), "metric": text,
+    "text_columns": optional(list_of(text)), "label_column": optional(text),
+    "search_examples": optional(whole(1)), "objectives": objectives,
+    "scenario": optional(scenario), "max_drop": optional(number),
+    "max_latency_ratio": optional(positive), "max_size_ratio": optional(positive),
+    "device": text, "machine": text, "seed": whole(0), "model_fingerprint": text,
+    "splits": lambda v: map_of(text)(v) and set(v) == {"calibration", "search", "holdout"},
+    "levels": map_of(list_of(lambda v: v is None or type(v) is int)),
+    "compensation": lambda v: v in ("none", "bias", "least_squares"),
+    "dtype": lambda v: v in ("float32", "bfloat16"),
+    "space_fingerprint": text, "workload": optional(text),
+}  # fmt: skip
+DEFAULTS = {
+    "max_size_ratio": None, "compensation": "none", "dtype": "float32", "space_fingerprint": "",
+    "workload": None,
+}  # fmt: skip
+
+
+def meaning(data: Any) -> dict[str, Any] | None:
+    """What a specification says; None where it is none."""
+    if not isinstance(data, dict) or not set(data) <= set(FIELDS) <= {*data, *DEFAULTS}:
+        return None
+    if not all(FIELDS[name](value) for name, value in data.items()):
+        return None
+    if data["scenario"] is None and "latency" in data["objectives"]:
+        return None
+    return {**DEFAULTS, **data}
+
+
+def front(spec: dict[str, Any]) -> list[int]:
+    """The trials of the front, by looking at every pair."""
+    signs = {"accuracy": -1, "latency": 1, "size": 1}
+    places = [list(signs).index(name) for name in spec["objectives"]]
+    losses = [[value * sign for value, sign in zip(v, signs.values(), strict=True)] for v in VALUES]
+    allowed = [
+        trial
+        for trial, (accuracy, latency, size) in enumerate(VALUES)
+        if (spec["max_drop"] is None or accuracy >= VALUES[0][0] - spec["max_drop"] - 1e-12)
+        and (spec["max_latency_ratio"] is None or latency <= spec["max_latency_ratio"] + 1e-12)
+        and (spec["max_size_ratio"] is None or size <= spec["max_size_ratio"] + 1e-12)
+    ]
+
+    def dominated(trial: int) -> bool:
+        return any(
+            all(losses[other][p] <= losses[trial][p] for p in places)
+            and any(losses[other][p] < losses[trial][p] for p in places)
+            for other in allowed
+        )
+
+    return [trial for trial in allowed if not dominated(trial)]
+
+
+LIKELY = st.sampled_from(
+    [
+        "f1", "accuracy", "bfloat16", "bias", "none", 0.05, 0.2, 1, 7, ["accuracy"], ["size"],
+        ["accuracy", "size"], ["latency", "accuracy", "size"], ["accuracy"] * 2, {}, None, True,
+    ]
+)  # fmt: skip
+SPECS = st.just(SPEC)
+NAMES = KEYS | st.sampled_from(sorted(FIELDS))
+
+
+@fuzz(160)
+@given(
+    st.one_of(
+        changed(SPECS, LIKELY, NAMES, most=1).map(json.dumps),
+        changed(SPECS, STRANGE | LIKELY, NAMES).map(json.dumps),
+        doubled(SPECS),
+        spliced(SPECS.map(json.dumps)),
+        STRANGE.map(json.dumps),
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    )
+)
+def test_specification(path: Path, written: str) -> None:
+    edit(path, (SET_SPEC, written))
+    expected = meaning(parsed(written))
+    study = opened(path)
+    assert (study is None) == (expected is None)
+    if study is None or expected is None:
+        return
+    assert study.spec.model_dump(mode="json") == expected
+    if expected["objectives"] == SPEC["objectives"]:
+        assert sorted(m.trial or 0 for m in study.front()) == front(expected)
+    else:
+        with pytest.raises(UsageError, match="not the values that Optuna was told") as refused:
+            study.front()
+        sentence(refused.value)
+    study.database.close()
