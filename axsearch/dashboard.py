@@ -75,7 +75,7 @@ def trial_note(study: Study, member: Measurement) -> str:
         for layer, c in member.choices.items()
     )
     return (
-        f"On the front when the study had {len(study.measurements)} trials.\n\n"
+        f"On the front when the study had {study.count} trials.\n\n"
         f"{study.spec.metric} **{member.accuracy:.4f}** "
         f"({member.accuracy_low:.4f} to {member.accuracy_high:.4f}), latency "
         f"**{_ratio(member.latency_ratio)}** and size **{member.size_ratio:.3f}** of the base, "

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import TrialState
 
 from axsearch.errors import AxsearchError, UsageError, cause
@@ -263,7 +264,8 @@ class TrialLoop:
     ) -> bool:
         """End a trial; false where others did, who thought that this worker had died."""
         try:
-            self.study.tell(trial, values, state=state)
+            # What Study.tell does, but for reading the whole trial again.
+            _tell_with_warning(self.study, trial, values, state)
         except TAKEN:
             if not self._taken(trial):
                 raise

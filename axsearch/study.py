@@ -38,7 +38,7 @@ from axsearch.store.queries import (
     load_ratios,
     load_recipes,
 )
-from axsearch.store.studies import asked_for, study_names, study_spec
+from axsearch.store.studies import asked_for, front_candidates, study_names, study_spec
 from axsearch.trial_records import check_choices, read_measurement
 
 MEASUREMENT_ATTR = "measurement"
@@ -228,6 +228,11 @@ class Study:
         """Optuna's id of it."""
         return self.optuna._study_id
 
+    @property
+    def count(self) -> int:
+        """How many trials are complete."""
+        return self.database.storage.completed(self.id)
+
     @cached_property
     def measurements(self) -> list[Measurement]:
         """Every finished trial, in the order of their numbers.
@@ -271,12 +276,22 @@ class Study:
     def refresh(self) -> None:
         """Forget what was read, after something was added to the database."""
         self.__dict__.pop("measurements", None)
+        self.__dict__.pop("_candidates", None)
+
+    @cached_property
+    def _candidates(self) -> list[Measurement]:
+        """Measurements that front and baseline are among, where not all were read already."""
+        if "measurements" in self.__dict__:
+            return self.measurements
+        storage, exact = self.database.storage, Recipe.of({}).hash
+        ids = front_candidates(self.database.engine, self.id, exact)
+        return self.measured(storage.trials(ids))
 
     @property
     def baseline(self) -> Measurement:
         """The base model, which is the study's first trial."""
         exact = Recipe.of({}).to_dict()
-        for measurement in self.measurements:
+        for measurement in self._candidates:
             if measurement.recipe == exact:
                 return measurement
         raise AxsearchError(
@@ -288,7 +303,7 @@ class Study:
 
         Trials that break a limit of the study (drop, latency, size) are left out.
         """
-        return front_of(self.spec, self.baseline, self.measurements)
+        return front_of(self.spec, self.baseline, self._candidates)
 
     def pick(
         self,

@@ -54,7 +54,7 @@ def print_json(study: Study) -> None:
 def print_front(study: Study) -> None:
     """A table to stdout: the base, then the front, fastest first."""
     members = study.front()
-    table = Table(title=f"{study.name}: front of {len(study.measurements)} trials")
+    table = Table(title=f"{study.name}: front of {study.count} trials")
     for column in ("trial", study.spec.metric, "95 % interval", "holdout", "latency", "size"):
         table.add_column(column, justify="right")
     table.add_column("heads / neurons kept, layer by layer", overflow="fold")

@@ -73,10 +73,12 @@ def lock_study(session: Session, study_id: int) -> None:
 
 def check_budget(session: Session, work: Work) -> None:
     """Raises BudgetFullError where enough is finished or running; needs the study's lock."""
-    begun = select(func.count()).where(TRIALS.c.study_id == work.study_id)
-    if (session.scalar(begun) or 0) < work.wanted:
+    trials = select(func.count()).where(TRIALS.c.study_id == work.study_id)
+    if (session.scalar(trials) or 0) < work.wanted:
         return  # of all trials there are fewer
-    if finished_recipes(session, work.study_id) + running(session, work.study_id) >= work.wanted:
+    # In this order: a trial that ends between the two is counted twice, and not left out.
+    begun = trials_in(session, work.study_id, TrialState.RUNNING)
+    if begun + finished_recipes(session, work.study_id) >= work.wanted:
         raise BudgetFullError(f"{work.wanted} trials are finished or running.")
 
 
@@ -86,9 +88,9 @@ def finished_recipes(session: Session, study_id: int) -> int:
     return session.scalar(select(func.count()).select_from(ROWS).where(*own)) or 0
 
 
-def running(session: Session, study_id: int) -> int:
-    """How many trials of a study run."""
-    own = (TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
+def trials_in(session: Session, study_id: int, state: TrialState) -> int:
+    """How many trials of a study are in a state."""
+    own = (TRIALS.c.study_id == study_id, TRIALS.c.state == state)
     return session.scalar(select(func.count()).select_from(TRIALS).where(*own)) or 0
 
 

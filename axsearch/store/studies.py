@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, Text, cast, delete, select, update
+from sqlalchemy import Engine, Text, cast, delete, select, text, update
 from sqlalchemy.orm import Session
 
 from axsearch import strict_json
@@ -110,6 +110,26 @@ def save_study(
             spec=dict(spec),
         ),
     )
+
+
+@outlast
+def front_candidates(engine: Engine, study_id: int, base: str) -> list[int]:
+    """The ids of the trials that a study's front and its baseline are among, a few of them all.
+
+    Those of ``ax_front``, those with the base's recipe, whose hash is ``base``, and complete trials
+    that ``ax_trials`` does not have: another trial has their recipe, or something else than
+    axsearch made them.
+    """
+    wanted = text(
+        "SELECT trial_id FROM ax_front WHERE study_id = :study"
+        " UNION SELECT trial_id FROM ax_trials WHERE study_id = :study AND recipe = :base"
+        " AND accuracy IS NOT NULL"
+        " UNION SELECT t.trial_id FROM trials t LEFT JOIN ax_trials a ON a.trial_id = t.trial_id"
+        " AND a.study_id = t.study_id"
+        " WHERE t.study_id = :study AND t.state = 'COMPLETE' AND a.trial_id IS NULL"
+    )
+    with Session(engine) as session:
+        return sorted(session.execute(wanted, {"study": study_id, "base": base}).scalars())
 
 
 @outlast

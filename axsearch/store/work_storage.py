@@ -24,11 +24,11 @@ from sqlalchemy.orm import Session
 from axsearch.recipe import Recipe
 from axsearch.store import claims
 from axsearch.store.artifacts import attach
-from axsearch.store.claims import RETRIES, TRIALS, Claim, Running, Work
+from axsearch.store.claims import RETRIES, TRIALS, WORKER_ATTR, Claim, Running, Work
 from axsearch.store.models import StudyRow, TrialRow
 from axsearch.store.outages import attempts, outlast
 from axsearch.store.running_trial import USER_ATTR, RunningTrial
-from axsearch.store.trial_rows import read_trials
+from axsearch.store.trial_rows import AT_ONCE, read_trials
 from axsearch.store.trial_storage import TrialStorage
 
 INTERRUPTED_ATTR = "interrupted"
@@ -86,7 +86,19 @@ class WorkStorage(TrialStorage):
             claims.check_budget(session, work)
             row = self._get_prepared_new_trial(work.study_id, None, session)
             claims.begin(session, int(row.trial_id), work.worker)
-            return read_trials(session, [TRIALS.c.trial_id == row.trial_id], {})[0]
+            return FrozenTrial(  # as it would be read, in five statements fewer
+                number=int(row.number),
+                state=TrialState.RUNNING,
+                value=None,
+                datetime_start=row.datetime_start,
+                datetime_complete=None,
+                params={},
+                distributions={},
+                user_attrs={},
+                system_attrs={WORKER_ATTR: work.worker},
+                intermediate_values={},
+                trial_id=int(row.trial_id),
+            )
 
     def _mine(self, work: Work) -> FrozenTrial | None:
         """A trial that this worker began without knowing."""
@@ -296,6 +308,22 @@ class WorkStorage(TrialStorage):
         for trial in lost:
             self.give_back(study_id, trial.trial_id, lost=True)
         return [trial.number for trial in lost]
+
+    @outlast
+    def trials(self, ids: Sequence[int]) -> list[FrozenTrial]:
+        """Some trials, by their ids; :meth:`get_all_trials` takes long where a study has many."""
+        found: list[FrozenTrial] = []
+        with _create_scoped_session(self.scoped_session) as session:
+            for start in range(0, len(ids), AT_ONCE):
+                some = ids[start : start + AT_ONCE]
+                found += read_trials(session, [TRIALS.c.trial_id.in_(some)], {})
+        return found
+
+    @outlast
+    def completed(self, study_id: int) -> int:
+        """How many trials of a study are complete."""
+        with _create_scoped_session(self.scoped_session) as session:
+            return claims.trials_in(session, study_id, TrialState.COMPLETE)
 
     @outlast
     def finished(self, study_id: int) -> int:

@@ -56,7 +56,7 @@ def where(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
     place = ["--storage", storage, "--study", "tiny"]
     given = ["--model", str(base_dir), "--data", str(data_dir), "--trials", "8"]
     done = subprocess.run(
-        [sys.executable, "-m", "axsearch", "search", *given, *place, *SPEED],
+        [sys.executable, "-m", "axsearch", "search", *given, *place, *SPEED, "--no-staged"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "front of 8 trials" in done.stdout
@@ -165,7 +165,7 @@ def test_wrong_use_is_one_sentence_and_status_2(
         (("search", *model, "--data", constant, *new, "--trials", 5), "constant"),
         (("search", *model, "--data", six, *new, "--trials", 5), "do not fit"),
         (("search", *model, *data, *new, "--trials", 0), "--trials"),
-        (("search", *model, *data, *new, "--trials", 5, "--workers", 2), "--workers"),
+        (("search", *model, *data, *new, "--trials", 5, "--workers", 0), "--workers"),
         (("search", *model, *data, *new, "--trials", 5, "--approximations", "no"), "'no'"),
         (("search", *model, *data, *new, "--trials", 5, "--freeze", "layer09"), "layer09"),
         (("search", *model, *data, *new, "--trials", 5, "--compensation", "x"), "'x'"),
@@ -212,7 +212,7 @@ def test_every_command_has_help_with_an_example_and_stands_in_the_readme(run: Ru
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     names = [module.__name__.rpartition(".")[2] for module in discovery.modules(axsearch.cli)]
     commands = [name for name in names if name != "options"]
-    assert len(commands) == 9
+    assert len(commands) == 11
     for command in commands:
         done = run(command, "--help")
         assert done.status == 0

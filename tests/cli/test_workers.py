@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from axsearch.store.artifacts import attached
 Start = Callable[..., "subprocess.Popen[str]"]
 TWO = ("--workers", "2")
 UNTIMED = ("--objectives", "accuracy,size")
-TRIALS = "300"  # of a tiny model: enough to be in the midst of them
+TRIALS = "150"  # of a tiny model: enough to be in the midst of them
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two workers need two processors"
@@ -57,13 +58,13 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     return told[0], told[1]
 
 
-def until(process: subprocess.Popen[str], start: str) -> list[str]:
-    """Read what it says until a line starts so."""
+def until(process: subprocess.Popen[str], pattern: str) -> list[str]:
+    """Read what it says until a line begins like the pattern."""
     assert process.stderr is not None
     seen = []
     for line in process.stderr:
         seen.append(line.strip())
-        if line.startswith(start):
+        if re.match(pattern, line):
             return seen
     raise AssertionError(seen)
 
@@ -89,7 +90,7 @@ def check(url: str, wanted: int) -> Study:
 
 def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
     process = start("--trials", TRIALS, *TWO, *UNTIMED)
-    until(process, "trial 2/")
+    until(process, rf"trial \d+/{TRIALS} ")
     children = [
         child
         for child in psutil.Process(process.pid).children()
@@ -136,7 +137,7 @@ def test_a_stopped_search_goes_on_with_a_worker(
     moved = tmp_path / "base"
     moved.symlink_to(base_dir)
     process = start("--trials", TRIALS, *TWO, *UNTIMED, model=moved)
-    until(process, "trial 2/")
+    until(process, rf"trial \d+/{TRIALS} ")
     process.send_signal(kind)
     _, said = end(process)
     assert process.returncode == 1

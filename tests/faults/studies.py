@@ -15,6 +15,7 @@ from axsearch.outcome import Outcome
 from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
 from axsearch.store import queries as q
 from axsearch.store.database import open_database
+from axsearch.store.studies import ModelFacts, save_machine, save_study
 
 NAME = "five"
 LAYERS, HEADS, NEURONS = 2, 4, 64
@@ -74,12 +75,13 @@ def make(path: Path) -> str:
     url = f"sqlite:///{path}"
     database = open_database(url, create=True)
     engine = database.engine
-    q.save_study(engine, NAME, SPEC)
+    save_machine(engine, "here", {"cores": 2})
     study = optuna.create_study(
         study_name=NAME, storage=database.storage, directions=["maximize", "minimize", "minimize"]
     )
+    save_study(engine, NAME, study._study_id, SPEC, ModelFacts("base", "bert", 1, 1))
     for trial, recipe in enumerate(RECIPES):
-        q.save_recipe(engine, recipe)
+        q.save_with_recipe(engine, recipe)
         attributes = {"recipe": recipe.hash, "measurement": measurement(trial), "mean_loss": 0.5}
         study.add_trial(create_trial(values=list(VALUES[trial]), user_attrs=attributes))
     right = np.array([True, True, False])

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, inspect, text
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy import Engine, create_engine, insert, inspect, text
 
-from axsearch import Evaluator, Task, store
+from axsearch import Evaluator, Task, pareto, store
 from axsearch.errors import UsageError
 from axsearch.outcome import Outcome
-from axsearch.recipe import Recipe
+from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.store.claims import BudgetFullError, Work
 from axsearch.store.database import open_database
-from axsearch.store.models import Base
+from axsearch.store.models import Base, RecipeRow, TrialRow
 from axsearch.store.queries import EvaluationKey, load_evaluation
 
 
@@ -169,3 +174,132 @@ def test_an_evaluation_of_the_version_before_losses_is_done_again_once(
         rows = connection.execute(text("SELECT split_name, losses FROM ax_evaluations")).all()
     database.close()
     assert {name: losses is not None for name, losses in rows} == {"search": True, "holdout": False}
+
+
+OLD_SPEC = {
+    "model": "base", "data": "reviews", "task": "text-classification", "metric": "accuracy",
+    "objectives": ["accuracy", "size"], "machine": "there", "model_fingerprint": "m" * 64,
+    "splits": {"calibration": "c" * 64, "search": "s" * 64, "holdout": "h" * 64},
+}  # fmt: skip
+
+
+def test_studies_of_the_previous_release_are_in_the_new_tables(url: str) -> None:
+    """What a database of schema 0003 holds is found in SQL, and its front is the same."""
+    engine = create_engine(url)
+    upgrade(engine, "0003")
+    storage = optuna.storages.RDBStorage(url)
+    study = optuna.create_study(
+        study_name="old", storage=storage, directions=["maximize", "minimize"]
+    )
+    draw = np.random.default_rng(0)
+    recipes = [
+        Recipe.of({SiteId(0, "ffn"): {"ffn": Kept(of=64, kept=tuple(range(n)))}})
+        for n in range(1, 21)
+    ]
+    with engine.begin() as connection:
+        for recipe in recipes:
+            connection.execute(
+                text("INSERT INTO ax_recipes (hash, json) VALUES (:hash, :json)"),
+                {"hash": recipe.hash, "json": recipe.to_json()},
+            )
+        connection.execute(
+            text("INSERT INTO ax_studies (name, spec, created) VALUES ('old', :spec, :now)"),
+            {"spec": json.dumps(OLD_SPEC), "now": "2026-01-01 00:00:00"},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO ax_latencies (model, recipe, workload, machine, scenario, model_ms,"
+                " base_ms, ratio, low, high, pairs, created) VALUES ('m', :recipe, 'w',"
+                " 'elsewhere', '{}', 1, 2, 0.5, 0.4, 0.6, 5, '2026-01-01 00:00:00')"
+            ),
+            {"recipe": recipes[0].hash},
+        )
+    for number, recipe in enumerate([*recipes, recipes[3]]):
+        accuracy, size = round(float(draw.random()), 2), round(float(draw.random()), 2)
+        measured = {
+            "accuracy": accuracy, "accuracy_low": 0.0, "accuracy_high": 1.0,
+            "latency_ratio": None, "size_ratio": size, "size_bytes": 7, "parameters": 3,
+        }  # fmt: skip
+        pruned = number == 5
+        over = [0.1] if number == 7 else [-0.1]
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+                values=None if pruned else [accuracy, size],
+                user_attrs={"recipe": recipe.hash, "measurement": measured},
+                system_attrs={"constraints": over},
+            )
+        )
+    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={"recipe": "x"}))
+    engine.dispose()
+    storage.remove_session()
+    storage.engine.dispose()
+    database = open_database(url.replace("+psycopg", ""))
+    with database.engine.connect() as connection:
+        kept = connection.execute(
+            text("SELECT count(*), sum(CASE WHEN accuracy IS NULL THEN 1 ELSE 0 END) FROM ax_trials"
+                 " WHERE finished")
+        ).one()  # fmt: skip
+        front = connection.execute(text("SELECT trial FROM ax_front WHERE study = 'old'")).scalars()
+        machines = connection.execute(text("SELECT name FROM ax_machines ORDER BY name")).scalars()
+        of_study = connection.execute(
+            text("SELECT s.objectives, t.metric, m.name, s.trials FROM ax_studies s"
+                 " JOIN ax_tasks t ON t.fingerprint = s.task"
+                 " JOIN ax_models m ON m.fingerprint = s.model")
+        ).one()  # fmt: skip
+        assert tuple(kept) == (20, 1)  # distinct recipes, one of them stopped
+        assert list(machines) == ["elsewhere", "there"]
+        assert tuple(of_study) == ("accuracy,size", "accuracy", "base", None)
+        loaded = optuna.load_study(study_name="old", storage=database.storage)
+        values = {t.number: t.values for t in loaded.trials if t.values and t.number not in (7, 20)}
+        expected = [
+            a for a, (high, small) in values.items()
+            if not any(
+                h >= high and s <= small and ((h, s) != (high, small) or b < a)
+                for b, (h, s) in values.items() if b != a
+            )
+        ]  # fmt: skip
+        assert sorted(front) == sorted(expected)
+    database.storage.work_on(Work(loaded._study_id, 20, "me"))
+    with pytest.raises(BudgetFullError):  # they count
+        database.storage.create_new_trial(loaded._study_id)
+    database.close()
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "size"), "all"])
+def test_the_view_of_the_front_is_the_front(url: str, objectives: object) -> None:
+    """Random trials with ties, failures, limits that are broken, and another study beside."""
+    names = ("accuracy", "latency", "size") if objectives == "all" else objectives
+    assert isinstance(names, tuple)
+    draw = np.random.default_rng(1)
+    database = open_database(url, create=True)
+    expected: dict[str, list[int]] = {}
+    for name in ("one", "two"):
+        study = database.storage.create_new_study([StudyDirection.MAXIMIZE] * len(names), name)
+        rows, points = [], []
+        for number in range(150):
+            trial = database.storage.create_new_trial(study)
+            accuracy, latency, size = (round(float(x), 1) for x in draw.random(3))
+            feasible, finished = draw.random() < 0.8, draw.random() < 0.9
+            recipe = f"{name} {number}"
+            rows.append({
+                "study_id": study, "recipe": recipe, "trial_id": trial, "attempt": 1,
+                "finished": finished, "feasible": feasible and finished,
+                "accuracy": accuracy if finished else None,
+                "latency": latency if "latency" in names else None,
+                "size": size if "size" in names else None,
+            })  # fmt: skip
+            if feasible and finished:
+                all_losses = {"accuracy": -accuracy, "latency": latency, "size": size}
+                points.append((number, [all_losses[n] for n in names]))
+        with database.engine.begin() as connection:
+            recipes = [{"hash": row["recipe"], "json": "{}"} for row in rows]
+            connection.execute(insert(RecipeRow), recipes)
+            connection.execute(insert(TrialRow), rows)
+        kept = pareto.front([losses for _, losses in points])
+        expected[name] = [points[i][0] for i in kept]
+    with database.engine.connect() as connection:
+        found = connection.execute(text("SELECT study, trial FROM ax_front")).all()
+    database.close()
+    for name in expected:
+        assert sorted(row.trial for row in found if row.study == name) == expected[name]
