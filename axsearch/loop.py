@@ -152,7 +152,7 @@ class TrialLoop:
         worker: str,
         wanted: int,
         is_dead: Callable[[str], bool],
-        on_trial: Callable[[int], None] = lambda count: None,
+        on_trial: Callable[[int], None] | None = None,
         ready: Callable[[], bool] = lambda: False,
     ) -> None:
         self.study = study
@@ -195,7 +195,7 @@ class TrialLoop:
                 break
             began = time.monotonic()
             try:
-                trial = self.study.ask()
+                trial = self._ask()
             except BudgetFullError:
                 if self.storage.finished(self.work.study_id) >= self.work.wanted:
                     break
@@ -213,6 +213,13 @@ class TrialLoop:
                     f"{self.storage.finished(self.work.study_id)} models."
                 )
                 break
+
+    def _ask(self) -> optuna.Trial:
+        """What Study.ask does, which looks through all trials for one that waits."""
+        if self.storage.first_waiting(self.work.study_id) is not None:
+            return self.study.ask()
+        self.study._thread_local.cached_all_trials = None
+        return optuna.Trial(self.study, self.study._storage.create_new_trial(self.work.study_id))
 
     def _run(self, trial: optuna.Trial, interrupts: Interrupts) -> None:
         trial_id = trial._trial_id
@@ -248,7 +255,8 @@ class TrialLoop:
         if self._tell(trial, end.values, None if end.values is not None else TrialState.PRUNED):
             self.done += 1
             self._recent.append(False)
-            self.on_trial(self.storage.finished(self.work.study_id))
+            if self.on_trial is not None:
+                self.on_trial(self.storage.finished(self.work.study_id))
 
     def _problem(self, end: End) -> str | None:
         if end.values is None:

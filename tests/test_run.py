@@ -130,9 +130,8 @@ def test_the_base_comes_first_and_then_the_warm_start(finished: tuple[str, Study
     assert [t.params for t in study.optuna.trials][: len(asked)] == asked
     rows = np.array([problem.array(genome) for genome in asked])
     assert not rows[0].any()
-    # Those of the knapsack get cheaper step by step; the uniform ladder comes last.
+    # Those of the knapsack get cheaper step by step.
     ladder = uniform(problem)
-    assert rows[-1].tolist() in ladder.tolist()
     chosen = [row for row in rows[1:].tolist() if row not in ladder.tolist()]
     costs = problem.cost("latency", np.array(chosen)) + problem.cost("size", np.array(chosen))
     assert (np.diff(costs) < 1e-9).all()

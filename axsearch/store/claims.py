@@ -71,14 +71,14 @@ def lock_study(session: Session, study_id: int) -> None:
         raise KeyError(models.NOT_FOUND_MSG)
 
 
-def check_budget(session: Session, work: Work) -> None:
-    """Raises BudgetFullError where enough is finished or running; needs the study's lock."""
-    trials = select(func.count()).where(TRIALS.c.study_id == work.study_id)
-    if (session.scalar(trials) or 0) < work.wanted:
-        return  # of all trials there are fewer
+def check_budget(session: Session, work: Work, *, begun: int = 0) -> None:
+    """Raises BudgetFullError where enough is finished or running; needs the study's lock.
+
+    ``begun`` trials, which the session has just begun, are left out.
+    """
     # In this order: a trial that ends between the two is counted twice, and not left out.
-    begun = trials_in(session, work.study_id, TrialState.RUNNING)
-    if begun + finished_recipes(session, work.study_id) >= work.wanted:
+    others = trials_in(session, work.study_id, TrialState.RUNNING) - begun
+    if others + finished_recipes(session, work.study_id) >= work.wanted:
         raise BudgetFullError(f"{work.wanted} trials are finished or running.")
 
 
@@ -120,6 +120,14 @@ def start_waiting(session: Session, trial_id: int, work: Work) -> bool:
         return False
     begin(session, trial_id, work.worker)
     return True
+
+
+def first_waiting(session: Session, study_id: int) -> int | None:
+    """The id of the trial of a study that waits longest."""
+    waiting = (TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
+    return session.scalar(
+        select(TRIALS.c.trial_id).where(*waiting).order_by(TRIALS.c.number).limit(1)
+    )
 
 
 def holder(session: Session, study_id: int, recipe: str) -> Claim | None:

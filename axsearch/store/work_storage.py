@@ -83,8 +83,9 @@ class WorkStorage(TrialStorage):
     def _begin_new(self, work: Work) -> FrozenTrial:
         with _create_scoped_session(self.scoped_session) as session:
             claims.lock_study(session, work.study_id)
-            claims.check_budget(session, work)
             row = self._get_prepared_new_trial(work.study_id, None, session)
+            if row.number >= work.wanted:  # else there are fewer of all trials
+                claims.check_budget(session, work, begun=1)
             claims.begin(session, int(row.trial_id), work.worker)
             return FrozenTrial(  # as it would be read, in five statements fewer
                 number=int(row.number),
@@ -318,6 +319,12 @@ class WorkStorage(TrialStorage):
                 some = ids[start : start + AT_ONCE]
                 found += read_trials(session, [TRIALS.c.trial_id.in_(some)], {})
         return found
+
+    @outlast
+    def first_waiting(self, study_id: int) -> int | None:
+        """The id of the trial of a study that waits longest; None where none does."""
+        with _create_scoped_session(self.scoped_session) as session:
+            return claims.first_waiting(session, study_id)
 
     @outlast
     def completed(self, study_id: int) -> int:

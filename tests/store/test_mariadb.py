@@ -1,0 +1,134 @@
+"""The store on MariaDB, where the machine has a server; its quirks are MySQL's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import cheap
+from faults.definition import check_nothing_lost, complete, trials_of
+from sqlalchemy import create_engine, text
+
+from axsearch.doctor import examine
+from axsearch.outcome import Outcome
+from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.store import queries as q
+from axsearch.store.database import open_database
+
+CHEAP = str(Path(cheap.__file__))
+SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of its own, on a socket."""
+    if shutil.which("mariadbd") is None or shutil.which("mariadb-install-db") is None:
+        pytest.skip("no MariaDB server is installed here (mariadb-server)")
+    pytest.importorskip("pymysql", reason="needs axsearch[mysql]")
+    folder = tmp_path_factory.mktemp("mariadb")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)
+    user = ["--user=mysql"] if os.geteuid() == 0 else []
+    if user:
+        shutil.chown(folder, "mysql")
+    socket, data = folder / "socket", folder / "data"
+    make = ["mariadb-install-db", *user, f"--datadir={data}"]
+    made = subprocess.run(
+        [*make, "--auth-root-authentication-method=normal"], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("MariaDB's tables cannot be made here")
+    run = ["mariadbd", "--no-defaults", *user, f"--datadir={data}", f"--socket={socket}"]
+    with subprocess.Popen(
+        [*run, "--skip-networking", f"--pid-file={folder / 'pid'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + SECONDS
+        while not socket.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield f"mysql+pymysql://root@localhost/{{name}}?unix_socket={socket}"
+        process.terminate()
+
+
+@pytest.fixture
+def url(server: str, request: pytest.FixtureRequest) -> str:
+    name = f"test_{abs(hash(request.node.name))}"
+    engine = create_engine(server.format(name="mysql"))
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return server.format(name=name)
+
+
+def run(url: str, *options: str) -> int:
+    command = [sys.executable, CHEAP, url, *options]
+    return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def test_a_recipe_and_an_outcome_larger_than_64_kilobytes(url: str) -> None:
+    database = open_database(url, create=True)
+    layers = {
+        SiteId(layer, "ffn"): {"ffn": Kept(of=4096, kept=tuple(range(0, 4096, 2 + layer % 3)))}
+        for layer in range(48)
+    }
+    recipe = Recipe.of(layers)
+    draw = np.random.default_rng(0)
+    outcome = Outcome("of scores", draw.random(40_000))
+    losses = draw.random(40_000).astype(np.float32)
+    key = q.EvaluationKey("m" * 64, "c" * 64, "s" * 64, "float32", "accuracy")
+    result = q.Evaluation(0.5, 0.4, 0.6, outcome, losses)
+    q.save_evaluation(database.engine, key, recipe, "search", result)
+    loaded = q.load_evaluation(database.engine, key, recipe.hash)
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded.outcome.values, outcome.values)
+    big = Recipe.of({}).to_json() + " " * 200_000
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO ax_recipes (hash, json) VALUES ('large', :json)"), {"json": big}
+        )
+        stored = connection.execute(
+            text("SELECT LENGTH(json) FROM ax_recipes WHERE hash = 'large'")
+        ).scalar()
+    assert stored == len(big)
+    assert q.load_recipes(database.engine, [recipe.hash])[recipe.hash] == recipe
+    database.close()
+
+
+def test_a_killed_worker_loses_nothing(url: str) -> None:
+    assert run(url, "--fault", "kill measured") < 0
+    before = complete(trials_of(url))
+    assert run(url) == 0
+    check_nothing_lost(url, 8, before)
+
+
+def test_processes_share_a_study_and_its_front_is_found(url: str) -> None:
+    open_database(url, create=True).close()
+    command = [sys.executable, CHEAP, url, "--wanted", "40"]
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
+    assert [process.wait(timeout=120) for process in running] == [0] * 4
+    trials = check_nothing_lost(url, 40)
+    values = {t.number: t.values for t in trials if t.values}
+    database = open_database(url)
+    with database.engine.connect() as connection:
+        front = set(connection.execute(text("SELECT trial FROM ax_front")).scalars())
+    database.close()
+    assert front == {
+        a
+        for a, (high, size) in values.items()
+        if not any(h >= high and s <= size and (h, s) != (high, size) for h, s in values.values())
+    }
+
+
+def test_the_doctor_finds_it_well(url: str) -> None:
+    open_database(url, create=True).close()
+    found = {finding.name: finding.state for finding in examine(url)}
+    assert {found[name] for name in ("database", "schema", "clock")} == {"ok"}
