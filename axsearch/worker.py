@@ -299,7 +299,10 @@ class Worker:
         if cheaper:
             best = max(cheaper, key=lambda m: (m.accuracy, -(m.trial or 0)))
             rival, least = f"trial {best.trial}", best.accuracy
-        recipes = dict.fromkeys((EXACT, *(Recipe.from_dict(m.recipe) for m in front)))
+        # In the order they were found: that of the front changes when its models are timed, and of
+        # two that a recipe differs from equally the first is compared with.
+        found = sorted(front, key=lambda m: m.trial or 0)
+        recipes = dict.fromkeys((EXACT, *(Recipe.from_dict(m.recipe) for m in found)))
         known = [evaluator.accuracy(recipe, evaluator.task.search) for recipe in recipes]
         return Bar(
             rival,

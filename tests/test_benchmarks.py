@@ -60,21 +60,19 @@ def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
 
 def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     arguments = (
-        base_dir, data_dir, "--seeds", 1, "--few", 16, "--many", 4, "--examples", 40, "--out",
+        base_dir, data_dir, "--seeds", 1, "--few", 14, "--many", 4, "--examples", 40, "--out",
         tmp_path, "--cache", tmp_path / "cache.db", "--only",
-        "auto;auto, no warm start;kwon;axformer;axformer, epsilon 0.1;random;hat",
+        "auto;kwon;axformer, epsilon 0.1;random",
     )  # fmt: skip
     run("samplers.py", *arguments)
     stored = json.loads((tmp_path / "samplers.json").read_text())
     lengths = {one["contender"]: len(one["trials"]) for one in stored["runs"]}
-    assert len(lengths) == 7
-    assert lengths["auto"] == 16
-    assert lengths["random"] == lengths["kwon"] == lengths["axformer"] == 4
+    assert lengths == {"auto": 14, "kwon": 4, "axformer, epsilon 0.1": 4, "random": 4}
     for one in stored["runs"]:
         for trial in one["trials"]:
             assert 0 <= trial["accuracy"] <= 1
             assert trial["latency"] > 0
-    assert "| auto | 1 | 16 |" in (tmp_path / "samplers.md").read_text()
+    assert "| auto | 1 | 14 |" in (tmp_path / "samplers.md").read_text()
     assert (tmp_path / "samplers.svg").read_text().startswith("<?xml")
     before = (tmp_path / "samplers.json").read_bytes()
     run("samplers.py", *arguments)

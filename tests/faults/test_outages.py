@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,10 +71,11 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("outage"))
-    yield made
-    made.server.cleanup()
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="axsearch-") as folder:  # as in conftest.py
+        made = Server(Path(folder) / "postgresql")
+        yield made
+        made.server.cleanup()
 
 
 @pytest.mark.parametrize("phase", ["heartbeat", "claim", "end", "ask"])
