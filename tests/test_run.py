@@ -469,7 +469,6 @@ def test_a_second_search_measures_nothing_again(
     monkeypatch.setattr(Evaluator, "_predictions", never)
     before = trials(first)
     assert trials(run(trials=3)) == before
-    monkeypatch.setattr("axsearch.evaluation.evaluator.measure_moments", measure_moments)
     assert trials(run(trials=3, study="second")) == before  # nor another study of the same
     monkeypatch.setattr(Evaluator, "_predictions", predictions)
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", measure_latency)

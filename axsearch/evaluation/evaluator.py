@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations import recorded
 from axsearch.calibration.latency_table import LatencyTable
-from axsearch.calibration.moments import measure_moments
+from axsearch.calibration.moments import kept_moments, measure_moments
 from axsearch.compensation import Moments
 from axsearch.evaluation.accuracy import Predictions, Predictor
 from axsearch.evaluation.latency import (
@@ -110,12 +110,17 @@ class Evaluator:
     @cached_property
     def moments(self) -> Moments:
         """What compensation needs to know of the base, from the calibration split."""
-        calibration = self.task.calibration
+        return kept_moments(
+            (self.task.model_fingerprint, self.task.calibration.fingerprint, self.device),
+            self._moments,
+        )
+
+    def _moments(self) -> Moments:
         with progress_bar() as progress:
             bar = progress.add_task("Calibrating (moments)", total=None)
             return measure_moments(
                 self.model,
-                calibration,
+                self.task.calibration,
                 self.task.kind,
                 device=self.device,
                 on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
@@ -229,9 +234,8 @@ class Evaluator:
                 predictions = self._predictions(model, recipe, split, key.dtype, bar)
         except DominatedError as stop:
             partial = Evaluation(*stop.estimate, stop.outcome)
-            save_evaluation(
-                self.engine, key, recipe, split.name, partial, f"{stop.seen}/{len(split)}"
-            )
+            stage = self.stages.name(stop.seen)
+            save_evaluation(self.engine, key, recipe, split.name, partial, stage)
             raise
         outcome = self.task.kind.outcome(self.task.metric, split, predictions.answers)
         result = Evaluation(*estimate(outcome), outcome, predictions.losses)
@@ -263,7 +267,8 @@ class Evaluator:
     def _stop_as_before(self, key: EvaluationKey, recipe: Recipe, bar: Bar) -> None:
         """Stop where what was seen of a recipe before, in another study, is enough."""
         for stage in range(len(self.stages.parts) - 1):
-            known = load_evaluation(self.engine, key, recipe.hash, self.stages.name(stage))
+            name = self.stages.name(len(self.stages.seen(stage)))
+            known = load_evaluation(self.engine, key, recipe.hash, name)
             if known is not None:
                 self._check(known.outcome, stage, bar)
 

@@ -93,9 +93,9 @@ class Stages:
         self.rows = [np.flatnonzero(np.isin(split.owners, part)) for part in self.examples]
         self._chances = [_chances(weights, end) for end in ends]
 
-    def name(self, stage: int) -> str:
+    def name(self, seen: int) -> str:
         """How the store calls a stage: examples seen, of how many."""
-        return f"{len(self.seen(stage))}/{len(self._chances[stage])}"
+        return f"{seen}/{len(self._chances[-1])}"
 
     def seen(self, stage: int) -> NDArray[np.int64]:
         """The examples of all stages up to this one, in the order in which they were seen."""

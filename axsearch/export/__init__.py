@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
+import os
 import shutil
 import sys
 import tempfile
@@ -34,6 +36,9 @@ __all__ = [
     "formats",
     "verify_export",
 ]
+
+FULL = 2**16
+"""A disk with fewer bytes left is full: some writers fail without saying why."""
 
 
 @functools.cache
@@ -66,7 +71,8 @@ def export_model(
         UsageError: no such trial or format, a recipe that the format cannot hold, a folder that is
             not empty, a base model or data that are not those the study was made with, or, without
             ``force``, a model that is no better than the trivial answer: one class for all,
-            the mean, no answer.
+            the mean, no answer; too little room on the disk.
+        AxsearchError: the disk became full meanwhile; nothing is left of the export.
     """
     if format not in formats():
         raise UsageError(
@@ -80,6 +86,7 @@ def export_model(
     folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another --out.")
+    _check_room(folder, measurement.size_bytes)
     spec = study.spec
     task = load_task(spec)
     plan(task.model, recipe)
@@ -116,14 +123,44 @@ def export_model(
     with directory as temporary:
         inside = Path(temporary) / "export"
         inside.mkdir()
-        formats()[format].write(bundle, inside)
-        Manifest.of(inside, format).write(inside)
+        try:
+            formats()[format].write(bundle, inside)
+            Manifest.of(inside, format).write(inside)
+        except Exception as error:  # each format's libraries say it in another way
+            if not _is_full(error, folder.parent):
+                raise
+            raise AxsearchError(
+                f"The disk of {folder.parent} became full, and nothing was written; make room and "
+                "run the same command again."
+            ) from error
         if folder.is_dir():
             folder.rmdir()
         shutil.move(inside, folder)
     checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     save_export(study.database.engine, study.name, trial, recipe, format, str(folder), checksum)
     return folder
+
+
+def _check_room(folder: Path, size: int) -> None:
+    there = next(parent for parent in folder.parents if parent.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise UsageError(
+            f"The weights alone take {size / 1e6:.1f} MB, and the disk of {there} has "
+            f"{free / 1e6:.1f} MB left; make room or give another --out."
+        )
+
+
+def _is_full(error: BaseException | None, folder: Path) -> bool:
+    if shutil.disk_usage(folder).free < FULL:
+        return True
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):  # safetensors' errors have no number
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @dataclass(frozen=True)

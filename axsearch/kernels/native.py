@@ -11,7 +11,6 @@ import platform
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from axsearch.cache import is_private, private_folder
 from axsearch.kernels.native_source import SOURCE
 
 LOGGER = logging.getLogger("axsearch.kernels")
@@ -89,7 +89,7 @@ def _built() -> ctypes.CDLL | None:
         x86 = X86_FLAGS if platform.machine() in ("x86_64", "AMD64") else ()
         command = [compiler, *options, *FLAGS, *x86, "-x", "c++", "-"]
         _share_openmp()
-        folder = _private_folder()
+        folder = private_folder("kernels")
         if folder is not None:
             return _loaded(command, folder)
         with tempfile.TemporaryDirectory(prefix="axsearch-kernels-") as scratch:
@@ -162,24 +162,5 @@ def _digest(path: Path) -> str:
 
 
 def _is_whole(library: Path) -> bool:
-    return _is_private(library) and library.stem.endswith(_digest(library))
-
-
-def _is_private(path: Path) -> bool:
     # What lies here is run, so nobody else may write to it.
-    found = path.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _private_folder() -> Path | None:
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        # A relative path is to be ignored (XDG Base Directory Specification).
-        folder = (home if home.is_absolute() else Path.home() / ".cache") / "axsearch" / "kernels"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(folder):
-            return None
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except (OSError, RuntimeError):
-        return None
+    return is_private(library) and library.stem.endswith(_digest(library))

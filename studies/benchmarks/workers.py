@@ -39,7 +39,8 @@ WAYS = {"two of one thread": (2, 1), "one of two threads": (1, 2)}
 
 def prepare(url: str, model: str, data: str, count: int) -> None:
     """Make a study in which so many random recipes wait."""
-    search(model, data, storage=url, study=NAME, trials=1, sampler="random", staged=False)
+    made = search(model, data, storage=url, study=NAME, trials=1, sampler="random", staged=False)
+    made.database.close()  # or what is not in its file yet would not be copied
     database = open_database(url)
     study = Study.of(database, NAME)
     spec, (_, settings) = study.spec, study.asked

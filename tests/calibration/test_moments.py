@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import fill
 from families import PICTURES, random_model, tiny_model
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -15,7 +21,8 @@ from transformers import PreTrainedModel
 
 from axsearch.architectures import architecture_of, architectures
 from axsearch.calibration import moments as module_under_test
-from axsearch.calibration.moments import SENSITIVE, measure_moments
+from axsearch.calibration.moments import SENSITIVE, kept_moments, measure_moments
+from axsearch.compensation import Moments
 from axsearch.recipe import SiteId
 from axsearch.split import Split
 from axsearch.surgery import sites_by_id
@@ -162,3 +169,96 @@ def test_a_base_without_trainable_parameters_has_the_same_moments() -> None:
     wanted, found = (measure_moments(model, SPLIT, KIND) for model in (free, frozen))
     for site in sites_by_id(free):
         torch.testing.assert_close(found.covariance[site], wanted.covariance[site])
+
+
+class TestKept:
+    """Moments are measured once a machine."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        return tmp_path / "axsearch" / "moments"
+
+    @staticmethod
+    def some(seed: int) -> Moments:
+        draw = torch.Generator().manual_seed(seed)
+        sites = [SiteId(0, "attention"), SiteId(11, "ffn")]
+        return Moments(
+            {site: torch.randn(8, generator=draw, dtype=torch.float64) for site in sites},
+            {site: torch.randn(8, 8, generator=draw) for site in sites},
+        )
+
+    def equal(self, first: Moments, second: Moments) -> bool:
+        return all(
+            ours.keys() == theirs.keys()
+            and all(torch.equal(ours[site], theirs[site]) for site in ours)
+            for ours, theirs in ((first.mean, second.mean), (first.covariance, second.covariance))
+        )
+
+    def test_the_second_time_they_are_read(self) -> None:
+        first = kept_moments(("model", "data", "cpu"), lambda: self.some(1))
+        again = kept_moments(("model", "data", "cpu"), never)
+        assert self.equal(first, self.some(1))
+        assert self.equal(again, first)
+        assert {mean.dtype for mean in again.mean.values()} == {torch.float64}
+        other = kept_moments(("model", "other data", "cpu"), lambda: self.some(2))
+        assert self.equal(other, self.some(2))
+
+    @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+    def test_a_file_that_was_cut_off_is_made_again(self, folder: Path, kept: float) -> None:
+        kept_moments(("model",), lambda: self.some(1))
+        (file,) = folder.glob("*.safetensors")
+        data = file.read_bytes()
+        file.write_bytes(data[: int(len(data) * kept)])
+        assert self.equal(kept_moments(("model",), lambda: self.some(1)), self.some(1))
+        assert file.read_bytes() == data
+
+    def test_those_used_last_are_kept(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("a", "b", "c"):
+            kept_moments((name,), lambda: self.some(1))
+        size = max(file.stat().st_size for file in folder.glob("*.safetensors"))
+        monkeypatch.setattr(module_under_test, "MOST_BYTES", 2 * size)
+        for age, file in enumerate(folder.glob("*.safetensors")):
+            os.utime(file, (age, age))
+        kept_moments(("a",), never)
+        kept_moments(("d",), lambda: self.some(1))
+        assert len([*folder.glob("*.safetensors")]) == 2
+        kept_moments(("a",), never)
+        kept_moments(("d",), never)
+
+    def test_a_full_disk_or_no_folder_is_no_obstacle(
+        self, folder: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+        kept_moments(("first",), lambda: self.some(1))
+        fill(small_disk, 0)
+        assert self.equal(kept_moments(("model",), lambda: self.some(1)), self.some(1))
+        assert self.equal(kept_moments(("first",), never), self.some(1))
+        monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+        assert self.equal(kept_moments(("model",), lambda: self.some(1)), self.some(1))
+
+    def test_processes_that_need_them_at_once_measure_them_once(self) -> None:
+        measured = []
+
+        def slowly() -> Moments:
+            measured.append(1)
+            time.sleep(0.2)
+            return self.some(1)
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: kept_moments(("model",), slowly), range(4)))
+        assert len(measured) == 1
+        assert all(self.equal(one, self.some(1)) for one in found)
+
+    def test_one_that_does_not_get_on_is_not_waited_for(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module_under_test, "PATIENCE", 0.1)
+        kept_moments(("other",), lambda: self.some(2))
+        with FileLock(folder / "lock"):
+            found = kept_moments(("model",), lambda: self.some(1))
+        assert self.equal(found, self.some(1))
+
+
+def never() -> Moments:
+    raise AssertionError("moments were measured again")

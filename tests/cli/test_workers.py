@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from axsearch import Study, search
 from axsearch.cli import main
 from axsearch.engines import Job, be_worker
 from axsearch.errors import UsageError
+from axsearch.evaluation.evaluator import Evaluator
 from axsearch.recipe import Recipe
+from axsearch.resume import load_task
 from axsearch.store.artifacts import attached
+from axsearch.store.database import open_database
+from axsearch.store.studies import ask_for
 
 Start = Callable[..., "subprocess.Popen[str]"]
 TWO = ("--workers", "2")
@@ -158,6 +163,53 @@ def test_a_stopped_search_goes_on_with_a_worker(
     assert worker.returncode == 0, said
     study = check(url, int(TRIALS))
     assert {m.trial for m in study.measurements} >= set(before)
+    study.database.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_weights_that_are_cut_off_while_a_worker_runs(
+    start: Start, url: str, base_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """What has them in memory goes on; what is started in its place says what is wrong."""
+    base = tmp_path / "base"
+    shutil.copytree(base_dir, base)
+    given = {"storage": url, "study": "many", "trials": 1, "objectives": ("accuracy", "size")}
+    made = search(str(base), str(data_dir), sampler="random", staged=False, **given)
+    spec, (_, settings) = made.spec, made.asked
+    ask_for(made.database.engine, "many", int(TRIALS), settings.model_dump(mode="json"))
+    made.database.close()
+    process = start("--cpus-per-worker", "1", command="worker")
+    until(process, rf"trial \d+/{TRIALS} ")
+    weights = base / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    until(process, rf"trial \d+/{TRIALS} ")
+    children = psutil.Process(process.pid).children()
+    for child in children:
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.kill()
+    _, said = end(process)
+    assert process.returncode == 2, said
+    assert str(base) in said.splitlines()[-1]
+    assert "Traceback" not in said
+    study = Study.open(url, "many")
+    before = {m.trial: m.accuracy for m in study.measurements}
+    assert len(before) > 2
+    study.database.close()
+    weights.write_bytes(whole)
+    process = start(command="worker")
+    _, said = end(process)
+    assert process.returncode == 0, said
+    study = check(url, int(TRIALS))
+    assert before.items() <= {m.trial: m.accuracy for m in study.measurements}.items()
+    # Evaluated once more, each model of the front gives what is stored.
+    task = load_task(spec)
+    other = open_database(f"sqlite:///{tmp_path / 'other.db'}", create=True)
+    evaluator = Evaluator(task, other.engine, None, spec.device, spec.dtype)
+    for member in study.front():
+        found = evaluator.accuracy(Recipe.from_dict(member.recipe), task.search)
+        assert found.value == member.accuracy
+    other.close()
     study.database.close()
 
 

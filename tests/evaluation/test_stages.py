@@ -71,6 +71,8 @@ class TestStages:
             assert set(split.owners[own]) == set(examples)
             assert not set(split.owners[np.setdiff1d(np.arange(len(split)), own)]) & set(examples)
             assert [split.inputs[row] for row in own] == part.inputs
+        # The store calls a stage by examples, of which there are fewer than windows.
+        assert found.name(32) == f"32/{split.owners[-1] + 1}"
 
     @pytest.mark.parametrize("metric", ["f1", "exact_match"])
     def test_outcomes_of_the_parts_are_those_of_the_whole(

