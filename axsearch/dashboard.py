@@ -27,7 +27,7 @@ SERVER = {
     "connection_limit": 100,
     "channel_timeout": 60,  # seconds that an idle connection is kept
     "max_request_header_size": 2**15,
-    "max_request_body_size": 2**20,  # the largest that is sent is a note
+    "max_request_body_size": 2**26,  # artifacts that are uploaded on the page
     "ident": None,  # no Server header
     "log_socket_errors": False,
 }

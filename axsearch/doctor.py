@@ -6,12 +6,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from alembic.script import ScriptDirectory
@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from sqlalchemy import text
 
 from axsearch.engines.local import THREAD_VARIABLES, processors
-from axsearch.errors import UsageError
+from axsearch.errors import AxsearchError, UsageError, cause
 from axsearch.store.artifacts import attached
 from axsearch.store.database import (
     VERSION_TABLE,
@@ -30,6 +30,7 @@ from axsearch.store.database import (
     open_database,
     peek,
     schema_version,
+    shown_url,
 )
 
 LITTLE_MEMORY = 2 * 2**30
@@ -62,17 +63,29 @@ def examine(storage: str | None = None) -> Iterator[Finding]:
 
     Nothing is changed: a database of an older version stays as it is.
     """
-    yield from _versions()
-    yield _threads()
-    yield _memory()
-    yield _machine()
-    yield _compiler()
-    yield _folder()
+    yield _look("versions", _versions)
+    yield _look("threads", _threads)
+    yield _look("memory", _memory)
+    yield _look("machine", _machine)
+    yield _look("kernels", _compiler)
+    yield _look("temporary folder", _folder)
+    yield _look("heartbeat", _grace)
     if storage is not None:
         yield from _database(storage)
 
 
-def _versions() -> Iterator[Finding]:
+def _look(name: str, check: Callable[..., Finding], *arguments: Any) -> Finding:
+    """What a check finds; that it cannot look is a finding too, and the others go on."""
+    try:
+        return check(*arguments)
+    except AxsearchError as error:
+        return Finding(name, "failure", str(error))
+    except Exception as error:
+        found = f"cannot be looked at ({type(error).__name__}: {cause(error)})"
+        return Finding(name, "failure", found, "AXSEARCH_DEBUG=1 and another command show more")
+
+
+def _versions() -> Finding:
     wrong = []
     for line in requires("axsearch") or ():
         wanted = Requirement(line)
@@ -85,12 +98,11 @@ def _versions() -> Iterator[Finding]:
         if there == "not installed" or not wanted.specifier.contains(there, prereleases=True):
             wrong.append(f"{wanted.name} is {there}, needed is {wanted.specifier}")
     if wrong:
-        yield Finding(
+        return Finding(
             "versions", "failure", "; ".join(wrong), "pip install --upgrade axsearch mends it"
         )
-    else:
-        names = ("axsearch", "torch", "transformers", "optuna", "optuna-dashboard", "sqlalchemy")
-        yield Finding("versions", "ok", ", ".join(f"{name} {version(name)}" for name in names))
+    names = ("axsearch", "torch", "transformers", "optuna", "optuna-dashboard", "sqlalchemy")
+    return Finding("versions", "ok", ", ".join(f"{name} {version(name)}" for name in names))
 
 
 def _threads() -> Finding:
@@ -145,20 +157,28 @@ def _compiler() -> Finding:
 
 
 def _folder() -> Finding:
-    folder = Path(tempfile.gettempdir())
+    try:
+        folder = Path(tempfile.gettempdir())  # the first that a file can be written to
+    except FileNotFoundError:
+        found, advice = "no folder can be written to", "set TMPDIR to one"
+        return Finding("temporary folder", "failure", found, advice)
     free = shutil.disk_usage(folder).free
-    if not os.access(folder, os.W_OK) or free < 2**20:
-        return Finding(
-            "temporary folder", "failure", f"{folder} cannot be written", "set TMPDIR to another"
-        )
-    return Finding("temporary folder", "ok", f"{folder}, {free / 2**30:.1f} GiB free")
+    found = f"{folder}, {free / 2**30:.1f} GiB free"
+    if free < LITTLE_DISK:
+        advice = "make room, or set TMPDIR to another: exports are tried there"
+        return Finding("temporary folder", "warning", found, advice)
+    return Finding("temporary folder", "ok", found)
+
+
+def _grace() -> Finding:
+    found = f"a worker is thought to have died after {grace_period():.0f} s of silence"
+    return Finding("heartbeat", "ok", found)
 
 
 def _database(storage: str) -> Iterator[Finding]:
     try:
-        grace = grace_period()
         with peek(storage) as engine:
-            shown = engine.url.render_as_string(hide_password=True)
+            shown = shown_url(engine.url)
             with engine.connect() as connection:
                 server = connection.dialect.server_version_info or ()
                 found = schema_version(connection)
@@ -184,23 +204,31 @@ def _database(storage: str) -> Iterator[Finding]:
         )
         return
     yield Finding("schema", "ok", f"version {found}")
-    with closing(open_database(storage)) as database:
-        yield _commit(database)
-        yield _clock(database)
+    try:
+        database = open_database(storage)
+    except UsageError as error:
+        yield Finding("database", "failure", str(error))
+        return
+    with closing(database):
+        yield _look("commit", _commit, database)
+        yield _look("clock", _clock, database)
         if database.engine.dialect.name == "sqlite":
-            yield _disk(database)
+            yield _look("disk", _disk, database)
         for study in database.storage.get_all_studies():
-            yield _heartbeat(database, study, grace)
-            yield _artifacts(database, study)
+            name = study.study_name
+            yield _look(f"heartbeats of {name}", _heartbeat, database, study)
+            yield _look(f"artifacts of {name}", _artifacts, database, study)
 
 
 def _commit(database: Database) -> Finding:
     """A write that leaves all as it is, with its way to the disk."""
-    took = []
+    change, took = text(f"UPDATE {VERSION_TABLE} SET version_num = :number"), []
     for _ in range(3):
         began = time.perf_counter()
         with database.engine.begin() as connection:
-            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = version_num"))
+            now = schema_version(connection)
+            for number in ("", now):  # what is set to what it was is not written by all databases
+                connection.execute(change, {"number": number})
         took.append(time.perf_counter() - began)
     seconds = sorted(took)[1]
     found = f"a commit takes {seconds * 1e3:.1f} ms"
@@ -236,8 +264,8 @@ def _disk(database: Database) -> Finding:
     return Finding("disk", "ok", found)
 
 
-def _heartbeat(database: Database, study: FrozenStudy, grace: float) -> Finding:
-    running = database.storage.others(study._study_id)
+def _heartbeat(database: Database, study: FrozenStudy) -> Finding:
+    running, grace = database.storage.others(study._study_id), database.storage.grace
     silent = [trial.number for trial in running if trial.silent > grace]
     name = f"heartbeats of {study.study_name}"
     if silent:

@@ -82,6 +82,8 @@ def finetune(
     """
     if epochs < 1 or max_length < 8:
         raise UsageError("--epochs must be at least 1 and --max-length at least 8.")
+    if not 0 <= seed < 2**32:  # numpy's
+        raise UsageError(f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
     check_device(device)
     check_names(task, metric)
     config = load_config(model)

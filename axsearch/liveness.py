@@ -12,7 +12,7 @@ import psutil
 def worker_name() -> str:
     """This process among all that ever were: ``host|where|pid|start``."""
     process = psutil.Process()
-    return f"{platform.node()[:80]}|{_where()}|{process.pid}|{process.create_time():.2f}"
+    return f"{platform.node()[:80]}|{_where()}|{process.pid}|{_started(process)}"
 
 
 def is_dead(worker: str) -> bool:
@@ -25,12 +25,21 @@ def is_dead(worker: str) -> bool:
         return False
     try:
         process = psutil.Process(int(parts[2]))
-        same = abs(process.create_time() - float(parts[3])) < 1.0
-        return not same or process.status() == psutil.STATUS_ZOMBIE
+        return _started(process) != parts[3] or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except (psutil.Error, ValueError):
         return False
+
+
+def _started(process: psutil.Process) -> str:
+    """When a process began, whatever becomes of the clock meanwhile."""
+    try:
+        # Ticks since the boot, the 22nd field; the second is a name, which may hold anything.
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[19]
+    except FileNotFoundError:
+        return f"{process.create_time():.2f}"
 
 
 @cache

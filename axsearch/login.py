@@ -153,11 +153,14 @@ class Login:
                     self._closed_until = self._clock() + self._delay
                 return refuse(HTTPStatus.FORBIDDEN, "Wrong password.")
             self._failures, self._delay = 0, 0.0
-        return _redirect(environ, start_response, self._home, self._new_cookie())
+        return _redirect(environ, start_response, self._home, self._new_cookie(environ))
 
-    def _new_cookie(self) -> tuple[str, str]:
+    def _new_cookie(self, environ: WSGIEnvironment) -> tuple[str, str]:
         content = f"{int(self._clock()) + SESSION}.{secrets.token_hex(8)}"
-        return self._set_cookie(f"{content}.{self._sign(content)}", SESSION)
+        name, cookie = self._set_cookie(f"{content}.{self._sign(content)}", SESSION)
+        # Where a proxy speaks TLS for the page, it is not sent without.
+        secure = environ.get("HTTP_ORIGIN", "").startswith("https://")
+        return name, cookie + "; Secure" * secure
 
     def _set_cookie(self, value: str, seconds: int) -> tuple[str, str]:
         attributes = f"Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict"

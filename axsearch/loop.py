@@ -25,7 +25,7 @@ from axsearch.errors import AxsearchError, UsageError, cause
 from axsearch.interrupts import Interrupts
 from axsearch.progress import console
 from axsearch.recipe import Recipe
-from axsearch.store.claims import BudgetFullError, Work
+from axsearch.store.claims import RETRIES, BudgetFullError, Work
 from axsearch.store.outages import database_error, is_of_database
 from axsearch.store.work_storage import WorkStorage
 
@@ -44,6 +44,9 @@ MOST_FAILURES = 5
 
 NOTHING_NEW = 50
 """So many proposals in a row that are not new end a run."""
+
+MOST_HELD = 3
+"""After so many proposals in a row that other workers are busy with, the last one is waited for."""
 
 TAKEN = (UpdateFinishedTrialError, KeyError, ValueError)
 """What is raised of a trial that others ended, or deleted; other things raise some of them too."""
@@ -166,6 +169,7 @@ class TrialLoop:
         self.spent = 0.0
         self._recent: deque[bool] = deque(maxlen=WINDOW)
         self._nothing_new = 0
+        self._held = 0
         self._looked = -math.inf
         self._waits = False
 
@@ -228,7 +232,7 @@ class TrialLoop:
                 recipe = self.objective.recipe(trial)
                 trial.set_user_attr(RECIPE_ATTR, recipe.hash)  # other workers see what runs
                 claim = self.storage.claim(trial_id, recipe)
-                if claim.state in ("held", "given up"):
+                if claim.state in ("held", "given up"):  # waits where a signal may end it
                     self._drop(trial, claim.trial, claim.state)
                     return
                 end = self.objective.evaluate(trial, recipe)
@@ -250,6 +254,7 @@ class TrialLoop:
         if problem is not None:
             self._fail(trial, problem)
             return
+        self._held = 0
         self._nothing_new = 0 if claim.state == "own" else self._nothing_new + 1
         self.storage.at_end(trial_id, {**end.columns, "finished": True}, end.files)
         if self._tell(trial, end.values, None if end.values is not None else TrialState.PRUNED):
@@ -314,19 +319,27 @@ class TrialLoop:
     def _drop(self, trial: optuna.Trial, holder: int, state: str) -> None:
         trial.set_user_attr(DROPPED_ATTR, {"state": state, "trial_id": holder})
         self._tell(trial, None, TrialState.FAIL)
-        self._nothing_new += 1
-        time.sleep(min(0.02 * self._nothing_new, POLL))  # until the other is done
+        if state == "given up":
+            self._nothing_new += 1
+            return
+        self._held += 1
+        while self._held > MOST_HELD and self.storage.is_running(holder):
+            self._look_after_others()
+            time.sleep(POLL)
 
     def _look_after_others(self) -> None:
         """Let the trials of workers that died be tried again, every quarter of the grace period."""
         if time.monotonic() - self._looked < self.storage.grace / 4:
             return
-        lost = self.storage.retry_lost(self.work.study_id, self.is_dead)
+        lost, given_up = self.storage.retry_lost(self.work.study_id, self.is_dead)
         self._looked = time.monotonic()
         for number in lost:
+            console.print(f"Trial {number} was lost with its worker; its model is tried again.")
+        for number in given_up:
             console.print(
-                f"Trial {number} was lost with its worker; its model is tried again, three times "
-                "at most."
+                f"Trial {number} was lost with its worker, as {RETRIES} before it; its model is "
+                "given up.",
+                style="yellow",
             )
 
     def _wait(self, interrupts: Interrupts) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from axsearch.progress import console
 PACKAGES = ("axsearch", "torch", "transformers", "optuna")
 
 PATIENCE = 600.0
-"""Seconds that a measurement waits for evaluations to end."""
+"""Seconds that a measurement waits for evaluations to end, and they for it."""
 
 
 def machine_name() -> str:
@@ -51,29 +50,37 @@ def machine_facts() -> dict[str, Any]:
 
 @contextmanager
 def evaluating() -> Iterator[None]:
-    """While open, no process of this user times a model on this machine."""
-    with _lock().read_lock():
+    """While open, no process of this user times a model on this machine.
+
+    One that has timed for ten minutes is not waited for any longer.
+    """
+    with _patient(
+        _lock().acquire_read, "Evaluating beside a process that measures and does not end."
+    ):
         yield
 
 
 @contextmanager
 def measuring() -> Iterator[None]:
-    """While open, no other process of this user evaluates or times a model on this machine.
+    """While open, no other process of this user evaluates recipes or times a model on this machine.
 
     One that has evaluated for ten minutes is not waited for any longer.
     """
-    lock: AbstractContextManager[Any]
-    try:
-        lock = _lock().acquire_write(timeout=PATIENCE)
-    except Timeout:
-        console.print("Measuring beside another process, which did not end.", style="yellow")
-        lock = nullcontext()
-    with lock:
+    with _patient(_lock().acquire_write, "Measuring beside another process, which did not end."):
         yield
 
 
+def _patient(
+    acquire: Callable[..., AbstractContextManager[Any]], otherwise: str
+) -> AbstractContextManager[Any]:
+    try:
+        return acquire(timeout=PATIENCE)
+    except Timeout:
+        console.print(otherwise, style="yellow")
+        return nullcontext()
+
+
 def _lock() -> ReadWriteLock:
-    # SQLite, which it is made of, lets no reader in while a writer waits.
-    folder = Path(tempfile.gettempdir()) / f"axsearch-{getpass.getuser()}"
+    folder = Path(tempfile.gettempdir()) / f"axsearch-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return ReadWriteLock(str(folder / "measuring.lock"))

@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from axsearch.architectures import architecture_of
 from axsearch.calibration.problem import Problem
 from axsearch.dashboard import annotate
-from axsearch.engines import Job, Place, run_workers
+from axsearch.engines import Job, Place, check_place, run_workers
 from axsearch.errors import UsageError
 from axsearch.evaluation.bfloat16 import DTYPES, is_fast
 from axsearch.evaluation.evaluator import Evaluator
@@ -27,7 +27,7 @@ from axsearch.recipe import Compensation
 from axsearch.resume import problem_of, spaces
 from axsearch.samplers import build_sampler, check_sampler, own_approximations
 from axsearch.space import check_names, shared_layers, supported
-from axsearch.store.database import Database, open_database
+from axsearch.store.database import Database, check_database, open_database
 from axsearch.store.studies import (
     ModelFacts,
     ask_for,
@@ -124,6 +124,8 @@ def search(
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
     _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
+    check_place(place)
+    check_database(storage)
     limits = {
         "max_drop": max_drop,
         "max_latency_ratio": max_latency_ratio,

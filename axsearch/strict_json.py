@@ -16,7 +16,11 @@ def loads(text: str) -> Any:
     """
     try:
         return json.loads(
-            text, object_pairs_hook=unique, parse_constant=_no_number, parse_float=_finite
+            text,
+            object_pairs_hook=unique,
+            parse_constant=_no_number,
+            parse_float=_finite,
+            parse_int=_whole,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -33,6 +37,11 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _finite(text: str) -> float:

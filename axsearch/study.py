@@ -221,7 +221,8 @@ class Study:
                 f"Study {self.name!r} was made by an older axsearch; run `axsearch search` on it "
                 "once."
             )
-        return found[0], Settings.model_validate(found[1])
+        where = f"What study {self.name!r} was last asked for"
+        return found[0], read_record(Settings, found[1], where)
 
     @property
     def id(self) -> int:

@@ -307,6 +307,8 @@ def load_model(
             f"config, such as {missing[0]}."
         )
     loaded.eval()
+    for parameter in loaded.parameters():  # mapped from the file, which may change meanwhile
+        parameter.data = parameter.data.clone()
     return loaded
 
 

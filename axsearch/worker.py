@@ -91,11 +91,17 @@ class Worker:
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
-        finally:
-            self._sync()
-            if self._has_base:
-                self.study.refresh()
-                annotate(self.study)
+        except KeyboardInterrupt:
+            self._note()
+            raise
+        self._note()
+
+    def _note(self) -> None:
+        """Bring the notes up to date; after other errors the database may be away or changed."""
+        self._sync()
+        if self._has_base:
+            self.study.refresh()
+            annotate(self.study)
 
     def _run(self, wanted: int) -> None:
         if self.space.compensation != "none":
@@ -153,7 +159,7 @@ class Worker:
         for genome in self.warm_start:
             if room <= 0:
                 break
-            room -= self._queue(genome) == "own"
+            room -= self._queue(genome) in ("own", "held")
 
     def _queue(self, genome: Mapping[str, int]) -> str:
         return self.storage.enqueue(self.study.id, self.space.recipe(genome), genome).state

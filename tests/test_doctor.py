@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -82,6 +83,53 @@ def test_artifacts_that_were_changed_or_are_missing(searched: str, fault: str) -
     finding = found(searched)[f"artifacts of {STUDY}"]
     assert finding.state == "failure"
     assert "recipe.json of trial 0; recipe.json of trial 1" in finding.found
+
+
+def test_an_artifact_that_was_removed_in_the_dashboard(searched: str) -> None:
+    database = open_database(searched)
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE trial_system_attributes SET value_json = :v WHERE key LIKE 'artifacts:%'"),
+            {"v": json.dumps(json.dumps(None))},
+        )
+    database.close()
+    assert found(searched)[f"artifacts of {STUDY}"].found == "0 open and match their checksums"
+
+
+def test_what_cannot_be_looked_at_is_a_finding(
+    searched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(doctor, "attached", broken)
+    monkeypatch.setattr(doctor, "SLOW", 0.0)
+    monkeypatch.setattr(doctor, "LITTLE_DISK", 2**62)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: os.fspath(Path("/")))
+    findings = found(searched)
+    assert findings[f"artifacts of {STUDY}"].state == "failure"
+    assert "RuntimeError: no such thing" in findings[f"artifacts of {STUDY}"].found
+    for name in ("commit", "temporary folder", *(["disk"] * searched.startswith("sqlite"))):
+        assert findings[name].state == "warning"
+        assert findings[name].advice
+    monkeypatch.setenv("AXSEARCH_GRACE_PERIOD", "soon")
+    assert "AXSEARCH_GRACE_PERIOD must be" in found(searched)["heartbeat"].found
+
+
+def test_a_clock_that_is_away(searched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axsearch.doctor.time", Late())
+    clock = found(searched)["clock"]
+    assert clock.state == ("ok" if searched.startswith("sqlite") else "warning")
+
+
+class Late:
+    """A clock an hour ahead."""
+
+    perf_counter = staticmethod(time.perf_counter)
+
+    @staticmethod
+    def time() -> float:
+        return time.time() + 3600
 
 
 def test_versions_of_the_schema(url: str) -> None:

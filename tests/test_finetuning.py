@@ -113,6 +113,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(
     ("change", "word"),
     [
         ({"epochs": 0}, "--epochs"),
+        ({"seed": 2**32}, "--seed"),
         ({"max_length": 2}, "--max-length"),
         ({"model": "/no/such/model"}, "/no/such/model"),
         ({"data": "/no/such/data"}, "/no/such/data"),

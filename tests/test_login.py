@@ -41,8 +41,8 @@ def login(app: App, clock: Clock) -> Login:
     return Login(app, PASSWORD, clock=clock)
 
 
-def attempt(login: Login, password: str) -> Reply:
-    return send(login, "/login", "POST", urlencode({"password": password}).encode())
+def attempt(login: Login, password: str, **headers: str) -> Reply:
+    return send(login, "/login", "POST", urlencode({"password": password}).encode(), **headers)
 
 
 def cookie(login: Login) -> str:
@@ -305,6 +305,13 @@ def test_sessions_go_on_while_passwords_must_wait(login: Login) -> None:
 
 
 # Sessions
+
+
+def test_a_session_stays_within_tls_where_the_page_is_served_with_it(login: Login) -> None:
+    plain = attempt(login, PASSWORD).headers["Set-Cookie"]
+    behind_tls = attempt(login, PASSWORD, HTTP_ORIGIN="https://here.example")
+    assert behind_tls.headers["Set-Cookie"].endswith("; Secure")
+    assert "Secure" not in plain
 
 
 def test_a_session_ends_after_12_hours(login: Login, clock: Clock) -> None:

@@ -39,7 +39,9 @@ TextColumns = Annotated[
 LabelColumn = Annotated[
     str | None, typer.Option(help="Column of the label, number, answers or tags.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn at random.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed of all that is drawn at random.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
 Address = Annotated[
     str | None,

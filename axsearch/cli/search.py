@@ -8,7 +8,7 @@ import typer
 
 from axsearch.cli import options
 from axsearch.cli.front import print_front
-from axsearch.engines import Place, check_place
+from axsearch.engines import Place
 from axsearch.errors import AxsearchError
 
 
@@ -115,7 +115,6 @@ def search(
     --study reviews --trials 100
     """
     place = Place(workers, engine, address, cpus_per_worker, gpus_per_worker)
-    check_place(place)
     from axsearch.run import search as run
 
     try:

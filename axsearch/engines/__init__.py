@@ -18,6 +18,7 @@ from axsearch import discovery
 from axsearch.errors import UsageError
 from axsearch.progress import console, progress_bar
 from axsearch.store.database import open_database
+from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database, transient
 from axsearch.study import Study
 
 
@@ -85,7 +86,12 @@ def be_worker(job: Job, threads: int) -> None:
     """Do a job in this process, which an engine started; see :func:`axsearch.resume.work`."""
     from axsearch.resume import work  # with torch, which the process that supervises does without
 
-    database = open_database(job.storage)
+    try:
+        database = open_database(job.storage)
+    except UsageError as error:
+        if error.__cause__ is not None and transient(error.__cause__):
+            raise DatabaseAwayError(str(error)) from error  # the search before found it there
+        raise
     try:
         work(
             database, job.study, model=job.model, data=job.data, device=job.device, threads=threads
@@ -141,10 +147,16 @@ def _watch(job: Job) -> Iterator[Callable[[], int]]:
 
         def poll() -> int:
             nonlocal told
-            count = storage.finished(study.id)
+            try:
+                with at_once():  # the workers wait, and signals must be seen
+                    count = storage.finished(study.id)
+                    running = len(storage.others(study.id))
+            except Exception as error:
+                if not is_of_database(error) or not transient(error):
+                    raise
+                return told
             if count == told:
                 return count
-            running = len(storage.others(study.id))
             progress.update(
                 bar, completed=count, description=f"Searching · {running} trials running"
             )

@@ -63,6 +63,8 @@ class Local(Engine):
 
     def check(self, place: Place) -> None:
         """More workers than processors are refused: torch's threads would stand in line."""
+        if place.address is not None or place.gpus:
+            raise UsageError("--address and --gpus-per-worker are for --engine ray.")
         cores = processors()
         if place.workers * (place.cpus or 1) > cores:
             raise UsageError(
@@ -225,6 +227,7 @@ def _environment(threads: int) -> Iterator[None]:
 
 def _child(target: Target, job: Job, threads: int, log: str, words: Connection) -> None:
     """A worker's process: what it prints goes into a file, its last words to the supervisor."""
+    os.setpgid(0, 0)  # Ctrl-C in a terminal is for the supervisor, which tells its workers once
     _quiet(log)
     _end_with_parent()
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from axsearch.engines import Engine, Job, Place, be_worker
 from axsearch.errors import AxsearchError, UsageError
+from axsearch.store.outages import DatabaseAwayError
 
 RETRIES = 6
 """How often Ray starts a worker again whose process or node died."""
@@ -24,51 +26,81 @@ class OnRay(Engine):
     name: ClassVar[str] = "ray"
 
     def check(self, place: Place) -> None:
-        """Ray must be installed."""
+        """Ray must be installed, the cluster there, and one of its nodes large enough."""
         if importlib.util.find_spec("ray") is None:
             raise UsageError("--engine ray needs Ray: pip install 'axsearch[ray]'.")
+        if place.address is None:
+            return
+        with _cluster(place) as ray:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        wanted = {"CPU": place.cpus or 1, "GPU": place.gpus}
+        if not any(all(node.get(n, 0) >= count for n, count in wanted.items()) for node in nodes):
+            raise UsageError(
+                f"No node of the Ray cluster has {wanted['CPU']} processors and {place.gpus:g} "
+                "GPUs for a worker; its workers would wait for ever."
+            )
 
     def run(self, place: Place, job: Job, poll: Callable[[], int]) -> None:
         """See :class:`axsearch.engines.Engine`."""
-        import ray
+        with _cluster(place) as ray:
+            _run(ray, place, job, poll)
 
-        mine = not ray.is_initialized()
-        if mine:
-            try:
-                ray.init(address=place.address, log_to_driver=False, configure_logging=False)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise UsageError(
-                    f"The Ray cluster {place.address or 'on this machine'} cannot be reached: "
-                    f"{str(error).splitlines()[0]}."
-                ) from None
-        threads = place.cpus or 1
-        task: Any = ray.remote(num_cpus=threads, num_gpus=place.gpus, max_retries=RETRIES)(_work)
-        left = [task.remote(job, threads) for _ in range(place.workers)]
+
+def _run(ray: Any, place: Place, job: Job, poll: Callable[[], int]) -> None:
+    threads = place.cpus or 1
+    task = ray.remote(
+        num_cpus=threads,
+        num_gpus=place.gpus,
+        max_retries=RETRIES,
+        retry_exceptions=[DatabaseAwayError],
+    )(_work)
+    left = [task.remote(job, threads) for _ in range(place.workers)]
+    try:
+        while left:
+            done, left = ray.wait(left, timeout=TICK)
+            for status, words in ray.get(done):
+                if status:
+                    raise (UsageError if status == 2 else AxsearchError)(words)
+            poll()
+    except ray.exceptions.RayError as error:
+        raise AxsearchError(
+            f"A worker on Ray died too often ({type(error).__name__}); run the same command to go "
+            "on."
+        ) from None
+    finally:
+        for one in left:
+            ray.cancel(one)  # as a Ctrl-C in the worker: its trial is given back
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=60)
+
+
+@contextmanager
+def _cluster(place: Place) -> Iterator[Any]:
+    """Ray, connected to a place's cluster; raises UsageError where it cannot be reached."""
+    import ray
+
+    mine = not ray.is_initialized()
+    if mine:
         try:
-            while left:
-                done, left = ray.wait(left, timeout=TICK)
-                for status, words in ray.get(done):
-                    if status:
-                        raise (UsageError if status == 2 else AxsearchError)(words)
-                poll()
-        except ray.exceptions.RayError as error:
-            raise AxsearchError(
-                f"A worker on Ray died too often ({type(error).__name__}); run the same command to "
-                "go on."
+            ray.init(address=place.address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"The Ray cluster {place.address or 'on this machine'} cannot be reached: "
+                f"{str(error).splitlines()[0]}."
             ) from None
-        finally:
-            for one in left:
-                ray.cancel(one)  # as a Ctrl-C in the worker: its trial is given back
-            if left:
-                ray.wait(left, num_returns=len(left), timeout=60)
-            if mine:
-                ray.shutdown()
+    try:
+        yield ray
+    finally:
+        if mine:
+            ray.shutdown()
 
 
 def _work(job: Job, threads: int) -> tuple[int, str]:
-    """A worker; what a user must be told is returned, since Ray would try errors again."""
+    """A worker; what a user must be told is returned, since Ray wraps errors."""
     try:
         be_worker(job, threads)
+    except DatabaseAwayError:
+        raise  # another one may find it there
     except AxsearchError as error:
         return error.exit_status, str(error)
     return 0, ""

@@ -48,11 +48,14 @@ class ArtifactStore:
                 raise ArtifactNotFound(f"There is no artifact {artifact_id}.")
             return io.BytesIO(row.data)
 
-    @outlast
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Keep an artifact."""
+        self._keep(_row(artifact_id, content_body.read()))  # a second attempt would read nothing
+
+    @outlast
+    def _keep(self, row: ArtifactRow) -> None:
         with Session(self.engine) as session:
-            session.merge(_row(artifact_id, content_body.read()))
+            session.merge(row)
             session.commit()
 
     @outlast
@@ -110,6 +113,8 @@ def attached(engine: Engine, study_id: int) -> Iterator[Attached]:
     with Session(engine) as session:
         for number, text, checksum, data in session.execute(wanted):
             meta = json.loads(json.loads(text))
+            if meta is None:  # removed in the dashboard
+                continue
             whole = data is not None and hashlib.sha256(data).hexdigest() == checksum
             yield Attached(number, meta["filename"], meta["artifact_id"], whole)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Table, func, insert, select, update
+from sqlalchemy import Table, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from axsearch.errors import AxsearchError
@@ -66,7 +66,9 @@ def lock_study(session: Session, study_id: int) -> None:
     """
     own = STUDIES.c.study_id == study_id
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(update(STUDIES).where(own).values(study_id=study_id))
+        locked = session.execute(update(STUDIES).where(own).values(study_id=study_id))
+        if locked.rowcount != 1:  # type: ignore[attr-defined]
+            raise KeyError(models.NOT_FOUND_MSG)
     elif session.scalar(select(STUDIES.c.study_id).where(own).with_for_update()) is None:
         raise KeyError(models.NOT_FOUND_MSG)
 
@@ -99,16 +101,31 @@ def begin(session: Session, trial_id: int, worker: str) -> None:
 
     In the same transaction: a trial without a heartbeat would run for good if its worker died.
     """
+    if session.get_bind().dialect.name == "sqlite":  # it gives the ids of deleted trials again
+        session.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == trial_id))
     session.execute(insert(HEARTBEATS).values(trial_id=trial_id))
     value = {"trial_id": trial_id, "key": WORKER_ATTR, "value_json": json.dumps(worker)}
     session.execute(insert(SYSTEM).values(value))
 
 
-def worker_of(session: Session, trial_id: int) -> str | None:
-    """Who began a trial, as :func:`begin` was told."""
-    own = (SYSTEM.c.trial_id == trial_id, SYSTEM.c.key == WORKER_ATTR)
-    text = session.scalar(select(SYSTEM.c.value_json).where(*own))
-    return None if text is None else str(json.loads(text))
+def beat(session: Session, trial_id: int) -> None:
+    """Say that a trial is alive, where it is there: a row for one that was deleted would stay."""
+    own = HEARTBEATS.c.trial_id == trial_id
+    session.execute(update(HEARTBEATS).where(own).values(heartbeat=func.now()))
+
+
+def runs(session: Session, trial_id: int, worker: str) -> bool:
+    """Whether a trial runs that this worker began, as :func:`begin` was told."""
+    found = session.execute(
+        select(TRIALS.c.state, SYSTEM.c.value_json)
+        .join(SYSTEM, SYSTEM.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.trial_id == trial_id, SYSTEM.c.key == WORKER_ATTR)
+    ).first()
+    return (
+        found is not None
+        and found.state == TrialState.RUNNING
+        and json.loads(found.value_json) == worker
+    )
 
 
 def start_waiting(session: Session, trial_id: int, work: Work) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,9 @@ GRACE_VARIABLE = "AXSEARCH_GRACE_PERIOD"
 VERSION_TABLE = "ax_alembic_version"
 """Where the version of axsearch's tables is; Optuna keeps its own in ``alembic_version``."""
 
+SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
+"""In the names of a URL's options that are not shown."""
+
 LOCK = 0x6178
 """Of PostgreSQL's advisory locks, the one under which tables are changed."""
 
@@ -50,7 +54,7 @@ class Database:
     @property
     def url(self) -> str:
         """Where it is, without its password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return shown_url(self.engine.url)
 
     def close(self) -> None:
         """Write what is kept of trials that did not end, and give the connections back."""
@@ -68,7 +72,7 @@ def open_database(url: str, *, create: bool = False) -> Database:
     password of a URL is never shown.
     """
     parsed, arguments = _checked(url, create)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = shown_url(parsed)
     grace = grace_period()
     database = None
     try:
@@ -79,7 +83,7 @@ def open_database(url: str, *, create: bool = False) -> Database:
     except (SQLAlchemyError, ImportError, RuntimeError) as error:
         if database is not None:
             database.close()
-        raise _not_opened(shown, error) from None
+        raise _not_opened(shown, error) from error
     except UsageError:
         if database is not None:
             database.close()
@@ -93,13 +97,32 @@ def peek(url: str) -> Iterator[Engine]:
     :func:`open_database`.
     """
     parsed, arguments = _checked(url, create=False)
-    engine = create_engine(parsed, **arguments)
+    try:
+        engine = create_engine(parsed, **arguments)
+    except ImportError as error:
+        raise _not_opened(shown_url(parsed), error) from None
     try:
         yield engine
     except SQLAlchemyError as error:
-        raise _not_opened(parsed.render_as_string(hide_password=True), error) from None
+        raise _not_opened(shown_url(parsed), error) from None
     finally:
         engine.dispose()
+
+
+def check_database(url: str) -> None:
+    """Raises UsageError where :func:`open_database` could not make or open it; changes nothing."""
+    grace_period()
+    parsed, _ = _checked(url, create=True)
+    if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+        return
+    with peek(url) as engine, engine.connect() as connection:
+        schema_version(connection)
+
+
+def shown_url(url: URL) -> str:
+    """A URL as it may be shown: without passwords, also those among its options."""
+    secret = [name for name in url.query if SECRET.search(name)]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
 
 
 def _checked(url: str, create: bool) -> tuple[URL, dict[str, Any]]:
@@ -165,6 +188,8 @@ def _parse(url: str) -> URL:
         ) from None
     except ImportError as error:
         raise UsageError(f"The driver of the storage is not installed: {error}.") from None
+    if "@" in (parsed.host or ""):  # or the end of the password is taken for a host, and shown
+        raise UsageError("An @ in the password of the storage's URL must be written %40.")
     return parsed
 
 

@@ -6,6 +6,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import tenacity
@@ -23,9 +24,10 @@ LONGEST = 120.0
 
 log = logging.getLogger(__name__)
 
-# Connections lost or refused, server shutting down or starting, too many clients, deadlocks.
+# Connections lost or refused, server shutting down or starting, too many clients, deadlocks, rows
+# that changed since a transaction began.
 POSTGRESQL = ("08", "57P", "40001", "40P01", "53300", "55P03")
-MYSQL = {1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 4031}
+MYSQL = {1020, 1040, 1053, 1205, 1213, 2002, 2003, 2006, 2013, 4031}
 
 _state = threading.local()
 
@@ -93,6 +95,17 @@ def attempts() -> Iterator[tenacity.AttemptManager]:
         )
     finally:
         _state.inside = False
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """While open, nothing is tried again in this thread."""
+    before = getattr(_state, "inside", False)
+    _state.inside = True
+    try:
+        yield
+    finally:
+        _state.inside = before
 
 
 def outlast(work: Callable[P, R]) -> Callable[P, R]:

@@ -41,19 +41,24 @@ def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
 
     Raises UsageError where it is no JSON object.
     """
-    wanted = select(cast(StudyRow.spec, Text)).where(StudyRow.name == name)  # read strictly
+    wanted = select(cast(StudyRow.spec, Text)).where(StudyRow.name == name)
     with Session(engine) as session:
         row = session.execute(wanted).first()
     if row is None:
         return None
+    return _object(row[0] or "", name, "specification")
+
+
+def _object(text: str, name: str, what: str) -> dict[str, Any]:
+    """The JSON object that a study has as its specification or settings, read strictly."""
     where = f"Study {name!r} in this database"
     try:
-        spec = strict_json.loads(row[0] or "")
+        found = strict_json.loads(text)
     except ValueError as error:
-        raise damaged(where, f"its specification is not JSON: {error}") from None
-    if not isinstance(spec, dict):
-        raise damaged(where, "its specification is not an object")
-    return spec
+        raise damaged(where, f"its {what} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise damaged(where, f"its {what} is not an object")
+    return found
 
 
 @outlast
@@ -154,11 +159,12 @@ def ask_for(engine: Engine, name: str, trials: int, settings: Mapping[str, Any])
 @outlast
 def asked_for(engine: Engine, name: str) -> tuple[int, dict[str, Any]] | None:
     """What :func:`ask_for` said last; None where nothing was, as in older versions' studies."""
+    wanted = select(StudyRow.trials, cast(StudyRow.settings, Text)).where(StudyRow.name == name)
     with Session(engine) as session:
-        row = session.get(StudyRow, name)
-        if row is None or row.trials is None or row.settings is None:
-            return None
-        return row.trials, dict(row.settings)
+        row = session.execute(wanted).first()
+    if row is None or row[0] is None or row[1] in (None, "null"):
+        return None
+    return row[0], _object(row[1], name, "record of settings")
 
 
 def save_machine(engine: Engine, name: str, facts: Mapping[str, Any]) -> None:

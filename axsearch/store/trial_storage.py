@@ -25,7 +25,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import insert, or_, select
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -189,13 +189,16 @@ class TrialStorage(RDBStorage):
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Say that a trial is alive, and write what has been kept of it for long."""
-        super().record_heartbeat(trial_id)
+        self._beat(trial_id)
         with self._kept:
             running = self._running.get(trial_id)
             if running is not None:
                 # No one hears of it in the heartbeats' thread; the trial's next write raises it.
                 with suppress(UpdateFinishedTrialError, KeyError):
                     self._flush_old(running)
+
+    def _beat(self, trial_id: int) -> None:
+        super().record_heartbeat(trial_id)
 
     # Writing
 
@@ -242,6 +245,9 @@ class TrialStorage(RDBStorage):
 
     def _check(self, session: Session, trial_id: int) -> None:
         # Locked before its rows are added: to lock it after them could end in a deadlock.
+        if session.get_bind().dialect.name == "sqlite":  # its lock is a write
+            own = update(models.TrialModel.__table__).where(TRIAL.trial_id == trial_id)
+            session.execute(own.values(trial_id=trial_id))
         found = session.scalar(
             select(TRIAL.state).where(TRIAL.trial_id == trial_id).with_for_update()
         )

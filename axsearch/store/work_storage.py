@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -30,6 +30,8 @@ from axsearch.store.outages import attempts, outlast
 from axsearch.store.running_trial import USER_ATTR, RunningTrial
 from axsearch.store.trial_rows import AT_ONCE, read_trials
 from axsearch.store.trial_storage import TrialStorage
+
+GivenBack = Literal["waiting", "given up", "ended"]
 
 INTERRUPTED_ATTR = "interrupted"
 """Of a failed trial: it was stopped or lost, and says nothing of its recipe."""
@@ -137,10 +139,11 @@ class WorkStorage(TrialStorage):
     def _start(self, trial_id: int, work: Work, again: bool) -> bool:
         with _create_scoped_session(self.scoped_session) as session:
             claims.lock_study(session, work.study_id)
-            claims.check_budget(session, work)
-            started = claims.start_waiting(session, trial_id, work)
-            if not started and again:
-                started = claims.worker_of(session, trial_id) == work.worker
+            # If the connection broke after the first attempt was written, it runs here already.
+            started = again and claims.runs(session, trial_id, work.worker)
+            if not started:
+                claims.check_budget(session, work)
+                started = claims.start_waiting(session, trial_id, work)
         if started:
             with self._kept:
                 self._take(trial_id)
@@ -149,6 +152,10 @@ class WorkStorage(TrialStorage):
     def _ended_so(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
         stored = self.get_trial(trial_id)
         return stored.state == state and list(stored.values or ()) == list(values or ())
+
+    def _beat(self, trial_id: int) -> None:
+        with _create_scoped_session(self.scoped_session) as session:
+            claims.beat(session, trial_id)
 
     # Studies are deleted
 
@@ -242,11 +249,12 @@ class WorkStorage(TrialStorage):
             attach(session, running.trial_id, name, data)
 
     @outlast
-    def give_back(self, study_id: int, trial_id: int, *, lost: bool = False) -> bool:
+    def give_back(self, study_id: int, trial_id: int, *, lost: bool = False) -> GivenBack:
         """Fail a trial that did not come to its end, and let its recipe be tried again.
 
         A recipe whose trials were lost (their workers died) more than three times is given up.
-        True where another trial waits with the recipe now.
+        Says whether another trial waits with the recipe now, it was given up, or neither: it had no
+        recipe yet, or had ended.
         """
         with self._kept:
             running = self._running.get(trial_id)
@@ -262,14 +270,14 @@ class WorkStorage(TrialStorage):
             )
             # Where this is done twice, the second time finds nothing.
             if session.execute(ended).rowcount != 1:  # type: ignore[attr-defined]
-                return False
+                return "ended"
             own = claims.recipe_of(session, study_id, trial_id)
-            waits = False
+            state: GivenBack = "ended"
             mark: dict[str, Any] = {"key": INTERRUPTED_ATTR, "value_json": "true"}
             if own is not None:
                 recipe, attempt = own
-                waits = not (lost and attempt > RETRIES)
-                if waits:
+                state = "given up" if lost and attempt > RETRIES else "waiting"
+                if state == "waiting":
                     trial = read_trials(session, [TRIALS.c.trial_id == trial_id], {})[0]
                     # One that was waiting may have been lost before its parameters were written.
                     given = trial.system_attrs.get(FIXED_ATTR, {})
@@ -283,7 +291,14 @@ class WorkStorage(TrialStorage):
             session.execute(insert(USER_ATTR.__table__).values(trial_id=trial_id, **mark))
         with self._kept:
             self._running.pop(trial_id, None)
-        return waits
+        return state
+
+    @outlast
+    def is_running(self, trial_id: int) -> bool:
+        """Whether a trial runs, as the database has it."""
+        with _create_scoped_session(self.scoped_session) as session:
+            state = session.scalar(select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id))
+        return state == TrialState.RUNNING
 
     @outlast
     def others(self, study_id: int) -> list[Running]:
@@ -292,8 +307,12 @@ class WorkStorage(TrialStorage):
             found = claims.signs_of_life(session, study_id)
         return [trial for trial in found if trial.trial_id not in self._running]
 
-    def retry_lost(self, study_id: int, is_dead: Callable[[str], bool]) -> list[int]:
-        """Give back the trials of workers that died; returns the numbers of the lost trials.
+    def retry_lost(
+        self, study_id: int, is_dead: Callable[[str], bool]
+    ) -> tuple[list[int], list[int]]:
+        """Give back the trials of workers that died.
+
+        Returns the numbers of those whose recipes wait again, and of those that were given up.
 
         Args:
             study_id: of the study.
@@ -306,9 +325,12 @@ class WorkStorage(TrialStorage):
             for trial in found
             if trial.silent > self.grace or (trial.worker is not None and is_dead(trial.worker))
         ]
-        for trial in lost:
-            self.give_back(study_id, trial.trial_id, lost=True)
-        return [trial.number for trial in lost]
+        states = [self.give_back(study_id, trial.trial_id, lost=True) for trial in lost]
+        waiting, given_up = (
+            [trial.number for trial, state in zip(lost, states, strict=True) if state == wanted]
+            for wanted in ("waiting", "given up")
+        )
+        return waiting, given_up
 
     @outlast
     def trials(self, ids: Sequence[int]) -> list[FrozenTrial]:

@@ -55,6 +55,7 @@ def start(base_dir: Path, data_dir: Path, url: str) -> Start:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"},
+            start_new_session=True,
         )
 
     return call
@@ -145,7 +146,10 @@ def test_a_stopped_search_goes_on_with_a_worker(
     moved.symlink_to(base_dir)
     process = start("--trials", TRIALS, *TWO, *UNTIMED, model=moved)
     until(process, rf"trial \d+/{TRIALS} ")
-    process.send_signal(kind)
+    if kind == signal.SIGINT:  # as a terminal sends it: to all processes of its group
+        os.killpg(process.pid, kind)
+    else:
+        process.send_signal(kind)
     _, said = end(process)
     assert process.returncode == 1
     assert said.splitlines()[-1] == (
@@ -154,6 +158,9 @@ def test_a_stopped_search_goes_on_with_a_worker(
     study = Study.open(url, "many")
     trials = study.optuna.get_trials(deepcopy=False)
     assert all(trial.state != TrialState.RUNNING for trial in trials)
+    with study.database.engine.connect() as connection:
+        lost = connection.execute(text("SELECT count(*) FROM ax_trials WHERE attempt > 1")).scalar()
+    assert lost == 0  # they were given back, which is no attempt
     before = [m.trial for m in study.measurements]
     study.database.close()
     # Another machine, on which the model lies elsewhere.
@@ -184,8 +191,7 @@ def test_weights_that_are_cut_off_while_a_worker_runs(
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     until(process, rf"trial \d+/{TRIALS} ")
-    children = psutil.Process(process.pid).children()
-    for child in children:
+    for child in psutil.Process(process.pid).children():
         if "spawn_main" in " ".join(child.cmdline()):
             child.kill()
     _, said = end(process)

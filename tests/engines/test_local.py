@@ -207,6 +207,8 @@ def test_places_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) 
         (Place(0), "--workers"),
         (Place(1, cpus=0), "--cpus-per-worker"),
         (Place(1, "kubernetes"), "local, ray"),
+        (Place(2, address="auto"), "are for --engine ray"),
+        (Place(2, gpus=1), "are for --engine ray"),
     ]:
         with pytest.raises(UsageError, match=word):
             check_place(place)

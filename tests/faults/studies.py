@@ -95,6 +95,11 @@ def make(path: Path) -> str:
 
 
 SET_SPEC = "UPDATE ax_studies SET spec = ?"
+SET_SETTINGS = "UPDATE ax_studies SET settings = ?, trials = 7"
+SETTINGS: dict[str, Any] = {
+    "sampler": "auto", "epsilon": None, "staged": True, "approximations": None,
+    "freeze": ["layer00"],
+}  # fmt: skip
 OF_TRIAL = "WHERE key = ? AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
 SET_ATTRIBUTE = f"UPDATE trial_user_attributes SET value_json = ? {OF_TRIAL}"
 DROP_ATTRIBUTE = f"DELETE FROM trial_user_attributes {OF_TRIAL}"

@@ -15,7 +15,7 @@ from axsearch.errors import UsageError
 from axsearch.study import Study
 from faults.checks import Check, list_of, map_of, number, optional, positive, text, whole
 from faults.sentences import fuzz, sentence
-from faults.studies import NAME, SET_SPEC, SPEC, VALUES, edit, make
+from faults.studies import NAME, SET_SETTINGS, SET_SPEC, SETTINGS, SPEC, VALUES, edit, make
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,29 @@ def test_specification(path: Path, written: str) -> None:
             study.front()
         sentence(refused.value)
     study.database.close()
+
+
+@fuzz(120)
+@given(
+    st.one_of(
+        changed(st.just(SETTINGS), STRANGE | LIKELY, KEYS | st.sampled_from(sorted(SETTINGS))).map(
+            json.dumps
+        ),
+        doubled(st.just(SETTINGS)),
+        spliced(st.just(SETTINGS).map(json.dumps)),
+        STRANGE.map(json.dumps),
+    )
+)
+def test_settings(path: Path, written: str) -> None:
+    edit(path, (SET_SPEC, json.dumps(SPEC)), (SET_SETTINGS, written))
+    study = Study.open(f"sqlite:///{path}", NAME)
+    try:
+        wanted, settings = study.asked
+    except UsageError as refused:
+        sentence(refused)
+        assert parsed(written) != SETTINGS
+    else:
+        assert wanted == 7
+        assert settings.model_dump(mode="json") == parsed(written)
+    finally:
+        study.database.close()

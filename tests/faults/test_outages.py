@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,14 @@ from faults.definition import check_nothing_lost, complete, trials_of
 
 # A connection that the server cut is left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _garbage() -> Iterator[None]:
+    """Such connections go here, where no one minds, and not in another test."""
+    yield
+    gc.collect()
+
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
 AWAY = 5.0

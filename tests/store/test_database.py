@@ -20,7 +20,7 @@ from axsearch.errors import UsageError
 from axsearch.outcome import Outcome
 from axsearch.recipe import Kept, Recipe, SiteId
 from axsearch.store.claims import BudgetFullError, Work
-from axsearch.store.database import open_database
+from axsearch.store.database import check_database, open_database
 from axsearch.store.models import Base, RecipeRow, TrialRow
 from axsearch.store.queries import EvaluationKey, load_evaluation
 
@@ -79,6 +79,34 @@ def test_the_password_of_a_url_is_not_shown() -> None:
     with pytest.raises(UsageError) as caught:
         open_database("postgresql://ann:secret@127.0.0.1:1/x?connect_timeout=2")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann@127.0.0.1:1/x?connect_timeout=2&password=secret",
+        "postgresql://ann@127.0.0.1:1/x?connect_timeout=2&sslpassword=secret",
+        "postgresql://ann:top@secret@127.0.0.1:1/x?connect_timeout=2",
+    ],
+)
+def test_nor_is_one_in_an_unusual_place(url: str) -> None:
+    for look in (open_database, check_database):
+        with pytest.raises(UsageError) as caught:
+            look(url)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_database_is_checked_without_making_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_database(url)
+    if url.startswith("sqlite"):
+        assert not list(tmp_path.iterdir())
+    open_database(url, create=True).close()
+    check_database(url)
+    monkeypatch.setenv("AXSEARCH_GRACE_PERIOD", "soon")
+    with pytest.raises(UsageError, match="AXSEARCH_GRACE_PERIOD"):
+        check_database(url)
 
 
 def upgrade(engine: Engine, revision: str) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,14 +28,19 @@ SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def folder() -> Iterator[Path]:
+    """A folder that the server's user may enter, outside of pytest's, which is closed to it."""
+    with tempfile.TemporaryDirectory(prefix="axsearch-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
     """The URL of a server of its own, on a socket."""
     if shutil.which("mariadbd") is None or shutil.which("mariadb-install-db") is None:
         pytest.skip("no MariaDB server is installed here (mariadb-server)")
     pytest.importorskip("pymysql", reason="needs axsearch[mysql]")
-    folder = tmp_path_factory.mktemp("mariadb")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
     user = ["--user=mysql"] if os.geteuid() == 0 else []
     if user:
         shutil.chown(folder, "mysql")

@@ -26,7 +26,7 @@ ANSWERS = [
     [(1, 0.895, 0.5, 0.6), (0, 0.9, 1.0, 1.0)],
     [("sst2", 0.5)],
     [("layer01.ffn", 1.0)],
-    [("here", 1, 0.895, 0.55)],
+    [("here", "v", 1, 0.895, 0.45), ("here", "w", 1, 0.895, 0.55)],
     [("me", 3, 3.0)],
 ]
 
@@ -62,7 +62,11 @@ def test_a_query_gives_what_the_readme_says(url: str, number: int) -> None:
             )  # fmt: skip
     with engine.begin() as connection:
         row = {"model": "m", "workload": "w", "machine": "here", "scenario": {}, "pairs": 5}
-        connection.execute(insert(LatencyRow).values(recipe="small", ratio=0.55, **row))
+        for ratio, changed in [  # the last of one model, machine and workload counts
+            (0.4, {}), (0.55, {}), (0.45, {"workload": "v"}), (0.3, {"model": "other"}),
+        ]:  # fmt: skip
+            timed = {**row, **changed}
+            connection.execute(insert(LatencyRow).values(recipe="small", ratio=ratio, **timed))
         connection.execute(insert(LatencyRow).values(entry="rest", ratio=0.1, **row))
     with engine.connect() as connection:
         rows = [tuple(row) for row in connection.execute(text(QUERIES[number]))]
