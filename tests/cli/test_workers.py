@@ -233,7 +233,7 @@ def test_what_a_worker_cannot_do_is_said_at_once(
 
     place = ["--storage", url, "--study", "many"]
     given = {"storage": url, "study": "many", "trials": 1, "objectives": ("accuracy", "size")}
-    search(str(base_dir), str(data_dir), sampler="random", **given)
+    search(str(base_dir), str(data_dir), sampler="random", **given).database.close()
     monkeypatch.setattr("axsearch.engines.local._Supervised._start", never)
     for options, word in [
         (["worker", *place, "--workers", "99"], "processors of this machine"),
