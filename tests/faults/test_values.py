@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
+from threading import Thread
 from typing import Any
 
 import optuna
@@ -12,10 +14,10 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.loop import End
+from axsearch.loop import DROPPED_ATTR, MOST_HELD, End
 from axsearch.recipe import Recipe
 from axsearch.store.database import Database, open_database
-from faults.cheap import Cheap, a_loop
+from faults.cheap import Cheap, a_loop, recipe_of
 from faults.definition import check_nothing_lost, trials_in
 
 NAN, INF = math.nan, math.inf
@@ -130,6 +132,59 @@ def test_a_study_deleted_while_it_runs_is_said(database: Database) -> None:
         a_loop(database, objective, 6).run()
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM ax_trials")).scalar() == 0
+
+
+def test_a_study_deleted_between_trials_leaves_nothing_in_the_way(database: Database) -> None:
+    """SQLite gives the ids of a deleted study and its trials again."""
+    loop = a_loop(database, Wrong((), []), 6)
+    storage, study_id = database.storage, loop.work.study_id
+    storage.work_on(loop.work)
+    trial_id = storage.create_new_trial(study_id)
+    other = open_database(url_of(database))
+    optuna.delete_study(study_name="cheap", storage=other.storage)
+    other.close()
+    storage.record_heartbeat(trial_id)  # its thread does not know yet
+    with pytest.raises(KeyError):
+        storage.create_new_trial(study_id)
+    with database.engine.connect() as connection:
+        for table in ("trials", "trial_heartbeats", "ax_trials"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 0
+    again = open_database(url_of(database))
+    a_loop(again, Wrong((), []), 6).run()
+    again.close()
+    assert len(check_nothing_lost(url_of(database), 6)) == 6
+
+
+def test_a_recipe_that_another_worker_evaluates_is_waited_for(database: Database) -> None:
+    class Same(Cheap):
+        def recipe(self, trial: optuna.Trial) -> Recipe:
+            super().recipe(trial)
+            return recipe_of(dict.fromkeys((f"layer{n:02d}.heads" for n in range(6)), busy))
+
+    busy = 1
+    first = open_database(url_of(database))
+    slow = a_loop(first, Same(2.5, lambda: None, lambda: None), 1)
+    thread = Thread(target=slow.run)
+    thread.start()
+    while not database.storage.others(slow.work.study_id):
+        time.sleep(0.05)
+    time.sleep(0.3)
+    fast = a_loop(database, Same(0.0, lambda: None, lambda: None), 3)
+    fast.storage.work_on(fast.work)
+
+    def end_soon() -> bool:
+        nonlocal busy
+        busy += not thread.is_alive()  # then it proposes something new
+        return False
+
+    fast.ready = end_soon
+    fast.run()
+    thread.join()
+    first.close()
+    trials = trials_in(database)
+    dropped = [t for t in trials if DROPPED_ATTR in t.user_attrs]
+    assert 0 < len(dropped) <= MOST_HELD + 1
+    assert database.storage.finished(fast.work.study_id) == 3
 
 
 def test_a_small_space_ends_when_all_of_it_is_tried(
