@@ -108,14 +108,14 @@ def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
     children[0].kill()
     out, said = end(process)
     assert process.returncode == 0, said
-    assert "killed by SIGKILL" in said
+    assert "killed by SIGKILL (out of memory, perhaps); it is started again in 1 s." in said
     assert "many: front of" in out
     study = check(url, int(TRIALS))
     with study.database.engine.connect() as connection:
         workers = connection.execute(
             text("SELECT count(DISTINCT worker) FROM ax_trials WHERE finished")
         ).scalar()
-    assert workers >= 3  # the base's, and two more
+    assert workers >= 2  # the base's, and at least one of the two
     study.database.close()
 
 
