@@ -96,6 +96,7 @@ def check(url: str, wanted: int) -> Study:
     return study
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # of SQLite see tests/faults
 def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
     process = start("--trials", TRIALS, *TWO, *UNTIMED)
     until(process, rf"trial \d+/{TRIALS} ")
