@@ -85,6 +85,11 @@ def _look(name: str, check: Callable[..., Finding], *arguments: Any) -> Finding:
         return Finding(name, "failure", found, "AXSEARCH_DEBUG=1 and another command show more")
 
 
+def _judged(name: str, found: str, well: bool, advice: str) -> Finding:
+    """That all is well, or else a warning with what to do."""
+    return Finding(name, "ok", found) if well else Finding(name, "warning", found, advice)
+
+
 def _versions() -> Finding:
     wrong = []
     for line in requires("axsearch") or ():
@@ -125,10 +130,8 @@ def _threads() -> Finding:
 def _memory() -> Finding:
     free = psutil.virtual_memory().available
     found = f"{free / 2**30:.1f} GiB free"
-    if free < LITTLE_MEMORY:
-        advice = "a worker needs 1 to 2 GiB beside its model; run fewer --workers"
-        return Finding("memory", "warning", found, advice)
-    return Finding("memory", "ok", found)
+    advice = "a worker needs 1 to 2 GiB beside its model; run fewer --workers"
+    return _judged("memory", found, free >= LITTLE_MEMORY, advice)
 
 
 def _machine() -> Finding:
@@ -164,10 +167,8 @@ def _folder() -> Finding:
         return Finding("temporary folder", "failure", found, advice)
     free = shutil.disk_usage(folder).free
     found = f"{folder}, {free / 2**30:.1f} GiB free"
-    if free < LITTLE_DISK:
-        advice = "make room, or set TMPDIR to another: exports are tried there"
-        return Finding("temporary folder", "warning", found, advice)
-    return Finding("temporary folder", "ok", found)
+    advice = "make room, or set TMPDIR to another"
+    return _judged("temporary folder", found, free >= LITTLE_DISK, advice)
 
 
 def _grace() -> Finding:
@@ -232,9 +233,8 @@ def _commit(database: Database) -> Finding:
         took.append(time.perf_counter() - began)
     seconds = sorted(took)[1]
     found = f"a commit takes {seconds * 1e3:.1f} ms"
-    if seconds > SLOW:
-        return Finding("commit", "warning", found, "a trial has four: bring the database nearer")
-    return Finding("commit", "ok", found)
+    advice = "a trial has four: bring the database nearer"
+    return _judged("commit", found, seconds <= SLOW, advice)
 
 
 def _clock(database: Database) -> Finding:
@@ -259,9 +259,8 @@ def _disk(database: Database) -> Finding:
     folder = Path(str(database.engine.url.database)).resolve().parent
     free = shutil.disk_usage(folder).free
     found = f"{free / 2**30:.1f} GiB free beside the database"
-    if free < LITTLE_DISK:
-        return Finding("disk", "warning", found, "make room: a full disk ends a search")
-    return Finding("disk", "ok", found)
+    advice = "make room: a full disk ends a search"
+    return _judged("disk", found, free >= LITTLE_DISK, advice)
 
 
 def _heartbeat(database: Database, study: FrozenStudy) -> Finding:

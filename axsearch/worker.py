@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from axsearch.measurement import Measurement
 from axsearch.progress import console, progress_bar
 from axsearch.recipe import Recipe
 from axsearch.samplers import build_sampler, finished, own_approximations
+from axsearch.store.outages import at_once
 from axsearch.study import (
     DIVERGENCE_ATTR,
     MEAN_LOSS_ATTR,
@@ -91,13 +93,15 @@ class Worker:
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
-        except KeyboardInterrupt:
-            self._note()
+        except BaseException:
+            # The study or its database may be gone: what ended the work is told, not that.
+            with suppress(Exception), at_once():
+                self._note()
             raise
         self._note()
 
     def _note(self) -> None:
-        """Bring the notes up to date; after other errors the database may be away or changed."""
+        """Bring the notes in the dashboard up to date."""
         self._sync()
         if self._has_base:
             self.study.refresh()

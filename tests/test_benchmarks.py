@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "studies" / "benchmarks"
 
@@ -77,6 +78,27 @@ def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     before = (tmp_path / "samplers.json").read_bytes()
     run("samplers.py", *arguments)
     assert (tmp_path / "samplers.json").read_bytes() == before
+
+
+def test_workers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "workers.json"
+    run("workers.py", base_dir, data_dir, "--recipes", 3, "--rounds", 1, "--out", out)
+    found = json.loads(out.read_text())
+    for runs in found["runs"].values():
+        assert [(one["recipes"], one["seconds"] > one["seconds_a_recipe"]) for one in runs] == [
+            (3, True)
+        ]
+    two, one = (found["runs"][way][0]["seconds"] for way in found["runs"])
+    assert found["ratio"] == two / one
+
+
+def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORED", "24")
+    run("store.py", tmp_path / "store.json")
+    found = json.loads((tmp_path / "store.json").read_text())
+    assert found["stored"] == 24
+    assert 0 < found["front"] <= 24 + 12
+    assert all(found[name] > 0 for name in found if name.startswith(("ms_", "seconds_")))
 
 
 def test_evaluation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:

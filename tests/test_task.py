@@ -448,6 +448,15 @@ def test_load_model_takes_the_familys_attention(model_type: str, tmp_path: Path)
     assert model.config._attn_implementation == architecture_of(model_type).attention
 
 
+def test_a_model_in_use_does_not_depend_on_its_file(model_copy: Path) -> None:
+    model = load_model(str(model_copy), AutoModelForSequenceClassification)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    file = model_copy / "model.safetensors"
+    with file.open("r+b") as weights:
+        weights.write(bytes(file.stat().st_size))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_blocks_are_not_run_in_chunks(model_copy: Path) -> None:
     expected = load_model(str(model_copy), AutoModelForSequenceClassification)
     edit_config(model_copy, chunk_size_feed_forward=2)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,14 @@ def kept_moments(key: Sequence[str], measure: Callable[[], Moments]) -> Moments:
     if folder is None:
         return measure()
     source = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    name = hashlib.sha256(" ".join([*key, torch.__version__, source]).encode()).hexdigest()
+    made_with = (version("axsearch"), torch.__version__, source)
+    name = hashlib.sha256(" ".join([*key, *made_with]).encode()).hexdigest()
     path = folder / f"{name}.safetensors"
     lock: AbstractContextManager[Any]
     try:
         lock = FileLock(folder / "lock", timeout=PATIENCE).acquire()
-    except Timeout:
-        lock = nullcontext()  # whoever has it does not get on
+    except (Timeout, OSError, NotImplementedError):
+        lock = nullcontext()  # whoever has it does not get on, or the disk knows no locks
     with lock:
         known = _read(path)
         if known is None:

@@ -154,7 +154,7 @@ def _watch(job: Job) -> Iterator[Callable[[], int]]:
             except Exception as error:
                 if not is_of_database(error) or not transient(error):
                     raise
-                return told
+                return max(told, 0)
             if count == told:
                 return count
             progress.update(

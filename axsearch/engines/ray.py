@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from axsearch.engines import Engine, Job, Place, be_worker
+from axsearch.engines.local import processors
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.store.outages import DatabaseAwayError
 
@@ -33,20 +34,16 @@ class OnRay(Engine):
         """Ray must be installed, the cluster there, and one of its nodes large enough."""
         if importlib.util.find_spec("ray") is None:
             raise UsageError("--engine ray needs Ray: pip install 'axsearch[ray]'.")
-        if place.address is None:
+        if place.address is None:  # it is made when it is needed, of this machine
+            _check_nodes([{"CPU": processors(), "GPU": place.gpus}], place)
             return
         with _cluster(place) as ray:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        wanted = {"CPU": place.cpus or 1, "GPU": place.gpus}
-        if not any(all(node.get(n, 0) >= count for n, count in wanted.items()) for node in nodes):
-            raise UsageError(
-                f"No node of the Ray cluster has {wanted['CPU']} processors and {place.gpus:g} "
-                "GPUs for a worker; its workers would wait for ever."
-            )
+            _check_nodes(_nodes(ray), place)
 
     def run(self, place: Place, job: Job, poll: Callable[[], int]) -> None:
         """See :class:`axsearch.engines.Engine`."""
         with _cluster(place) as ray:
+            _check_nodes(_nodes(ray), place)
             _run(ray, place, job, poll)
 
 
@@ -76,6 +73,20 @@ def _run(ray: Any, place: Place, job: Job, poll: Callable[[], int]) -> None:
             ray.cancel(one)  # as a Ctrl-C in the worker: its trial is given back
         if left:
             ray.wait(left, num_returns=len(left), timeout=60)
+
+
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _check_nodes(nodes: list[dict[str, float]], place: Place) -> None:
+    """Raises UsageError where a worker fits on no node: Ray would wait for one, without a word."""
+    wanted = {"CPU": place.cpus or 1, "GPU": place.gpus}
+    if not any(all(node.get(n, 0) >= count for n, count in wanted.items()) for node in nodes):
+        raise UsageError(
+            f"No node of the Ray cluster has {wanted['CPU']} processors and {place.gpus:g} GPUs "
+            "for a worker."
+        )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from axsearch.store.studies import ask_for
 Start = Callable[..., "subprocess.Popen[str]"]
 TWO = ("--workers", "2")
 UNTIMED = ("--objectives", "accuracy,size")
-TRIALS = "60"  # of a tiny model: enough to be in the midst of them
+TRIALS = "40"  # of a tiny model: enough to be in the midst of them
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="two workers need two processors"
@@ -268,7 +268,8 @@ def test_workers_on_ray(start: Start, url: str) -> None:
 def test_a_place_on_ray_that_is_not_there() -> None:
     for place, word in [
         (Place(1, "ray", "127.0.0.1:9"), "Nothing answers at the Ray address 127.0.0.1:9"),
-        (Place(1, "ray", "local", cpus=999), "No node of the Ray cluster has 999 processors"),
+        (Place(1, "ray", cpus=999), "No node of the Ray cluster has 999 processors"),
+        (Place(1, "ray", "local", gpus=999), "No node of the Ray cluster has 1 processors and 999"),
     ]:
         with pytest.raises(UsageError, match=word):
             check_place(place)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -11,11 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults.studies import NAME, SET_SETTINGS, SETTINGS, edit, make
+from sqlalchemy.exc import OperationalError
 
 from axsearch import engines
 from axsearch.engines import Job, Place, check_place, local
 from axsearch.engines.local import Local
 from axsearch.errors import AxsearchError, UsageError
+from axsearch.store.outages import outlast
+from axsearch.store.work_storage import WorkStorage
 
 
 def started(job: Job) -> int:
@@ -30,7 +36,9 @@ def started(job: Job) -> int:
 
 def well(job: Job, threads: int) -> None:
     started(job)
-    (Path(job.storage) / f"{os.getpid()}").write_text(f"{threads} {os.environ['OMP_NUM_THREADS']}")
+    own_group = os.getpgid(0) == os.getpid()  # or a terminal's Ctrl-C would reach it too
+    said = f"{threads} {os.environ['OMP_NUM_THREADS']} {own_group}"
+    (Path(job.storage) / f"{os.getpid()}").write_text(said)
 
 
 def dies_twice(job: Job, threads: int) -> None:
@@ -87,7 +95,7 @@ def run(
 
 def test_all_run_with_the_threads_that_they_are_to_have(job: Job) -> None:
     run(well, job, 2)
-    assert [mark.read_text() for mark in begun(job)] == ["3 3", "3 3"]
+    assert [mark.read_text() for mark in begun(job)] == ["3 3 True", "3 3 True"]
     assert os.environ.get("OMP_NUM_THREADS") != "3"
 
 
@@ -194,6 +202,32 @@ def alive(pid: int) -> bool:
     import psutil
 
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_supervisor_outlasts_a_database_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, finished = make(tmp_path / "five.db"), WorkStorage.finished
+    edit(tmp_path / "five.db", (SET_SETTINGS, json.dumps(SETTINGS)))
+    error = OperationalError("", {}, Exception(), connection_invalidated=True)
+
+    def away(*_: object) -> int:
+        raise error
+
+    with engines._watch(Job(url, NAME)) as poll:
+        monkeypatch.setattr(WorkStorage, "finished", outlast(away))
+        began = time.monotonic()
+        assert poll() == 0
+        assert time.monotonic() - began < 1  # signals must be seen
+        monkeypatch.setattr(WorkStorage, "finished", lambda *_: 3)
+        assert poll() == 3
+        monkeypatch.setattr(WorkStorage, "finished", away)
+        assert poll() == 3
+        error = OperationalError("", {}, sqlite3.OperationalError("disk is full"))
+        with pytest.raises(OperationalError):
+            poll()
+        monkeypatch.setattr(WorkStorage, "finished", finished)
+        assert poll() == 0
 
 
 def test_places_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,10 @@ def test_a_worker_that_the_kernel_killed_for_its_memory(
         process = start(url, "--fault", fault, "--wanted", 5, preexec_fn=inside)
         process.communicate(timeout=60)
         assert process.returncode == KILLED
-    assert run(url, "--wanted", 5) == 0
+    last = start(url, "--wanted", 5)
+    _, said = last.communicate(timeout=60)
+    assert last.returncode == 0
     trials = check_nothing_lost(url, 5)
     given_up = [t for t in trials if GIVEN_UP_ATTR in t.user_attrs]
     assert len(given_up) == (fault == "always memory")  # after the first and three more
+    assert ("its model is given up" in " ".join(said.split())) == (fault == "always memory")

@@ -137,30 +137,35 @@ def _no() -> None:
     return
 
 
+def cut_after(cut: int, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Cut the connection when so many transactions are committed; returns those that were."""
+    commit, commits = psycopg.Connection.commit, []
+
+    def commit_and_break(self: psycopg.Connection[Any]) -> None:
+        commit(self)
+        commits.append(None)
+        if len(commits) == cut:
+            self.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(psycopg.Connection, "commit", commit_and_break)
+    return commits
+
+
 @pytest.mark.parametrize("cut", range(1, 16))
 def test_a_connection_that_is_cut_after_the_server_has_committed(
     postgresql_url: str, cut: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker does not hear that what it wrote is written: it must not be done twice."""
     database = open_database(postgresql_url)
-    commit, count = psycopg.Connection.commit, 0
-
-    def commit_and_break(self: psycopg.Connection[Any]) -> None:
-        nonlocal count
-        commit(self)
-        count += 1
-        if count == cut:
-            self.close()
-            raise psycopg.OperationalError("server closed the connection unexpectedly")
-
     try:
         loop = a_loop(database, Cheap(0.0, _no, _no), 3)
-        monkeypatch.setattr(psycopg.Connection, "commit", commit_and_break)
+        commits = cut_after(cut, monkeypatch)
         loop.run()
     finally:
         monkeypatch.undo()
         database.close()
-    assert count > 15
+    assert len(commits) > 15
     assert len(check_nothing_lost(postgresql_url, 3)) == 3
 
 
@@ -170,28 +175,18 @@ def test_a_connection_that_is_cut_when_the_last_waiting_trial_began(
 ) -> None:
     """It is this worker's: it must not wait for it as for another's."""
     database = open_database(postgresql_url)
-    commit, count = psycopg.Connection.commit, 0
-
-    def commit_and_break(self: psycopg.Connection[Any]) -> None:
-        nonlocal count
-        commit(self)
-        count += 1
-        if count == cut:
-            self.close()
-            raise psycopg.OperationalError("server closed the connection unexpectedly")
-
     try:
         loop = a_loop(database, Cheap(0.0, _no, _no), 1)
         params = {f"layer{layer:02d}.heads": layer for layer in range(6)}
         database.storage.enqueue(loop.work.study_id, recipe_of(params), params)
-        monkeypatch.setattr(psycopg.Connection, "commit", commit_and_break)
+        commits = cut_after(cut, monkeypatch)
         began = time.monotonic()
         loop.run()
         assert time.monotonic() - began < 20
     finally:
         monkeypatch.undo()
         database.close()
-    assert count > cut
+    assert len(commits) > cut
     assert len(check_nothing_lost(postgresql_url, 1)) == 1
 
 
