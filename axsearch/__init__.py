@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from axsearch.evaluation.evaluator import Evaluator
     from axsearch.export import export_model, verify_export
     from axsearch.finetuning import finetune
+    from axsearch.gallery import study_figures
     from axsearch.holdout import holdout_speed
     from axsearch.recipe import Recipe
+    from axsearch.remeasuring import remeasure
     from axsearch.report import write_report
     from axsearch.run import search
     from axsearch.study import Study
@@ -35,9 +37,11 @@ _HOME = {
     "export_model": "export",
     "finetune": "finetuning",
     "holdout_speed": "holdout",
+    "remeasure": "remeasuring",
     "search": "run",
     "serve": "dashboard",
     "shrink": "surgery",
+    "study_figures": "gallery",
     "verify_export": "export",
     "write_report": "report",
 }
@@ -52,9 +56,11 @@ __all__ = [
     "export_model",
     "finetune",
     "holdout_speed",
+    "remeasure",
     "search",
     "serve",
     "shrink",
+    "study_figures",
     "verify_export",
     "write_report",
 ]

@@ -1,24 +1,30 @@
-"""Notes for Optuna Dashboard, and serving it."""
+"""Notes and figures for Optuna Dashboard, and serving it."""
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from importlib import import_module
 from typing import Any
 
 import optuna
-from optuna_dashboard import save_note, wsgi
+from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
+from optuna_dashboard._note import get_note_from_system_attrs
 from waitress import create_server, wasyncore
 
+from axsearch.comparison import ties
 from axsearch.errors import UsageError, cause
+from axsearch.explanation import Cut, cuts_of, export_command
+from axsearch.gallery import study_data
 from axsearch.guard import Guard
 from axsearch.login import Login, check_password
 from axsearch.measurement import Measurement
 from axsearch.store.artifacts import ArtifactStore
 from axsearch.store.database import open_database
 from axsearch.study import Study
+from axsearch.tables import Tables
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -33,15 +39,47 @@ SERVER = {
 }
 
 
+FIGURES = ("front", "layer_map", "hypervolume")
+"""The modules of the figures that the dashboard shows; of several figures the first."""
+
+
+def is_due(count: int) -> bool:
+    """Whether the dashboard is brought up to date after so many trials.
+
+    What it costs grows with the study, so that it is done every 20 trials at first and every 500
+    in the end.
+    """
+    return count % (20 if count <= 200 else 100 if count <= 2000 else 500) == 0
+
+
 def annotate(study: Study) -> None:
-    """Write a note on the study and on each trial of its front."""
-    spec, base = study.spec, study.baseline
-    ids = {trial.number: trial._trial_id for trial in study.optuna.get_trials(deepcopy=False)}
-    front = study.front()
-    rows = "\n".join(
-        f"| {m.trial} | {m.accuracy:.4f} | {_ratio(m.latency_ratio)} | {m.size_ratio:.3f} |"
-        for m in front
-    )
+    """Bring up to date what Optuna Dashboard shows of a study whose base was measured.
+
+    That is a note on the study and on each trial of its front, and three figures.
+    """
+    attributes = study.database.storage.get_study_system_attrs(study.id)
+    front, tables = study.front(), Tables(study)
+
+    def save(body: str, trial: int | None = None) -> None:
+        about = study.optuna
+        number = None if trial is None else study.frozen(trial)._trial_id
+        if get_note_from_system_attrs(attributes, number)["body"] != body:
+            save_note(about if number is None else optuna.Trial(about, number), body)
+
+    save(study_note(study, front))
+    for member in front:
+        save(trial_note(study, member, tables), member.trial)
+    data = study_data(study)
+    for name in FIGURES:
+        figure = import_module(f"axsearch.figures.{name}").of_study(data)[0]
+        save_plotly_graph_object(
+            study.optuna, figure, graph_object_id=f"axsearch-{name.replace('_', '-')}"
+        )
+
+
+def study_note(study: Study, front: Sequence[Measurement]) -> str:
+    """What a study is about, its front, and how to export a model of it, in Markdown."""
+    spec, base, tied = study.spec, study.baseline, ties(study, front)
     limits = [
         f"{name} {value}"
         for name, value in (
@@ -51,37 +89,84 @@ def annotate(study: Study) -> None:
         )
         if value is not None
     ]
-    save_note(
-        study.optuna,
-        f"# {study.name}\n\nApproximations of `{study.model_name}` on `{study.data_name}`:"
-        f" {spec.metric} {base.accuracy:.4f} on the search split, {base.size_bytes / 1e6:.1f} MB."
-        f" {'Limits: ' + '; '.join(limits) + '.' if limits else ''}\n\n"
-        "Latency and size are ratios to the base; below 1 is better.\n\n"
-        f"| trial | {spec.metric} | latency | size |\n|---|---|---|---|\n{rows}\n\n"
-        "Export one of them:\n\n"
-        f"    axsearch export --storage URL --study {study.name} --trial N --format hf --out DIR\n",
+    facts = {
+        "model": f"`{study.model_name}`, {base.parameters:,} parameters, "
+        f"{base.size_bytes / 1e6:.1f} MB",
+        "task": f"{spec.task}, {spec.metric}, on `{study.data_name}`",
+        "machine": spec.machine,
+        "latency": study.scenario or "not measured",
+        "base": f"{spec.metric} {base.accuracy:.4f} ({base.accuracy_low:.4f} to "
+        f"{base.accuracy_high:.4f}) on the search split",
+        "limits": "; ".join(limits) or "none",
+    }
+    letters = tied.letters if tied else {}
+    rows = [
+        f"| {m.trial} | {m.accuracy:.4f} ({m.accuracy_low:.4f} to {m.accuracy_high:.4f}) "
+        f"| {letters.get(m.trial or 0, '')} | {_ratio(m.latency_ratio)} | {m.size_ratio:.3f} |"
+        for m in front
+    ]
+    return "\n".join(
+        [
+            f"# {study.name}",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {fact} |" for name, fact in facts.items()),
+            "",
+            "## The front",
+            "",
+            "Latency and size are ratios to the base; below 1 is better. "
+            + (tied.words if tied else ""),
+            "",
+            f"| trial | {spec.metric} | ties | latency | size |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "## Export one of them",
+            "",
+            f"    {export_command(study, 'N')}",
+            "",
+        ]
     )
-    for member in front:
-        assert member.trial is not None
-        save_note(optuna.Trial(study.optuna, ids[member.trial]), trial_note(study, member))
 
 
-def trial_note(study: Study, member: Measurement) -> str:
-    """What a front member keeps, in Markdown."""
-    names = list(next(iter(member.choices.values())))
-    header = f"| layer | {' | '.join(names)} |\n|{'---|' * (len(names) + 1)}"
-    rows = "\n".join(
-        f"| {layer} | {' | '.join('-' if c[n] is None else str(c[n]) for n in names)} |"
-        for layer, c in member.choices.items()
-    )
-    return (
-        f"On the front when the study had {study.count} trials.\n\n"
-        f"{study.spec.metric} **{member.accuracy:.4f}** "
-        f"({member.accuracy_low:.4f} to {member.accuracy_high:.4f}), latency "
-        f"**{_ratio(member.latency_ratio)}** and size **{member.size_ratio:.3f}** of the base, "
-        f"{member.parameters:,} parameters.\n\n{header}\n{rows}\n\n"
-        f"    axsearch export --storage URL --study {study.name} --trial {member.trial} "
-        "--format hf --out DIR\n"
+def trial_note(study: Study, member: Measurement, tables: Tables) -> str:
+    """What a front member keeps of each layer, and what the cuts were worth, in Markdown."""
+    assert member.trial is not None
+    names = [
+        name
+        for name in next(iter(member.choices.values()))
+        if any(
+            m.choices[la][name] is not None for m in (member, study.baseline) for la in m.choices
+        )
+    ]
+    worth: dict[str, list[Cut]] = {}
+    for cut in cuts_of(study, member, tables):
+        worth.setdefault(cut.layer, []).append(cut)
+
+    def total(layer: str, field: str, shown: str) -> str:
+        found = [v for cut in worth.get(layer, ()) if (v := getattr(cut, field)) is not None]
+        return format(sum(found), shown) if found else ""
+
+    rows = [
+        f"| {layer} | {' | '.join('all' if kept[n] is None else str(kept[n]) for n in names)} "
+        f"| {total(layer, 'damage', '.4f')} | {total(layer, 'time', '.1%')} "
+        f"| {total(layer, 'size', '.1%')} |"
+        for layer, kept in member.choices.items()
+    ]
+    return "\n".join(
+        [
+            f"{study.spec.metric} **{member.accuracy:.4f}** ({member.accuracy_low:.4f} to "
+            f"{member.accuracy_high:.4f}), latency **{_ratio(member.latency_ratio)}** and size "
+            f"**{member.size_ratio:.3f}** of the base, {member.parameters:,} parameters.",
+            "",
+            f"| layer | {' | '.join(names)} | damage, nats | time saved | bytes saved |",
+            f"|{'---|' * (len(names) + 4)}",
+            *rows,
+            "",
+            f"    {export_command(study, member.trial)}",
+            "",
+        ]
     )
 
 

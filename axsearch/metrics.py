@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from nervaluate.entities import EvaluationResult
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import bdtr, ndtr
 from sklearn import metrics as sk
 
 from axsearch.outcome import Estimate, Outcome
@@ -284,6 +285,66 @@ def paired_error(outcome: Outcome, base: Outcome) -> tuple[float, float]:
     one_more = max(1 / count, 2 * float(ours.std()) / math.sqrt(count))
     error = math.hypot(float((ours - _resampled(base, 0)).std()), one_more)
     return value(outcome) - value(base), error
+
+
+def paired_p_values(outcomes: Sequence[Outcome]) -> Floats:
+    """How surprising the difference of each two models would be if they were equally good.
+
+    Two-sided, (models, models). Where an example is right or wrong it is McNemar's exact test
+    (McNemar 1947, Psychometrika 12): of the examples that one of the two answers rightly, each is
+    as likely to be the one's as the other's. For other metrics the difference is taken to be
+    normal, with the error that :func:`paired_error` has. All outcomes are of one metric on one
+    split.
+    """
+    if all(outcome.values.dtype == bool for outcome in outcomes):
+        right = np.array([outcome.values for outcome in outcomes], dtype=np.float64)
+        won = np.rint(right @ (1 - right).T).astype(np.int64)
+        lesser, differ = np.minimum(won, won.T), won + won.T
+        return np.where(differ > 0, np.minimum(2 * bdtr(lesser, differ, 0.5), 1), 1)
+    resamples = np.array([_resampled(outcome, 0) for outcome in outcomes])
+    values, count = np.array([value(outcome) for outcome in outcomes]), len(outcomes[0])
+    one_more = np.maximum(1 / count, 2 * resamples.std(axis=1) / math.sqrt(count))
+    spread = np.cov(resamples, ddof=0).reshape(len(outcomes), len(outcomes))
+    variance = np.maximum(np.diag(spread)[:, None] + np.diag(spread) - 2 * spread, 0)
+    error = np.sqrt(variance + np.maximum(one_more[:, None], one_more) ** 2)
+    p_values: Floats = np.minimum(2 * ndtr(-np.abs(values[:, None] - values) / error), 1)
+    return p_values
+
+
+def holm(p_values: Floats) -> Floats:
+    """P-values of several comparisons, such that one below x is wrong in any with chance x at most.
+
+    Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6: the least is multiplied with the number of comparisons, the next with one less.
+
+    Args:
+        p_values: (comparisons,).
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)
+    return adjusted
+
+
+def lost_gain(
+    search: Sequence[Outcome], holdout: Sequence[Outcome], seed: int = 0
+) -> tuple[list[Estimate], Estimate]:
+    """How much less models gain over a base on another split; the base is the first of each.
+
+    The gain is the difference to the base on the same examples, so that a split that is harder for
+    all does not count. Intervals are of a bootstrap of both splits, each paired within itself.
+
+    Returns:
+        For each model but the base, and for their mean.
+    """
+    ours = np.array([_resampled(outcome, seed) for outcome in search])
+    theirs = np.array([_resampled(outcome, seed + 1) for outcome in holdout])
+    resamples = (ours[1:] - ours[0]) - (theirs[1:] - theirs[0])
+    values = [np.array([value(outcome) for outcome in outcomes]) for outcomes in (search, holdout)]
+    lost = (values[0][1:] - values[0][0]) - (values[1][1:] - values[1][0])
+    each = [Estimate(float(v), *_interval(r)) for v, r in zip(lost, resamples, strict=True)]
+    return each, Estimate(float(lost.mean()), *_interval(resamples.mean(axis=0)))
 
 
 def better_and_worse(outcome: Outcome, base: Outcome) -> tuple[int, int]:

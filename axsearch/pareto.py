@@ -52,6 +52,57 @@ def knee(points: Sequence[Sequence[float]]) -> int:
     return int(np.argmin(np.linalg.norm(scaled, axis=1)))
 
 
+def tie_groups(tied: NDArray[np.bool_]) -> list[list[int]]:
+    """Groups of points that cannot be told apart, as the letters of a compact letter display.
+
+    In a group all are tied with all, and each two that are tied share a group, so that two points
+    without a common group differ (Piepho 2004, "An algorithm for a letter-based representation of
+    all-pairwise comparisons", Journal of Computational and Graphical Statistics 13, has the
+    display; here groups grow point by point). A point may be in several groups, since ties are not
+    transitive, or in none.
+
+    Args:
+        tied: which two are tied, (points, points), symmetric.
+
+    Example:
+        >>> tie_groups(np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]], bool))
+        [[0, 1], [1, 2]]
+    """
+    covered = np.eye(len(tied), dtype=bool)
+    groups = []
+    for first, second in zip(*np.nonzero(np.triu(tied, 1)), strict=True):
+        if covered[first, second]:
+            continue
+        group = [int(first), int(second)]
+        for other in range(len(tied)):
+            if other not in group and tied[other, group].all():
+                group.append(other)
+        covered[np.ix_(group, group)] = True
+        groups.append(sorted(group))
+    return groups
+
+
+def tie_letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
+    """For each point the letters of its :func:`tie_groups`, by their order; none where it has none.
+
+    Example:
+        >>> tie_letters([[3, 4], [4, 7]])
+        {3: 'a', 4: 'ab', 7: 'b'}
+    """
+    letters: dict[int, str] = {}
+    for index, group in enumerate(groups):
+        if len(set(group)) > 1:
+            for point in dict.fromkeys(group):
+                letters[point] = letters.get(point, "") + letter(index)
+    return letters
+
+
+def letter(index: int) -> str:
+    """``a`` to ``z``, then ``a1`` and on, so that a row of letters can still be read apart."""
+    turn, letter = divmod(index, 26)
+    return chr(ord("a") + letter) + (str(turn) if turn else "")
+
+
 def hypervolume(costs: Floats, accuracy: Floats, reference: float) -> float:
     """The volume that points dominate, up to 1 in each cost and down to the reference accuracy.
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from axsearch.approximations import Level
-from axsearch.calibration.costs import latency_cost, size_cost, slower_levels
+from axsearch.calibration.block_sizes import SizeTable
+from axsearch.calibration.block_times import LatencyTable
+from axsearch.calibration.costs import latency_cost, size_cost, size_table, slower_levels
 from axsearch.calibration.damage import Damage, calibration_sample, measure_damage
 from axsearch.calibration.importance import PATH, Importance, importance_along_path
-from axsearch.calibration.latency_table import ROUNDS, LatencyTable, measure_latency_table
+from axsearch.calibration.kinds import (
+    NO_SPLIT,
+    SIZE,
+    both_splits,
+    damage_kind,
+    importance_kind,
+    latency_kind,
+    trivial_kind,
+)
+from axsearch.calibration.latency_table import ROUNDS, measure_latency_table
 from axsearch.calibration.problem import Problem
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.machine import machine_facts, machine_name, measuring
@@ -62,21 +72,18 @@ def prepare(
     sites = sites_by_id(evaluator.model)
     in_order: Orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
     asked = space_of(in_order, {})
-    costs = {"size": size_cost(evaluator.model)}
+    sizes = SizeTable.from_dict(
+        _kept(
+            evaluator,
+            (model, NO_SPLIT, SIZE),
+            "Counting bytes",
+            lambda _: size_table(evaluator.model).to_dict(),
+        )
+    )
+    costs = {"size": size_cost(sizes)}
     dropped: Mapping[str, Collection[Level]] = {}
     if evaluator.scenario is not None:
-        workload = evaluator.workload[1]
-        shapes = hashlib.sha256(repr(sorted(asked.to_dict().items())).encode()).hexdigest()[:8]
-        where = hashlib.sha256(f"{machine} {shapes}".encode()).hexdigest()[:16]
-        table = LatencyTable.from_dict(
-            _kept(
-                evaluator,
-                (model, workload, f"latency {where}"),
-                "Timing blocks",
-                lambda told: _timed(evaluator, asked, told),
-                total=ROUNDS,
-            )
-        )
+        table = latency_table(evaluator, asked, machine)
         evaluator.table = table
         costs = {"latency": latency_cost(table), **costs}
         if not masks:  # AxFormer's k is there for the loss, faster or not
@@ -92,19 +99,32 @@ def prepare(
         found = Damage.from_dict(
             _kept(
                 evaluator,
-                (model, calibration.fingerprint, f"damage {space.fingerprint[:16]}"),
+                (model, calibration.fingerprint, damage_kind(space.fingerprint)),
                 "Measuring damage",
-                lambda told: measure_damage(
-                    evaluator.model,
-                    evaluator.shrink,
-                    space,
-                    sample,
-                    evaluator.predictor,
-                    on_recipe=told,
-                ).to_dict(),
+                lambda told: {
+                    **measure_damage(
+                        evaluator.model,
+                        evaluator.shrink,
+                        space,
+                        sample,
+                        evaluator.predictor,
+                        on_recipe=told,
+                    ).to_dict(),
+                    "levels": space.to_dict(),
+                },
                 compensated=space.compensation != "none",
             )
         )
+    trivial = _kept(
+        evaluator,
+        (
+            model,
+            both_splits(calibration.fingerprint, task.search.fingerprint),
+            trivial_kind(task.metric),
+        ),
+        "Answering without looking",
+        lambda _: {"accuracy": task.kind.trivial(task.metric, calibration, task.search)},
+    )
     neighbours = {tuple(pair.split(" ")): c for pair, c in found.together.items()}
     return Problem(
         space,
@@ -113,8 +133,28 @@ def prepare(
         damage=found.alone,
         neighbours=neighbours,  # type: ignore[arg-type]
         limits=limits,
-        trivial=task.kind.trivial(task.metric, calibration, task.search),
+        trivial=trivial["accuracy"],
         epsilon=epsilon,
+    )
+
+
+def latency_table(evaluator: Evaluator, space: SearchSpace, machine: str) -> LatencyTable:
+    """The latency table of the evaluator's scenario, measured here where ``machine`` has none.
+
+    Args:
+        evaluator: of the task, with a scenario.
+        space: all levels that must be known, importance aside.
+        machine: whose table to take.
+    """
+    model, workload = evaluator.task.model_fingerprint, evaluator.workload[1]
+    return LatencyTable.from_dict(
+        _kept(
+            evaluator,
+            (model, workload, latency_kind(machine, space.to_dict())),
+            "Timing blocks",
+            lambda told: _timed(evaluator, space, told),
+            total=ROUNDS,
+        )
     )
 
 
@@ -149,7 +189,7 @@ def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:
     return Importance.from_dict(
         _kept(
             evaluator,
-            (task.model_fingerprint, task.calibration.fingerprint, f"importance {compensation}"),
+            (task.model_fingerprint, task.calibration.fingerprint, importance_kind(compensation)),
             "Scoring heads and neurons",
             lambda told: importance_along_path(
                 evaluator.model,

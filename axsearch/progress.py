@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -12,7 +16,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+QUIET = "AXSEARCH_QUIET"
+"""The environment variable that silences, which workers inherit."""
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=bool(os.environ.get(QUIET)))
+
+
+@contextmanager
+def silenced(quiet: bool = True) -> Iterator[None]:
+    """While open, nothing is said, here and in processes that are started here, if ``quiet``."""
+    before, inherited = console.quiet, os.environ.get(QUIET)
+    if quiet:
+        console.quiet, os.environ[QUIET] = True, "1"
+    try:
+        yield
+    finally:
+        console.quiet = before
+        if quiet and inherited is None:
+            del os.environ[QUIET]
 
 
 def progress_bar() -> Progress:
@@ -24,5 +45,5 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or console.quiet,
     )

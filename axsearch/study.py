@@ -6,6 +6,7 @@ Needs no torch: everything comes from the database.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,12 @@ from pydantic import (
     model_validator,
 )
 
-from axsearch import pareto
+from axsearch import choosing, pareto
+from axsearch.choosing import By, choose
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.loop import RECIPE_ATTR
 from axsearch.measurement import Measurement
+from axsearch.outcome import Estimate
 from axsearch.recipe import Compensation, Recipe
 from axsearch.records import read_record
 from axsearch.store.database import Database, open_database
@@ -264,15 +267,7 @@ class Study:
     @property
     def scenario(self) -> str | None:
         """What latency was measured for, in words; None where it was not measured."""
-        scenario = self.spec.scenario
-        if scenario is None:
-            return None
-        length = scenario["sequence_length"]
-        return (
-            f"batches of {scenario['batch_size']}, "
-            f"{'the examples at their own lengths' if length is None else f'{length} tokens'}, "
-            f"{scenario['threads']} threads, {scenario['device']}, {scenario['dtype']}"
-        )
+        return None if self.spec.scenario is None else in_words(self.spec.scenario)
 
     def refresh(self) -> None:
         """Forget what was read, after something was added to the database."""
@@ -299,6 +294,12 @@ class Study:
             f"Study {self.name!r} has not measured the base yet; run `axsearch search` again."
         )
 
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the base was measured; without it there is no front."""
+        exact = Recipe.of({}).to_dict()
+        return any(measurement.recipe == exact for measurement in self._candidates)
+
     def front(self) -> list[Measurement]:
         """The Pareto front over the study's objectives, fastest (or else smallest) first.
 
@@ -310,56 +311,60 @@ class Study:
         self,
         *,
         max_drop: float | None = None,
-        by: Literal["latency", "size"] = "latency",
+        max_latency_ratio: float | None = None,
+        max_size_ratio: float | None = None,
+        by: By | None = None,
         knee: bool = False,
     ) -> Measurement:
-        """Choose one member of the front.
-
-        Args:
-            max_drop: take the best by ``by`` whose accuracy is at most this below the base's.
-            by: ``latency`` or ``size``; ties go to the smaller model.
-            knee: take the member nearest to the best of every objective instead.
+        """Choose one member of the front: by ``knee`` alone, or as :func:`choose` with the rest.
 
         Raises:
-            UsageError: neither or both ways are given, or a limit that nothing meets.
+            UsageError: neither or both ways are given, or limits that nothing keeps.
         """
-        if knee == (max_drop is not None):
-            raise UsageError("Give either --max-drop X (with --by latency|size) or --knee.")
+        limits = {
+            "max_drop": max_drop,
+            "max_latency_ratio": max_latency_ratio,
+            "max_size_ratio": max_size_ratio,
+        }
+        if not knee:
+            return choose(self.front(), self.baseline.accuracy, **limits, by=by)
+        if by is not None or any(limit is not None for limit in limits.values()):
+            raise UsageError("--knee chooses by all objectives: give it without limits and --by.")
+        objectives = [OBJECTIVES[name] for name in self.spec.objectives]
         members = self.front()
-        if not members:
-            raise UsageError("The front is empty: no finished trial meets the study's limits.")
-        if knee:
-            objectives = [OBJECTIVES[name] for name in self.spec.objectives]
-            return members[pareto.knee([[o.loss(m) for o in objectives] for m in members])]
-        assert max_drop is not None
-        if by == "latency" and any(m.latency_ratio is None for m in members):
-            raise UsageError("This study did not measure latency; choose --by size.")
-        floor = self.baseline.accuracy - max_drop
-        allowed = [m for m in members if m.accuracy >= floor - 1e-12]
-        if not allowed:
-            raise UsageError(f"No model of the front is within {max_drop} of the base's accuracy.")
-        return min(
-            allowed,
-            key=lambda m: (
-                (m.latency_ratio or 0.0, m.size_bytes)
-                if by == "latency"
-                else (m.size_bytes, m.latency_ratio or 0.0)
-            ),
-        )
+        return choosing.knee(members, [[o.loss(m) for o in objectives] for m in members])
 
     def trial(self, number: int) -> Measurement:
         """The measurement of one trial; raises UsageError if it is not there or not finished."""
-        for measurement in self.measurements:
-            if measurement.trial == number:
-                return measurement
+        return self.measured([self.frozen(number)])[0]
+
+    def frozen(self, number: int) -> FrozenTrial:
+        """A finished trial as Optuna has it; raises UsageError if there is none."""
+        storage = self.database.storage
+        with suppress(KeyError):
+            trial = storage.get_trial(
+                storage.get_trial_id_from_study_id_trial_number(self.id, number)
+            )
+            if trial.state == TrialState.COMPLETE:
+                return trial
         raise UsageError(
             f"Study {self.name!r} has no finished trial {number}; "
-            f"it has {len(self.measurements)} finished trials."
+            f"it has {self.count} finished trials."
         )
 
     def outcomes(self, recipes: list[Recipe], split: str = "search") -> dict[str, Evaluation]:
         """Stored per-example outcomes by recipe hash, on ``search`` or ``holdout``."""
         return self._evaluations(split, {recipe.hash: recipe for recipe in recipes})
+
+    def holdout(self, members: Sequence[Measurement]) -> dict[int, Estimate]:
+        """The metric on the holdout split with its interval, by trial, where it was opened."""
+        recipes = {m.trial: Recipe.from_dict(m.recipe) for m in members if m.trial is not None}
+        known = self.outcomes(list(recipes.values()), "holdout")
+        return {
+            trial: Estimate(found.value, found.low, found.high)
+            for trial, recipe in recipes.items()
+            if (found := known.get(recipe.hash)) is not None
+        }
 
     def _evaluations(self, split: str, recipes: Mapping[str, Recipe]) -> dict[str, Evaluation]:
         key = EvaluationKey(
@@ -408,6 +413,16 @@ class Study:
 
     def _named(self, trial: int | None) -> str:
         return f"Trial {trial} of study {self.name!r}"
+
+
+def in_words(scenario: Mapping[str, Any]) -> str:
+    """What latency is measured for."""
+    length = scenario["sequence_length"]
+    return (
+        f"batches of {scenario['batch_size']}, "
+        f"{'the examples at their own lengths' if length is None else f'{length} tokens'}, "
+        f"{scenario['threads']} threads, {scenario['device']}, {scenario['dtype']}"
+    )
 
 
 def front_of(

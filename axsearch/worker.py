@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 from axsearch.calibration.damage import divergence_of_losses
 from axsearch.calibration.problem import Genomes, Problem
 from axsearch.calibration.warm_start import warm_start
-from axsearch.dashboard import annotate
-from axsearch.errors import AxsearchError
+from axsearch.dashboard import annotate, is_due
+from axsearch.errors import AxsearchError, cause
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.evaluation.stages import Bar, DominatedError, worth
@@ -29,7 +29,7 @@ from axsearch.measurement import Measurement
 from axsearch.progress import console, progress_bar
 from axsearch.recipe import Recipe
 from axsearch.samplers import build_sampler, finished, own_approximations
-from axsearch.store.outages import at_once
+from axsearch.store.outages import at_once, is_of_database
 from axsearch.study import (
     DIVERGENCE_ATTR,
     MEAN_LOSS_ATTR,
@@ -101,11 +101,21 @@ class Worker:
         self._note()
 
     def _note(self) -> None:
-        """Bring the notes in the dashboard up to date."""
+        """Bring the notes and figures in the dashboard up to date."""
         self._sync()
         if self._has_base:
             self.study.refresh()
-            annotate(self.study)
+            try:
+                annotate(self.study)
+            except Exception as error:
+                if is_of_database(error):
+                    raise
+                # A search of hours does not end for what can be drawn later.
+                console.print(
+                    "The notes and figures for the dashboard could not be brought up to date: "
+                    f"{type(error).__name__}: {cause(error)}.",
+                    style="yellow",
+                )
 
     def _run(self, wanted: int) -> None:
         if self.space.compensation != "none":
@@ -123,6 +133,8 @@ class Worker:
                 if not console.is_terminal:
                     spent = f"{time.monotonic() - began:.0f} s"
                     console.print(f"trial {count}/{wanted} · {spent} · {standing}")
+                if is_due(count):
+                    self._note()
 
             loop = TrialLoop(
                 self.optuna,
@@ -139,9 +151,10 @@ class Worker:
             spent = time.monotonic() - began
             stopped = self.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
             console.print(
-                f"{loop.done} trials in {spent:.0f} s, of which sampler and storage took "
-                f"{(loop.spent - evaluating) / loop.done * 1e3:.0f} ms a trial; {len(stopped)} of "
-                "all trials were stopped: above a limit, or confidently adding next to nothing.",
+                f"{loop.done} trials in {spent:.0f} s, of which sampler, storage and dashboard "
+                f"took {(loop.spent - evaluating) / loop.done * 1e3:.0f} ms a trial; "
+                f"{len(stopped)} of all trials were stopped: above a limit, or confidently adding "
+                "next to nothing.",
                 style="dim",
             )
 

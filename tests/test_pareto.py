@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from axsearch.pareto import Floats, expected_improvement, front, hypervolume, knee
+from axsearch.pareto import (
+    Floats,
+    expected_improvement,
+    front,
+    hypervolume,
+    knee,
+    tie_groups,
+)
 
 Point = tuple[float, ...]
 
@@ -187,3 +194,22 @@ def test_front_of_many_points_and_of_some_that_are_not_numbers() -> None:
     assert front(many) == expected
     assert len(expected) < 60
     assert front([(math.nan, 0), (1, 1), (2, 2)]) == [0, 1]
+
+
+class TestTieGroups:
+    @given(st.integers(0, 12), st.integers(0, 2**32 - 1), st.floats(0, 1))
+    def test_tied_points_share_a_group_and_others_none(
+        self, count: int, seed: int, share: float
+    ) -> None:
+        above = np.triu(np.random.default_rng(seed).random((count, count)) < share, 1)
+        tied = above | above.T
+        groups = tie_groups(tied)
+        for first in range(count):
+            for second in range(count):
+                together = any(first in group and second in group for group in groups)
+                assert first == second or together == tied[first, second]
+        assert all(len(group) > 1 and group == sorted(set(group)) for group in groups)
+        assert len({*map(tuple, groups)}) == len(groups)
+
+    def test_all_tied_are_one_group(self) -> None:
+        assert tie_groups(~np.eye(300, dtype=bool)) == [list(range(300))]

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 import axsearch.run
 from axsearch import Evaluator, Study, export_model, search
-from axsearch.calibration.latency_table import LatencyTable
+from axsearch.calibration.block_times import LatencyTable
 from axsearch.calibration.moments import measure_moments
 from axsearch.calibration.problem import Problem
 from axsearch.calibration.warm_start import uniform, warm_start
@@ -204,10 +204,10 @@ def test_picking(finished: tuple[str, Study]) -> None:
         assert chosen.accuracy >= floor
         assert getattr(chosen, key) == min(getattr(m, key) for m in allowed)
     assert study.pick(knee=True) in study.front()
-    for wrong in ({}, {"max_drop": 0.1, "knee": True}):
-        with pytest.raises(UsageError, match="either"):
-            study.pick(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="within -1"):
+    for wrong in ({"max_drop": 0.1}, {"by": "size"}, {"max_latency_ratio": 0.5}):
+        with pytest.raises(UsageError, match="without limits"):
+            study.pick(knee=True, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="keeps --max-drop -1"):
         study.pick(max_drop=-1.0)
 
 
@@ -624,7 +624,7 @@ def test_a_resumed_study_is_as_one_that_was_not_interrupted(
     run: Search, sampler: str, total: int, first: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = trials(run(trials=total, sampler=sampler, study="uninterrupted"))
-    assert "sampler and storage took" in capsys.readouterr().err
+    assert "sampler, storage and dashboard took" in capsys.readouterr().err
     run(trials=3, sampler=sampler)
     run(trials=first, sampler=sampler)
     resumed = trials(run(trials=total, sampler=sampler))

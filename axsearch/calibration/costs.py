@@ -8,10 +8,11 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations import Level, UnitRemoval
 from axsearch.architectures import architecture_of
-from axsearch.calibration.latency_table import KINDS, LatencyTable
+from axsearch.calibration.block_sizes import SizeTable
+from axsearch.calibration.block_times import LatencyTable
 from axsearch.calibration.problem import Cost
 from axsearch.evaluation.size import safetensors_bytes
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.recipe import Recipe
 from axsearch.space import SearchSpace
 from axsearch.surgery import sites_by_id
 
@@ -24,8 +25,13 @@ def latency_cost(table: LatencyTable) -> Cost:
     return Cost(table.rest, table.layer)
 
 
-def size_cost(model: PreTrainedModel) -> Cost:
-    """The bytes of the exported file over the base's.
+def size_cost(table: SizeTable) -> Cost:
+    """The bytes of the exported file over the base's."""
+    return Cost(table.rest, table.layer)
+
+
+def size_table(model: PreTrainedModel) -> SizeTable:
+    """What each part of a model takes of its exported file.
 
     The header is taken to be the base's. What is missing in it, about a hundred bytes for each
     tensor that is gone, does not show in a model of a useful size.
@@ -34,26 +40,24 @@ def size_cost(model: PreTrainedModel) -> Cost:
     state = model.state_dict()
     family = architecture_of(model.config.model_type)
     total = safetensors_bytes(state)
-    own: dict[int, int] = {}
-    for layer in {site.layer for site in sites}:
+    layers: dict[int, float] = {}
+    for layer in sorted({site.layer for site in sites}):
         prefix = family.layer_prefix(model, layer)
-        own[layer] = sum(t.nbytes for name, t in state.items() if name.startswith(prefix))
-
-    def of_layer(recipe: Recipe, layer: int) -> float:
-        if all(recipe.removed(layer, kind) for kind in KINDS):
-            return 0.0
-        left = own[layer]
-        for kind in KINDS:
-            site = sites[SiteId(layer, kind)]
-            width = state[site.units.output.tensor].element_size()
-            for choice in recipe.at(layer, kind).values():
-                if isinstance(choice, Kept):
-                    left -= (choice.of - len(choice.kept)) * site.unit_parameters * width
-                    if not choice.kept:
-                        left -= sum(state[name].nbytes for name in site.units.whole)
-        return left / total
-
-    return Cost(1 - sum(own.values()) / total, of_layer)
+        layers[layer] = (
+            sum(t.nbytes for name, t in state.items() if name.startswith(prefix)) / total
+        )
+    return SizeTable(
+        1 - sum(layers.values()),
+        layers,
+        {
+            id: site.unit_parameters * state[site.units.output.tensor].element_size() / total
+            for id, site in sites.items()
+        },
+        {
+            id: sum(state[name].nbytes for name in site.units.whole) / total
+            for id, site in sites.items()
+        },
+    )
 
 
 def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Collection[Level]]:

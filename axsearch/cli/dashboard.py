@@ -36,7 +36,9 @@ def dashboard(
     that you do not trust, put TLS before it (a reverse proxy that passes the Host header on) or
     use an SSH tunnel. The page /login logs out.
 
-    Example: axsearch dashboard --storage sqlite:///studies.db
+    \b
+    Example:
+      axsearch dashboard --storage sqlite:///studies.db
     """
     from axsearch.dashboard import serve
     from axsearch.login import read_password

@@ -26,7 +26,9 @@ def doctor(
 ) -> None:
     """Check versions, threads, machine, database, heartbeats and artifacts; say what to do.
 
-    Example: axsearch doctor --storage sqlite:///studies.db
+    \b
+    Example:
+      axsearch doctor --storage sqlite:///studies.db
     """
     from axsearch.doctor import examine
 

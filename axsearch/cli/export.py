@@ -25,8 +25,9 @@ def export(
 ) -> None:
     """Write a trial's smaller model to a folder.
 
-    Example: axsearch export --storage sqlite:///studies.db --study reviews --trial 12 --format hf
-    --out small
+    \b
+    Example:
+      axsearch export --storage sqlite:///studies.db --study reviews --trial 12 --out small
     """
     opened = Study.open(storage, study)
     opened.trial(trial)

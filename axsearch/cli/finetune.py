@@ -24,7 +24,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on labelled data, to have a base to search from.
 
-    Example: axsearch finetune --model bert-base-uncased --data nyu-mll/glue:sst2 --out base
+    \b
+    Example:
+      axsearch finetune --model bert-base-uncased --data data --out base
     """
     from axsearch.finetuning import finetune as run
 

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.prompt import Prompt
 
 from axsearch.cli import options
+from axsearch.cli.explain import print_explanation
+from axsearch.cli.output import numbers, ratio, say, stdout
+from axsearch.comparison import SelectionBias, Ties, selection_bias, ties
+from axsearch.errors import UsageError
+from axsearch.explanation import explain_trial
 from axsearch.measurement import Measurement
+from axsearch.outcome import Estimate
 from axsearch.study import Study
 
-PIPED_WIDTH = 140
+ORDERS = {
+    "latency": lambda m: (m.latency_ratio or 0.0, m.size_bytes),
+    "size": lambda m: (m.size_bytes, m.latency_ratio or 0.0),
+    "accuracy": lambda m: (-m.accuracy, m.size_bytes),
+}
 
 
 def front(
     storage: options.Storage,
     study: options.StudyName,
     holdout: Annotated[
-        bool, typer.Option("--holdout", help="Evaluate the front on the holdout split first.")
+        bool,
+        typer.Option(
+            "--holdout",
+            help="Evaluate the front on the holdout split, once, and show the selection bias.",
+        ),
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Print the Pareto front of a study.
+    """Print the Pareto front of a study, and which of its models are statistically tied.
 
-    Example: axsearch front --storage sqlite:///studies.db --study reviews
+    In a terminal it then asks for a trial to explain, or for another order; Enter leaves.
+
+    \b
+    Examples:
+      axsearch front --storage sqlite:///studies.db --study reviews
+      axsearch front --storage sqlite:///studies.db --study reviews --holdout
     """
     opened = Study.open(storage, study)
     if holdout and any(
@@ -37,58 +58,91 @@ def front(
         evaluate_front(opened)
     if json:
         print_json(opened)
-    else:
-        print_front(opened)
+        return
+    print_front(opened)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        ask(opened)
 
 
 def print_json(study: Study) -> None:
-    """``{"study", "baseline", "front"}``."""
-    data = {
+    """``{"study", "baseline", "front"}``, then ``ties`` and ``selection_bias``, null if unknown."""
+    found, bias = ties(study), selection_bias(study)
+    data: dict[str, Any] = {
         "study": study.name,
         "baseline": study.baseline.model_dump(mode="json"),
         "front": [member.model_dump(mode="json") for member in study.front()],
+        "ties": found and {"split": found.split, "groups": [list(g) for g in found.groups]},
+        "selection_bias": bias and bias.mean._asdict(),
     }
     print(json.dumps(data))
 
 
-def print_front(study: Study) -> None:
-    """A table to stdout: the base, then the front, fastest first."""
-    members = study.front()
-    table = Table(title=f"{study.name}: front of {study.count} trials")
-    for column in ("trial", study.spec.metric, "95 % interval", "holdout", "latency", "size"):
-        table.add_column(column, justify="right")
-    table.add_column("heads / neurons kept, layer by layer", overflow="fold")
-    table.add_row(*_cells(study.baseline, "base"), end_section=True)
-    for member in members:
-        table.add_row(*_cells(member, str(member.trial)))
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPED_WIDTH
-    console.print(table)
-    console.print(
-        "Latency and size are relative to the base."
-        + (f" Latency{_measured(members)}: {study.scenario}." if study.scenario else ""),
-        highlight=False,
-        soft_wrap=True,
+def print_front(study: Study, order: str = "latency") -> None:
+    """A table to stdout: the base, then the front."""
+    members = sorted(study.front(), key=ORDERS[order])
+    tied, bias = ties(study), selection_bias(study)
+    holdout = study.holdout([study.baseline, *members])
+    columns = ["trial", study.spec.metric, "95 % interval"]
+    columns += ["ties"] if tied and tied.groups else []
+    columns += ["holdout", "95 % interval"] if holdout else []
+    table = numbers(
+        *columns, "latency", "size", title=f"{study.name}: front of {study.count} trials"
     )
+    table.add_column("heads / neurons kept, layer by layer", overflow="fold")
+    for member, label in ((study.baseline, "base"), *((m, str(m.trial)) for m in members)):
+        cells = _cells(member, label, tied, holdout)
+        table.add_row(*cells, end_section=label == "base")
+    console = stdout()
+    console.print(table)
+    say(console, *_footnotes(study, members, tied, bias))
 
 
-def _measured(members: list[Measurement]) -> str:
-    if all(m.latency_measured for m in members):
-        return ", measured"
-    return ", ~ where it is predicted"
+def ask(study: Study) -> None:
+    """Explain the trials that are asked for, until nothing is."""
+    console = Console(highlight=False, stderr=True)
+    words = f"Trial to explain, or {', '.join(ORDERS)} to sort by (Enter leaves)"
+    while wanted := Prompt.ask(words, console=console, default="", show_default=False).strip():
+        if wanted in ORDERS:
+            print_front(study, wanted)
+        elif wanted.isdecimal():
+            try:
+                found = explain_trial(study, int(wanted), ties(study), selection_bias(study))
+                print_explanation(study, found)
+            except UsageError as error:
+                say(console, str(error))
 
 
-def _cells(m: Measurement, label: str) -> list[str]:
+def _footnotes(
+    study: Study, members: Sequence[Measurement], tied: Ties | None, bias: SelectionBias | None
+) -> list[str]:
+    notes = ["Latency and size are relative to the base."]
+    if study.scenario:
+        measured = all(m.latency_measured for m in members)
+        shown = "measured" if measured else "~ where it is predicted"
+        notes[0] += f" Latency, {shown}: {study.scenario}."
+    if tied is not None:
+        notes.append(tied.words)
+    if bias is not None:
+        notes.append(bias.words)
+    if members:
+        notes.append(f"axsearch explain --study {study.name} --trial N says what a model gave up.")
+    return notes
+
+
+def _cells(
+    m: Measurement, label: str, tied: Ties | None, holdout: Mapping[int, Estimate]
+) -> list[str]:
+    assert m.trial is not None
+    cells = [label, f"{m.accuracy:.4f}", f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}"]
+    if tied and tied.groups:
+        cells.append(tied.letters.get(m.trial, ""))
+    if holdout:
+        found = holdout.get(m.trial)
+        cells += [f"{found.value:.4f}", f"{found.low:.4f}-{found.high:.4f}"] if found else ["", ""]
     return [
-        label,
-        f"{m.accuracy:.4f}",
-        f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}",
-        "" if m.holdout_accuracy is None else f"{m.holdout_accuracy:.4f}",
-        ""
-        if m.latency_ratio is None
-        else f"{'' if m.latency_measured else '~'}{m.latency_ratio:.3f}",
-        f"{m.size_ratio:.3f}",
+        *cells,
+        ratio(m.latency_ratio, measured=m.latency_measured),
+        ratio(m.size_ratio),
         " ".join(_layer(choices) for choices in m.choices.values()),
     ]
 

@@ -52,7 +52,19 @@ Cpus = Annotated[
     typer.Option(help="Processors a worker, also its torch threads; shared alike if left out."),
 ]
 Gpus = Annotated[float, typer.Option(min=0.0, help="GPUs a worker, for Ray to place it.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", help="Say nothing on stderr but errors: no progress and no notes."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ModelHere = Annotated[
+    str | None,
+    typer.Option("--model", help="Where the model lies here, if not where the search has it."),
+]
+DataHere = Annotated[
+    str | None,
+    typer.Option("--data", help="Where the data lie here, if not where the search has them."),
+]
 Trial = Annotated[int, typer.Option(min=0, help="Number of a finished trial.")]
 
 

@@ -111,8 +111,10 @@ def search(
 ) -> None:
     """Search the approximations of a fine-tuned model; resumes a study that exists.
 
-    Example: axsearch search --model base --data nyu-mll/glue:sst2 --storage sqlite:///studies.db
-    --study reviews --trials 100
+    \b
+    Example:
+      axsearch search --model base --data data --trials 100 \\
+        --storage sqlite:///studies.db --study reviews
     """
     place = Place(workers, engine, address, cpus_per_worker, gpus_per_worker)
     from axsearch.run import search as run

@@ -12,7 +12,9 @@ def verify(
 ) -> None:
     """Check an exported model: its files, and its answers in a new process without axsearch.
 
-    Example: axsearch verify small
+    \b
+    Example:
+      axsearch verify small
     """
     from axsearch.export import verify_export
 

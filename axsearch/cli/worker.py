@@ -15,12 +15,8 @@ def worker(
     storage: options.Storage,
     study: options.StudyName,
     workers: Annotated[int, typer.Option(help="How many processes on this machine.")] = 1,
-    model: Annotated[
-        str | None, typer.Option(help="Where the model lies here, if not where the search has it.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Where the data lie here, if not where the search has them.")
-    ] = None,
+    model: options.ModelHere = None,
+    data: options.DataHere = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or mps, if not the search's.")
     ] = None,
@@ -30,7 +26,9 @@ def worker(
 
     It runs on any machine that reaches the database; a process that dies is started again.
 
-    Example: axsearch worker --storage postgresql://me@db/studies --study reviews
+    \b
+    Example:
+      axsearch worker --storage postgresql://me@db/studies --study reviews
     """
     place = Place(workers, cpus=cpus_per_worker)
     try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from optuna.storages._rdb import models
 from sqlalchemy import Engine, Text, cast, delete, select, text, update
 from sqlalchemy.orm import Session
 
@@ -135,6 +137,47 @@ def front_candidates(engine: Engine, study_id: int, base: str) -> list[int]:
     )
     with Session(engine) as session:
         return sorted(session.execute(wanted, {"study": study_id, "base": base}).scalars())
+
+
+@dataclass(frozen=True)
+class TrialHistory:
+    """When a trial ran and what it came to; times are UTC, costs ratios to the base.
+
+    ``began`` is None of a trial that waits, ``ended`` of one that runs; the rest is what
+    ``ax_trials`` has of it, None where it has nothing.
+    """
+
+    number: int
+    began: datetime | None
+    ended: datetime | None
+    seconds: float | None
+    accuracy: float | None
+    latency_ratio: float | None
+    size_ratio: float | None
+    feasible: bool | None
+
+
+@outlast
+def trial_history(engine: Engine, study_id: int) -> list[TrialHistory]:
+    """All trials of a study, by number, in one query."""
+    trials, own = models.TrialModel.__table__.c, TrialRow
+    wanted = (
+        select(
+            trials.number,
+            trials.datetime_start,
+            trials.datetime_complete,
+            own.seconds,
+            own.accuracy,
+            own.latency_ratio,
+            own.size_ratio,
+            own.feasible,
+        )
+        .outerjoin(own, (own.trial_id == trials.trial_id) & (own.study_id == trials.study_id))
+        .where(trials.study_id == study_id)
+        .order_by(trials.number)
+    )
+    with Session(engine) as session:
+        return [TrialHistory(*row) for row in session.execute(wanted)]
 
 
 @outlast

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axsearch.approximations import Site
-from axsearch.calibration.latency_table import KINDS
+from axsearch.calibration.block_times import KINDS
 from axsearch.recipe import Compensation, Kept, Recipe, SiteId
 
 LEAST = 0.05

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations import Level
 from axsearch.architectures import architectures
-from axsearch.calibration.costs import FASTER, latency_cost, size_cost, slower_levels
-from axsearch.calibration.latency_table import LatencyTable
+from axsearch.calibration.block_times import LatencyTable
+from axsearch.calibration.costs import FASTER, latency_cost, size_cost, size_table, slower_levels
 from axsearch.evaluation.size import safetensors_bytes
 from axsearch.recipe import Kept, Recipe, SiteId, SiteKind
 from axsearch.space import SearchSpace
@@ -44,7 +44,7 @@ def data_bytes(model: PreTrainedModel, recipe: Recipe) -> int:
 
 
 def size(model: PreTrainedModel, recipe: Recipe, layers: int = 2) -> float:
-    cost = size_cost(model)
+    cost = size_cost(size_table(model))
     return cost.rest + sum(cost.layer(recipe, layer) for layer in range(layers))
 
 

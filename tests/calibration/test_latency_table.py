@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from axsearch.calibration import latency_table as module_under_test
-from axsearch.calibration.latency_table import (
-    FEWEST,
-    KINDS,
-    ROUNDS,
-    LatencyTable,
-    block_key,
-    measure_latency_table,
-    shapes,
-)
+from axsearch.calibration.block_times import KINDS, LatencyTable, block_key
+from axsearch.calibration.latency_table import FEWEST, ROUNDS, measure_latency_table, shapes
 from axsearch.evaluation.latency import Scenario
 from axsearch.recipe import Kept, Recipe, Setting, SiteId
 from axsearch.space import SearchSpace

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from conftest import reviews, write_csv
 import axsearch.cli
 from axsearch import discovery
 from axsearch.cli import main
+from axsearch.cli.output import numbers, stdout
 
 SPEED = ("--batch-size", "4", "--threads", "1")
 
@@ -77,7 +79,7 @@ def test_front_as_json(run: Run, where: list[str]) -> None:
     done = run("front", *where, "--json")
     assert (done.status, done.err) == (0, "")
     data = json.loads(done.out)
-    assert list(data) == ["study", "baseline", "front"]
+    assert list(data) == ["study", "baseline", "front", "ties", "selection_bias"]
     for member in (data["baseline"], *data["front"]):
         assert list(member) == FIELDS
         assert set(member["choices"]) == {"layer00", "layer01", "layer02"}
@@ -92,10 +94,58 @@ def test_front_as_a_table_and_on_holdout(run: Run, where: list[str]) -> None:
     assert plain.status == 0
     assert "\x1b[" not in plain.out  # no colours where it is piped
     assert "4/64 4/64 4/64" in plain.out
+    assert "holdout" not in plain.out.partition("Latency and size")[0]
     opened = run("front", *where, "--holdout", "--json")
     assert opened.status == 0
     data = json.loads(opened.out)
     assert all(0 <= m["holdout_accuracy"] <= 1 for m in (data["baseline"], *data["front"]))
+    assert data["ties"]["split"] == "holdout"
+    numbers = {m["trial"] for m in (data["baseline"], *data["front"])}
+    assert all(len(group) > 1 and {*group} <= numbers for group in data["ties"]["groups"])
+    bias = data["selection_bias"]
+    lost = [
+        (m["accuracy"] - data["baseline"]["accuracy"])
+        - (m["holdout_accuracy"] - data["baseline"]["holdout_accuracy"])
+        for m in data["front"]
+        if m["trial"] != data["baseline"]["trial"]
+    ]
+    assert bias["value"] == pytest.approx(sum(lost) / len(lost))
+    assert bias["low"] <= bias["value"] <= bias["high"]
+    shown = run("front", *where).out
+    assert f"holdout split: {bias['value']:+.4f}" in shown
+    assert all(f"{m['holdout_accuracy']:.4f}" in shown for m in data["front"])
+    assert "McNemar's exact test on the 80 examples of the holdout split" in " ".join(shown.split())
+
+
+def test_the_front_in_a_terminal_asks_what_to_explain(where: list[str]) -> None:
+    script = f"""
+import sys
+from axsearch.cli import main
+from axsearch.cli.output import numbers, stdout
+sys.argv = ["axsearch", "front", *{where!r}]
+main()
+"""
+    keys, screen = b"size\n999\nx\n4\n\n", b""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.pop("NO_COLOR", None)
+        os.execv(sys.executable, [sys.executable, "-c", script])
+    while True:
+        try:
+            read = os.read(terminal, 65536)
+        except OSError:  # how the end of a terminal shows itself
+            break
+        screen += read
+        if screen.endswith(b"leaves): ") and keys:
+            line, _, keys = keys.partition(b"\n")
+            os.write(terminal, line + b"\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    text = screen.decode()
+    assert "\x1b[" in text  # bold, in a terminal
+    assert text.count("front of 8 trials") == 2
+    assert "no finished trial 999" in text
+    assert "Trial 4 has" in text
+    assert "axsearch export --storage" in text
 
 
 def test_pick(run: Run, where: list[str]) -> None:
@@ -105,6 +155,16 @@ def test_pick(run: Run, where: list[str]) -> None:
     assert re.search(r"axsearch export --storage sqlite:\S+ --study tiny --trial \d+", spoken.out)
     assert run("pick", *where).status == 2
     assert run("pick", *where, "--max-drop", "-3").status == 2
+    assert run("pick", *where, "--knee", "--by", "size").status == 2
+    assert run("pick", *where, "--max-drop", "1", "--by", "speed").status == 2
+    front = json.loads(run("front", *where, "--json").out)["front"]
+    limit = sorted(m["latency_ratio"] for m in front)[len(front) // 2]
+    given = ("--max-latency-ratio", limit, "--by", "accuracy")
+    chosen = json.loads(run("pick", *where, *given, "--json").out)
+    within = [m for m in front if m["latency_ratio"] <= limit]
+    assert chosen["accuracy"] == max(m["accuracy"] for m in within)
+    best = [m for m in within if m["accuracy"] == chosen["accuracy"]]
+    assert chosen["size_bytes"] == min(m["size_bytes"] for m in best)
 
 
 def test_explain_names_what_went_and_compares_pair_by_pair(run: Run, where: list[str]) -> None:
@@ -112,7 +172,86 @@ def test_explain_names_what_went_and_compares_pair_by_pair(run: Run, where: list
     assert done.status == 0
     assert "fewer than the base" in done.out
     assert re.search(r"Of 80 examples it answers \d+ better than the base and \d+ worse", done.out)
-    assert re.search(r"layer02 .* of 64", done.out)
+    assert re.search(r"axsearch export --storage sqlite:\S+ --study tiny --trial 7", done.out)
+    data = json.loads(run("explain", *where, "--trial", "7", "--json").out)
+    assert data["model"]["trial"] == 7
+    assert data["sentences"] == done.out.splitlines()[: len(data["sentences"])]
+    assert data["cuts"]
+    for cut in data["cuts"]:
+        name = cut["layer"] if cut["block"] == "layer" else f"{cut['layer']} {cut['block']}"
+        worth = [f"{cut['damage']:.4f}", f"{cut['time']:.1%}", f"{cut['size']:.1%}"]
+        row = r" │ +".join(map(re.escape, worth))
+        assert re.search(rf"│ {name} +│ {re.escape(cut['kept'])} +│ +{row} │", done.out)
+
+
+def test_remeasure_ranks_for_another_scenario(run: Run, where: list[str]) -> None:
+    given = ("--batch-size", "2", "--sequence-length", "16")
+    with pytest.MonkeyPatch.context() as patched:
+        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
+            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+        done = run("remeasure", *where, *given)
+        assert done.status == 0
+        assert "batches of 2, 16 tokens" in " ".join(done.out.split())
+        data = json.loads(run("remeasure", *where, *given, "--json").out)
+        assert run("remeasure", *where, "--batch-size", "0").status == 2
+    assert data["scenario"]["batch_size"] == 2
+    for rank, member in enumerate(data["front"], 1):
+        assert list(member) == FIELDS
+        assert re.search(rf"│ +{rank} │ +{member['trial']} │ ", done.out)
+        assert member["latency_ratio"] == data["latencies"][str(member["trial"])]["ratio"]
+
+
+def test_quiet_says_nothing_but_errors(
+    run: Run, where: list[str], base_dir: Path, data_dir: Path
+) -> None:
+    given = ("search", "--model", base_dir, "--data", data_dir, *where, *SPEED, "--no-staged")
+    assert "trial 9/9" in run(*given, "--trials", "9").err
+    quiet = run(*given, "--trials", "10", "--quiet")
+    assert (quiet.status, quiet.err) == (0, "")
+    assert "front of 10 trials" in quiet.out
+    refused = run("front", "--storage", where[1], "--study", "none", "--quiet")
+    assert refused.status == 2
+    assert "it holds tiny" in refused.err
+    assert "AXSEARCH_QUIET" not in os.environ
+    assert "already has 10" in run(*given, "--trials", "10").err  # it is over with that command
+
+
+def test_colours_are_off_where_no_color_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = numbers("a", title="b")
+    table.add_row("1")
+
+    def printed() -> str:
+        console = stdout()
+        with console.capture() as capture:
+            console.print(table, style="red")
+        return capture.get()
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[31m" in printed()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[31m" not in printed()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(shell: str) -> None:
+    words = {
+        "bash": "axsearch pick --max",
+        "zsh": "axsearch pick --max",
+        "fish": "axsearch pick --max",
+    }
+    environment = {
+        **os.environ,
+        "_AXSEARCH_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_ARGS": words[shell],
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "COMP_WORDS": words[shell],
+        "COMP_CWORD": "2",
+    }
+    command = [str(Path(sys.executable).with_name("axsearch"))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "--max-drop" in done.stdout
+    assert "--max-latency-ratio" in done.stdout
 
 
 def test_export_and_verify_and_report(run: Run, where: list[str], tmp_path: Path) -> None:
@@ -128,6 +267,11 @@ def test_export_and_verify_and_report(run: Run, where: list[str], tmp_path: Path
     assert "Plotly.newPlot" in text
     assert not re.search(r"<script[^>]+src=|<link", text)  # it opens offline
     assert run("report", *where, "--out", tmp_path / "no" / "where.html").status == 2
+    text = tmp_path / "report.md"
+    assert run("report", *where, "--out", text, "--trial", "7").out.strip() == str(text)
+    assert "### Trial 7, as asked for" in text.read_text()
+    assert run("report", *where, "--out", page, "--trial", "999").status == 2
+    assert run("report", *where, "--out", page, "--format", "pdf").status == 2
 
 
 def test_search_goes_on_and_refuses_another_model(
@@ -211,12 +355,12 @@ def test_the_storage_may_come_from_the_environment(
 def test_every_command_has_help_with_an_example_and_stands_in_the_readme(run: Run) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     names = [module.__name__.rpartition(".")[2] for module in discovery.modules(axsearch.cli)]
-    commands = [name for name in names if name != "options"]
-    assert len(commands) == 11
+    commands = [name for name in names if name not in ("options", "output")]
+    assert len(commands) == 12
     for command in commands:
         done = run(command, "--help")
         assert done.status == 0
-        assert f"Example: axsearch {command} " in " ".join(done.out.split())
+        assert re.search(rf"Examples?: axsearch {command} ", " ".join(done.out.split()))
         assert f"axsearch {command} " in readme
 
 

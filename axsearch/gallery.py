@@ -1,0 +1,113 @@
+"""The figures of a study: from its database to plotly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from axsearch import figures
+from axsearch.comparison import selection_bias, ties
+from axsearch.figures.data import BlockShares, Point, StudyData, TrialTime
+from axsearch.measurement import Measurement
+from axsearch.recipe import Recipe
+from axsearch.store.queries import load_timings
+from axsearch.store.studies import TrialHistory, trial_history
+from axsearch.study import Study, in_words
+from axsearch.tables import Tables
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PAUSE = timedelta(minutes=1)
+"""While no trial runs for longer than this, the study is at rest; its clock then stands still."""
+
+
+def study_figures(study: Study) -> dict[str, list[go.Figure]]:
+    """Every figure of a study by the name of its module in :mod:`axsearch.figures`.
+
+    Example:
+        >>> study_figures(Study.open("sqlite:///studies.db", "reviews"))["front"][0].show()
+        ... # doctest: +SKIP
+    """
+    return figures.study_figures(study_data(study))
+
+
+def study_data(study: Study) -> StudyData:
+    """What the figures of a study are drawn from."""
+    spec, tables = study.spec, Tables(study)
+    limits = {
+        "max_drop": spec.max_drop,
+        "max_latency_ratio": spec.max_latency_ratio,
+        "max_size_ratio": spec.max_size_ratio,
+    }
+    history = trial_history(study.database.engine, study.id)
+    front = study.front() if study.has_baseline else []
+    baseline = study.baseline if study.has_baseline else None
+    tied = ties(study) if study.has_baseline else None
+    bias = selection_bias(study) if study.has_baseline else None
+    table = tables.latency
+    return StudyData(
+        name=study.name,
+        metric=spec.metric,
+        objectives=spec.objectives,
+        limits={name: limit for name, limit in limits.items() if limit is not None},
+        reference=tables.trivial or 0.0,
+        baseline=baseline,
+        points=[
+            Point(h.number, h.accuracy, h.latency_ratio, h.size_ratio, bool(h.feasible))
+            for h in history
+            if h.accuracy is not None and h.size_ratio is not None
+        ],
+        front=front,
+        ties=tied.groups if tied else (),
+        holdout=study.holdout([baseline, *front]) if baseline else {},
+        bias=bias.mean if bias else None,
+        times=_times(history),
+        damage=tables.damage,
+        levels=tables.levels,
+        latency_table=None
+        if table is None
+        else BlockShares(table.rest, table.blocks, table.error, study.scenario or ""),
+        importance=tables.head_importance,
+    )
+
+
+def fronts(study: Study) -> dict[str, tuple[Measurement, list[Measurement]]]:
+    """A study's base and front, once more for each other machine and scenario it was timed in.
+
+    By a name that says which: what :func:`axsearch.figures.fronts.fronts_figure` takes. What
+    ``axsearch remeasure`` timed is all of the finished trials that has a latency there.
+    """
+    found = {study.name: (study.baseline, study.front())}
+    members = {Recipe.from_dict(m.recipe).hash: m for m in study.measurements}
+    exact = Recipe.of({}).hash
+    for timing in load_timings(study.database.engine, study.spec.model_fingerprint, members):
+        own = (timing.machine, timing.workload) == (study.spec.machine, study.spec.workload)
+        timed = [
+            members[recipe].model_copy(update={"latency_ratio": ratio, "latency_measured": True})
+            for recipe, ratio in timing.ratios.items()
+            if recipe != exact
+        ]
+        if timed and not own:
+            name = f"{study.name}: {in_words(timing.scenario)}, {timing.machine}"
+            base = study.baseline.model_copy(update={"latency_ratio": 1.0})
+            found[name] = base, sorted(timed, key=lambda m: m.latency_ratio or 0.0)
+    return found
+
+
+def _times(history: Sequence[TrialHistory]) -> list[TrialTime]:
+    """When trials ran, pauses left out; one that was lost or still runs is not among them."""
+    started = [(h.began, h) for h in history if h.began is not None]
+    found: list[TrialTime] = []
+    if not started:
+        return found
+    zero = busy_until = min(began for began, _ in started)
+    for began, trial in sorted(started, key=lambda pair: (pair[0], pair[1].number)):
+        if began - busy_until > PAUSE:
+            zero += began - busy_until
+        busy_until = max(busy_until, trial.ended or began)
+        if trial.ended is not None:
+            times = (began - zero).total_seconds(), (trial.ended - zero).total_seconds()
+            found.append(TrialTime(trial.number, *times, trial.seconds))
+    return found

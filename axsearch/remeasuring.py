@@ -1,0 +1,140 @@
+"""Rank a study's models for another machine or scenario, without searching again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from axsearch.architectures import architecture_of
+from axsearch.errors import UsageError
+from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.latency import Latency, Scenario
+from axsearch.machine import machine_name
+from axsearch.measurement import Measurement
+from axsearch.preparation import latency_table
+from axsearch.progress import progress_bar
+from axsearch.recipe import Recipe
+from axsearch.resume import load_task, spaces
+from axsearch.study import Study, front_of, in_words
+from axsearch.surgery import sites_by_id
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The front of a study in one scenario on one machine.
+
+    Attributes:
+        machine: where it was timed.
+        scenario: what for, as plain data.
+        baseline: the base.
+        front: its members, fastest first, with latencies of the scenario.
+        latencies: what was measured, by trial.
+    """
+
+    machine: str
+    scenario: dict[str, Any]
+    baseline: Measurement
+    front: list[Measurement]
+    latencies: dict[int, Latency]
+
+    @property
+    def words(self) -> str:
+        """The scenario in words."""
+        return in_words(self.scenario)
+
+
+def remeasure(
+    study: Study,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    batch_size: int | None = None,
+    sequence_length: int | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    again: bool = False,
+) -> Ranking:
+    """Time a study's models in another scenario, or on this machine, and rank them anew.
+
+    A latency table is measured first, where this machine has none for the scenario. By it the front
+    is drawn anew from all finished trials, so that a model which the study's own scenario had no
+    use for can come on it; the front's real models are then timed, each in turn with the base.
+    Accuracies are those that the study has. All of it is stored, so that a call which was
+    interrupted goes on.
+
+    Args:
+        study: with finished trials.
+        model: where the model lies on this machine, if elsewhere than where the study began.
+        data: the same for the data.
+        batch_size: the study's if None, as for the rest of the scenario.
+        sequence_length: tokens an example, random ones; 0 for the examples' own lengths.
+        threads: of torch.
+        device: cpu, cuda or mps.
+        again: time models that were timed in this scenario before, too.
+
+    Raises:
+        UsageError: a scenario that the model cannot run in, or the study's model or data are not
+            what they were.
+    """
+    asked = {"batch_size": batch_size, "threads": threads, "device": device}
+    given: dict[str, Any] = {
+        **(study.spec.scenario or {"device": study.spec.device}),
+        **{name: value for name, value in asked.items() if value is not None},
+    }
+    if sequence_length is not None:
+        given["sequence_length"] = sequence_length or None
+    for name in ("batch_size", "sequence_length", "threads"):
+        if (value := given.get(name)) is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    trials = study.measurements
+    _ = study.baseline  # or there is nothing to rank
+    task = load_task(study.spec, model=model, data=data, device=given["device"])
+    longest = architecture_of(task.model.config.model_type).longest(task.model.config)
+    if (given.get("sequence_length") or 0) > longest:
+        raise UsageError(
+            f"--sequence-length {given['sequence_length']} is above the model's {longest}."
+        )
+    evaluator = Evaluator(
+        task, study.database.engine, Scenario(**given), given["device"], study.spec.dtype
+    )
+    sites = sites_by_id(task.model, task.longest).values()
+    space = spaces(task, study.asked[1], study.spec.compensation)(
+        {site.id: range(site.units.count) for site in sites}, {}
+    )
+    evaluator.table = latency_table(evaluator, space, machine_name())
+    base = evaluator.latency(EXACT, again=again)
+    assert base is not None
+    predicted = [
+        _with(m, evaluator.predicted_ratio(Recipe.from_dict(m.recipe)), base) for m in trials
+    ]
+    baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
+    latencies, front = {}, []
+    with progress_bar() as progress:
+        members = front_of(study.spec, baseline, predicted)
+        for member in progress.track(members, description="Timing the front"):
+            found = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
+            assert found is not None
+            assert member.trial is not None
+            latencies[member.trial] = found
+            front.append(_with(member, found.ratio, base, measured=True))
+    assert evaluator.scenario is not None
+    return Ranking(
+        machine_name(),
+        evaluator.scenario.to_dict(),
+        _with(baseline, 1.0, base, measured=True),
+        sorted(front, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio)),
+        latencies,
+    )
+
+
+def _with(
+    measurement: Measurement, ratio: float | None, base: Latency, *, measured: bool = False
+) -> Measurement:
+    return measurement.model_copy(
+        update={
+            "latency_ratio": ratio,
+            "latency_ms": None if ratio is None else ratio * base.base_ms,
+            "latency_measured": measured,
+            "latency_predicted": None,
+        }
+    )
