@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency, Scenario
-from axsearch.progress import progress_bar
+from axsearch.progress import steps
 from axsearch.recipe import Recipe
 from axsearch.resume import load_task
 from axsearch.study import Study
@@ -19,10 +19,12 @@ def evaluate_front(study: Study) -> None:
     known = study.outcomes(recipes, "holdout")
     missing = [recipe for recipe in recipes if recipe.hash not in known]
     if missing:
-        task = load_task(study.spec)
-        evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
-        with progress_bar() as progress:
-            for recipe in progress.track(missing, description="Opening the holdout split"):
+        with steps(1 + len(missing)) as begin:
+            begin("Loading model and data")
+            task = load_task(study.spec)
+            evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
+            for recipe in missing:
+                begin("Opening the holdout split")
                 evaluator.accuracy(recipe, task.holdout)
     study.refresh()
 

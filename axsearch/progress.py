@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -47,3 +47,19 @@ def progress_bar() -> Progress:
         console=console,
         disable=not console.is_terminal or console.quiet,
     )
+
+
+@contextmanager
+def steps(count: int) -> Iterator[Callable[[str], None]]:
+    """A bar over a few steps; what it gives ends the step before and begins one, in words."""
+    with progress_bar() as progress:
+        bar = progress.add_task("", total=count)
+        begun = 0
+
+        def begin(what: str) -> None:
+            nonlocal begun
+            progress.update(bar, description=what, completed=begun)
+            begun += 1
+
+        yield begin
+        progress.update(bar, completed=begun)

@@ -12,7 +12,7 @@ from axsearch.evaluation.latency import Latency, Scenario
 from axsearch.machine import machine_name
 from axsearch.measurement import Measurement
 from axsearch.preparation import latency_table
-from axsearch.progress import progress_bar
+from axsearch.progress import progress_bar, steps
 from axsearch.recipe import Recipe
 from axsearch.resume import load_task, spaces
 from axsearch.study import Study, front_of, in_words
@@ -88,7 +88,9 @@ def remeasure(
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
     trials = study.measurements
     _ = study.baseline  # or there is nothing to rank
-    task = load_task(study.spec, model=model, data=data, device=given["device"])
+    with steps(1) as begin:
+        begin("Loading model and data")
+        task = load_task(study.spec, model=model, data=data, device=given["device"])
     longest = architecture_of(task.model.config.model_type).longest(task.model.config)
     if (given.get("sequence_length") or 0) > longest:
         raise UsageError(

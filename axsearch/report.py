@@ -21,6 +21,7 @@ from axsearch.explanation import Explanation, explain_trial, export_command
 from axsearch.gallery import study_figures
 from axsearch.measurement import Measurement
 from axsearch.outcome import Estimate
+from axsearch.progress import steps
 from axsearch.recipe import Recipe
 from axsearch.study import Study
 from axsearch.tables import Tables
@@ -53,7 +54,11 @@ def write_report(
         format = "md" if path.suffix.lower() in (".md", ".markdown") else "html"
     if format not in get_args(Format):
         raise UsageError(f"--format must be one of {', '.join(get_args(Format))}, not {format!r}.")
-    text = _render(Report(study, trial), format)
+    with steps(2) as begin:
+        begin("Reading the study")
+        report = Report(study, trial)
+        begin("Drawing the figures")
+        text = _render(report, format)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as to_json
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ def finetune(
     label_column: options.LabelColumn = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
+    json: options.Json = False,
 ) -> None:
     """Fine-tune a model on labelled data, to have a base to search from.
 
@@ -43,6 +45,10 @@ def finetune(
         seed=seed,
         device=device,
     )
+    if json:
+        found = {"path": str(done.path), "metric": done.metric, **done.validation._asdict()}
+        print(to_json.dumps({**found, "cached": done.cached}))
+        return
     value, low, high = done.validation
     cached = " (already there)" if done.cached else ""
     print(f"{done.path}: {done.metric} {value:.4f} ({low:.4f} to {high:.4f}) on validation{cached}")

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,8 @@ from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
+from axsearch.measurement import Measurement
+from axsearch.progress import steps
 from axsearch.recipe import Recipe
 from axsearch.resume import load_task
 from axsearch.store.studies import save_export
@@ -87,10 +89,29 @@ def export_model(
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another --out.")
     _check_room(folder, measurement.size_bytes)
-    spec = study.spec
+    with steps(3) as begin:
+        bundle = _bundle(study, measurement, recipe, force, begin)
+        begin("Writing the model")
+        _write(bundle, folder, format)
+    checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    save_export(study.database.engine, study.name, trial, recipe, format, str(folder), checksum)
+    return folder
+
+
+def _bundle(
+    study: Study,
+    measurement: Measurement,
+    recipe: Recipe,
+    force: bool,
+    begin: Callable[[str], None],
+) -> Bundle:
+    """All that a format writes; raises UsageError for a model that is worth nothing."""
+    begin("Loading model and data")
+    spec, trial = study.spec, measurement.trial
     task = load_task(spec)
     plan(task.model, recipe)
     evaluator = Evaluator(task, study.database.engine, None, spec.device)
+    begin("Evaluating on the holdout split")
     holdout = evaluator.accuracy(recipe, task.holdout)
     trivial = task.kind.trivial(task.metric, task.calibration, task.holdout)
     if not holdout.value > trivial and not force:
@@ -98,7 +119,7 @@ def export_model(
             f"Trial {trial} has {spec.metric} {holdout.value:.4f} on the holdout split, no better "
             f"than {task.kind.trivial_answer} with {trivial:.4f}; add --force to export it anyway."
         )
-    bundle = Bundle(
+    return Bundle(
         base=on_device(task.model, "cpu"),
         tokenizer=task.tokenizer,
         recipe=recipe,
@@ -115,6 +136,10 @@ def export_model(
         scenario=study.scenario,
         machine=spec.machine,
     )
+
+
+def _write(bundle: Bundle, folder: Path, format: str) -> None:
+    """Write beside the folder, and move it there once it is complete."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         directory = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent)
@@ -136,9 +161,6 @@ def export_model(
         if folder.is_dir():
             folder.rmdir()
         shutil.move(inside, folder)
-    checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    save_export(study.database.engine, study.name, trial, recipe, format, str(folder), checksum)
-    return folder
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -182,12 +204,15 @@ def verify_export(folder: str) -> Verified:
             1e-5 for ``hf``, 1e-3 for ``onnx`` and ``openvino``.
     """
     path = Path(folder)
-    manifest = Manifest.read(path)
-    manifest.check(path)
-    if manifest.format not in formats():
-        raise UsageError(f"{path} has the format {manifest.format!r}, which is not known here.")
-    format = formats()[manifest.format]
-    difference = format.check(path)
+    with steps(2) as begin:
+        begin("Checking the files")
+        manifest = Manifest.read(path)
+        manifest.check(path)
+        if manifest.format not in formats():
+            raise UsageError(f"{path} has the format {manifest.format!r}, which is not known here.")
+        format = formats()[manifest.format]
+        begin("Opening the model in a new process")
+        difference = format.check(path)
     if not difference <= format.tolerance:
         raise AxsearchError(
             f"The answers of {path} differ by {difference:.1e} from those of the searched model, "

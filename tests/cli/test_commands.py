@@ -261,6 +261,10 @@ def test_export_and_verify_and_report(run: Run, where: list[str], tmp_path: Path
     verified = run("verify", folder)
     assert verified.status == 0
     assert "as written" in verified.out
+    data = json.loads(run("verify", folder, "--json").out)
+    assert data["format"] == "hf"
+    assert data["difference"] <= 1e-5
+    assert f"{data['files']} files, {data['size_bytes']:,} bytes" in verified.out
     assert run("export", *where, "--trial", "4", "--out", folder).status == 2
     assert run("report", *where, "--out", page).status == 0
     text = page.read_text()
