@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "studies" / "benchmarks"
 
 
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 def run(script: str, *arguments: object) -> None:
+    """Run a script in this process: a new one would import torch first."""
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for whoever runs it
+        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
+            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+        patched.setattr(sys, "argv", [str(BENCHMARKS / script), *map(str, arguments)])
+        patched.syspath_prepend(BENCHMARKS)  # what Python does for a script
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+
+
+def run_alone(script: str, *arguments: object) -> None:
+    """Run one that measures or starts processes of its own in a new process."""
     command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 
 def test_topk_attention(tmp_path: Path) -> None:
     arguments = ("--lengths", 128, "--neurons", 512, "--patience", 0, "--out", tmp_path)
-    run("topk_attention.py", *arguments)
+    run_alone("topk_attention.py", *arguments)
     results = tmp_path / "topk_attention.json"
     points = json.loads(results.read_text())["points"]
     contenders = {(point["what"], point["contender"]) for point in points}
@@ -28,7 +51,7 @@ def test_topk_attention(tmp_path: Path) -> None:
     assert all(point["seconds"] > 0 and point["peak_bytes"] >= 0 for point in points)
     assert (tmp_path / "topk_attention.svg").read_text().startswith("<?xml")
     before = results.read_bytes()
-    run("topk_attention.py", *arguments)
+    run_alone("topk_attention.py", *arguments)
     assert json.loads(results.read_bytes()) == json.loads(before)
 
 
@@ -82,7 +105,7 @@ def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
 
 def test_workers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "workers.json"
-    run("workers.py", base_dir, data_dir, "--recipes", 3, "--rounds", 1, "--out", out)
+    run_alone("workers.py", base_dir, data_dir, "--recipes", 3, "--rounds", 1, "--out", out)
     found = json.loads(out.read_text())
     for runs in found["runs"].values():
         assert [(one["recipes"], one["seconds"] > one["seconds_a_recipe"]) for one in runs] == [
@@ -94,7 +117,7 @@ def test_workers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
 
 def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORED", "24")
-    run("store.py", tmp_path / "store.json")
+    run_alone("store.py", tmp_path / "store.json")
     found = json.loads((tmp_path / "store.json").read_text())
     assert found["stored"] == 24
     assert 0 < found["front"] <= 24 + 12
