@@ -5,7 +5,7 @@ TORCH := 2.13.0
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint docs lock clean
 
 demo: $(VENV)/.demo
 	@$(RUN) studies/movie_reviews.py
@@ -18,6 +18,9 @@ lint: $(VENV)/.dev
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
+
+docs: $(VENV)/.dev
+	@$(RUN) docs/make_reference.py
 
 # Versions are pinned by requirements.lock; extras say which of them are installed.
 $(VENV)/.demo: requirements.lock pyproject.toml | $(VENV)
@@ -37,7 +40,7 @@ lock: $(VENV)/.dev
 	@echo "torch==$(TORCH)" > $(VENV)/torch.txt
 	$(RUN) -m piptools compile --quiet --upgrade --strip-extras --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
-	  --extra benchmarks --extra demo --extra dev --extra export --extra mysql --extra postgresql --extra ray -c $(VENV)/torch.txt \
+	  --extra benchmarks --extra demo --extra dev --extra export --extra mysql --extra notebook --extra postgresql --extra ray -c $(VENV)/torch.txt \
 	  -o requirements.lock pyproject.toml
 	@sed -i 's/+cpu$$//' requirements.lock
 

@@ -10,12 +10,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from axsearch.comparison import selection_bias, ties
     from axsearch.dashboard import serve
     from axsearch.errors import AxsearchError, UsageError
     from axsearch.evaluation.evaluator import Evaluator
+    from axsearch.explanation import explain_trial
     from axsearch.export import export_model, verify_export
     from axsearch.finetuning import finetune
-    from axsearch.gallery import study_figures
+    from axsearch.gallery import compare_fronts, study_figures
     from axsearch.holdout import holdout_speed
     from axsearch.recipe import Recipe
     from axsearch.remeasuring import remeasure
@@ -34,14 +36,18 @@ _HOME = {
     "Study": "study",
     "Task": "task",
     "UsageError": "errors",
+    "compare_fronts": "gallery",
+    "explain_trial": "explanation",
     "export_model": "export",
     "finetune": "finetuning",
     "holdout_speed": "holdout",
     "remeasure": "remeasuring",
     "search": "run",
+    "selection_bias": "comparison",
     "serve": "dashboard",
     "shrink": "surgery",
     "study_figures": "gallery",
+    "ties": "comparison",
     "verify_export": "export",
     "write_report": "report",
 }
@@ -53,14 +59,18 @@ __all__ = [
     "Study",
     "Task",
     "UsageError",
+    "compare_fronts",
+    "explain_trial",
     "export_model",
     "finetune",
     "holdout_speed",
     "remeasure",
     "search",
+    "selection_bias",
     "serve",
     "shrink",
     "study_figures",
+    "ties",
     "verify_export",
     "write_report",
 ]

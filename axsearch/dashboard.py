@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from importlib import import_module
 from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
+import plotly.graph_objects as go
 from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
 from optuna_dashboard._note import get_note_from_system_attrs
 from waitress import create_server, wasyncore
@@ -17,6 +18,8 @@ from waitress import create_server, wasyncore
 from axsearch.comparison import ties
 from axsearch.errors import UsageError, cause
 from axsearch.explanation import Cut, cuts_of, export_command
+from axsearch.figures import front, hypervolume, layer_map, style
+from axsearch.figures.data import StudyData
 from axsearch.gallery import study_data
 from axsearch.guard import Guard
 from axsearch.login import Login, check_password
@@ -39,8 +42,12 @@ SERVER = {
 }
 
 
-FIGURES = ("front", "layer_map", "hypervolume")
-"""The modules of the figures that the dashboard shows; of several figures the first."""
+HEIGHT = 450
+"""Pixels of the box that the dashboard has for a figure."""
+
+STYLE = b"<style>main p{white-space:normal!important;overflow-wrap:anywhere}</style>"
+"""The dashboard breaks no lines of attributes: one long value makes a trial's page, with its note,
+six thousand pixels wide."""
 
 
 def is_due(count: int) -> bool:
@@ -58,7 +65,7 @@ def annotate(study: Study) -> None:
     That is a note on the study and on each trial of its front, and three figures.
     """
     attributes = study.database.storage.get_study_system_attrs(study.id)
-    front, tables = study.front(), Tables(study)
+    members, tables = study.front(), Tables(study)
 
     def save(body: str, trial: int | None = None) -> None:
         about = study.optuna
@@ -66,20 +73,25 @@ def annotate(study: Study) -> None:
         if get_note_from_system_attrs(attributes, number)["body"] != body:
             save_note(about if number is None else optuna.Trial(about, number), body)
 
-    save(study_note(study, front))
-    for member in front:
+    save(study_note(study, members))
+    for member in members:
         save(trial_note(study, member, tables), member.trial)
-    data = study_data(study)
-    for name in FIGURES:
-        figure = import_module(f"axsearch.figures.{name}").of_study(data)[0]
+    for name, figure in _figures(study_data(study)):
         save_plotly_graph_object(
-            study.optuna, figure, graph_object_id=f"axsearch-{name.replace('_', '-')}"
+            study.optuna, style.fitted(figure, HEIGHT), graph_object_id=f"axsearch-{name}"
         )
 
 
-def study_note(study: Study, front: Sequence[Measurement]) -> str:
+def _figures(data: StudyData) -> Iterator[tuple[str, go.Figure]]:
+    """The three, by names that stay."""
+    yield "front", front.of_study(data)[0]
+    yield "layer-map", layer_map.of_study(data)[0]
+    yield "hypervolume", hypervolume.of_study(data, compact=True)[0]
+
+
+def study_note(study: Study, members: Sequence[Measurement]) -> str:
     """What a study is about, its front, and how to export a model of it, in Markdown."""
-    spec, base, tied = study.spec, study.baseline, ties(study, front)
+    spec, base, tied = study.spec, study.baseline, ties(study, members)
     limits = [
         f"{name} {value}"
         for name, value in (
@@ -103,7 +115,7 @@ def study_note(study: Study, front: Sequence[Measurement]) -> str:
     rows = [
         f"| {m.trial} | {m.accuracy:.4f} ({m.accuracy_low:.4f} to {m.accuracy_high:.4f}) "
         f"| {letters.get(m.trial or 0, '')} | {_ratio(m.latency_ratio)} | {m.size_ratio:.3f} |"
-        for m in front
+        for m in members
     ]
     return "\n".join(
         [
@@ -194,7 +206,8 @@ def serve(
             " --password-file or the environment variable AXSEARCH_DASHBOARD_PASSWORD."
         )
     with closing(open_database(storage)) as database:
-        app = wsgi(database.storage, artifact_store=ArtifactStore(database.engine))
+        app: WSGIApplication = wsgi(database.storage, artifact_store=ArtifactStore(database.engine))
+        app = _Styled(app)
         if password is not None:
             app = Login(app, password)
         app = Guard(app, loopback_only=password is None)
@@ -211,6 +224,31 @@ def serve(
         finally:
             server.task_dispatcher.shutdown(timeout=0)  # for an end before it ran
             wasyncore.close_all(channels)
+
+
+class _Styled:
+    """WSGI middleware that adds :data:`STYLE` to pages."""
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        told: list[tuple[str, list[tuple[str, str]]]] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            if dict(headers).get("Content-Type", "").startswith("text/html"):
+                told.append((status, headers))
+                return None
+            return start_response(status, headers, *rest)
+
+        body = self._app(environ, start)
+        if not told:
+            return body
+        page = b"".join(body).replace(b"</head>", STYLE + b"</head>")
+        status, headers = told[0]
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*kept, ("Content-Length", str(len(page)))])
+        return [page]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from axsearch.approximations import approximations
 from axsearch.calibration.block_times import KINDS
@@ -56,6 +56,10 @@ class Explanation:
     member: Measurement
     sentences: tuple[str, ...]
     cuts: tuple[Cut, ...]
+
+    def has(self, field: Literal["damage", "time", "size"]) -> bool:
+        """Whether what the cuts were worth is known in this."""
+        return any(getattr(cut, field) is not None for cut in self.cuts)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""

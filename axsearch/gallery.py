@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from axsearch import figures
 from axsearch.comparison import selection_bias, ties
 from axsearch.figures.data import BlockShares, Point, StudyData, TrialTime
+from axsearch.figures.fronts import fronts_figure
 from axsearch.measurement import Measurement
 from axsearch.recipe import Recipe
 from axsearch.store.queries import load_timings
@@ -71,6 +72,17 @@ def study_data(study: Study) -> StudyData:
         else BlockShares(table.rest, table.blocks, table.error, study.scenario or ""),
         importance=tables.head_importance,
     )
+
+
+def compare_fronts(studies: Sequence[Study]) -> go.Figure:
+    """The fronts of several studies, machines and scenarios in one figure, by accuracy and latency.
+
+    Where models or data differ, accuracy is shown as the change from each base.
+    """
+    found = {name: front for study in studies for name, front in fronts(study).items()}
+    judged = {(s.spec.model_fingerprint, s.spec.splits["search"], s.spec.metric) for s in studies}
+    metric = " or ".join(sorted({study.spec.metric for study in studies}))
+    return fronts_figure(found, cost="latency", metric=metric, change=len(judged) > 1)
 
 
 def fronts(study: Study) -> dict[str, tuple[Measurement, list[Measurement]]]:

@@ -39,8 +39,11 @@ def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8)
     recipe = Recipe.from_dict(study.trial(trial).recipe)
     given = study.spec.scenario or {"device": study.spec.device}
     scenario = Scenario(**{**given, "sequence_length": None})  # type: ignore[arg-type]
-    task, engine = load_task(study.spec), study.database.engine
-    evaluator = Evaluator(task, engine, scenario, study.spec.device)
-    measured = evaluator.latency(recipe, split=task.holdout, batches=batches, pairs=pairs)
+    with steps(2) as begin:
+        begin("Loading model and data")
+        task = load_task(study.spec)
+        evaluator = Evaluator(task, study.database.engine, scenario, study.spec.device)
+        begin("Timing on the holdout split")
+        measured = evaluator.latency(recipe, split=task.holdout, batches=batches, pairs=pairs)
     assert measured is not None
     return measured

@@ -142,7 +142,8 @@ class Report:
         study = self.study
         tied = len(self.ties.tied[self.baseline.trial or 0]) if self.ties else 0
         yield (
-            f"Of {study.count} approximations of {study.model_name} on {study.data_name}, "
+            f"Of {study.count} approximations of the model {study.model_name}, judged on the data "
+            f"{study.data_name}, "
             f"{len(self.front)} make up the Pareto front over {', '.join(study.spec.objectives)}; "
             f"{tied} of them cannot be told from the base by their {study.spec.metric}."
         )

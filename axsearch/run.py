@@ -22,7 +22,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Scenario
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.machine import machine_facts, machine_name
-from axsearch.progress import console
+from axsearch.progress import console, steps
 from axsearch.recipe import Compensation
 from axsearch.resume import problem_of, spaces
 from axsearch.samplers import build_sampler, check_sampler, own_approximations
@@ -155,16 +155,18 @@ def search(
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
     if dtype == "bfloat16" and sampler == "axformer":
         raise UsageError("--dtype bfloat16 cannot go with axformer, which compares losses.")
-    loaded = Task.load(
-        model,
-        data,
-        task=task,
-        metric=metric,
-        text_columns=text_columns,
-        label_column=label_column,
-        search_examples=search_examples,
-        seed=seed,
-    )
+    with steps(1) as begin:
+        begin("Loading model and data")
+        loaded = Task.load(
+            model,
+            data,
+            task=task,
+            metric=metric,
+            text_columns=text_columns,
+            label_column=label_column,
+            search_examples=search_examples,
+            seed=seed,
+        )
     settles = loaded.kind.largest_logit
     if dtype == "bfloat16" and not settles:
         raise UsageError(

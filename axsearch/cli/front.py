@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -60,7 +61,8 @@ def front(
         print_json(opened)
         return
     print_front(opened)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    # A notebook's `!` looks like a terminal, but nobody can answer there.
+    if sys.stdin.isatty() and sys.stdout.isatty() and "JPY_PARENT_PID" not in os.environ:
         ask(opened)
 
 

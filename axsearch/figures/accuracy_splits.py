@@ -98,11 +98,12 @@ def accuracy_splits_figure(
 
 def bias_in_words(bias: Estimate) -> str:
     """What the selection bias says of the front, in a sentence."""
-    more = "less" if bias.value >= 0 else "more"
-    low, high = (bias.low, bias.high) if bias.value >= 0 else (-bias.high, -bias.low)
-    words = f"Selection bias: the front's gain over the base is {abs(bias.value):.3g} {more} on the"
-    words += f" holdout split, on average (95 % interval {low:.3g} to {high:.3g}"
-    return words + ("; it may be chance)." if bias.low <= 0 <= bias.high else ").")
+    chance = "; it may be chance" if bias.low <= 0 <= bias.high else ""
+    return (
+        "Selection bias, the difference to the base on the search split minus that on the holdout "
+        f"split: {bias.value:+.4f} on average (95 % interval {bias.low:+.4f} to {bias.high:+.4f}"
+        f"{chance})."
+    )
 
 
 _HOVER = (
@@ -112,7 +113,7 @@ _HOVER = (
 
 
 def _title(metric: str) -> str:
-    return f"{style.capitalised(style.in_words(metric))} on the search and the holdout split"
+    return f"{style.capitalised(style.in_words(metric))} on search and holdout splits"
 
 
 def _crosses(

@@ -23,8 +23,8 @@ MOST_STEPS = 1000
 """Points of the line of shares, which changes with every trial."""
 
 
-def of_study(data: StudyData) -> list[go.Figure]:
-    """The study's hypervolume, from its least acceptable accuracy up."""
+def of_study(data: StudyData, *, compact: bool = False) -> list[go.Figure]:
+    """The study's hypervolume, from its least acceptable accuracy up; see hypervolume_figure."""
     if data.baseline is None or not data.points:
         return [style.nothing(TITLE, style.NO_TRIALS)]
     reference = data.reference
@@ -37,6 +37,7 @@ def of_study(data: StudyData) -> list[go.Figure]:
             reference=reference,
             metric=data.metric,
             costs=data.costs,
+            compact=compact,
         )
     ]
 
@@ -48,6 +49,7 @@ def hypervolume_figure(
     reference: float,
     metric: str,
     costs: Sequence[Literal["latency", "size"]] = ("latency", "size"),
+    compact: bool = False,
 ) -> go.Figure:
     """Hypervolume against trials and against wall-clock, and the share that was not evaluation.
 
@@ -62,14 +64,20 @@ def hypervolume_figure(
         reference: the accuracy below which nothing counts.
         metric: the accuracy metric.
         costs: of the study.
+        compact: two panels side by side, and the share in words, for a box that is not high.
     """
     by_trial = sorted(points, key=lambda p: p.trial)
     ended = {t.trial: t.ended for t in times}
     timed = sorted((p for p in points if p.trial in ended), key=lambda p: (ended[p.trial], p.trial))
     known = sorted((t for t in times if t.evaluating is not None), key=lambda t: t.ended)
     volumes = hypervolumes(by_trial, reference, costs)
-    rows = 1 + bool(timed) + bool(known)
-    figure = make_subplots(rows=rows, cols=1, vertical_spacing=75 / (PANEL * rows))
+    rows = 1 if compact else 1 + bool(timed) + bool(known)
+    by_time = {"row": 1, "col": 2} if compact else {"row": 2, "col": 1}
+    figure = (
+        make_subplots(rows=1, cols=1 + bool(timed), shared_yaxes=True, horizontal_spacing=0.06)
+        if compact
+        else make_subplots(rows=rows, cols=1, vertical_spacing=75 / (PANEL * rows))
+    )
     figure.add_scatter(
         **_steps([float(p.trial) for p in by_trial], volumes),
         mode=_mode(by_trial),
@@ -81,8 +89,8 @@ def hypervolume_figure(
     )
     factors = [style.in_words(metric), *costs]
     title = f"hypervolume<br>({TIMES.join(factors)})".replace(TIMES, f"{TIMES.rstrip()}<br>", 1)
-    figure.update_xaxes(title={"text": "trial"}, row=1)
-    figure.update_yaxes(title={"text": title}, row=1)
+    figure.update_xaxes(title={"text": "trial"}, row=1, col=1)
+    figure.update_yaxes(title={"text": title}, row=1, col=1)
     if timed:
         if timed != by_trial:
             volumes = hypervolumes(timed, reference, costs)
@@ -92,12 +100,12 @@ def hypervolume_figure(
             line={"color": style.GREEN, "dash": "dash", "shape": "hv"},
             name="hypervolume by wall-clock",
             hovertemplate="after %{x:.2f} minutes<br>hypervolume %{y:.5f}<extra></extra>",
-            row=2,
-            col=1,
+            **by_time,
         )
-        figure.update_yaxes(title={"text": title}, matches="y", row=2)
-        figure.update_xaxes(title={"text": "wall-clock (minutes)"}, row=2)
-    if known:
+        if not compact:
+            figure.update_yaxes(title={"text": title}, matches="y", **by_time)
+        figure.update_xaxes(title={"text": "wall-clock (minutes)"}, **by_time)
+    if known and not compact:
         _add_share(figure, known, rows)
         figure.update_yaxes(title={"text": "sampler and<br>database (%)"}, row=rows)
         figure.update_xaxes(title={"text": "wall-clock (minutes)"}, row=rows)
@@ -105,6 +113,9 @@ def hypervolume_figure(
             figure.update_xaxes(matches="x2", row=rows)
     subtitle = f"Volume between {style.in_words(metric)} {reference:.4g} and what feasible models"
     subtitle += " reach" + (f"; {' and '.join(costs)} count up to the base's" if costs else "")
+    if known and compact:
+        share = float(_shares(known)[-1])
+        subtitle += f". Sampler and database took {share:.1%} of the trials' time"
     return style.lay_out(figure, TITLE, subtitle=f"{subtitle}.", height=190 + PANEL * rows)
 
 
@@ -153,11 +164,17 @@ def _steps(x: Sequence[float], y: Sequence[float]) -> dict[str, list[float | Non
     return {"x": style.all_rounded(x[i] for i in kept), "y": style.all_rounded(y[i] for i in kept)}
 
 
-def _add_share(figure: go.Figure, known: Sequence[TrialTime], row: int) -> None:
+def _shares(known: Sequence[TrialTime]) -> pareto.Floats:
+    """Of the summed time of the trials so far, what was not evaluation."""
     whole = np.cumsum([max(t.ended - t.began, 0.0) for t in known])
     evaluating = np.cumsum([t.evaluating or 0.0 for t in known])
-    share = np.clip(1 - evaluating / np.where(whole > 0, whole, np.inf), 0, 1)
+    share: pareto.Floats = np.clip(1 - evaluating / np.where(whole > 0, whole, np.inf), 0, 1)
     share[whole <= 0] = 0  # nothing took time: nothing was the sampler's
+    return share
+
+
+def _add_share(figure: go.Figure, known: Sequence[TrialTime], row: int) -> None:
+    share = _shares(known)
     kept = style.evenly(len(known), MOST_STEPS)
     figure.add_scatter(
         x=style.all_rounded(known[i].ended / 60 for i in kept),

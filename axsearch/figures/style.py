@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 TEXT = "#7e7e7e"
 GRID = "rgba(126,126,126,0.25)"
 TRANSPARENT = "rgba(0,0,0,0)"
+MODEBAR = "rgba(126,126,126,0.5)"
 
 # Okabe and Ito's colours, told apart with every kind of colour vision, without black and yellow,
 # which vanish on one of the backgrounds. The first four have 3:1 on both.
@@ -99,6 +100,7 @@ def lay_out(
         font={"color": TEXT, "size": 12},
         paper_bgcolor=TRANSPARENT,
         plot_bgcolor=TRANSPARENT,
+        modebar={"bgcolor": TRANSPARENT, "color": MODEBAR, "activecolor": TEXT},
         height=height,
         margin={"t": top, "l": 60, "r": 20, "b": 50},
         legend={
@@ -203,3 +205,13 @@ def layer_number(layer: str) -> str:
     """``layer03`` as the figures name it, ``3``."""
     number = layer.removeprefix("layer")
     return str(int(number)) if number.isdecimal() else layer
+
+
+def fitted(figure: go.Figure, height: int) -> go.Figure:
+    """The figure at another height in pixels, its colour bar as far below the plot as before."""
+    layout = figure.layout
+    used = layout.margin.t + layout.margin.b
+    bar = layout.coloraxis.colorbar
+    if bar.y is not None:  # it is given as a share of the plot's height
+        bar.y *= (layout.height - used) / (height - used)
+    return figure.update_layout(height=height)

@@ -18,7 +18,7 @@ import pytest
 from axsearch import discovery, figures
 from axsearch.figures import study_figures, style
 from axsearch.figures.data import StudyData
-from tests.figures.studies import study
+from figures.studies import study
 
 MODULES = [m for m in discovery.modules(figures) if hasattr(m, "of_study")]
 EMPTY = StudyData("empty", "accuracy")
@@ -35,7 +35,8 @@ STUDIES = {
 }
 CIVIDIS = [list(stop) for stop in go.layout.Coloraxis(colorscale="Cividis").colorscale]
 COLOURS = {
-    *style.PALETTE, style.TEXT, style.GRID, style.TRANSPARENT, style.REGION, style.BAND,
+    *style.PALETTE, style.TEXT, style.GRID, style.REGION, style.BAND, style.TRANSPARENT,
+    style.MODEBAR,
 }  # fmt: skip
 COLOUR = re.compile(r"#[0-9a-fA-F]{3,8}|(rgb|hsl)a?\(.*")
 

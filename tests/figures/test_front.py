@@ -12,7 +12,7 @@ from axsearch.figures import style
 from axsearch.figures.data import Point, StudyData
 from axsearch.figures.front import front_figure, of_study
 from axsearch.pareto import tie_letters
-from tests.figures.studies import measurement
+from figures.studies import measurement
 
 BASE = measurement(0, accuracy=0.91, accuracy_low=0.9, accuracy_high=0.92)
 FAST = measurement(

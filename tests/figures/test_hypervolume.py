@@ -10,7 +10,7 @@ import pytest
 from axsearch import pareto
 from axsearch.figures.data import Point, StudyData, TrialTime
 from axsearch.figures.hypervolume import hypervolume_figure, hypervolumes, of_study
-from tests.figures.studies import measurement, study
+from figures.studies import measurement, study
 
 POINTS = [
     Point(0, 0.9, 1.0, 1.0),
@@ -75,6 +75,21 @@ def test_by_trial_and_by_the_time_that_trials_ended() -> None:
         "trial",
         "wall-clock (minutes)",
     )
+
+
+def test_compact_it_has_two_panels_side_by_side_and_the_share_in_words() -> None:
+    figure = hypervolume_figure(POINTS, TIMES, reference=0.5, metric="f1", compact=True)
+    whole = hypervolume_figure(POINTS, TIMES, reference=0.5, metric="f1")
+    assert [(t.x, t.y) for t in figure.data] == [(t.x, t.y) for t in whole.data[:2]]
+    layout = figure.layout
+    assert layout.xaxis.domain[1] < layout.xaxis2.domain[0]
+    assert layout.yaxis2.matches == "y"
+    assert layout.xaxis2.title.text == "wall-clock (minutes)"
+    # Of 60 + 30 + 90 seconds 30 + 30 + 45 were evaluation; of trial 2 it is not known.
+    assert "Sampler and database took 41.7%" in layout.title.text.replace("<br>", " ")
+    alone = hypervolume_figure(POINTS, [], reference=0.5, metric="f1", compact=True)
+    assert len(alone.data) == 1
+    assert "Sampler" not in alone.layout.title.text
 
 
 def test_the_share_is_of_the_summed_time_of_trials_so_far() -> None:

@@ -15,7 +15,7 @@ from axsearch.figures.fronts import fronts_figure
 from axsearch.figures.layer_map import MOST_LABELLED, layer_map, removed_layers
 from axsearch.figures.parallel_coordinates import parallel_coordinates_figure
 from axsearch.measurement import Measurement
-from tests.figures.studies import measurement, study
+from figures.studies import measurement, study
 
 
 def kept(*layers: tuple[int, int, int | None]) -> dict[str, dict[str, int | None]]:

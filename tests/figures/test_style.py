@@ -62,3 +62,15 @@ def test_names() -> None:
     assert style.in_words("matthews_correlation") == "matthews correlation"
     assert style.in_words("ffn") == "neurons"
     assert style.capitalised("f1 of spans") == "F1 of spans"
+
+
+def test_a_figure_fitted_into_a_box_keeps_its_colour_bar_as_far_below_the_plot() -> None:
+    figure = style.with_colour_bar(style.lay_out(go.Figure(), "Title", height=620), "share")
+    margin = figure.layout.margin
+    before = figure.layout.coloraxis.colorbar.y * (620 - margin.t - margin.b)
+    fitted = style.fitted(figure, 450)
+    assert fitted.layout.height == 450
+    after = fitted.layout.coloraxis.colorbar.y * (450 - margin.t - margin.b)
+    assert after == pytest.approx(before)
+    plain = style.fitted(style.lay_out(go.Figure(), "Title"), 300)
+    assert plain.layout.height == 300

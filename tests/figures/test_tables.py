@@ -15,7 +15,7 @@ from axsearch.figures.importance import importance_figure
 from axsearch.figures.latency_table import latency_table_figure
 from axsearch.figures.latency_table import of_study as latency_of_study
 from axsearch.outcome import Estimate
-from tests.figures.studies import measurement
+from figures.studies import measurement
 
 
 def named(figure: go.Figure, name: str) -> Any:
@@ -62,10 +62,10 @@ class TestAccuracySplits:
 
     def test_bias_is_said_in_words(self) -> None:
         said = self.drawn(bias=Estimate(0.01, 0.002, 0.018)).layout.title.text
-        assert "gain over the base is 0.01 less on the holdout split" in said.replace("<br>", " ")
-        assert bias_in_words(Estimate(-0.01, -0.02, 0.005)) == (
-            "Selection bias: the front's gain over the base is 0.01 more on the holdout split, on "
-            "average (95 % interval -0.005 to 0.02; it may be chance)."
+        assert "holdout split: +0.0100 on average" in said.replace("<br>", " ")
+        assert "chance" not in said
+        assert bias_in_words(Estimate(-0.01, -0.02, 0.005)).endswith(
+            "split: -0.0100 on average (95 % interval -0.0200 to +0.0050; it may be chance)."
         )
 
 
