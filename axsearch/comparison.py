@@ -74,10 +74,11 @@ class SelectionBias:
     def words(self) -> str:
         """It in a sentence."""
         value, low, high = self.mean
+        chance = "; it may be chance" if low <= 0 <= high else ""
         return (
-            "Selection bias, the difference to the base on the search split minus that on the "
-            f"holdout split: {value:+.4f} ({low:+.4f} to {high:+.4f}, 95 %), mean of "
-            f"{len(self.members)} models."
+            "Selection bias: against the base the front does better on the search split, by which "
+            f"it was chosen, than on the holdout split, by {value:+.4f} ({low:+.4f} to "
+            f"{high:+.4f}, 95 %{chance}; mean of {len(self.members)} models)."
         )
 
 

@@ -131,7 +131,7 @@ def study_note(study: Study, members: Sequence[Measurement]) -> str:
             + (tied.words if tied else ""),
             "",
             f"| trial | {spec.metric} | ties | latency | size |",
-            "|---|---|---|---|---|",
+            "|--:|--:|---|--:|--:|",
             *rows,
             "",
             "## Export one of them",
@@ -156,14 +156,25 @@ def trial_note(study: Study, member: Measurement, tables: Tables) -> str:
     for cut in cuts_of(study, member, tables):
         worth.setdefault(cut.layer, []).append(cut)
 
-    def total(layer: str, field: str, shown: str) -> str:
+    shown = {
+        heading: (field, digits)
+        for heading, field, digits in (
+            ("damage, nats", "damage", ".4f"), ("time saved", "time", ".1%"),
+            ("bytes saved", "size", ".1%"),
+        )
+        if any(getattr(cut, field) is not None for cuts in worth.values() for cut in cuts)
+    }  # fmt: skip
+
+    def total(layer: str, field: str, digits: str) -> str:
         found = [v for cut in worth.get(layer, ()) if (v := getattr(cut, field)) is not None]
-        return format(sum(found), shown) if found else ""
+        return format(sum(found), digits) if found else ""
 
     rows = [
-        f"| {layer} | {' | '.join('all' if kept[n] is None else str(kept[n]) for n in names)} "
-        f"| {total(layer, 'damage', '.4f')} | {total(layer, 'time', '.1%')} "
-        f"| {total(layer, 'size', '.1%')} |"
+        [
+            layer,
+            *("all" if kept[name] is None else str(kept[name]) for name in names),
+            *(total(layer, *what) for what in shown.values()),
+        ]
         for layer, kept in member.choices.items()
     ]
     return "\n".join(
@@ -172,9 +183,9 @@ def trial_note(study: Study, member: Measurement, tables: Tables) -> str:
             f"{member.accuracy_high:.4f}), latency **{_ratio(member.latency_ratio)}** and size "
             f"**{member.size_ratio:.3f}** of the base, {member.parameters:,} parameters.",
             "",
-            f"| layer | {' | '.join(names)} | damage, nats | time saved | bytes saved |",
-            f"|{'---|' * (len(names) + 4)}",
-            *rows,
+            f"| {' | '.join(['layer', *names, *shown])} |",
+            f"|---|{'--:|' * (len(names) + len(shown))}",
+            *(f"| {' | '.join(row)} |" for row in rows),
             "",
             f"    {export_command(study, member.trial)}",
             "",

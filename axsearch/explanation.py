@@ -6,7 +6,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from axsearch.approximations import approximations
 from axsearch.calibration.block_times import KINDS
@@ -57,7 +57,7 @@ class Explanation:
     sentences: tuple[str, ...]
     cuts: tuple[Cut, ...]
 
-    def has(self, field: Literal["damage", "time", "size"]) -> bool:
+    def has(self, field: str) -> bool:
         """Whether what the cuts were worth is known in this."""
         return any(getattr(cut, field) is not None for cut in self.cuts)
 
@@ -196,8 +196,8 @@ def _trust(
             yield "No other model of the front is tied with it."
     if bias is not None and member.trial in bias.members:
         yield (
-            "Selection bias, the difference to the base on the search split minus that on the "
-            f"holdout split: {_signed(bias.members[member.trial])}; the front's mean is "
+            "Selection bias: against the base it does better on the search split than on the "
+            f"holdout split, by {_signed(bias.members[member.trial])}; the front's mean is "
             f"{_signed(bias.mean)}."
         )
 

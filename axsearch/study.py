@@ -421,7 +421,8 @@ def in_words(scenario: Mapping[str, Any]) -> str:
     return (
         f"batches of {scenario['batch_size']}, "
         f"{'the examples at their own lengths' if length is None else f'{length} tokens'}, "
-        f"{scenario['threads']} threads, {scenario['device']}, {scenario['dtype']}"
+        f"{scenario['threads']} thread{'' if scenario['threads'] == 1 else 's'}, "
+        f"{scenario['device']}, {scenario['dtype']}"
     )
 
 

@@ -100,7 +100,7 @@ def test_the_studys_note_says_what_it_is_about_and_how_to_export(study: Study) -
     assert f"| machine | {study.spec.machine} |" in text
     assert f"| model | `{study.model_name}`, {base.parameters:,} parameters" in text
     assert f"| task | text-classification, accuracy, on `{study.data_name}` |" in text
-    assert "| latency | batches of 4, the examples at their own lengths, 1 threads" in text
+    assert "| latency | batches of 4, the examples at their own lengths, 1 thread, cpu" in text
     assert "axsearch export --storage URL --study tiny --trial N --format hf" in text
     for member in study.front():
         ratios = f"{member.latency_ratio:.3f} | {member.size_ratio:.3f} |"

@@ -45,11 +45,14 @@ def print_explanation(study: Study, found: Explanation) -> None:
         table = Table()
         for name in ("cut", "kept"):
             table.add_column(name)
-        for name in ("damage, nats", "time saved", "bytes saved"):
+        columns = {"damage, nats": "damage", "time saved": "time", "bytes saved": "size"}
+        known = {name: field for name, field in columns.items() if found.has(field)}
+        for name in known:
             table.add_column(name, justify="right")
         for cut in found.cuts:
             damage = "" if cut.damage is None else f"{cut.damage:.4f}"
-            table.add_row(cut.name, cut.kept, damage, share(cut.time), share(cut.size))
+            cells = {"damage": damage, "time": share(cut.time), "size": share(cut.size)}
+            table.add_row(cut.name, cut.kept, *(cells[field] for field in known.values()))
         console.print(table)
     assert found.member.trial is not None
     say(console, export_command(study, found.member.trial, study.database.url))
