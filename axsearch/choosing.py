@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from axsearch import pareto
@@ -11,6 +11,13 @@ from axsearch.errors import UsageError
 from axsearch.measurement import Measurement
 
 By = Literal["latency", "size", "accuracy"]
+
+ORDERS: Mapping[By, Callable[[Measurement], tuple[float, ...]]] = {
+    "latency": lambda m: (m.latency_ratio or 0.0, m.size_bytes, -m.accuracy),
+    "size": lambda m: (m.size_bytes, m.latency_ratio or 0.0, -m.accuracy),
+    "accuracy": lambda m: (-m.accuracy, m.size_bytes, m.latency_ratio or 0.0),
+}
+"""By what a front is sorted: the best first, and of equals the smaller."""
 
 ROUNDING = 1e-12
 """How far above a limit a number may be that is on it but for rounding."""
@@ -70,12 +77,7 @@ def choose(
     if not allowed:
         words = " and ".join(f"{option} {limit:g}" for option, limit in given.items())
         raise UsageError(f"No model of the front keeps {words}; `axsearch front` shows them.")
-    orders = {
-        "latency": lambda m: (m.latency_ratio or 0.0, m.size_bytes, -m.accuracy),
-        "size": lambda m: (m.size_bytes, m.latency_ratio or 0.0, -m.accuracy),
-        "accuracy": lambda m: (-m.accuracy, m.size_bytes, m.latency_ratio or 0.0),
-    }
-    return min(allowed, key=orders[by])
+    return min(allowed, key=ORDERS[by])
 
 
 def knee(front: Sequence[Measurement], losses: Sequence[Sequence[float]]) -> Measurement:

@@ -49,18 +49,20 @@ class Ties:
         """What the letters mean and how models were compared, in a sentence."""
         test = "McNemar's exact test" if self.exact else "a test on the paired bootstrap"
         finds = "finds no difference" if self.groups else "finds that all differ"
+        chose = ", which chose them as well," if self.split == "search" else ""
         return (
             f"{'Models that share a letter are tied' if self.groups else 'No models are tied'}: "
-            f"{test} on the {self.examples} examples of the {self.split} split {finds} at "
+            f"{test} on the {self.examples} examples of the {self.split} split{chose} {finds} at "
             f"{LEVEL:.0%}, corrected for {self.comparisons} comparisons (Holm)."
         )
 
 
 @dataclass(frozen=True)
 class SelectionBias:
-    """How much less the front has over the base on the holdout split than on the search split.
+    """By how much the search split overstates what the front has over the base.
 
-    The front was chosen for what it has on the search split, so part of that is luck.
+    The front was chosen for what it has on the search split, so part of that is luck: it is what is
+    missing on the holdout split, which chose nothing.
 
     Attributes:
         members: by trial.
@@ -76,8 +78,8 @@ class SelectionBias:
         value, low, high = self.mean
         chance = "; it may be chance" if low <= 0 <= high else ""
         return (
-            "Selection bias: against the base the front does better on the search split, by which "
-            f"it was chosen, than on the holdout split, by {value:+.4f} ({low:+.4f} to "
+            "Selection bias: what the front has over the base on the search split, by which it was "
+            f"chosen, is {value:+.4f} above what it has on the holdout split ({low:+.4f} to "
             f"{high:+.4f}, 95 %{chance}; mean of {len(self.members)} models)."
         )
 
@@ -100,14 +102,14 @@ def selection_bias(
     study: Study, front: Sequence[Measurement] | None = None
 ) -> SelectionBias | None:
     """None until the holdout split was opened for the base and the front, and with no member."""
-    from axsearch.metrics import lost_gain
+    from axsearch.metrics import optimism
 
     models = _models(study, study.front() if front is None else front)
     found = [_outcomes(study, models, split) for split in ("search", "holdout")]
     search, holdout = found
     if search is None or holdout is None or len(models) < 2:
         return None
-    members, mean = lost_gain(search, holdout, study.spec.seed)
+    members, mean = optimism(search, holdout, study.spec.seed)
     return SelectionBias(dict(zip(list(models)[1:], members, strict=True)), mean)
 
 

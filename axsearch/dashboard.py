@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-import optuna
 import plotly.graph_objects as go
-from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
-from optuna_dashboard._note import get_note_from_system_attrs
+from optuna_dashboard import wsgi
+from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
+from optuna_dashboard._note import (
+    get_note_from_system_attrs,
+    note_str_key_prefix,
+    note_ver_key,
+    split_body,
+)
 from waitress import create_server, wasyncore
 
-from axsearch.comparison import ties
+from axsearch.comparison import Ties, ties
 from axsearch.errors import UsageError, cause
-from axsearch.explanation import Cut, cuts_of, export_command
+from axsearch.explanation import cuts_of, export_command, in_markdown, worth, worth_headings
 from axsearch.figures import front, hypervolume, layer_map, style
 from axsearch.figures.data import StudyData
 from axsearch.gallery import study_data
@@ -26,6 +31,7 @@ from axsearch.login import Login, check_password
 from axsearch.measurement import Measurement
 from axsearch.store.artifacts import ArtifactStore
 from axsearch.store.database import open_database
+from axsearch.store.studies import change_attributes
 from axsearch.study import Study
 from axsearch.tables import Tables
 
@@ -62,24 +68,40 @@ def is_due(count: int) -> bool:
 def annotate(study: Study) -> None:
     """Bring up to date what Optuna Dashboard shows of a study whose base was measured.
 
-    That is a note on the study and on each trial of its front, and three figures.
+    That is a note on the study and on each trial of its front, and three figures. All of it is
+    written in one transaction, and only what has changed.
     """
-    attributes = study.database.storage.get_study_system_attrs(study.id)
     members, tables = study.front(), Tables(study)
-
-    def save(body: str, trial: int | None = None) -> None:
-        about = study.optuna
-        number = None if trial is None else study.frozen(trial)._trial_id
-        if get_note_from_system_attrs(attributes, number)["body"] != body:
-            save_note(about if number is None else optuna.Trial(about, number), body)
-
-    save(study_note(study, members))
+    tied = ties(study, members)
+    trials = study.frozen([m.trial for m in members if m.trial is not None])
+    notes: dict[int | None, str] = {None: study_note(study, members, tied)}
     for member in members:
-        save(trial_note(study, member, tables), member.trial)
-    for name, figure in _figures(study_data(study)):
-        save_plotly_graph_object(
-            study.optuna, style.fitted(figure, HEIGHT), graph_object_id=f"axsearch-{name}"
-        )
+        trial = trials[member.trial or 0]
+        notes[trial._trial_id] = trial_note(study, member, tables, trial.params)
+    figures = {
+        f"axsearch-{name}": style.fitted(figure, HEIGHT).to_json()
+        for name, figure in _figures(study_data(study, tied))
+    }
+
+    def change(before: Mapping[str, Any]) -> dict[str, Any]:
+        written: dict[str, Any] = {}
+        for trial_id, body in notes.items():
+            known = get_note_from_system_attrs(before, trial_id)
+            if known["body"] != body:
+                parts = split_body(body, trial_id)
+                written |= {note_ver_key(trial_id): known["version"] + 1}
+                written |= _whole(before, note_str_key_prefix(trial_id), parts)
+        for name, text in figures.items():
+            prefix = f"{SYSTEM_ATTR_PLOT_DATA}{name}:"
+            written |= _whole(before, prefix, split_plot_data(text, prefix))
+        return written
+
+    change_attributes(study.database.engine, study.id, change)
+
+
+def _whole(before: Mapping[str, Any], prefix: str, parts: Mapping[str, str]) -> dict[str, str]:
+    """The parts of a text, and nothing in those that a longer one had."""
+    return {**{key: "" for key in before if key.startswith(prefix)}, **parts}
 
 
 def _figures(data: StudyData) -> Iterator[tuple[str, go.Figure]]:
@@ -89,9 +111,10 @@ def _figures(data: StudyData) -> Iterator[tuple[str, go.Figure]]:
     yield "hypervolume", hypervolume.of_study(data, compact=True)[0]
 
 
-def study_note(study: Study, members: Sequence[Measurement]) -> str:
+def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) -> str:
     """What a study is about, its front, and how to export a model of it, in Markdown."""
-    spec, base, tied = study.spec, study.baseline, ties(study, members)
+    spec, base = study.spec, study.baseline
+    name, model, data = map(in_markdown, (study.name, study.model_name, study.data_name))
     limits = [
         f"{name} {value}"
         for name, value in (
@@ -102,9 +125,8 @@ def study_note(study: Study, members: Sequence[Measurement]) -> str:
         if value is not None
     ]
     facts = {
-        "model": f"`{study.model_name}`, {base.parameters:,} parameters, "
-        f"{base.size_bytes / 1e6:.1f} MB",
-        "task": f"{spec.task}, {spec.metric}, on `{study.data_name}`",
+        "model": f"{model}, {base.parameters:,} parameters, {base.size_bytes / 1e6:.1f} MB",
+        "task": f"{spec.task}, {spec.metric}, on {data}",
         "machine": spec.machine,
         "latency": study.scenario or "not measured",
         "base": f"{spec.metric} {base.accuracy:.4f} ({base.accuracy_low:.4f} to "
@@ -119,11 +141,11 @@ def study_note(study: Study, members: Sequence[Measurement]) -> str:
     ]
     return "\n".join(
         [
-            f"# {study.name}",
+            f"# {name}",
             "",
             "| | |",
             "|---|---|",
-            *(f"| {name} | {fact} |" for name, fact in facts.items()),
+            *(f"| {about} | {fact} |" for about, fact in facts.items()),
             "",
             "## The front",
             "",
@@ -142,38 +164,23 @@ def study_note(study: Study, members: Sequence[Measurement]) -> str:
     )
 
 
-def trial_note(study: Study, member: Measurement, tables: Tables) -> str:
+def trial_note(study: Study, member: Measurement, tables: Tables, params: Mapping[str, int]) -> str:
     """What a front member keeps of each layer, and what the cuts were worth, in Markdown."""
     assert member.trial is not None
     names = [
         name
         for name in next(iter(member.choices.values()))
         if any(
-            m.choices[la][name] is not None for m in (member, study.baseline) for la in m.choices
+            kept[name] is not None for m in (member, study.baseline) for kept in m.choices.values()
         )
     ]
-    worth: dict[str, list[Cut]] = {}
-    for cut in cuts_of(study, member, tables):
-        worth.setdefault(cut.layer, []).append(cut)
-
-    shown = {
-        heading: (field, digits)
-        for heading, field, digits in (
-            ("damage, nats", "damage", ".4f"), ("time saved", "time", ".1%"),
-            ("bytes saved", "size", ".1%"),
-        )
-        if any(getattr(cut, field) is not None for cuts in worth.values() for cut in cuts)
-    }  # fmt: skip
-
-    def total(layer: str, field: str, digits: str) -> str:
-        found = [v for cut in worth.get(layer, ()) if (v := getattr(cut, field)) is not None]
-        return format(sum(found), digits) if found else ""
-
+    cuts = list(cuts_of(study, member, tables, params))
+    shown = worth_headings(cuts)
     rows = [
         [
             layer,
             *("all" if kept[name] is None else str(kept[name]) for name in names),
-            *(total(layer, *what) for what in shown.values()),
+            *(worth([cut for cut in cuts if cut.layer == layer], heading) for heading in shown),
         ]
         for layer, kept in member.choices.items()
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,9 +59,16 @@ class Explanation:
     sentences: tuple[str, ...]
     cuts: tuple[Cut, ...]
 
-    def has(self, field: str) -> bool:
-        """Whether what the cuts were worth is known in this."""
-        return any(getattr(cut, field) is not None for cut in self.cuts)
+    @property
+    def headings(self) -> list[str]:
+        """Of a table of the cuts; what is not known of any of them is left out."""
+        return ["cut", "kept", *worth_headings(self.cuts)]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The table, a row for each cut."""
+        known = worth_headings(self.cuts)
+        return [[cut.name, cut.kept, *(worth([cut], name) for name in known)] for cut in self.cuts]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -68,6 +77,36 @@ class Explanation:
             "sentences": list(self.sentences),
             "cuts": [asdict(cut) for cut in self.cuts],
         }
+
+
+WORTH = {
+    "damage, nats": ("damage", ".4f"),
+    "time saved": ("time", ".1%"),
+    "bytes saved": ("size", ".1%"),
+}
+"""What a cut was worth: by heading, the field of a Cut and how it is written."""
+
+
+def worth_headings(cuts: Sequence[Cut]) -> list[str]:
+    """The headings of what is known of at least one of these cuts."""
+    return [
+        heading
+        for heading, (field, _) in WORTH.items()
+        if any(getattr(cut, field) is not None for cut in cuts)
+    ]
+
+
+def worth(cuts: Sequence[Cut], heading: str) -> str:
+    """What these cuts were worth together, as text; nothing where it is not known."""
+    field, digits = WORTH[heading]
+    known = [value for cut in cuts if (value := getattr(cut, field)) is not None]
+    return format(sum(known), digits) if known else ""
+
+
+def in_markdown(text: str) -> str:
+    """A name as it may stand in Markdown, within a table too: it is text and nothing else."""
+    flat = " ".join(html.escape(text, quote=False).split())
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat)
 
 
 def export_command(study: Study, trial: int | str, storage: str = "URL") -> str:
@@ -99,7 +138,8 @@ def explain_trial(
     """
     member = study.trial(trial)
     recipe = Recipe.from_dict(member.recipe)
-    cuts = tuple(cuts_of(study, member, Tables(study)))
+    params = study.frozen([trial])[trial].params
+    cuts = tuple(cuts_of(study, member, Tables(study), params))
     sentences = [
         *_given_up(study, member, recipe),
         *_latency(study, member),
@@ -196,9 +236,9 @@ def _trust(
             yield "No other model of the front is tied with it."
     if bias is not None and member.trial in bias.members:
         yield (
-            "Selection bias: against the base it does better on the search split than on the "
-            f"holdout split, by {_signed(bias.members[member.trial])}; the front's mean is "
-            f"{_signed(bias.mean)}."
+            "Selection bias: what it has over the base on the search split is "
+            f"{_signed(bias.members[member.trial])} above what it has on the holdout split; the "
+            f"front's mean is {_signed(bias.mean)}."
         )
 
 
@@ -216,11 +256,12 @@ def _worth(cuts: Sequence[Cut]) -> Iterable[str]:
         yield f"The cut that does most damage is {cut.name}: {damage:.4f} nats{saved}."
 
 
-def cuts_of(study: Study, member: Measurement, tables: Tables) -> Iterable[Cut]:
-    """What a finished trial's model lacks, block by block of the base."""
+def cuts_of(
+    study: Study, member: Measurement, tables: Tables, params: Mapping[str, int]
+) -> Iterable[Cut]:
+    """What a finished trial's model lacks, block by block; ``params`` are the trial's levels."""
     base, recipe = study.baseline, Recipe.from_dict(member.recipe)
-    assert member.trial is not None
-    damage = _damage_by_block(tables, study.frozen(member.trial).params)
+    damage = _damage_by_block(tables, params, recipe)
     for name, kept in member.choices.items():
         layer = int(name.removeprefix("layer"))
         sites = [SiteId(layer, kind) for kind in KINDS]
@@ -230,7 +271,7 @@ def cuts_of(study: Study, member: Measurement, tables: Tables) -> Iterable[Cut]:
                 name,
                 "layer",
                 "nothing",
-                _total([damage.get((name, block)) for block in (*KINDS, "layer")]),
+                _most(damage.get((name, "layer")), [damage.get((name, kind)) for kind in KINDS]),
                 None if tables.latency is None else tables.latency.layer(EXACT, layer),
                 None if tables.size is None else tables.size.layers[layer],
             )
@@ -247,15 +288,33 @@ def cuts_of(study: Study, member: Measurement, tables: Tables) -> Iterable[Cut]:
             )
 
 
-def _damage_by_block(tables: Tables, params: Mapping[str, int]) -> dict[tuple[str, str], float]:
-    """What the levels of a genome do alone, added up by layer and block."""
-    found: dict[tuple[str, str], float] = defaultdict(float)
+def _damage_by_block(
+    tables: Tables, params: Mapping[str, int], recipe: Recipe
+) -> dict[tuple[str, str], float]:
+    """What the levels of a genome do alone, added up by layer and block.
+
+    Only what is left in the recipe counts: it drops the k of a block that is gone. Where several
+    parameters speak of the same units or the same k, the one that does most damage counts.
+    """
+    alone: dict[tuple[str, str, str], dict[str, float]] = {}
     for parameter, level in params.items():
-        layer, _, name = parameter.partition(".")
-        kinds = approximations()[name].kinds if name in approximations() else ()
         levels = tables.damage.get(parameter, ())
-        if level and kinds and level < len(levels):
-            found[layer, kinds[0] if len(kinds) == 1 else "layer"] += levels[level]
+        if not level or level >= len(levels):
+            continue
+        layer, name, *_ = parameter.split(".")
+        if name not in approximations():  # of another version
+            continue
+        approximation = approximations()[name]
+        number = int(layer.removeprefix("layer"))
+        recorded = {kind: approximation.recorded(kind) for kind in approximation.kinds}
+        if not any(recorded[kind] in recipe.at(number, kind) for kind in recorded):
+            continue
+        block, choice = ("layer", name) if len(recorded) > 1 else next(iter(recorded.items()))
+        own = alone.setdefault((layer, block, choice), {})
+        own[name] = own.get(name, 0.0) + levels[level]  # the parts of a mask add up
+    found: dict[tuple[str, str], float] = defaultdict(float)
+    for (layer, block, _), by_name in alone.items():
+        found[layer, block] += max(by_name.values())
     return found
 
 
@@ -285,9 +344,11 @@ def is_removed(kept: Mapping[str, int | None]) -> bool:
     return kept["heads"] == 0 and kept["ffn"] == 0
 
 
-def _total(parts: Sequence[float | None]) -> float | None:
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None
+def _most(whole: float | None, blocks: Sequence[float | None]) -> float | None:
+    """Of a layer that is gone: its damage as a whole, or that of its blocks, if it is more."""
+    known = [damage for damage in blocks if damage is not None]
+    found = [sum(known)] if known else []
+    return max([*found, *([whole] if whole is not None else [])], default=None)
 
 
 def _and(parts: Sequence[str]) -> str:

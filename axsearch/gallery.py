@@ -7,14 +7,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from axsearch import figures
-from axsearch.comparison import selection_bias, ties
+from axsearch.choosing import ORDERS
+from axsearch.comparison import Ties, selection_bias, ties
 from axsearch.figures.data import BlockShares, Point, StudyData, TrialTime
 from axsearch.figures.fronts import fronts_figure
 from axsearch.measurement import Measurement
 from axsearch.recipe import Recipe
-from axsearch.store.queries import load_timings
+from axsearch.store.queries import LatencyKey, load_ratios
 from axsearch.store.studies import TrialHistory, trial_history
-from axsearch.study import Study, in_words
+from axsearch.study import Study, rankings
 from axsearch.tables import Tables
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def study_figures(study: Study) -> dict[str, list[go.Figure]]:
     return figures.study_figures(study_data(study))
 
 
-def study_data(study: Study) -> StudyData:
-    """What the figures of a study are drawn from."""
+def study_data(study: Study, tied: Ties | None = None) -> StudyData:
+    """What the figures of a study are drawn from; ``tied`` if it is known already."""
     spec, tables = study.spec, Tables(study)
     limits = {
         "max_drop": spec.max_drop,
@@ -45,7 +46,7 @@ def study_data(study: Study) -> StudyData:
     history = trial_history(study.database.engine, study.id)
     front = study.front() if study.has_baseline else []
     baseline = study.baseline if study.has_baseline else None
-    tied = ties(study) if study.has_baseline else None
+    tied = tied or (ties(study) if study.has_baseline else None)
     bias = selection_bias(study) if study.has_baseline else None
     table = tables.latency
     return StudyData(
@@ -63,7 +64,7 @@ def study_data(study: Study) -> StudyData:
         front=front,
         ties=tied.groups if tied else (),
         holdout=study.holdout([baseline, *front]) if baseline else {},
-        bias=bias.mean if bias else None,
+        bias=bias.words if bias else "",
         times=_times(history),
         damage=tables.damage,
         levels=tables.levels,
@@ -86,25 +87,23 @@ def compare_fronts(studies: Sequence[Study]) -> go.Figure:
 
 
 def fronts(study: Study) -> dict[str, tuple[Measurement, list[Measurement]]]:
-    """A study's base and front, once more for each other machine and scenario it was timed in.
+    """A study's base and front, once more for each ranking that ``axsearch remeasure`` made of it.
 
-    By a name that says which: what :func:`axsearch.figures.fronts.fronts_figure` takes. What
-    ``axsearch remeasure`` timed is all of the finished trials that has a latency there.
+    By a name that says which: what :func:`axsearch.figures.fronts.fronts_figure` takes.
     """
     found = {study.name: (study.baseline, study.front())}
-    members = {Recipe.from_dict(m.recipe).hash: m for m in study.measurements}
-    exact = Recipe.of({}).hash
-    for timing in load_timings(study.database.engine, study.spec.model_fingerprint, members):
-        own = (timing.machine, timing.workload) == (study.spec.machine, study.spec.workload)
+    for name, ranking in rankings(study).items():
+        key = LatencyKey(study.spec.model_fingerprint, ranking["workload"], ranking["machine"])
+        members = [study.trial(number) for number in ranking["trials"]]
+        recipes = [Recipe.from_dict(m.recipe).hash for m in members]
+        ratios = load_ratios(study.database.engine, key, recipes)
         timed = [
-            members[recipe].model_copy(update={"latency_ratio": ratio, "latency_measured": True})
-            for recipe, ratio in timing.ratios.items()
-            if recipe != exact
+            m.model_copy(update={"latency_ratio": ratios[recipe], "latency_measured": True})
+            for m, recipe in zip(members, recipes, strict=True)
+            if recipe in ratios
         ]
-        if timed and not own:
-            name = f"{study.name}: {in_words(timing.scenario)}, {timing.machine}"
-            base = study.baseline.model_copy(update={"latency_ratio": 1.0})
-            found[name] = base, sorted(timed, key=lambda m: m.latency_ratio or 0.0)
+        base = study.baseline.model_copy(update={"latency_ratio": 1.0})
+        found[f"{study.name}: {name}"] = base, sorted(timed, key=ORDERS["latency"])
     return found
 
 

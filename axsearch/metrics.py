@@ -327,24 +327,27 @@ def holm(p_values: Floats) -> Floats:
     return adjusted
 
 
-def lost_gain(
+def optimism(
     search: Sequence[Outcome], holdout: Sequence[Outcome], seed: int = 0
 ) -> tuple[list[Estimate], Estimate]:
-    """How much less models gain over a base on another split; the base is the first of each.
+    """By how much the search split overstates what models have over a base, the first of each.
 
-    The gain is the difference to the base on the same examples, so that a split that is harder for
-    all does not count. Intervals are of a bootstrap of both splits, each paired within itself.
+    What they have is the difference to the base on the same examples, so that a split that is
+    harder for all does not count. Models were chosen by the search split, so what they showed there
+    is given, luck included; what they have in truth is estimated by the holdout split, which chose
+    nothing. The intervals are those of a paired bootstrap of the holdout examples, and hold
+    whatever the choice was.
 
     Returns:
         For each model but the base, and for their mean.
     """
-    ours = np.array([_resampled(outcome, seed) for outcome in search])
-    theirs = np.array([_resampled(outcome, seed + 1) for outcome in holdout])
-    resamples = (ours[1:] - ours[0]) - (theirs[1:] - theirs[0])
-    values = [np.array([value(outcome) for outcome in outcomes]) for outcomes in (search, holdout)]
-    lost = (values[0][1:] - values[0][0]) - (values[1][1:] - values[1][0])
-    each = [Estimate(float(v), *_interval(r)) for v, r in zip(lost, resamples, strict=True)]
-    return each, Estimate(float(lost.mean()), *_interval(resamples.mean(axis=0)))
+    shown = np.array([value(outcome) for outcome in search])
+    held = np.array([value(outcome) for outcome in holdout])
+    resamples = np.array([_resampled(outcome, seed) for outcome in holdout])
+    gains = shown[1:] - shown[0]
+    found, drawn = gains - (held[1:] - held[0]), gains[:, None] - (resamples[1:] - resamples[0])
+    each = [Estimate(float(v), *_interval(r)) for v, r in zip(found, drawn, strict=True)]
+    return each, Estimate(float(found.mean()), *_interval(drawn.mean(axis=0)))
 
 
 def better_and_worse(outcome: Outcome, base: Outcome) -> tuple[int, int]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from axsearch.architectures import architecture_of
+from axsearch.choosing import ORDERS
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.evaluation.latency import Latency, Scenario
@@ -15,7 +18,7 @@ from axsearch.preparation import latency_table
 from axsearch.progress import progress_bar, steps
 from axsearch.recipe import Recipe
 from axsearch.resume import load_task, spaces
-from axsearch.study import Study, front_of, in_words
+from axsearch.study import Study, StudySpec, front_of, in_words, keep_ranking
 from axsearch.surgery import sites_by_id
 
 
@@ -59,8 +62,8 @@ def remeasure(
     A latency table is measured first, where this machine has none for the scenario. By it the front
     is drawn anew from all finished trials, so that a model which the study's own scenario had no
     use for can come on it; the front's real models are then timed, each in turn with the base.
-    Accuracies are those that the study has. All of it is stored, so that a call which was
-    interrupted goes on.
+    Accuracies are those that the study has. A limit of the study on latency is not kept to: it was
+    given for another scenario. All of it is stored, so that a call which was interrupted goes on.
 
     Args:
         study: with finished trials.
@@ -86,7 +89,8 @@ def remeasure(
     for name in ("batch_size", "sequence_length", "threads"):
         if (value := given.get(name)) is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
-    trials = study.measurements
+    given["threads"] = given.get("threads") or torch.get_num_threads()  # a number, as in a study
+    trials, (_, settings) = study.measurements, study.asked
     _ = study.baseline  # or there is nothing to rank
     with steps(1) as begin:
         begin("Loading model and data")
@@ -100,33 +104,45 @@ def remeasure(
         task, study.database.engine, Scenario(**given), given["device"], study.spec.dtype
     )
     sites = sites_by_id(task.model, task.longest).values()
-    space = spaces(task, study.asked[1], study.spec.compensation)(
+    space = spaces(task, settings, study.spec.compensation)(
         {site.id: range(site.units.count) for site in sites}, {}
     )
     evaluator.table = latency_table(evaluator, space, machine_name())
     base = evaluator.latency(EXACT, again=again)
     assert base is not None
-    predicted = [
-        _with(m, evaluator.predicted_ratio(Recipe.from_dict(m.recipe)), base) for m in trials
-    ]
+    predicted = []
+    for m in trials:
+        recipe = Recipe.from_dict(m.recipe)
+        ratio = evaluator.predicted_ratio(recipe)
+        if ratio is None:  # a k from elsewhere: the search has timed its model, too
+            found = evaluator.latency(recipe, again=again)
+            ratio = found.ratio if found is not None else None
+        predicted.append(_with(m, ratio, base))
     baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
     latencies, front = {}, []
     with progress_bar() as progress:
-        members = front_of(study.spec, baseline, predicted)
+        members = front_of(_any_latency(study.spec), baseline, predicted)
         for member in progress.track(members, description="Timing the front"):
             found = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
             assert found is not None
             assert member.trial is not None
             latencies[member.trial] = found
             front.append(_with(member, found.ratio, base, measured=True))
-    assert evaluator.scenario is not None
+    front.sort(key=ORDERS["latency"])
+    scenario, workload = Scenario(**given).to_dict(), evaluator.workload[1]
+    keep_ranking(study, scenario, workload, machine_name(), [m.trial or 0 for m in front])
     return Ranking(
-        machine_name(),
-        evaluator.scenario.to_dict(),
-        _with(baseline, 1.0, base, measured=True),
-        sorted(front, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio)),
-        latencies,
+        machine_name(), scenario, _with(baseline, 1.0, base, measured=True), front, latencies
     )
+
+
+def _any_latency(spec: StudySpec) -> StudySpec:
+    """The same with latency among the objectives, and without a limit on it.
+
+    A limit was given for the scenario that the study was searched for.
+    """
+    objectives = tuple(dict.fromkeys((*spec.objectives, "latency")))
+    return spec.model_copy(update={"objectives": objectives, "max_latency_ratio": None})
 
 
 def _with(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from plotly import offline
 
 from axsearch.comparison import SelectionBias, Ties, selection_bias, ties
 from axsearch.errors import UsageError
-from axsearch.explanation import Explanation, explain_trial, export_command
+from axsearch.explanation import Explanation, explain_trial, export_command, in_markdown
 from axsearch.gallery import study_figures
 from axsearch.measurement import Measurement
 from axsearch.outcome import Estimate
@@ -56,7 +56,7 @@ def write_report(
         raise UsageError(f"--format must be one of {', '.join(get_args(Format))}, not {format!r}.")
     with steps(2) as begin:
         begin("Reading the study")
-        report = Report(study, trial)
+        report = Report(study, trial, in_markdown if format == "md" else str)
         begin("Drawing the figures")
         text = _render(report, format)
     try:
@@ -94,10 +94,16 @@ class Report:
     Args:
         study: with a finished base.
         trial: the model to explain; see :func:`write_report`.
+        escape: makes names safe in what is written.
     """
 
-    def __init__(self, study: Study, trial: int | None = None) -> None:
+    def __init__(
+        self, study: Study, trial: int | None = None, escape: Callable[[str], str] = str
+    ) -> None:
         self.study = study
+        self.name, self.model, self.data = map(
+            escape, (study.name, study.model_name, study.data_name)
+        )
         self.baseline = study.baseline
         self.front = study.front()
         self.ties: Ties | None = ties(study)
@@ -140,21 +146,41 @@ class Report:
     def summary(self) -> Iterator[str]:
         """Three sentences."""
         study = self.study
-        tied = len(self.ties.tied[self.baseline.trial or 0]) if self.ties else 0
+        told = (
+            ""
+            if self.ties is None
+            else f"; {len(self.ties.tied[self.baseline.trial or 0])} of them cannot be told from "
+            f"the base by their {study.spec.metric}"
+        )
         yield (
-            f"Of {study.count} approximations of the model {study.model_name}, judged on the data "
-            f"{study.data_name}, "
-            f"{len(self.front)} make up the Pareto front over {', '.join(study.spec.objectives)}; "
-            f"{tied} of them cannot be told from the base by their {study.spec.metric}."
+            f"Of {study.count} models, the base {self.model} and approximations of it, judged "
+            f"on the data {self.data}, {len(self.front)} make up the Pareto front over "
+            f"{', '.join(study.spec.objectives)}{told}."
         )
         yield self._of_the_chosen()
+        others = [m for m in self.front if m.recipe != self.baseline.recipe]
+        opened = [m for m in others if m.trial in self.holdout]
         if self.bias is not None:
             yield self.bias.words
+        elif not others:
+            yield "No other model than the base is on the front."
+        elif opened:
+            yield (
+                f"The holdout split was opened for {len(opened)} of the {len(others)} models; "
+                "`axsearch front --holdout` opens it for the rest, and says how large the "
+                "selection bias is."
+            )
         else:
             yield (
                 f"The holdout split has not been opened: {study.spec.metric} is that of the split "
                 "which the front was chosen by, and so is too good by some selection bias."
             )
+
+    @property
+    def marked(self) -> bool:
+        """Whether the model explained has a row in the table."""
+        chosen = self.chosen and self.chosen.member.trial
+        return any(row.member.trial == chosen for row in self.rows)
 
     def _of_the_chosen(self) -> str:
         if self.chosen is None:
@@ -191,11 +217,12 @@ class Report:
             for split in ("search", "holdout")
             if exact.hash in (known := study.outcomes([exact], split))
         }
-        words = " and ".join(
+        on = " and ".join(
             f"{count:,} examples of the {split} split" for split, count in counts.items()
         )
         yield (
-            f"Each trial builds the smaller model and measures that, on {words}. Intervals are "
+            f"Each trial builds the smaller model and measures that{f', on {on}' if on else ''}. "
+            "Intervals are "
             "95 %: Wilson's for a share of right answers, else of a bootstrap. The holdout split "
             "is opened for chosen models only."
         )

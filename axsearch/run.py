@@ -124,6 +124,8 @@ def search(
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
     _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
+    if not study.isprintable() or not study.strip():
+        raise UsageError(f"--study must be a name of printable characters, not {study!r}.")
     check_place(place)
     check_database(storage)
     limits = {

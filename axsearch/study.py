@@ -6,7 +6,6 @@ Needs no torch: everything comes from the database.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +40,13 @@ from axsearch.store.queries import (
     load_ratios,
     load_recipes,
 )
-from axsearch.store.studies import asked_for, front_candidates, study_names, study_spec
+from axsearch.store.studies import (
+    asked_for,
+    front_candidates,
+    study_names,
+    study_spec,
+    trial_ids,
+)
 from axsearch.trial_records import check_choices, read_measurement
 
 MEASUREMENT_ATTR = "measurement"
@@ -336,21 +341,18 @@ class Study:
 
     def trial(self, number: int) -> Measurement:
         """The measurement of one trial; raises UsageError if it is not there or not finished."""
-        return self.measured([self.frozen(number)])[0]
-
-    def frozen(self, number: int) -> FrozenTrial:
-        """A finished trial as Optuna has it; raises UsageError if there is none."""
-        storage = self.database.storage
-        with suppress(KeyError):
-            trial = storage.get_trial(
-                storage.get_trial_id_from_study_id_trial_number(self.id, number)
-            )
-            if trial.state == TrialState.COMPLETE:
-                return trial
+        for measurement in self.measurements:
+            if measurement.trial == number:
+                return measurement
         raise UsageError(
             f"Study {self.name!r} has no finished trial {number}; "
-            f"it has {self.count} finished trials."
+            f"it has {len(self.measurements)} finished trials."
         )
+
+    def frozen(self, numbers: Sequence[int]) -> dict[int, FrozenTrial]:
+        """Trials as Optuna has them, by their number."""
+        ids = trial_ids(self.database.engine, self.id, numbers)
+        return {trial.number: trial for trial in self.database.storage.trials(ids)}
 
     def outcomes(self, recipes: list[Recipe], split: str = "search") -> dict[str, Evaluation]:
         """Stored per-example outcomes by recipe hash, on ``search`` or ``holdout``."""
@@ -413,6 +415,29 @@ class Study:
 
     def _named(self, trial: int | None) -> str:
         return f"Trial {trial} of study {self.name!r}"
+
+
+RANKED = "remeasured for "
+"""How the user attribute of a study begins that has a ranking of :func:`keep_ranking`."""
+
+
+def keep_ranking(
+    study: Study, scenario: Mapping[str, Any], workload: str, machine: str, trials: Sequence[int]
+) -> None:
+    """Keep which trials are the front in another scenario or on another machine."""
+    name = f"{RANKED}{in_words(scenario)}, on {machine}"
+    ranking = {"workload": workload, "machine": machine, "trials": list(trials)}
+    study.optuna.set_user_attr(name, ranking)
+
+
+def rankings(study: Study) -> dict[str, dict[str, Any]]:
+    """What :func:`keep_ranking` has kept: by scenario and machine, workload, machine and trials."""
+    attributes = study.optuna.user_attrs
+    return {
+        name.removeprefix(RANKED): ranking
+        for name, ranking in attributes.items()
+        if name.startswith(RANKED)
+    }
 
 
 def in_words(scenario: Mapping[str, Any]) -> str:

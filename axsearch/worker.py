@@ -78,6 +78,7 @@ class Worker:
         self._has_base = False
         self._front: list[Measurement] | None = None
         self._evaluating = 0.0
+        self._noted = 0
 
     def until(self, wanted: int) -> None:
         """Run trials until ``wanted`` models are finished, by all workers; then time the front.
@@ -133,7 +134,8 @@ class Worker:
                 if not console.is_terminal:
                     spent = f"{time.monotonic() - began:.0f} s"
                     console.print(f"trial {count}/{wanted} · {spent} · {standing}")
-                if is_due(count):
+                if is_due(count) and count != self._noted:  # a known model leaves it as it is
+                    self._noted = count
                     self._note()
 
             loop = TrialLoop(

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from axsearch import Study
 from axsearch.comparison import Ties, selection_bias, ties
-from axsearch.metrics import paired_p_values, value
+from axsearch.metrics import holm, paired_p_values, value
 from axsearch.outcome import Outcome
 from axsearch.recipe import Recipe
 from axsearch.store.models import EvaluationRow
@@ -49,12 +49,14 @@ def test_pairs_that_holms_correction_leaves_are_tied(tiny_study: tuple[str, str]
     numbers = sorted(recipes)
     p_values = paired_p_values([known[recipes[number].hash].outcome for number in numbers])
     assert found.comparisons == len(numbers) * (len(numbers) - 1) // 2
-    for i, first in enumerate(numbers):
-        for j, second in enumerate(numbers):
-            if i != j and p_values[i, j] > 0.05:  # a correction makes more of them tied, not fewer
-                assert second in found.tied[first]
-            together = {*found.letters[first]} & {*found.letters[second]}
-            assert i == j or bool(together) == (second in found.tied[first])
+    above = np.triu_indices(len(numbers), 1)
+    adjusted = dict(zip(zip(*above, strict=True), holm(p_values[above]), strict=True))
+    for (i, j), p_value in adjusted.items():
+        first, second = numbers[i], numbers[j]
+        assert (second in found.tied[first]) == (p_value >= 0.05)
+        assert (first in found.tied[second]) == (p_value >= 0.05)
+        together = {*found.letters[first]} & {*found.letters[second]}
+        assert bool(together) == (p_value >= 0.05)
 
 
 def test_a_difference_beyond_chance_is_no_tie(tiny_study: tuple[str, str], tmp_path: Path) -> None:
@@ -66,7 +68,8 @@ def test_a_difference_beyond_chance_is_no_tie(tiny_study: tuple[str, str], tmp_p
     assert found.tied[numbers[1]] == ()
     assert found.letters[numbers[1]] == ""
     assert {*found.groups[0]} == {*numbers} - {numbers[1]}
-    assert "share a letter are tied: McNemar's exact test on the 80 examples" in found.words
+    assert "share a letter are tied: McNemar's exact test on the 80 examples of the" in found.words
+    assert "search split, which chose them as well, finds no difference" in found.words
     assert f"corrected for {len(numbers) * (len(numbers) - 1) // 2} comparisons" in found.words
 
 

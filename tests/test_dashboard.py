@@ -3,18 +3,25 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import copied
+from optuna.study import StudyDirection
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note_from_system_attrs
 from plotly import io
+from sqlalchemy import text
 
 import axsearch
 from axsearch import Study, UsageError, serve
 from axsearch.dashboard import annotate, is_due
+from axsearch.explanation import in_markdown
+from axsearch.loop import TrialLoop
 from axsearch.store.database import open_database
+from axsearch.store.studies import change_attributes
 
 
 @pytest.fixture
@@ -90,35 +97,82 @@ def attributes(study: Study) -> dict[str, object]:
 
 
 def note(study: Study, trial: int | None = None) -> str:
-    number = None if trial is None else study.frozen(trial)._trial_id
+    number = None if trial is None else study.frozen([trial])[trial]._trial_id
     return str(get_note_from_system_attrs(attributes(study), number)["body"])
 
 
 def test_the_studys_note_says_what_it_is_about_and_how_to_export(study: Study) -> None:
-    text, base = note(study), study.baseline
-    assert f"| base | accuracy {base.accuracy:.4f} ({base.accuracy_low:.4f} to" in text
-    assert f"| machine | {study.spec.machine} |" in text
-    assert f"| model | `{study.model_name}`, {base.parameters:,} parameters" in text
-    assert f"| task | text-classification, accuracy, on `{study.data_name}` |" in text
-    assert "| latency | batches of 4, the examples at their own lengths, 1 thread, cpu" in text
-    assert "axsearch export --storage URL --study tiny --trial N --format hf" in text
+    said, base = note(study), study.baseline
+    assert f"| base | accuracy {base.accuracy:.4f} ({base.accuracy_low:.4f} to" in said
+    assert f"| machine | {study.spec.machine} |" in said
+    assert f"| model | {in_markdown(study.model_name)}, {base.parameters:,} parameters" in said
+    assert f"| task | text-classification, accuracy, on {in_markdown(study.data_name)} |" in said
+    assert "| latency | batches of 4, the examples at their own lengths, 1 thread, cpu" in said
+    assert "axsearch export --storage URL --study tiny --trial N --format hf" in said
     for member in study.front():
         ratios = f"{member.latency_ratio:.3f} | {member.size_ratio:.3f} |"
-        assert re.search(rf"\| {member.trial} \| {member.accuracy:.4f} .*{re.escape(ratios)}", text)
+        assert re.search(rf"\| {member.trial} \| {member.accuracy:.4f} .*{re.escape(ratios)}", said)
 
 
 def test_the_note_of_each_front_trial_says_what_was_cut(study: Study) -> None:
     for member in study.front():
-        text = note(study, member.trial)
-        assert f"**{member.accuracy:.4f}** ({member.accuracy_low:.4f} to" in text
+        said = note(study, member.trial)
+        assert f"**{member.accuracy:.4f}** ({member.accuracy_low:.4f} to" in said
         assert (
-            f"latency **{member.latency_ratio:.3f}** and size **{member.size_ratio:.3f}**" in text
+            f"latency **{member.latency_ratio:.3f}** and size **{member.size_ratio:.3f}**" in said
         )
-        assert f"--trial {member.trial} --format hf --out trial-{member.trial}" in text
+        assert f"--trial {member.trial} --format hf --out trial-{member.trial}" in said
         for layer, kept in member.choices.items():
-            assert re.search(rf"\| {layer} \|.* {kept['ffn']} \|", text)
+            assert re.search(rf"\| {layer} \|.* {kept['ffn']} \|", said)
     others = {t.number for t in study.optuna.trials} - {m.trial for m in study.front()}
     assert any(note(study, number) == "" for number in others)
+
+
+def test_a_text_that_became_shorter_leaves_nothing_behind(study: Study) -> None:
+    engine = study.database.engine
+    prefix = "dashboard:plot_data:axsearch-front:"
+    change_attributes(engine, study.id, lambda before: {f"{prefix}{n}": "x" for n in range(9)})
+    annotate(study)
+    assert set(get_plotly_graph_objects(attributes(study))) == IDS
+    io.from_json(get_plotly_graph_objects(attributes(study))["axsearch-front"])
+
+
+@pytest.mark.parametrize("server", ["sqlite", "postgresql"])
+def test_two_that_write_at_once_leave_the_text_of_one(
+    server: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    if server == "postgresql":
+        url = request.getfixturevalue("postgresql_url")
+    with closing(open_database(url, create=True)) as database:
+        number = database.storage.create_new_study([StudyDirection.MINIMIZE], "s")
+
+        def write(letter: str, parts: int) -> None:
+            for _ in range(20):
+                change_attributes(
+                    database.engine,
+                    number,
+                    lambda before: {
+                        **dict.fromkeys(before, ""),
+                        **{f"part{n}": letter for n in range(parts)},
+                    },
+                )
+
+        with ThreadPoolExecutor() as threads:
+            for done in [threads.submit(write, *given) for given in (("a", 9), ("b", 3))]:
+                done.result()
+        left = database.storage.get_study_system_attrs(number)
+        assert "".join(left[f"part{n}"] for n in range(9)) in ("a" * 9, "b" * 3)
+
+
+def test_of_a_study_that_is_gone_nothing_is_written(storage: str) -> None:
+    with closing(open_database(storage)) as database:
+        change_attributes(database.engine, 7, lambda before: {"a": "b"})
+        with database.engine.connect() as connection:
+            assert (
+                connection.execute(text("SELECT count(*) FROM study_system_attributes")).scalar()
+                == 0
+            )
 
 
 def test_three_figures_under_ids_that_stay(study: Study) -> None:
@@ -157,7 +211,31 @@ def test_a_running_search_keeps_it_up_to_date(
         annotate(study)
 
     search(monkeypatch, counted, base_dir, data_dir, tmp_path, trials=6)
-    assert counts == [3, 6, 6]  # every third trial, and at the end when the front was timed
+    assert counts == [3, 6, 6]  # every third model, and at the end when the front was timed
+
+
+def test_a_model_that_is_known_already_is_no_reason_to_draw_again(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    real = TrialLoop.run
+
+    def repeated(loop: TrialLoop) -> None:
+        told = loop.on_trial
+        assert told is not None
+        loop.on_trial = lambda count: [told(count) for _ in range(3)]  # as if proposed thrice
+        real(loop)
+
+    monkeypatch.setattr(TrialLoop, "run", repeated)
+    search(
+        monkeypatch,
+        lambda study: counts.append(study.count),
+        base_dir,
+        data_dir,
+        tmp_path,
+        trials=6,
+    )
+    assert counts == [3, 6, 6]
 
 
 def test_what_cannot_be_drawn_ends_no_search(

@@ -42,7 +42,7 @@ def test_the_rest_is_what_the_study_says(opened_study: tuple[str, str]) -> None:
     assert data.front == study.front()
     assert data.baseline == study.baseline
     assert set(data.holdout) == {m.trial for m in (study.baseline, *study.front())}
-    assert data.bias is not None
+    assert data.bias.startswith("Selection bias: ")
     assert data.limits == {}
     assert data.reference == tables.trivial
     assert 0.4 < data.reference < 0.7  # two classes, about as many of each
@@ -68,7 +68,7 @@ def test_a_study_without_its_base(tiny_study: tuple[str, str], tmp_path: Path) -
         connection.execute(text("UPDATE trials SET state = 'FAIL'"))
     data = study_data(Study.open(str(study.database.engine.url), study.name))
     assert data.baseline is None
-    assert (data.points, data.front, data.holdout, data.bias) == ([], [], {}, None)
+    assert (data.points, data.front, data.holdout, data.bias) == ([], [], {}, "")
     drawn = axsearch.study_figures(Study.open(str(study.database.engine.url), study.name))
     assert all(figures for figures in drawn.values())
 

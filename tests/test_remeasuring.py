@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import copied
 
-from axsearch import Study, UsageError, remeasure
+from axsearch import Study, UsageError, holdout_speed, remeasure
 from axsearch.calibration.block_times import LatencyTable
 from axsearch.evaluation.accuracy import Predictor
 from axsearch.evaluation.evaluator import Evaluator
@@ -33,53 +34,111 @@ def study(tiny_study: tuple[str, str], tmp_path: Path) -> Study:
     return Study.open(copied(tiny_study[0], tmp_path), tiny_study[1])
 
 
-def test_batches_of_1_and_of_32_are_two_rankings(study: Study) -> None:
+def table(heads: float, neurons: float) -> LatencyTable:
+    """Where a layer's heads and neurons take these shares of the time."""
+    blocks = {f"attention heads={count}": heads * count / 4 for count in range(4)}
+    blocks |= {f"ffn ffn={count}": neurons * count / 64 for count in range(64)}
+    blocks |= {f"attention topk={k}.renormalised": heads for k in (8, 16, 32)}
+    blocks |= {"attention": heads, "ffn": neurons}
+    return LatencyTable(1 - 3 * (heads + neurons), blocks, dict.fromkeys(range(3), 1))
+
+
+TABLE = table(0.01, 0.3)
+
+
+class Clock:
+    """In place of measuring: models that are fast with one example are slow with more."""
+
+    def __init__(self, patched: pytest.MonkeyPatch) -> None:
+        self.timed: list[Recipe] = []
+        patched.setattr("axsearch.preparation.measure_latency_table", lambda *_, **__: TABLE)
+        patched.setattr(Evaluator, "_time", self.time)
+        real = Evaluator.latency
+
+        def latency(evaluator: Evaluator, recipe: Recipe, *args: Any, **given: Any) -> Any:
+            self.asked = recipe
+            return real(evaluator, recipe, *args, **given)
+
+        patched.setattr(Evaluator, "latency", latency)
+
+    @staticmethod
+    def ratio(recipe: Recipe, batch_size: int) -> float:
+        return TABLE.ratio(recipe) if batch_size == 1 else 1.5 - TABLE.ratio(recipe)
+
+    def time(self, model: Any, batches: Any, pairs: int) -> Latency:
+        self.timed.append(self.asked)
+        ratio = self.ratio(self.asked, len(batches[0]["input_ids"]))
+        return Latency(ratio * 10, 10.0, ratio, ratio, ratio, 5)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_batches_of_1_and_of_32_are_two_rankings(study: Study, clock: Clock) -> None:
     before = study.front()
     one, many = remeasure(study, batch_size=1), remeasure(study, batch_size=32)
     assert (one.scenario["batch_size"], many.scenario["batch_size"]) == (1, 32)
-    for ranking in (one, many):
-        ratios = [member.latency_ratio or 0.0 for member in ranking.front]
+    for ranking, size in ((one, 1), (many, 32)):
+        ratios = [clock.ratio(Recipe.from_dict(m.recipe), size) for m in ranking.front]
+        assert [m.latency_ratio for m in ranking.front] == pytest.approx(ratios)
         assert ratios == sorted(ratios)
         assert all(member.latency_measured for member in ranking.front)
         assert {m.trial for m in ranking.front} == {*ranking.latencies}
-        for member in ranking.front:
-            assert member.latency_ratio == ranking.latencies[member.trial or 0].ratio
         assert ranking.baseline.latency_ratio == 1
-    assert one.baseline.latency_ms != many.baseline.latency_ms
+    orders = [[m.trial for m in ranking.front] for ranking in (one, many)]
+    assert len(orders[0]) > 2
+    assert orders[0] == orders[1][::-1]
     study.refresh()
     assert study.front() == before  # the study is what it was
-    assert len(fronts(study)) == 3
+    drawn = list(fronts(study).values())
+    assert [[m.trial for m in front] for _, front in drawn[1:]] == [
+        [m.trial for m in ranking.front] for ranking in (one, many)
+    ]
 
 
-def test_the_front_is_drawn_anew_from_all_trials(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+def test_real_models_are_timed(study: Study) -> None:
+    found = remeasure(study, batch_size=2)
+    assert all(0 < latency.ratio < 20 for latency in found.latencies.values())
+    assert found.words.startswith("batches of 2, the examples at their own lengths, 1 thread")
+
+
+def test_without_latency_among_the_objectives_it_is_for_the_ranking(
+    study: Study, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where neurons cost all the time and heads none, models with few neurons are the fast ones."""
-    timed: list[Recipe] = []
+    both = {m.trial for m in remeasure(study, batch_size=1).front}
+    changed = {"objectives": ("accuracy", "size"), "scenario": None, "max_latency_ratio": 0.01}
+    study.spec = study.spec.model_copy(update=changed)
+    found = remeasure(study, batch_size=1)
+    assert {m.trial for m in found.front} == both  # nor does a limit of another scenario count
+    assert found.scenario["threads"] == torch.get_num_threads()
 
-    def by_neurons(*_: object, **__: object) -> LatencyTable:
-        blocks = {f"attention heads={count}": 0.0 for count in range(5)}
-        blocks |= {f"ffn ffn={count}": 0.3 * count / 64 for count in range(65)}
-        blocks |= {f"attention topk={k}.renormalised": 0.0 for k in (8, 16, 32)}
-        return LatencyTable(
-            0.1, {"attention": 0.0, "ffn": 0.3, **blocks}, dict.fromkeys(range(3), 1)
-        )
 
-    def latency(self: Evaluator, recipe: Recipe, **_: Any) -> Latency:
-        timed.append(recipe)
-        ratio = self.predicted_ratio(recipe)
-        assert ratio is not None
-        return Latency(ratio * 10, 10.0, ratio, ratio, ratio, 5)
+def test_a_model_that_the_table_does_not_know_is_timed_before(
+    study: Study, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Evaluator.predicted_ratio
+    last = Recipe.from_dict(study.measurements[-1].recipe)
+    monkeypatch.setattr(
+        Evaluator,
+        "predicted_ratio",
+        lambda self, recipe: None if recipe == last else known(self, recipe),
+    )
+    remeasure(study, batch_size=1)
+    assert last in clock.timed
 
-    monkeypatch.setattr("axsearch.preparation.measure_latency_table", by_neurons)
-    monkeypatch.setattr(Evaluator, "latency", latency)
+
+def test_other_timings_of_the_model_are_no_ranking(study: Study) -> None:
+    holdout_speed(study, study.front()[0].trial or 0, pairs=1, batches=1)
+    assert list(fronts(study)) == [study.name]
+
+
+def test_the_front_is_drawn_anew_from_all_trials(study: Study, clock: Clock) -> None:
     found = remeasure(study, batch_size=2)
 
-    def neurons(choices: dict[str, dict[str, int | None]]) -> float:
-        return 0.1 + 0.3 * sum((kept["ffn"] or 0) / 64 for kept in choices.values())
-
     def losses(m: Measurement) -> tuple[float, ...]:
-        return -m.accuracy, round(neurons(m.choices), 9), m.size_ratio
+        return -m.accuracy, TABLE.ratio(Recipe.from_dict(m.recipe)), m.size_ratio
 
     every = {m.trial: losses(m) for m in study.measurements}
     expected = {
@@ -91,7 +150,7 @@ def test_the_front_is_drawn_anew_from_all_trials(
         )
     }
     assert {m.trial for m in found.front} == expected
-    assert len(timed) == 1 + len(expected)  # the base and the front, nothing else
+    assert len(clock.timed) <= 1 + len(expected)  # the base and the front, nothing else
 
 
 def test_what_was_timed_is_not_timed_again_unless_asked(
@@ -112,8 +171,12 @@ def test_what_was_timed_is_not_timed_again_unless_asked(
     assert {latency.ratio for t, latency in again.latencies.items() if t} <= {0.5}
 
 
-def test_a_length_of_0_is_the_examples_own(study: Study) -> None:
-    assert remeasure(study, sequence_length=0).scenario == study.spec.scenario
+def test_a_length_of_0_is_the_examples_own(study: Study, clock: Clock) -> None:
+    own = study.spec.scenario
+    assert own is not None
+    study.spec = study.spec.model_copy(update={"scenario": {**own, "sequence_length": 16}})
+    assert remeasure(study).scenario["sequence_length"] == 16
+    assert remeasure(study, sequence_length=0).scenario == own
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import copied
 from plotly import offline
+from sqlalchemy import text
 
 from axsearch import Study, UsageError, write_report
 from axsearch.cli import main
 from axsearch.figures import study_figures
 from axsearch.gallery import study_data
+from axsearch.recipe import Recipe
 from axsearch.report import Report, search_command
 
 
@@ -46,9 +48,9 @@ def test_the_page_has_plotly_and_every_figure_of_the_study(
     assert set(found) == {
         f"{name}-{n}" for name, figures in expected.items() for n in range(1, len(figures) + 1)
     }
-    for name, text in found.items():
+    for name, own_text in found.items():
         own = expected[name.rpartition("-")[0]][int(name.rpartition("-")[2]) - 1]
-        assert json.loads(text) == json.loads(own.to_json())
+        assert json.loads(own_text) == json.loads(own.to_json())
         assert f'<div class="figure" id="{name}">' in page
 
 
@@ -74,7 +76,7 @@ def test_three_sentences_sum_it_up(
         report = Report(Study.open(*where))
         study = report.study
         first, second, third = report.summary
-        assert first.startswith(f"Of {study.count} approximations of")
+        assert first.startswith(f"Of {study.count} models, the base {study.model_name} and")
         assert f"{len(study.front())} make up the Pareto front" in first
         assert report.chosen is not None
         member = report.chosen.member
@@ -91,6 +93,60 @@ def test_three_sentences_sum_it_up(
         assert ("Selection bias" in third) == (split == "holdout")
 
 
+def test_where_the_holdout_split_was_opened_for_some(
+    opened_study: tuple[str, str], tmp_path: Path
+) -> None:
+    study = Study.open(copied(opened_study[0], tmp_path), opened_study[1])
+    others = [m for m in study.front() if m.recipe != study.baseline.recipe]
+    with study.database.engine.begin() as connection:
+        connection.execute(
+            text("DELETE FROM ax_evaluations WHERE split_name = 'holdout' AND recipe = :recipe"),
+            {"recipe": Recipe.from_dict(others[0].recipe).hash},
+        )
+    study.refresh()
+    third = list(Report(study).summary)[2]
+    assert f"was opened for {len(others) - 1} of the {len(others)} models" in third
+    assert "not been opened" not in third
+
+
+def test_what_is_not_known_is_not_said(tiny_study: tuple[str, str], tmp_path: Path) -> None:
+    study = Study.open(copied(tiny_study[0], tmp_path), tiny_study[1])
+    with study.database.engine.begin() as connection:  # as of a version that kept less
+        connection.execute(text("DELETE FROM ax_evaluations"))
+        connection.execute(text("DELETE FROM ax_calibrations"))
+    report = Report(study)
+    first, _, third = report.summary
+    assert "cannot be told" not in first
+    assert "has not been opened" in third
+    assert next(iter(report.measured)).startswith(
+        "Each trial builds the smaller model and measures that. Intervals"
+    )
+    written = write_report(study, str(tmp_path / "report.md")).read_text()
+    assert "| cut | kept |\n|---|---|\n" in written
+    page = write_report(study, str(tmp_path / "report.html")).read_text()
+    assert "damage, nats" not in page.partition("<figure>")[0]
+
+
+def test_only_the_base_on_the_front(
+    tiny_study: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.open(*tiny_study)
+    monkeypatch.setattr(Study, "front", lambda self: [self.baseline])
+    assert list(Report(study).summary)[2] == "No other model than the base is on the front."
+
+
+def test_a_model_off_the_front_has_no_row_to_mark(
+    tiny_study: tuple[str, str], tmp_path: Path
+) -> None:
+    study = Study.open(*tiny_study)
+    on = {m.trial for m in (study.baseline, *study.front())}
+    off = next(m.trial for m in study.measurements if m.trial not in on)
+    for trial, marked in ((off, False), (study.front()[0].trial, True)):
+        page = written(tiny_study, tmp_path / "report.html", trial=trial)
+        assert ('<tr class="chosen">' in page) == marked
+        assert ("The marked row is" in page) == marked
+
+
 def test_where_no_model_is_within_a_point_the_knee_is_explained(
     tiny_study: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,19 +159,19 @@ def test_where_no_model_is_within_a_point_the_knee_is_explained(
 
 
 def test_markdown_says_the_same(opened_study: tuple[str, str], tmp_path: Path) -> None:
-    text = written(opened_study, tmp_path / "report.md", trial=3)
+    said = written(opened_study, tmp_path / "report.md", trial=3)
     study = Study.open(*opened_study)
-    lines = text.splitlines()
+    lines = said.splitlines()
     table = [line for line in lines if line.startswith("| ")]
     assert len({line.count("|") for line in lines[4 : 7 + len(study.front())]}) == 1  # one table
     assert any(line.startswith("| base | ") for line in table)
     for member in study.front():
         assert any(line.startswith(f"| {member.trial} | {member.accuracy:.4f}") for line in table)
-    assert "### Trial 3, as asked for" in text
-    assert "<" not in text
-    assert "{" not in text
+    assert "### Trial 3, as asked for" in said
+    assert "<" not in said
+    assert "{" not in said
     page = tmp_path / "page.txt"
-    assert written(opened_study, page, trial=3, format="md") == text
+    assert written(opened_study, page, trial=3, format="md") == said
     assert written(opened_study, page, trial=3).startswith("<!doctype html>")
 
 
@@ -125,6 +181,9 @@ def test_names_cannot_break_out(tiny_study: tuple[str, str], tmp_path: Path) -> 
     study.name = "</script><script>alert(1)</script>"
     page = write_report(study, str(tmp_path / "report.html")).read_text()
     assert "<script>alert(1)" not in page
+    study.name = "a|b `c` # d"
+    lines = write_report(study, str(tmp_path / "report.md")).read_text().splitlines()
+    assert lines[0] == r"## a\|b \`c\` \# d"
 
 
 def test_the_search_command_makes_the_same_study(

@@ -7,7 +7,7 @@ import json as to_json
 from rich.table import Table
 
 from axsearch.cli import options
-from axsearch.cli.output import say, share, stdout
+from axsearch.cli.output import say, stdout
 from axsearch.comparison import selection_bias, ties
 from axsearch.explanation import Explanation, explain_trial, export_command
 from axsearch.study import Study
@@ -29,7 +29,7 @@ def explain(
       axsearch explain --storage sqlite:///studies.db --study reviews --trial 12
     """
     opened = Study.open(storage, study)
-    opened.frozen(trial)  # before what takes longer
+    opened.trial(trial)  # before what takes longer
     found = explain_trial(opened, trial, ties(opened), selection_bias(opened))
     if json:
         print(to_json.dumps(found.to_dict()))
@@ -43,16 +43,10 @@ def print_explanation(study: Study, found: Explanation) -> None:
     say(console, *found.sentences)
     if found.cuts:
         table = Table()
-        for name in ("cut", "kept"):
-            table.add_column(name)
-        columns = {"damage, nats": "damage", "time saved": "time", "bytes saved": "size"}
-        known = {name: field for name, field in columns.items() if found.has(field)}
-        for name in known:
-            table.add_column(name, justify="right")
-        for cut in found.cuts:
-            damage = "" if cut.damage is None else f"{cut.damage:.4f}"
-            cells = {"damage": damage, "time": share(cut.time), "size": share(cut.size)}
-            table.add_row(cut.name, cut.kept, *(cells[field] for field in known.values()))
+        for heading in found.headings:
+            table.add_column(heading, justify="left" if heading in ("cut", "kept") else "right")
+        for row in found.rows:
+            table.add_row(*row)
         console.print(table)
     assert found.member.trial is not None
     say(console, export_command(study, found.member.trial, study.database.url))

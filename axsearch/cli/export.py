@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as to_json
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ def export(
             "--force", help="Export a model that is no better than one answer for all, too."
         ),
     ] = False,
+    json: options.Json = False,
 ) -> None:
     """Write a trial's smaller model to a folder.
 
@@ -30,7 +32,13 @@ def export(
       axsearch export --storage sqlite:///studies.db --study reviews --trial 12 --out small
     """
     opened = Study.open(storage, study)
-    opened.trial(trial)
+    chosen = opened.trial(trial)
     from axsearch.export import export_model
 
-    print(export_model(opened, trial, out, format=format, force=force))
+    folder = export_model(opened, trial, out, format=format, force=force)
+    if json:
+        print(
+            to_json.dumps({"path": str(folder), "format": format, **chosen.model_dump(mode="json")})
+        )
+    else:
+        print(folder)

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
 from rich.prompt import Prompt
 
+from axsearch.choosing import ORDERS, By
 from axsearch.cli import options
 from axsearch.cli.explain import print_explanation
 from axsearch.cli.output import numbers, ratio, say, stdout
@@ -21,12 +23,6 @@ from axsearch.explanation import explain_trial
 from axsearch.measurement import Measurement
 from axsearch.outcome import Estimate
 from axsearch.study import Study
-
-ORDERS = {
-    "latency": lambda m: (m.latency_ratio or 0.0, m.size_bytes),
-    "size": lambda m: (m.size_bytes, m.latency_ratio or 0.0),
-    "accuracy": lambda m: (-m.accuracy, m.size_bytes),
-}
 
 
 def front(
@@ -79,7 +75,7 @@ def print_json(study: Study) -> None:
     print(json.dumps(data))
 
 
-def print_front(study: Study, order: str = "latency") -> None:
+def print_front(study: Study, order: By = "latency") -> None:
     """A table to stdout: the base, then the front."""
     members = sorted(study.front(), key=ORDERS[order])
     tied, bias = ties(study), selection_bias(study)
@@ -103,9 +99,15 @@ def ask(study: Study) -> None:
     """Explain the trials that are asked for, until nothing is."""
     console = Console(highlight=False, stderr=True)
     words = f"Trial to explain, or {', '.join(ORDERS)} to sort by (Enter leaves)"
-    while wanted := Prompt.ask(words, console=console, default="", show_default=False).strip():
-        if wanted in ORDERS:
-            print_front(study, wanted)
+
+    def answer() -> str:
+        with suppress(EOFError, KeyboardInterrupt):  # ways to leave, too
+            return Prompt.ask(words, console=console, default="", show_default=False).strip()
+        return ""
+
+    while wanted := answer():
+        if wanted in get_args(By):
+            print_front(study, cast(By, wanted))
         elif wanted.isdecimal():
             try:
                 found = explain_trial(study, int(wanted), ties(study), selection_bias(study))
@@ -141,9 +143,10 @@ def _cells(
     if holdout:
         found = holdout.get(m.trial)
         cells += [f"{found.value:.4f}", f"{found.low:.4f}-{found.high:.4f}"] if found else ["", ""]
+    if m.latency_ratio is not None:
+        cells.append(ratio(m.latency_ratio, measured=m.latency_measured))
     return [
         *cells,
-        ratio(m.latency_ratio, measured=m.latency_measured),
         ratio(m.size_ratio),
         " ".join(_layer(choices) for choices in m.choices.values()),
     ]

@@ -30,11 +30,6 @@ def numbers(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def share(value: float | None) -> str:
-    """A share in percent, nothing where it is not known."""
-    return "" if value is None else f"{value:.1%}"
-
-
 def ratio(value: float | None, *, measured: bool = True) -> str:
     """A ratio to the base, with ~ where it is predicted."""
     return "" if value is None else f"{'' if measured else '~'}{value:.3f}"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from axsearch.cli import options
-from axsearch.cli.front import print_front
+from axsearch.cli.front import print_front, print_json
 from axsearch.engines import Place
 from axsearch.errors import AxsearchError
 
@@ -108,6 +108,7 @@ def search(
     text_columns: options.TextColumns = None,
     label_column: options.LabelColumn = None,
     seed: options.Seed = 0,
+    json: options.Json = False,
 ) -> None:
     """Search the approximations of a fine-tuned model; resumes a study that exists.
 
@@ -153,4 +154,7 @@ def search(
         raise AxsearchError(
             "stopped; finished trials are kept, and the same command goes on from there."
         ) from None
-    print_front(done)
+    if json:
+        print_json(done)
+    else:
+        print_front(done)

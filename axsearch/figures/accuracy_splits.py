@@ -38,7 +38,7 @@ def accuracy_splits_figure(
     holdout: Mapping[int, Estimate],
     *,
     metric: str,
-    bias: Estimate | None = None,
+    bias: str = "",
 ) -> go.Figure:
     """Accuracy on the search split against that on the holdout split, with 95 % intervals.
 
@@ -49,7 +49,7 @@ def accuracy_splits_figure(
         baseline: the base, left out likewise.
         holdout: the metric on the holdout split, by trial.
         metric: the accuracy metric.
-        bias: by how much the front's gain over the base is less on the holdout split.
+        bias: what is known of the selection bias, in a sentence.
     """
     members = [m for m in front if m.trial in holdout and m.trial != baseline.trial]
     bases = [baseline] if baseline.trial in holdout else []
@@ -89,20 +89,10 @@ def accuracy_splits_figure(
     return style.lay_out(
         figure,
         _title(metric),
-        subtitle="" if bias is None else bias_in_words(bias),
+        subtitle=bias,
         height=520,
         xaxis={"title": {"text": f"{name}, search split"}, "range": both},
         yaxis={"title": {"text": f"{name}, holdout split"}, "range": both},
-    )
-
-
-def bias_in_words(bias: Estimate) -> str:
-    """What the selection bias says of the front, in a sentence."""
-    chance = "; it may be chance" if bias.low <= 0 <= bias.high else ""
-    return (
-        "Selection bias, the difference to the base on the search split minus that on the holdout "
-        f"split: {bias.value:+.4f} on average (95 % interval {bias.low:+.4f} to {bias.high:+.4f}"
-        f"{chance})."
     )
 
 

@@ -85,7 +85,7 @@ class StudyData:
         ties: groups of members, by trial, whose accuracies cannot be told apart.
         holdout: the metric on the holdout split with its interval, by trial, where it was opened;
             the base is among them.
-        bias: by how much the front's gain over the base is less on the holdout split, on average.
+        bias: what is known of the selection bias, in a sentence.
         times: of trials.
         damage: for each parameter of the genome the damage of each of its levels, in nats.
         levels: for each parameter the values of its levels, where they are known.
@@ -103,7 +103,7 @@ class StudyData:
     front: Sequence[Measurement] = ()
     ties: Sequence[Sequence[int]] = ()
     holdout: Mapping[int, Estimate] = field(default_factory=dict)
-    bias: Estimate | None = None
+    bias: str = ""
     times: Sequence[TrialTime] = ()
     damage: Mapping[str, Sequence[float]] = field(default_factory=dict)
     levels: Mapping[str, Sequence[int | None]] = field(default_factory=dict)

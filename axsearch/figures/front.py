@@ -245,7 +245,8 @@ def _add_front(
 
 
 def _cycled(of: Sequence[str], group: int | None) -> str:
-    return of[0 if group is None else group % len(of)]
+    """The first for a member that is tied with none, so that it looks like no group."""
+    return of[0] if group is None else of[1 + group % (len(of) - 1)]
 
 
 def _tied_with(trial: int | None, ties: Sequence[Sequence[int]]) -> str:

@@ -188,36 +188,6 @@ def load_ratios(engine: Engine, key: LatencyKey, recipes: Iterable[str]) -> dict
         return {row.recipe: row.ratio for row in session.execute(wanted)}
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What recipes of one model took on one machine for one workload, relative to the base.
-
-    ``scenario`` is that of the workload as plain data, ``ratios`` are by recipe hash.
-    """
-
-    machine: str
-    workload: str
-    scenario: dict[str, Any]
-    ratios: dict[str, float]
-
-
-@outlast
-def load_timings(engine: Engine, model: str, recipes: Iterable[str]) -> list[Timing]:
-    """The newest latency ratios of these recipes, for each machine and workload they have some."""
-    wanted = (
-        select(LatencyRow)
-        .where(LatencyRow.model == model, LatencyRow.recipe.in_(set(recipes)))
-        .order_by(LatencyRow.id)
-    )
-    found: dict[tuple[str, str], Timing] = {}
-    with Session(engine) as session:
-        for row in session.scalars(wanted):
-            key = row.machine, row.workload
-            timing = found.setdefault(key, Timing(*key, row.scenario, {}))
-            timing.ratios[str(row.recipe)] = row.ratio
-    return list(found.values())
-
-
 def save_latency(
     engine: Engine,
     key: LatencyKey,

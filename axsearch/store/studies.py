@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -137,6 +138,50 @@ def front_candidates(engine: Engine, study_id: int, base: str) -> list[int]:
     )
     with Session(engine) as session:
         return sorted(session.execute(wanted, {"study": study_id, "base": base}).scalars())
+
+
+@outlast
+def trial_ids(engine: Engine, study_id: int, numbers: Sequence[int]) -> list[int]:
+    """The ids of a study's trials with these numbers."""
+    trials = models.TrialModel.__table__.c
+    wanted = select(trials.trial_id).where(
+        trials.study_id == study_id, trials.number.in_(set(numbers))
+    )
+    with Session(engine) as session:
+        return sorted(session.scalars(wanted))
+
+
+@outlast
+def change_attributes(
+    engine: Engine, study_id: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> None:
+    """Write system attributes of a study, all of them or none, while no other does the same.
+
+    Optuna writes one after the other, so that two writers of a text in several parts can leave a
+    mixture of both. Nothing is done where there is no such study.
+
+    Args:
+        engine: an open database.
+        study_id: Optuna's id of it.
+        change: is given all that there are, and gives those to write.
+    """
+    studies: Any = models.StudyModel.__table__
+    attribute: Any = models.StudySystemAttributeModel
+    ours = studies.c.study_id == study_id
+    with Session(engine) as session:
+        # Changes nothing, and holds the study's row, or all of SQLite, until the end.
+        held = session.execute(update(studies).where(ours).values(study_name=studies.c.study_name))
+        if not held.rowcount:  # type: ignore[attr-defined]
+            return
+        found = session.scalars(select(attribute).where(attribute.study_id == study_id))
+        rows = {row.key: row for row in found}
+        before = {key: json.loads(row.value_json) for key, row in rows.items()}
+        for key, value in change(before).items():
+            if key not in rows:
+                session.add(attribute(study_id=study_id, key=key, value_json=json.dumps(value)))
+            elif before[key] != value:
+                rows[key].value_json = json.dumps(value)
+        session.commit()
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,8 @@ def test_ties_are_told_by_letters_colours_symbols_and_hover() -> None:
         "a: tied with 3<br>b: tied with 7",
         "b: tied with 5",
     ]
-    assert list(front.marker.color) == [style.PALETTE[0], style.PALETTE[0], style.PALETTE[1]]
-    assert list(front.marker.symbol) == [style.SYMBOLS[0], style.SYMBOLS[0], style.SYMBOLS[1]]
+    assert list(front.marker.color) == [style.PALETTE[1], style.PALETTE[1], style.PALETTE[2]]
+    assert list(front.marker.symbol) == [style.SYMBOLS[1], style.SYMBOLS[1], style.SYMBOLS[2]]
 
 
 def test_letters() -> None:
@@ -139,8 +139,9 @@ def test_letters() -> None:
 
 
 def test_colour_and_symbol_of_a_group_come_back_together_only_late() -> None:
-    pairs = zip(style.PALETTE * 7, style.SYMBOLS * 6, strict=True)
-    assert len(set(pairs)) == 42
+    # The first of each is that of members without a group.
+    pairs = zip(style.PALETTE[1:] * 6, style.SYMBOLS[1:] * 5, strict=True)
+    assert len(set(pairs)) == 30
 
 
 def test_many_points_are_sampled_evenly_and_said() -> None:
@@ -194,3 +195,17 @@ def test_a_figure_for_each_cost() -> None:
     assert figure.layout.title.text == "F1 against size"
     assert list(trace(figure, "front").text) == ["3 a", "5 a", "7"]
     assert len(of_study(StudyData("s", "f1"))) == 2
+
+
+def test_a_member_that_is_tied_with_none_looks_like_no_group() -> None:
+    members = [
+        measurement(i, accuracy=0.9 - i / 100, latency_ratio=1 - i / 10) for i in range(1, 9)
+    ]
+    ties = [[1, 2], [2, 3], [4, 5]]
+    figure = front_figure([], members, measurement(0), cost="latency", metric="f1", ties=ties)
+    (front,) = (trace for trace in figure.data if trace.name.startswith("front"))
+    looks = list(zip(front.marker.color, front.marker.symbol, strict=True))
+    assert looks[0] == looks[1]
+    assert looks[3] == looks[4]
+    assert len({looks[0], looks[3]}) == 2
+    assert {looks[5], looks[6], looks[7]}.isdisjoint(looks[:5])

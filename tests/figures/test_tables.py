@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import plotly.graph_objects as go
 import pytest
 
-from axsearch.figures.accuracy_splits import accuracy_splits_figure, bias_in_words
+from axsearch.figures.accuracy_splits import accuracy_splits_figure
 from axsearch.figures.damage_table import damage_table_figure
 from axsearch.figures.data import BlockShares, StudyData
 from axsearch.figures.importance import importance_figure
@@ -61,12 +61,9 @@ class TestAccuracySplits:
         assert len(named(figure, "base").x) == 0
 
     def test_bias_is_said_in_words(self) -> None:
-        said = self.drawn(bias=Estimate(0.01, 0.002, 0.018)).layout.title.text
-        assert "holdout split: +0.0100 on average" in said.replace("<br>", " ")
-        assert "chance" not in said
-        assert bias_in_words(Estimate(-0.01, -0.02, 0.005)).endswith(
-            "split: -0.0100 on average (95 % interval -0.0200 to +0.0050; it may be chance)."
-        )
+        said = self.drawn(bias="Selection bias: none to speak of.").layout.title.text
+        assert said.replace("<br>", " ").endswith("Selection bias: none to speak of.</span>")
+        assert "Selection" not in self.drawn().layout.title.text
 
 
 class TestDamage:
