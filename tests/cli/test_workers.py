@@ -98,7 +98,8 @@ def check(url: str, wanted: int) -> Study:
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # of SQLite see tests/faults
 def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
-    process = start("--trials", TRIALS, *TWO, *UNTIMED)
+    """What was lost is tried again, and in the end each model of the front is timed once."""
+    process = start("--trials", TRIALS, *TWO)
     until(process, rf"trial \d+/{TRIALS} ")
     children = [
         child
@@ -116,41 +117,25 @@ def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
         workers = connection.execute(
             text("SELECT count(DISTINCT worker) FROM ax_trials WHERE finished")
         ).scalar()
-    assert workers >= 2  # the base's, and at least one of the two
-    study.database.close()
-
-
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_two_workers_time_the_front_once(start: Start, url: str) -> None:
-    process = start("--trials", "12", *TWO)
-    _, said = end(process)
-    assert process.returncode == 0, said
-    study = check(url, 12)
-    assert all(member.latency_measured for member in study.front())
-    with study.database.engine.connect() as connection:
         timed = connection.execute(
             text("SELECT count(*), count(DISTINCT recipe) FROM ax_latencies WHERE entry IS NULL")
         ).one()
+    assert workers >= 2  # the base's, and at least one of the two
+    assert all(member.latency_measured for member in study.front())
     assert timed[0] == timed[1]
     study.database.close()
 
 
-@pytest.mark.parametrize(
-    ("kind", "url"),
-    [(signal.SIGINT, "sqlite"), (signal.SIGTERM, "postgresql")],
-    indirect=["url"],
-)
+# Of SIGTERM see tests/engines/test_local.py and tests/faults/test_kills.py.
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_stopped_search_goes_on_with_a_worker(
-    start: Start, url: str, kind: signal.Signals, base_dir: Path, tmp_path: Path
+    start: Start, url: str, base_dir: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "base"
     moved.symlink_to(base_dir)
     process = start("--trials", TRIALS, *TWO, *UNTIMED, model=moved)
     until(process, rf"trial \d+/{TRIALS} ")
-    if kind == signal.SIGINT:  # as a terminal sends it: to all processes of its group
-        os.killpg(process.pid, kind)
-    else:
-        process.send_signal(kind)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all of its group
     _, said = end(process)
     assert process.returncode == 1
     assert said.splitlines()[-1] == (
