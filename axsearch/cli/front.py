@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, cast, get_args
 
@@ -16,13 +16,15 @@ from rich.prompt import Prompt
 from axsearch.choosing import ORDERS, By
 from axsearch.cli import options
 from axsearch.cli.explain import print_explanation
-from axsearch.cli.output import numbers, ratio, say, stdout
+from axsearch.cli.output import numbers, ratio, say, stdout, width
 from axsearch.comparison import SelectionBias, Ties, selection_bias, ties
 from axsearch.errors import UsageError
 from axsearch.explanation import explain_trial
 from axsearch.measurement import Measurement
-from axsearch.outcome import Estimate
 from axsearch.study import Study
+
+INTERVAL = "95 % interval"
+LAYERS = "heads / neurons kept, layer by layer"
 
 
 def front(
@@ -80,17 +82,36 @@ def print_front(study: Study, order: By = "latency") -> None:
     members = sorted(study.front(), key=ORDERS[order])
     tied, bias = ties(study), selection_bias(study)
     holdout = study.holdout([study.baseline, *members])
-    columns = ["trial", study.spec.metric, "95 % interval"]
-    columns += ["ties"] if tied and tied.groups else []
-    columns += ["holdout", "95 % interval"] if holdout else []
-    table = numbers(
-        *columns, "latency", "size", title=f"{study.name}: front of {study.count} trials"
-    )
-    table.add_column("heads / neurons kept, layer by layer", overflow="fold")
-    for member, label in ((study.baseline, "base"), *((m, str(m.trial)) for m in members)):
-        cells = _cells(member, label, tied, holdout)
-        table.add_row(*cells, end_section=label == "base")
+    models = [(study.baseline, "base"), *((m, str(m.trial)) for m in members)]
+    columns: dict[str, list[str]] = {
+        "trial": [label for _, label in models],
+        study.spec.metric: [f"{m.accuracy:.4f}" for m, _ in models],
+        INTERVAL: [f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}" for m, _ in models],
+    }
+    if tied and tied.groups:
+        columns["ties"] = [tied.letters.get(m.trial or 0, "") for m, _ in models]
+    if holdout:
+        held = [holdout.get(m.trial or 0) for m, _ in models]
+        columns["holdout"] = [f"{h.value:.4f}" if h else "" for h in held]
+        columns[f"{INTERVAL} "] = [f"{h.low:.4f}-{h.high:.4f}" if h else "" for h in held]
+    if study.baseline.latency_ratio is not None:
+        columns["latency"] = [
+            ratio(m.latency_ratio, measured=m.latency_measured) for m, _ in models
+        ]
+    columns["size"] = [ratio(m.size_ratio) for m, _ in models]
+    layers = [" ".join(_layer(choices) for choices in m.choices.values()) for m, _ in models]
     console = stdout()
+    for interval in (INTERVAL, f"{INTERVAL} "):  # what a narrow terminal has no room for
+        if width(columns, between=2) > console.width:
+            columns.pop(interval, None)
+    table = numbers(columns, console, title=f"{study.name}: front of {study.count} trials")
+    # In a narrow terminal layers would take many lines; `axsearch explain` has them as well.
+    room = console.width - width(columns) - 4
+    if not console.is_terminal or room >= max(map(len, layers)) / 2:
+        columns[LAYERS] = layers
+        table.add_column(LAYERS, overflow="fold")
+    for number, row in enumerate(zip(*columns.values(), strict=True)):
+        table.add_row(*row, end_section=number == 0)
     console.print(table)
     say(console, *_footnotes(study, members, tied, bias))
 
@@ -131,25 +152,6 @@ def _footnotes(
     if members:
         notes.append(f"axsearch explain --study {study.name} --trial N says what a model gave up.")
     return notes
-
-
-def _cells(
-    m: Measurement, label: str, tied: Ties | None, holdout: Mapping[int, Estimate]
-) -> list[str]:
-    assert m.trial is not None
-    cells = [label, f"{m.accuracy:.4f}", f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}"]
-    if tied and tied.groups:
-        cells.append(tied.letters.get(m.trial, ""))
-    if holdout:
-        found = holdout.get(m.trial)
-        cells += [f"{found.value:.4f}", f"{found.low:.4f}-{found.high:.4f}"] if found else ["", ""]
-    if m.latency_ratio is not None:
-        cells.append(ratio(m.latency_ratio, measured=m.latency_measured))
-    return [
-        *cells,
-        ratio(m.size_ratio),
-        " ".join(_layer(choices) for choices in m.choices.values()),
-    ]
 
 
 def _layer(choices: dict[str, int | None]) -> str:

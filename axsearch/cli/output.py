@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -22,12 +24,19 @@ def say(console: Console, *sentences: str) -> None:
         console.print(sentence, soft_wrap=True)
 
 
-def numbers(*columns: str, title: str | None = None) -> Table:
-    """A table whose columns are numbers."""
+def numbers(columns: Mapping[str, Sequence[str]], console: Console, *, title: str) -> Table:
+    """A table of numbers, without lines where they would not fit; its rows are still to come."""
     table = Table(title=title)
+    if width(columns) > console.width:
+        table.box, table.padding, table.pad_edge = None, (0, 2, 0, 0), False
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def width(columns: Mapping[str, Sequence[str]], between: int = 3) -> int:
+    """Characters that a table takes: what is in it and a line and two blanks for each column."""
+    return sum(max(map(len, (name, *cells))) + between for name, cells in columns.items())
 
 
 def ratio(value: float | None, *, measured: bool = True) -> str:

@@ -65,25 +65,25 @@ def remeasure(
         }
         print(to_json.dumps(data_))
         return
-    table = numbers(
-        "rank", "trial", opened.spec.metric, "latency", "quartiles", "size", "study's rank",
-        "study's latency", title=f"{study}: front for {found.words}",
-    )  # fmt: skip
-    for rank, member in enumerate(found.front, 1):
-        assert member.trial is not None
-        own = found.latencies[member.trial]
-        place, known = before.get(member.trial, ("", None))
-        table.add_row(
-            str(rank),
-            str(member.trial),
-            f"{member.accuracy:.4f}",
-            ratio(member.latency_ratio),
-            f"{own.low:.3f}-{own.high:.3f}",
-            ratio(member.size_ratio),
-            str(place),
-            "" if known is None else ratio(known.latency_ratio, measured=known.latency_measured),
-        )
+    own = [found.latencies[m.trial or 0] for m in found.front]
+    known = [before.get(m.trial, ("", None)) for m in found.front]
+    columns = {
+        "rank": [str(rank) for rank, _ in enumerate(found.front, 1)],
+        "trial": [str(m.trial) for m in found.front],
+        opened.spec.metric: [f"{m.accuracy:.4f}" for m in found.front],
+        "latency": [ratio(m.latency_ratio) for m in found.front],
+        "quartiles": [f"{latency.low:.3f}-{latency.high:.3f}" for latency in own],
+        "size": [ratio(m.size_ratio) for m in found.front],
+        "study's rank": [str(place) for place, _ in known],
+        "study's latency": [
+            "" if m is None else ratio(m.latency_ratio, measured=m.latency_measured)
+            for _, m in known
+        ],
+    }
     console = stdout()
+    table = numbers(columns, console, title=f"{study}: front for {found.words}")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     console.print(table)
     left = [str(trial) for trial in before if trial not in found.latencies]
     say(

@@ -118,6 +118,24 @@ def test_front_as_a_table_and_on_holdout(run: Run, where: list[str]) -> None:
     assert "McNemar's exact test on the 80 examples of the holdout split" in " ".join(shown.split())
 
 
+def test_a_front_without_latencies(
+    run: Run, base_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    place = ("--storage", f"sqlite:///{tmp_path / 's.db'}", "--study", "small")
+    given = ("--model", base_dir, "--data", data_dir, "--objectives", "accuracy,size")
+    done = run("search", *given, *place, "--trials", "3", "--no-staged")
+    (header,) = (line for line in done.out.splitlines() if "accuracy" in line)
+    names = [name.strip() for name in header.strip("┃").split("┃")]
+    assert "latency" not in names
+    front = json.loads(run("front", *place, "--json").out)["front"]
+    sizes = [
+        line.split("│")[1 + names.index("size")].strip()
+        for line in done.out.splitlines()
+        if line.startswith("│") and line.split("│")[1].strip().isdecimal()
+    ]
+    assert sorted(sizes) == sorted(f"{m['size_ratio']:.3f}" for m in front)
+
+
 def test_the_front_in_a_terminal_asks_what_to_explain(where: list[str]) -> None:
     script = f"""
 import sys
@@ -130,6 +148,7 @@ main()
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.pop("NO_COLOR", None)
+        os.environ["COLUMNS"] = "80"
         os.execv(sys.executable, [sys.executable, "-c", script])
     while True:
         if not select.select([terminal], [], [], 60)[0]:
@@ -146,6 +165,7 @@ main()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     text = screen.decode()
     assert "\x1b[" in text  # bold, in a terminal
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text.partition("Trial to explain")[0]  # all fits
     assert text.count("front of 8 trials") == 2
     assert "no finished trial 999" in text
     assert "Trial 4 has" in text
@@ -221,7 +241,7 @@ def test_quiet_says_nothing_but_errors(
 
 
 def test_colours_are_off_where_no_color_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = numbers("a", title="b")
+    table = numbers({"a": ["1"]}, stdout(), title="b")
     table.add_row("1")
 
     def printed() -> str:
