@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from axsearch import figures
 from axsearch.choosing import ORDERS
@@ -78,12 +78,15 @@ def study_data(study: Study, tied: Ties | None = None) -> StudyData:
 def compare_fronts(studies: Sequence[Study]) -> go.Figure:
     """The fronts of several studies, machines and scenarios in one figure, by accuracy and latency.
 
-    Where models or data differ, accuracy is shown as the change from each base.
+    Where models or data differ, accuracy is shown as the change from each base. Where none of them
+    has a latency it is by size.
     """
     found = {name: front for study in studies for name, front in fronts(study).items()}
     judged = {(s.spec.model_fingerprint, s.spec.splits["search"], s.spec.metric) for s in studies}
     metric = " or ".join(sorted({study.spec.metric for study in studies}))
-    return fronts_figure(found, cost="latency", metric=metric, change=len(judged) > 1)
+    timed = any(m.latency_ratio is not None for _, front in found.values() for m in front)
+    cost: Literal["latency", "size"] = "latency" if timed else "size"
+    return fronts_figure(found, cost=cost, metric=metric, change=len(judged) > 1)
 
 
 def fronts(study: Study) -> dict[str, tuple[Measurement, list[Measurement]]]:

@@ -153,8 +153,8 @@ class Report:
             f"the base by their {study.spec.metric}"
         )
         yield (
-            f"Of {study.count} models, the base {self.model} and approximations of it, judged "
-            f"on the data {self.data}, {len(self.front)} make up the Pareto front over "
+            f'Of {study.count} models, the base "{self.model}" and approximations of it, judged on '
+            f'"{self.data}", {len(self.front)} make up the Pareto front over '
             f"{', '.join(study.spec.objectives)}{told}."
         )
         yield self._of_the_chosen()

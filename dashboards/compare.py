@@ -14,6 +14,6 @@ if len(sys.argv) < 4:
 out, storage, *names = sys.argv[1:]
 try:
     compare_fronts([Study.open(storage, name) for name in names]).write_html(out)
-except AxsearchError as error:
+except (AxsearchError, OSError) as error:
     sys.exit(f"{error}")
 print(out)

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 import axsearch
 from axsearch import Study
-from axsearch.gallery import _times, fronts, study_data
+from axsearch.gallery import _times, compare_fronts, fronts, study_data
 from axsearch.store.studies import TrialHistory
 from axsearch.tables import Tables
 
@@ -105,3 +105,34 @@ def test_nothing_ran() -> None:
 def test_fronts_of_one_study_alone(tiny_study: tuple[str, str]) -> None:
     study = Study.open(*tiny_study)
     assert fronts(study) == {"tiny": (study.baseline, study.front())}
+
+
+def test_fronts_are_compared_by_change_where_models_or_data_differ(
+    tiny_study: tuple[str, str],
+) -> None:
+    one, other = Study.open(*tiny_study), Study.open(*tiny_study)
+    figure = compare_fronts([one])
+    drawn = [trace for trace in figure.data if trace.mode == "markers"]
+    assert [trace.name for trace in drawn] == ["tiny"]
+    assert set(drawn[0].y) == {round(m.accuracy, 5) for m in one.front()}
+    assert sorted(drawn[0].x) == pytest.approx(
+        sorted(m.latency_ratio or 0.0 for m in one.front()), rel=1e-4
+    )
+    other.name = "other"
+    other.__dict__["optuna"] = one.optuna
+    splits = {**other.spec.splits, "search": "0" * 64}
+    other.spec = other.spec.model_copy(update={"splits": splits})
+    assert "change of accuracy" in compare_fronts([one, other]).layout.yaxis.title.text
+
+
+def test_fronts_without_a_latency_are_compared_by_size(
+    tiny_study: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.open(*tiny_study)
+    untimed = [
+        m.model_copy(update={"latency_ratio": None, "latency_ms": None}) for m in study.front()
+    ]
+    monkeypatch.setattr(Study, "front", lambda self: untimed)
+    figure = compare_fronts([study])
+    (drawn,) = (trace for trace in figure.data if trace.mode == "markers")
+    assert sorted(drawn.x) == pytest.approx(sorted(m.size_ratio for m in untimed), rel=1e-4)

@@ -76,7 +76,7 @@ def test_three_sentences_sum_it_up(
         report = Report(Study.open(*where))
         study = report.study
         first, second, third = report.summary
-        assert first.startswith(f"Of {study.count} models, the base {study.model_name} and")
+        assert first.startswith(f'Of {study.count} models, the base "{study.model_name}" and')
         assert f"{len(study.front())} make up the Pareto front" in first
         assert report.chosen is not None
         member = report.chosen.member
