@@ -8,11 +8,15 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from axsearch.resume import work
+from axsearch.store.database import open_database
 
 BENCHMARKS = Path(__file__).parents[1] / "studies" / "benchmarks"
 
@@ -103,20 +107,39 @@ def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     assert (tmp_path / "samplers.json").read_bytes() == before
 
 
-def test_workers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_workers(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[tuple[str, str]] = []
+
+    real = subprocess.run
+
+    def here(command: list[str], **options: object) -> object:
+        """The worker that the command would start, in this process."""
+        if list(command[1:4]) != ["-m", "axsearch", "worker"]:
+            return real(command, **options)  # type: ignore[call-overload]
+        given = dict(zip(command[4::2], command[5::2], strict=True))
+        places.append((given["--workers"], given["--cpus-per-worker"]))
+        with closing(open_database(given["--storage"])) as database:
+            work(database, given["--study"])
+        return None
+
+    monkeypatch.setattr(subprocess, "run", here)
     out = tmp_path / "workers.json"
-    run_alone("workers.py", base_dir, data_dir, "--recipes", 3, "--rounds", 1, "--out", out)
+    run("workers.py", base_dir, data_dir, "--recipes", 3, "--rounds", 1, "--out", out)
     found = json.loads(out.read_text())
     for runs in found["runs"].values():
         assert [(one["recipes"], one["seconds"] > one["seconds_a_recipe"]) for one in runs] == [
             (3, True)
         ]
+    assert places == [("2", "1"), ("1", "2")]
     two, one = (found["runs"][way][0]["seconds"] for way in found["runs"])
     assert found["ratio"] == two / one
 
 
 def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORED", "24")
+    monkeypatch.setenv("WORKERS", "2")  # each imports torch
     run_alone("store.py", tmp_path / "store.json")
     found = json.loads((tmp_path / "store.json").read_text())
     assert found["stored"] == 24

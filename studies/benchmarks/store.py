@@ -193,11 +193,12 @@ def measure(url, stored):
     )  # fmt: skip
     database.close()
     more = min(MORE, stored // 2)
-    found = {"workers": WORKERS, "processors": os.cpu_count(), "machine": platform.machine()}
-    found["ms_a_trial_new"] = run(url, more, WORKERS)
+    workers = int(os.environ.get("WORKERS", WORKERS))
+    found = {"workers": workers, "processors": os.cpu_count(), "machine": platform.machine()}
+    found["ms_a_trial_new"] = run(url, more, workers)
     fill(url, stored)
     found["stored"] = stored
-    found["ms_a_trial_at_stored"] = run(url, stored + more, WORKERS)
+    found["ms_a_trial_at_stored"] = run(url, stored + more, workers)
 
     def opened():
         one = Study.open(url, "many")
