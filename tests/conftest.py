@@ -34,6 +34,15 @@ NEUTRAL = [f"word{i}" for i in range(40)]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL]
 
 
+SLOW = ("cli/test_workers.py", "faults/test_events.py", "test_benchmarks.py")
+"""Modules whose tests take up to a minute each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first, so that none is left for one process alone in the end."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(SLOW))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)  # tests run side by side
