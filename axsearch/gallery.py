@@ -12,10 +12,11 @@ from axsearch.comparison import Ties, selection_bias, ties
 from axsearch.figures.data import BlockShares, Point, StudyData, TrialTime
 from axsearch.figures.fronts import fronts_figure
 from axsearch.measurement import Measurement
+from axsearch.rankings import rankings
 from axsearch.recipe import Recipe
 from axsearch.store.queries import LatencyKey, load_ratios
 from axsearch.store.studies import TrialHistory, trial_history
-from axsearch.study import Study, rankings
+from axsearch.study import Study
 from axsearch.tables import Tables
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from axsearch.machine import machine_name
 from axsearch.measurement import Measurement
 from axsearch.preparation import latency_table
 from axsearch.progress import progress_bar, steps
+from axsearch.rankings import keep_ranking
 from axsearch.recipe import Recipe
 from axsearch.resume import load_task, spaces
-from axsearch.study import Study, StudySpec, front_of, in_words, keep_ranking
+from axsearch.study import Study, StudySpec, front_of, in_words
 from axsearch.surgery import sites_by_id
 
 

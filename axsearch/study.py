@@ -417,29 +417,6 @@ class Study:
         return f"Trial {trial} of study {self.name!r}"
 
 
-RANKED = "remeasured for "
-"""How the user attribute of a study begins that has a ranking of :func:`keep_ranking`."""
-
-
-def keep_ranking(
-    study: Study, scenario: Mapping[str, Any], workload: str, machine: str, trials: Sequence[int]
-) -> None:
-    """Keep which trials are the front in another scenario or on another machine."""
-    name = f"{RANKED}{in_words(scenario)}, on {machine}"
-    ranking = {"workload": workload, "machine": machine, "trials": list(trials)}
-    study.optuna.set_user_attr(name, ranking)
-
-
-def rankings(study: Study) -> dict[str, dict[str, Any]]:
-    """What :func:`keep_ranking` has kept: by scenario and machine, workload, machine and trials."""
-    attributes = study.optuna.user_attrs
-    return {
-        name.removeprefix(RANKED): ranking
-        for name, ranking in attributes.items()
-        if name.startswith(RANKED)
-    }
-
-
 def in_words(scenario: Mapping[str, Any]) -> str:
     """What latency is measured for."""
     length = scenario["sequence_length"]
