@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from axsearch import figures
 from axsearch.choosing import ORDERS
 from axsearch.comparison import Ties, selection_bias, ties
-from axsearch.figures.data import BlockShares, Point, StudyData, TrialTime
+from axsearch.figures.data import Point, StudyData, TrialTime
 from axsearch.figures.fronts import fronts_figure
 from axsearch.measurement import Measurement
 from axsearch.rankings import rankings
@@ -49,7 +49,6 @@ def study_data(study: Study, tied: Ties | None = None) -> StudyData:
     baseline = study.baseline if study.has_baseline else None
     tied = tied or (ties(study) if study.has_baseline else None)
     bias = selection_bias(study) if study.has_baseline else None
-    table = tables.latency
     return StudyData(
         name=study.name,
         metric=spec.metric,
@@ -69,9 +68,8 @@ def study_data(study: Study, tied: Ties | None = None) -> StudyData:
         times=_times(history),
         damage=tables.damage,
         levels=tables.levels,
-        latency_table=None
-        if table is None
-        else BlockShares(table.rest, table.blocks, table.error, study.scenario or ""),
+        latency_table=tables.latency,
+        scenario=study.scenario or "",
         importance=tables.head_importance,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from axsearch.calibration.block_times import LatencyTable
 from axsearch.measurement import Measurement
 from axsearch.outcome import Estimate
 
@@ -52,24 +53,6 @@ class TrialTime:
 
 
 @dataclass(frozen=True)
-class BlockShares:
-    """A latency table: the time of blocks by their shape, as shares of the base's whole pass.
-
-    Attributes:
-        rest: what no recipe changes: embeddings, pooler, head.
-        blocks: by shape: ``attention``, ``attention heads=8``, ``attention topk=32.renormalised``,
-            ``ffn ffn=1024``; the bare kinds are the exact ones.
-        error: mean absolute relative error of the predicted ratios of whole models.
-        scenario: what it was measured for, in words.
-    """
-
-    rest: float
-    blocks: Mapping[str, float]
-    error: float
-    scenario: str = ""
-
-
-@dataclass(frozen=True)
 class StudyData:
     """A study as its figures need it.
 
@@ -90,6 +73,7 @@ class StudyData:
         damage: for each parameter of the genome the damage of each of its levels, in nats.
         levels: for each parameter the values of its levels, where they are known.
         latency_table: None where there is none.
+        scenario: what latency is measured for, in words.
         importance: scores of the heads of each layer, by ``layer00``.
     """
 
@@ -107,7 +91,8 @@ class StudyData:
     times: Sequence[TrialTime] = ()
     damage: Mapping[str, Sequence[float]] = field(default_factory=dict)
     levels: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
-    latency_table: BlockShares | None = None
+    latency_table: LatencyTable | None = None
+    scenario: str = ""
     importance: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from axsearch.calibration.block_times import LatencyTable
 from axsearch.figures import style
-from axsearch.figures.data import BlockShares, StudyData
+from axsearch.figures.data import StudyData
 
 ORDER = 80
 TITLE = "Time of a block by what it keeps"
@@ -30,10 +31,12 @@ def of_study(data: StudyData) -> list[go.Figure]:
     if data.baseline is not None:
         for unit, _ in KINDS.values():
             units[unit] = max(kept[unit] or 0 for kept in data.baseline.choices.values())
-    return [latency_table_figure(data.latency_table, units)]
+    return [latency_table_figure(data.latency_table, units, data.scenario)]
 
 
-def latency_table_figure(table: BlockShares, units: Mapping[str, int] | None = None) -> go.Figure:
+def latency_table_figure(
+    table: LatencyTable, units: Mapping[str, int] | None = None, scenario: str = ""
+) -> go.Figure:
     """The share of the base's pass that a block takes, by the units it keeps.
 
     Lines are blocks that only lose units, with a band of the table's error on either side; markers
@@ -43,6 +46,7 @@ def latency_table_figure(table: BlockShares, units: Mapping[str, int] | None = N
         table: the latency table.
         units: of an exact block, ``{"heads": 12, "ffn": 3072}``; without them exact blocks are not
             drawn, since the table does not say how many units they keep.
+        scenario: what it was measured for, in words.
     """
     units = units or {}
     panels = [kind for kind in KINDS if any(_parsed(key)[0] == kind for key in table.blocks)]
@@ -93,8 +97,8 @@ def latency_table_figure(table: BlockShares, units: Mapping[str, int] | None = N
     subtitle = (
         f"One block of one layer. The table's error on whole models is {100 * table.error:.1f} %"
     )
-    if table.scenario:
-        subtitle += f"; measured for {table.scenario}"
+    if scenario:
+        subtitle += f"; measured for {scenario}"
     return style.lay_out(figure, TITLE, subtitle=f"{subtitle}.", height=460)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from axsearch import pareto
-from axsearch.figures.data import BlockShares, Point, StudyData, TrialTime
+from axsearch.calibration.block_times import LatencyTable
+from axsearch.figures.data import Point, StudyData, TrialTime
 from axsearch.measurement import Measurement
 from axsearch.outcome import Estimate
 
@@ -105,6 +106,7 @@ def study(
                 for name, values in (("heads", (12, 9, 6, 3, 0)), ("topk", (None, 64, 32, 16)))
             },
             "latency_table": latency_table(),
+            "scenario": "batches of 8 with 64 tokens, 2 threads, float32, cpu",
             "importance": {
                 f"layer{i:02d}": list(10 ** rng.uniform(-4, 0, HEADS)) for i in range(layers)
             },
@@ -147,7 +149,7 @@ def damage(layers: int) -> dict[str, list[float]]:
     return found
 
 
-def latency_table() -> BlockShares:
+def latency_table() -> LatencyTable:
     blocks = {"attention": 0.055, "ffn": 0.1, "attention heads=0": 0.0005, "ffn ffn=0": 0.0004}
     blocks |= {f"attention heads={h}": 0.008 + 0.0039 * h for h in (3, 6, 9)}
     blocks |= {f"ffn ffn={f}": 0.004 + 0.096 * f / NEURONS for f in (384, 768, 1152)}
@@ -156,4 +158,4 @@ def latency_table() -> BlockShares:
         "attention heads=6 topk=32.renormalised": 0.034,
         "attention topk=64.renormalised": 0.064,
     }
-    return BlockShares(0.07, blocks, 0.018, "batches of 8 with 64 tokens, 2 threads, float32, cpu")
+    return LatencyTable(0.07, blocks, error=0.018)

@@ -29,7 +29,7 @@ STUDIES = {
     "small": study(24),
     "one objective": study(24, objectives=("accuracy",), ties=(), limits={}),
     "no tables": study(
-        24, holdout={}, bias=None, times=(), damage={}, latency_table=None, importance={}
+        24, holdout={}, bias="", times=(), damage={}, latency_table=None, importance={}
     ),
     "2,000 trials": study(2000, layers=24),
 }

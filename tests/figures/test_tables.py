@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import plotly.graph_objects as go
 import pytest
 
+from axsearch.calibration.block_times import LatencyTable
 from axsearch.figures.accuracy_splits import accuracy_splits_figure
 from axsearch.figures.damage_table import damage_table_figure
-from axsearch.figures.data import BlockShares, StudyData
+from axsearch.figures.data import StudyData
 from axsearch.figures.importance import importance_figure
 from axsearch.figures.latency_table import latency_table_figure
 from axsearch.figures.latency_table import of_study as latency_of_study
@@ -123,7 +124,7 @@ class TestDamage:
 
 
 class TestLatencyTable:
-    TABLE = BlockShares(
+    TABLE = LatencyTable(
         0.08,
         {
             "attention": 0.06,
@@ -134,13 +135,12 @@ class TestLatencyTable:
             "ffn": 0.1,
             "ffn ffn=32": 0.05,
         },
-        0.02,
-        "batches of 8",
+        error=0.02,
     )
     UNITS: ClassVar[dict[Any, Any]] = {"heads": 4, "ffn": 64}
 
     def drawn(self) -> go.Figure:
-        return latency_table_figure(self.TABLE, self.UNITS)
+        return latency_table_figure(self.TABLE, self.UNITS, "batches of 8")
 
     def test_lines_by_units_in_per_cent(self) -> None:
         attention, ffn = named(self.drawn(), "attention"), named(self.drawn(), "FFN")
