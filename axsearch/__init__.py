@@ -10,46 +10,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from axsearch.comparison import selection_bias, ties
-    from axsearch.dashboard import serve
     from axsearch.errors import AxsearchError, UsageError
     from axsearch.evaluation.evaluator import Evaluator
-    from axsearch.explanation import explain_trial
     from axsearch.export import export_model, verify_export
-    from axsearch.finetuning import finetune
-    from axsearch.gallery import compare_fronts, study_figures
-    from axsearch.holdout import holdout_speed
-    from axsearch.recipe import Recipe
-    from axsearch.remeasuring import remeasure
-    from axsearch.report import write_report
-    from axsearch.run import search
-    from axsearch.study import Study
-    from axsearch.surgery import shrink
-    from axsearch.task import Task
+    from axsearch.models.surgery import shrink
+    from axsearch.reporting.dashboard.serving import serve
+    from axsearch.reporting.explanation import explain_trial
+    from axsearch.reporting.gallery import compare_fronts, study_figures
+    from axsearch.reporting.report import write_report
+    from axsearch.running.holdout import holdout_speed
+    from axsearch.running.remeasuring import remeasure
+    from axsearch.running.search import search
+    from axsearch.space.recipe import Recipe
+    from axsearch.study.comparison import selection_bias, ties
+    from axsearch.study.study import Study
+    from axsearch.tasks.task import Task
+    from axsearch.training.finetuning import finetune
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AxsearchError": "errors",
     "Evaluator": "evaluation.evaluator",
-    "Recipe": "recipe",
-    "Study": "study",
-    "Task": "task",
+    "Recipe": "space.recipe",
+    "Study": "study.study",
+    "Task": "tasks.task",
     "UsageError": "errors",
-    "compare_fronts": "gallery",
-    "explain_trial": "explanation",
+    "compare_fronts": "reporting.gallery",
+    "explain_trial": "reporting.explanation",
     "export_model": "export",
-    "finetune": "finetuning",
-    "holdout_speed": "holdout",
-    "remeasure": "remeasuring",
-    "search": "run",
-    "selection_bias": "comparison",
-    "serve": "dashboard",
-    "shrink": "surgery",
-    "study_figures": "gallery",
-    "ties": "comparison",
+    "finetune": "training.finetuning",
+    "holdout_speed": "running.holdout",
+    "remeasure": "running.remeasuring",
+    "search": "running.search",
+    "selection_bias": "study.comparison",
+    "serve": "reporting.dashboard.serving",
+    "shrink": "models.surgery",
+    "study_figures": "reporting.gallery",
+    "ties": "study.comparison",
     "verify_export": "export",
-    "write_report": "report",
+    "write_report": "reporting.report",
 }
 
 __all__ = [

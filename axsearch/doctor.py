@@ -19,8 +19,8 @@ from optuna.study._frozen import FrozenStudy
 from packaging.requirements import Requirement
 from sqlalchemy import text
 
-from axsearch.engines.local import THREAD_VARIABLES, processors
 from axsearch.errors import AxsearchError, UsageError, cause
+from axsearch.running.engines.local import THREAD_VARIABLES, processors
 from axsearch.store.artifacts import attached
 from axsearch.store.database import (
     VERSION_TABLE,
@@ -136,7 +136,7 @@ def _memory() -> Finding:
 
 def _machine() -> Finding:
     from axsearch.evaluation.bfloat16 import is_fast
-    from axsearch.machine import machine_name
+    from axsearch.system.machine import machine_name
 
     fast = is_fast("cpu")
     return Finding(

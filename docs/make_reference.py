@@ -16,8 +16,9 @@ import typer
 from typer.cli import get_docs_for_click
 
 import axsearch
-from axsearch import discovery, figures
+from axsearch import discovery
 from axsearch.cli import app
+from axsearch.reporting import figures
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/make_reference.py; change the code and run it again. -->\n\n"
@@ -55,7 +56,7 @@ def python() -> str:
     for module in discovery.modules(figures):
         for name, drawing in drawings(module):
             parts += described(drawing, f"{module.__name__}.{name}", level=3)
-    data = importlib.import_module("axsearch.figures.data")
+    data = importlib.import_module("axsearch.reporting.figures.data")
     for name, record in own(data):
         if dataclasses.is_dataclass(record):
             parts += described(record, f"{data.__name__}.{name}", level=3)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from conftest import tiny_tokenizer
 from transformers import PreTrainedModel
 
 from axsearch.approximations import recorded
-from axsearch.compensation import Moments
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.export import Bundle, formats
 from axsearch.export.manifest import Manifest
-from axsearch.measurement import Measurement
-from axsearch.outcome import Outcome
-from axsearch.recipe import Recipe
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.surgery import sites_by_id, sliced_state
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Outcome
 from axsearch.store.queries import Evaluation
-from axsearch.surgery import sites_by_id, sliced_state
+from tests.conftest import tiny_tokenizer
 
 HOLDOUT = Evaluation(0.83, 0.79, 0.87, Outcome("mean", np.ones(10, bool)))
 

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 import axsearch
-from axsearch.holdout import evaluate_front
+from axsearch.running.holdout import evaluate_front
 
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
 BAD = ["bad", "poor", "awful", "dull", "weak", "dreadful"]
@@ -158,7 +158,7 @@ def tiny_study(
     url = f"sqlite:///{tmp_path_factory.mktemp('tiny') / 'studies.db'}"
     with pytest.MonkeyPatch.context() as patched:
         for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
         axsearch.search(
             str(base_dir), str(data_dir), storage=url, study="tiny", trials=14, batch_size=4,
             threads=1, staged=False

@@ -11,9 +11,10 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from axsearch.approximations import Site
-from axsearch.architectures import architecture_of
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import Site, SiteId
+from axsearch.models.architectures import architecture_of
+from axsearch.space.recipe import Recipe
 
 LENGTH = 96  # above every k that the search tries
 SIZES = {

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from axsearch.approximations import Axis, Site, Units
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import Axis, Site, SiteId, SiteKind, Units
 from axsearch.calibration.damage import neighbours
-from axsearch.calibration.problem import Cost, Floats, Genomes, Problem
-from axsearch.recipe import Kept, Recipe, Setting, SiteId, SiteKind
-from axsearch.space import SearchSpace
-from axsearch.surrogate import Seen
+from axsearch.samplers.surrogate import Seen
+from axsearch.space.genome import SearchSpace
+from axsearch.space.problem import Cost, Floats, Genomes, Problem
+from axsearch.space.recipe import Recipe
 
 UNITS: dict[SiteKind, int] = {"attention": 12, "ffn": 3072}
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from axsearch.recipe import Kept, Recipe, Setting, SiteId
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteId
+from axsearch.space.recipe import Recipe
 
 MOST_UNITS = 262_144
 

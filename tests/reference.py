@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architecture_of
-from axsearch.recipe import Choice, Kept, Recipe, Setting
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.models.architectures import architecture_of
+from axsearch.space.recipe import Recipe
 
 Floats = NDArray[np.float64]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from faults.cheap import Cheap, a_loop
 from sqlalchemy import text
 
 from axsearch import doctor
 from axsearch.cli import main
 from axsearch.doctor import Finding, examine
 from axsearch.store.database import VERSION_TABLE, open_database, peek
+from tests.faults.cheap import Cheap, a_loop
 
 STUDY = "cheap"
 

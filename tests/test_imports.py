@@ -12,13 +12,13 @@ import axsearch
 
 LIGHT = [
     "axsearch",
-    "axsearch.recipe",
-    "axsearch.space",
-    "axsearch.pareto",
-    "axsearch.study",
-    "axsearch.loop",
-    "axsearch.engines",
-    "axsearch.dashboard",
+    "axsearch.space.recipe",
+    "axsearch.space.genome",
+    "axsearch.statistics.pareto",
+    "axsearch.study.study",
+    "axsearch.running.trial_loop",
+    "axsearch.running.engines",
+    "axsearch.reporting.dashboard.serving",
 ]
 HEAVY = ("torch", "transformers", "datasets")
 

@@ -8,17 +8,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from axsearch import discovery
-from axsearch.approximations.base import Approximation, Axis, Level, Site, TopK, UnitRemoval, Units
-from axsearch.recipe import SiteKind
+from axsearch.approximations.base import Approximation, Level, TopK, UnitRemoval
+from axsearch.approximations.site import SiteKind
 
 __all__ = [
     "Approximation",
-    "Axis",
     "Level",
-    "Site",
     "TopK",
     "UnitRemoval",
-    "Units",
     "approximations",
     "recorded",
 ]

@@ -6,64 +6,16 @@ Nothing here imports torch: an approximation only names tensors and slices those
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import MutableMapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from axsearch.recipe import Choice, Kept, Setting, SiteId, SiteKind
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import Site, SiteKind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Level = int | None
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A tensor's dimension along which the units of a block lie.
-
-    ``parts`` is how many times the units are laid one after the other in it: 1 for a plain
-    projection, 3 for a fused query-key-value one.
-    """
-
-    tensor: str
-    dim: int
-    parts: int = 1
-
-
-@dataclass(frozen=True)
-class Units:
-    """The removable units of a block: ``count`` heads or neurons, each ``width`` rows wide.
-
-    ``whole`` names the tensors that go only with the whole block: the output bias, and the norm of
-    a pre-norm block. ``output`` is the weight that the units' outputs go into, ``bias`` the bias
-    added there, None where there is none.
-    """
-
-    count: int
-    width: int
-    axes: tuple[Axis, ...]
-    whole: tuple[str, ...]
-    output: Axis
-    bias: str | None
-
-
-@dataclass(frozen=True)
-class Site:
-    """One place of a given base model that can be approximated.
-
-    ``length`` is the longest input, in tokens, that the search will see: a k above it has no
-    effect. ``unit_parameters`` is how many parameters one unit holds, ``repeats`` how often a
-    forward pass runs the site (more than once where layers share their parameters, and so their
-    choices). ``lacks`` says which approximations the model's family cannot have, and why.
-    """
-
-    id: SiteId
-    units: Units
-    unit_parameters: int
-    length: int
-    repeats: int = 1
-    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 class Approximation(ABC):
@@ -221,7 +173,7 @@ class UnitMask(UnitRemoval):
 
     A part is a run of consecutive units. Its two levels say, as those of the other removals do,
     how many units of the block are left: all, or all but its own. What the parts of a site leave
-    together is for :meth:`axsearch.space.SearchSpace.recipe`.
+    together is for :meth:`axsearch.space.genome.SearchSpace.recipe`.
     """
 
     searched = False

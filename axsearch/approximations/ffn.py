@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from axsearch.approximations.base import Site, UnitRemoval
+from axsearch.approximations.base import UnitRemoval
+from axsearch.approximations.site import Site
 
 
 class FfnNeurons(UnitRemoval):

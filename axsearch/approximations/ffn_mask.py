@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from axsearch.approximations.base import Site, UnitMask
-from axsearch.recipe import SiteKind
+from axsearch.approximations.base import UnitMask
+from axsearch.approximations.site import Site, SiteKind
 
 GROUPS = 12
 

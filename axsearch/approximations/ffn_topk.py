@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from axsearch.approximations.base import Level, Site, TopK
-from axsearch.recipe import Choice, Setting
+from axsearch.approximations.base import Level, TopK
+from axsearch.approximations.choices import Choice, Setting
+from axsearch.approximations.site import Site
 
 
 class TopKFfn(TopK):

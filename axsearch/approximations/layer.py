@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axsearch.approximations.base import BlockRemoval
-from axsearch.recipe import SiteKind
+from axsearch.approximations.site import SiteKind
 
 
 class Layer(BlockRemoval):

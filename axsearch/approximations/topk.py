@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from axsearch.approximations.base import Level, Site, TopK
+from axsearch.approximations.base import Level, TopK
+from axsearch.approximations.site import Site
 
 
 class TopKAttention(TopK):

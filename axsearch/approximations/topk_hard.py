@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from axsearch.approximations.site import SiteKind
 from axsearch.approximations.topk import TopKAttention
-from axsearch.recipe import SiteKind
 
 
 class HardTopKAttention(TopKAttention):

@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping
 from transformers import PreTrainedModel
 
 from axsearch.approximations import Level, UnitRemoval
-from axsearch.architectures import architecture_of
-from axsearch.calibration.block_sizes import SizeTable
-from axsearch.calibration.block_times import LatencyTable
-from axsearch.calibration.problem import Cost
 from axsearch.evaluation.size import safetensors_bytes
-from axsearch.recipe import Recipe
-from axsearch.space import SearchSpace
-from axsearch.surgery import sites_by_id
+from axsearch.models.architectures import architecture_of
+from axsearch.models.surgery import sites_by_id
+from axsearch.space.genome import SearchSpace
+from axsearch.space.latency_table import LatencyTable
+from axsearch.space.problem import Cost
+from axsearch.space.recipe import Recipe
+from axsearch.space.size_table import SizeTable
 
 FASTER = 0.05
 """How much faster a level must be than every less approximate one that stays, as a share of it."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.evaluation.accuracy import NonFiniteError, Predictor
-from axsearch.recipe import Recipe
-from axsearch.space import SearchSpace
-from axsearch.split import Split
+from axsearch.space.genome import SearchSpace
+from axsearch.space.recipe import Recipe
+from axsearch.tasks.split import Split
 
 EXAMPLES = 256
 BROKEN = 20.0

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architecture_of
-from axsearch.recipe import Compensation, Kept, Recipe, SiteId, SiteKind
-from axsearch.split import Split
-from axsearch.surgery import sites_by_id
-from axsearch.tasks import TaskKind
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId, SiteKind
+from axsearch.models.architectures import architecture_of
+from axsearch.models.surgery import sites_by_id
+from axsearch.space.recipe import Compensation, Recipe
+from axsearch.tasks.kinds import TaskKind
+from axsearch.tasks.split import Split
 
 BATCH_SIZE = 32
 

@@ -40,8 +40,8 @@ def dashboard(
     Example:
       axsearch dashboard --storage sqlite:///studies.db
     """
-    from axsearch.dashboard import serve
-    from axsearch.login import read_password
+    from axsearch.reporting.dashboard.login import read_password
+    from axsearch.reporting.dashboard.serving import serve
 
     def say(address: str) -> None:
         print(f"Optuna Dashboard on {address} (Ctrl-C stops it)", file=sys.stderr, flush=True)

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from axsearch.cli import options
 from axsearch.cli.output import say, stdout
-from axsearch.comparison import selection_bias, ties
-from axsearch.explanation import Explanation, explain_trial, export_command
-from axsearch.study import Study
+from axsearch.reporting.explanation import Explanation, explain_trial, export_command
+from axsearch.study.comparison import selection_bias, ties
+from axsearch.study.study import Study
 
 
 def explain(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from axsearch.cli import options
-from axsearch.study import Study
+from axsearch.study.study import Study
 
 
 def export(

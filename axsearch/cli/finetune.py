@@ -30,7 +30,7 @@ def finetune(
     Example:
       axsearch finetune --model bert-base-uncased --data data --out base
     """
-    from axsearch.finetuning import finetune as run
+    from axsearch.training.finetuning import finetune as run
 
     done = run(
         model,

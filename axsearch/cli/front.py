@@ -13,15 +13,15 @@ import typer
 from rich.console import Console
 from rich.prompt import Prompt
 
-from axsearch.choosing import ORDERS, By
 from axsearch.cli import options
 from axsearch.cli.explain import print_explanation
 from axsearch.cli.output import numbers, ratio, say, stdout, width
-from axsearch.comparison import SelectionBias, Ties, selection_bias, ties
 from axsearch.errors import UsageError
-from axsearch.explanation import explain_trial
-from axsearch.measurement import Measurement
-from axsearch.study import Study
+from axsearch.reporting.explanation import explain_trial
+from axsearch.statistics.measurement import Measurement
+from axsearch.study.choosing import ORDERS, By
+from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
+from axsearch.study.study import Study
 
 INTERVAL = "95 % interval"
 LAYERS = "heads / neurons kept, layer by layer"
@@ -52,7 +52,7 @@ def front(
     if holdout and any(
         member.holdout_accuracy is None for member in (opened.baseline, *opened.front())
     ):
-        from axsearch.holdout import evaluate_front
+        from axsearch.running.holdout import evaluate_front
 
         evaluate_front(opened)
     if json:

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from axsearch.choosing import By
 from axsearch.cli import options
-from axsearch.comparison import ties
-from axsearch.explanation import export_command
-from axsearch.study import Study
+from axsearch.reporting.explanation import export_command
+from axsearch.study.choosing import By
+from axsearch.study.comparison import ties
+from axsearch.study.study import Study
 
 
 def pick(

@@ -10,7 +10,7 @@ import typer
 
 from axsearch.cli import options
 from axsearch.cli.output import numbers, ratio, say, stdout
-from axsearch.study import Study
+from axsearch.study.study import Study
 
 
 def remeasure(
@@ -42,7 +42,7 @@ def remeasure(
     """
     opened = Study.open(storage, study)
     before = {m.trial: (place, m) for place, m in enumerate(opened.front(), 1)}
-    from axsearch.remeasuring import remeasure as run
+    from axsearch.running.remeasuring import remeasure as run
 
     found = run(
         opened,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from axsearch.cli import options
-from axsearch.study import Study
+from axsearch.study.study import Study
 
 
 def report(
@@ -33,6 +33,6 @@ def report(
       axsearch report --storage sqlite:///studies.db --study reviews --out report.html
       axsearch report --storage sqlite:///studies.db --study reviews --out report.md
     """
-    from axsearch.report import write_report
+    from axsearch.reporting.report import write_report
 
     print(write_report(Study.open(storage, study), out, format=format, trial=trial))

@@ -8,8 +8,8 @@ import typer
 
 from axsearch.cli import options
 from axsearch.cli.front import print_front, print_json
-from axsearch.engines import Place
 from axsearch.errors import AxsearchError
+from axsearch.running.engines import Place
 
 
 def search(
@@ -118,7 +118,7 @@ def search(
         --storage sqlite:///studies.db --study reviews
     """
     place = Place(workers, engine, address, cpus_per_worker, gpus_per_worker)
-    from axsearch.run import search as run
+    from axsearch.running.search import search as run
 
     try:
         done = run(

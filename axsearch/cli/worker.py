@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from axsearch.cli import options
-from axsearch.engines import Job, Place, run_workers
 from axsearch.errors import AxsearchError
+from axsearch.running.engines import Job, Place, run_workers
 
 
 def worker(

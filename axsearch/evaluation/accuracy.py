@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architecture_of
+from axsearch.approximations.choices import Setting
 from axsearch.errors import AxsearchError
 from axsearch.evaluation.bfloat16 import lowered, settle
-from axsearch.memory import RecentlyUsed, budget
-from axsearch.recipe import Recipe, Setting
-from axsearch.split import Batch, Split
-from axsearch.surgery import plan, sites_by_id
-from axsearch.tasks import TaskKind
+from axsearch.models.architectures import architecture_of
+from axsearch.models.surgery import plan, sites_by_id
+from axsearch.space.recipe import Recipe
+from axsearch.system.memory import RecentlyUsed, budget
+from axsearch.tasks.kinds import TaskKind
+from axsearch.tasks.split import Batch, Split
 
 BATCH_SIZE = 64
 

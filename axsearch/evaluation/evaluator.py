@@ -14,9 +14,6 @@ from sqlalchemy import Engine
 from transformers import PreTrainedModel
 
 from axsearch.approximations import recorded
-from axsearch.calibration.block_times import LatencyTable
-from axsearch.calibration.moments import kept_moments, measure_moments
-from axsearch.compensation import Moments
 from axsearch.evaluation.accuracy import Predictions, Predictor
 from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
@@ -35,12 +32,16 @@ from axsearch.evaluation.stages import (
     contested,
     joined,
 )
-from axsearch.machine import evaluating, machine_facts, machine_name, measuring
-from axsearch.measurement import Measurement
-from axsearch.metrics import estimate
-from axsearch.outcome import Estimate, Outcome
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.refit.moments import measure_moments
+from axsearch.models.refit.moments_cache import kept_moments
+from axsearch.models.surgery import plan, shrink, sites_by_id, sliced_state
 from axsearch.progress import progress_bar
-from axsearch.recipe import Recipe
+from axsearch.space.latency_table import LatencyTable
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.metrics import estimate
+from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.store.queries import (
     Evaluation,
     EvaluationKey,
@@ -51,8 +52,8 @@ from axsearch.store.queries import (
     save_latency,
 )
 from axsearch.store.studies import save_machine
-from axsearch.surgery import plan, shrink, sites_by_id, sliced_state
-from axsearch.task import Batch, Split, Task, on_device
+from axsearch.system.machine import evaluating, machine_facts, machine_name, measuring
+from axsearch.tasks.task import Batch, Split, Task, on_device
 
 EXACT = Recipe.of({})
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from axsearch.task import Batch, Split
+from axsearch.tasks.task import Batch, Split
 
 PAIRS = 5
 WARM_UP = 1

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from axsearch import pareto
 from axsearch.errors import AxsearchError
-from axsearch.metrics import paired_error, value
-from axsearch.outcome import Estimate, Outcome
-from axsearch.pareto import Floats
-from axsearch.split import Split
+from axsearch.statistics import pareto
+from axsearch.statistics.metrics import paired_error, value
+from axsearch.statistics.outcome import Estimate, Outcome
+from axsearch.statistics.pareto import Floats
+from axsearch.tasks.split import Split
 
 SHARES = (1 / 8, 1 / 2, 1.0)
 FEWEST = 32

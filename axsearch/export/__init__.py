@@ -20,14 +20,14 @@ from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
-from axsearch.measurement import Measurement
+from axsearch.models.surgery import plan
 from axsearch.progress import steps
-from axsearch.recipe import Recipe
-from axsearch.resume import load_task
+from axsearch.running.session import load_task
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
 from axsearch.store.studies import save_export
-from axsearch.study import Study
-from axsearch.surgery import plan
-from axsearch.task import on_device
+from axsearch.study.study import Study
+from axsearch.tasks.task import on_device
 
 __all__ = [
     "Bundle",

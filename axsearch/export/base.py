@@ -17,13 +17,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 
-from axsearch.architectures import architecture_of
-from axsearch.compensation import Moments
+from axsearch.approximations.choices import Setting
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.measurement import Measurement
-from axsearch.recipe import Recipe, Setting
+from axsearch.models.architectures import architecture_of
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.surgery import shrink, sliced_state
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
 from axsearch.store.queries import Evaluation
-from axsearch.surgery import shrink, sliced_state
 
 RECIPE, PROBE, CARD = "recipe.json", "probe.json", "README.md"
 PROBE_ROWS, PROBE_LENGTH = 4, 24

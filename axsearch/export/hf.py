@@ -11,14 +11,14 @@ import transformers
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architecture_of, architectures
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.size import METADATA, safetensors_bytes
 from axsearch.export.base import RECIPE, Bundle, ExportFormat, read_json, run_check
 from axsearch.export.card import model_card
 from axsearch.export.modeling_source import modeling_source
-from axsearch.recipe import Recipe
-from axsearch.surgery import plan
+from axsearch.models.architectures import architecture_of, architectures
+from axsearch.models.surgery import plan
+from axsearch.space.recipe import Recipe
 
 WEIGHTS, MODELING = "model.safetensors", "modeling_axsearch"
 SUFFIXES = (".json", ".jinja", ".md", ".model", ".safetensors", ".txt")

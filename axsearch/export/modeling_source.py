@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architecture_of
+from axsearch.models.architectures import architecture_of
 
 HEADER = '''"""A smaller {model_type} model, written by axsearch (Apache-2.0).
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architecture_of
 from axsearch.errors import UsageError
 from axsearch.export.base import RECIPE, Bundle, ExportFormat, run_check
 from axsearch.export.card import model_card
 from axsearch.export.tracing import traceable
-from axsearch.measurement import Measurement
-from axsearch.recipe import Recipe
+from axsearch.models.architectures import architecture_of
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
 
 MODEL, CONFIG = "model.onnx", "config.json"
 OPSET = 23  # the first with Attention

@@ -16,7 +16,7 @@ from axsearch.export.base import Bundle, ExportFormat, run_check
 from axsearch.export.card import model_card
 from axsearch.export.onnx import PACKAGES as ONNX_PACKAGES
 from axsearch.export.onnx import check_files, missing, too_large, write_config, write_onnx
-from axsearch.measurement import Measurement
+from axsearch.statistics.measurement import Measurement
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
 PACKAGES = ("openvino",)

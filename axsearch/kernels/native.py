@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from axsearch.cache import is_private, private_folder
 from axsearch.kernels.native_source import SOURCE
+from axsearch.system.cache import is_private, private_folder
 
 LOGGER = logging.getLogger("axsearch.kernels")
 SWITCH = "AXSEARCH_NATIVE"

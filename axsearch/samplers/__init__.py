@@ -19,9 +19,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from axsearch import discovery
-from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
-from axsearch.store.work_storage import INTERRUPTED_ATTR
+from axsearch.space.problem import Problem
+from axsearch.store.attributes import INTERRUPTED_ATTR
 
 
 @runtime_checkable
@@ -147,7 +147,11 @@ def finished(sampler: BaseSampler, study: optuna.Study) -> bool:
 def sampler_names() -> tuple[str, ...]:
     """Every sampler there is."""
     package = sys.modules[__name__]
-    return tuple(module.__name__.rpartition(".")[2] for module in discovery.modules(package))
+    return tuple(
+        module.__name__.rpartition(".")[2]
+        for module in discovery.modules(package)
+        if hasattr(module, "build")
+    )
 
 
 def check_sampler(name: str) -> None:

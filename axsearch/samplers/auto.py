@@ -14,12 +14,12 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from axsearch import pareto
-from axsearch.calibration.knapsack import Knapsack
-from axsearch.calibration.problem import Floats, Genomes, Problem
 from axsearch.samplers import GenomeSampler, interrupted, turn
-from axsearch.study import DIVERGENCE_ATTR, STOPPED_ATTR
-from axsearch.surrogate import Seen, Surrogate, stacked
+from axsearch.samplers.knapsack import Knapsack
+from axsearch.samplers.surrogate import Seen, Surrogate, stacked
+from axsearch.space.problem import Floats, Genomes, Problem
+from axsearch.statistics import pareto
+from axsearch.store.attributes import DIVERGENCE_ATTR, STOPPED_ATTR
 
 WEIGHTS = 24
 """Genomes of the knapsack a proposal, for weights drawn anew each time."""
@@ -61,12 +61,12 @@ class AutoSampler(GenomeSampler):
     """Proposes what is expected to add most to the hypervolume of the front.
 
     Latency and size of a genome are known before its model is made, so only accuracy is uncertain;
-    :class:`axsearch.surrogate.Surrogate` predicts it from damage that was measured once and from
-    the trials so far. Candidates are the knapsack's genomes on the corrected damage, for weights
-    drawn at random, and level switches of front members (one dimension a level or two up, another
-    down, or one alone). Taken is, of those that no trial has had yet and that keep the known
-    limits, the one with the largest expected hypervolume improvement for what its evaluation must
-    run: layers below the first that differs from one of the last eight trials' need not be run
+    :class:`axsearch.samplers.surrogate.Surrogate` predicts it from damage that was measured once
+    and from the trials so far. Candidates are the knapsack's genomes on the corrected damage, for
+    weights drawn at random, and level switches of front members (one dimension a level or two up,
+    another down, or one alone). Taken is, of those that no trial has had yet and that keep the
+    known limits, the one with the largest expected hypervolume improvement for what its evaluation
+    must run: layers below the first that differs from one of the last eight trials' need not be run
     again.
 
     A proposal depends on the seed and the trials before it alone: one worker

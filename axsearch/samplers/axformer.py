@@ -14,11 +14,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
 from axsearch.samplers import GenomeSampler
-from axsearch.space import Dimension, SearchSpace
-from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR, STOPPED_ATTR
+from axsearch.space.genome import Dimension, SearchSpace
+from axsearch.space.problem import Problem
+from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR, STOPPED_ATTR
 
 APPROXIMATIONS = ("head_mask", "ffn_mask", "topk_hard")
 """What the space must be made of."""

@@ -23,8 +23,9 @@ from optuna.samplers.nsgaii._elite_population_selection_strategy import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from axsearch.calibration.problem import Genomes, Problem
 from axsearch.samplers import GenomeSampler, interrupted, turn
+from axsearch.space.problem import Genomes, Problem
+from axsearch.store.attributes import GENERATION_ATTR
 
 POPULATION = 125
 """Members of generation 0: those of the warm start and, for the rest, random ones."""
@@ -36,9 +37,6 @@ CROSSOVERS = 50
 """Crossovers a generation."""
 MUTATION = 0.3
 """The probability that a mutant's gene is drawn again."""
-
-GENERATION_ATTR = "hat:generation"
-"""The system attribute that tells the generation of a trial that this sampler proposed."""
 
 # Candidates drawn at once, the next number if none fits: most fit at once, so most cost little.
 _DRAWS = (8, 64, 512)

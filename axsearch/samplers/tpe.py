@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, TPESampler
 
-from axsearch.calibration.problem import Problem
 from axsearch.samplers import PerTrial
+from axsearch.space.problem import Problem
 
 
 def build(problem: Problem, seed: int) -> BaseSampler:

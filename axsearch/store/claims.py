@@ -14,6 +14,7 @@ from sqlalchemy import Table, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from axsearch.errors import AxsearchError
+from axsearch.store.attributes import WORKER_ATTR
 from axsearch.store.models import RecipeRow, TrialRow
 from axsearch.store.running_trial import SYSTEM_ATTR
 
@@ -22,9 +23,6 @@ HEARTBEATS = models.TrialHeartbeatModel.__table__
 STUDIES = models.StudyModel.__table__
 SYSTEM = SYSTEM_ATTR.__table__
 ROWS = cast(Table, TrialRow.__table__)
-
-WORKER_ATTR = "axsearch:worker"
-"""Who began a trial last."""
 
 RETRIES = 3
 """How often a recipe is tried again whose trial was lost."""

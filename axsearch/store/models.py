@@ -157,8 +157,9 @@ class EvaluationRow(Base):
 
     ``stage`` is ``whole``, or how many of how many examples were seen, such as ``125/1000``, where
     evaluation was stopped; its value is then an estimate for the whole split. ``statistic`` and
-    ``outcome`` are those of :class:`axsearch.outcome.Outcome`, packed. ``losses`` has the loss of
-    each feature, packed alike; null where evaluation was stopped, and in what older versions did.
+    ``outcome`` are those of :class:`axsearch.statistics.outcome.Outcome`, packed. ``losses`` has
+    the loss of each feature, packed alike; null where evaluation was stopped, and in what older
+    versions did.
     """
 
     __tablename__ = "ax_evaluations"

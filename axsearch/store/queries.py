@@ -15,11 +15,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, make_transient
 
 from axsearch.errors import cause
-from axsearch.outcome import Outcome, packed, unpacked
-from axsearch.recipe import Recipe
-from axsearch.records import damaged
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.outcome import Outcome, packed, unpacked
 from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow
 from axsearch.store.outages import outlast
+from axsearch.store.records import damaged
 
 WHOLE = "whole"
 """The stage of an evaluation that saw all of its split."""

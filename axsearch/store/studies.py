@@ -14,18 +14,11 @@ from sqlalchemy import Engine, Text, cast, delete, select, text, update
 from sqlalchemy.orm import Session
 
 from axsearch import strict_json
-from axsearch.recipe import Recipe
-from axsearch.records import damaged
-from axsearch.store.models import (
-    ExportRow,
-    MachineRow,
-    ModelRow,
-    StudyRow,
-    TaskRow,
-    TrialRow,
-)
+from axsearch.space.recipe import Recipe
+from axsearch.store.models import ExportRow, MachineRow, ModelRow, StudyRow, TaskRow, TrialRow
 from axsearch.store.outages import outlast
 from axsearch.store.queries import add, save_with_recipe
+from axsearch.store.records import damaged
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from axsearch.errors import cause
-from axsearch.records import damaged
+from axsearch.store.records import damaged
 from axsearch.store.running_trial import PARAM, STEP, SYSTEM_ATTR, USER_ATTR, RunningTrial
 from axsearch.strict_json import unique
 

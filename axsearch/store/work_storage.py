@@ -21,10 +21,17 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from axsearch.recipe import Recipe
+from axsearch.space.recipe import Recipe
 from axsearch.store import claims
 from axsearch.store.artifacts import attach
-from axsearch.store.claims import RETRIES, TRIALS, WORKER_ATTR, Claim, Running, Work
+from axsearch.store.attributes import (
+    FIXED_ATTR,
+    GIVEN_UP_ATTR,
+    INTERRUPTED_ATTR,
+    RETRY_ATTR,
+    WORKER_ATTR,
+)
+from axsearch.store.claims import RETRIES, TRIALS, Claim, Running, Work
 from axsearch.store.models import StudyRow, TrialRow
 from axsearch.store.outages import attempts, outlast
 from axsearch.store.running_trial import USER_ATTR, RunningTrial
@@ -32,19 +39,6 @@ from axsearch.store.trial_rows import AT_ONCE, read_trials
 from axsearch.store.trial_storage import TrialStorage
 
 GivenBack = Literal["waiting", "given up", "ended"]
-
-INTERRUPTED_ATTR = "interrupted"
-"""Of a failed trial: it was stopped or lost, and says nothing of its recipe."""
-
-RETRY_ATTR = "retry_of"
-"""Of a trial that tries a lost one's recipe again: the number of the lost one."""
-
-GIVEN_UP_ATTR = "given_up"
-"""Of a failed trial: how many trials had its recipe, all of them lost."""
-
-
-FIXED_ATTR = "fixed_params"
-"""Where Optuna keeps what a waiting trial is to be tried with."""
 
 
 class WorkStorage(TrialStorage):

@@ -20,14 +20,15 @@ import numpy as np
 import optuna
 from rich.progress import track
 
-from axsearch.approximations import Axis, Site, Units
-from axsearch.calibration.problem import Cost, Problem
-from axsearch.calibration.warm_start import warm_start
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import Axis, Site, SiteId, Units
 from axsearch.samplers import build_sampler
-from axsearch.space import SearchSpace
+from axsearch.samplers.warm_start import warm_start
+from axsearch.space.genome import SearchSpace
+from axsearch.space.problem import Cost, Problem
+from axsearch.space.recipe import Recipe
+from axsearch.store.attributes import DIVERGENCE_ATTR
 from axsearch.store.database import open_database
-from axsearch.study import DIVERGENCE_ATTR
 
 UNITS = {"attention": 12, "ffn": 3072}
 NAMES = {"attention": "heads", "ffn": "ffn"}

@@ -20,12 +20,12 @@ from rich.progress import track
 from sqlalchemy import create_engine
 
 from axsearch import Evaluator, Recipe, Task
-from axsearch.approximations import Site
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import Site, SiteId
 from axsearch.calibration.importance import Importance, fisher_importance
 from axsearch.evaluation.accuracy import predict
-from axsearch.metrics import value
-from axsearch.recipe import Kept, SiteId
-from axsearch.surgery import sites_by_id
+from axsearch.models.surgery import sites_by_id
+from axsearch.statistics.metrics import value
 
 SHARES = (0.6, 0.4)
 RECIPES = 10

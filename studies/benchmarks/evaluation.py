@@ -31,15 +31,15 @@ from optuna.storages import BaseStorage, RDBStorage
 from rich.progress import track
 
 from axsearch import Evaluator, Recipe, Study, Task, search
-from axsearch.architectures import architecture_of
-from axsearch.architectures.modeling.blocks import apply_shapes
-from axsearch.compensation import Moments
 from axsearch.evaluation.stages import STANDARD_ERRORS, Stages, worth
-from axsearch.metrics import value
-from axsearch.outcome import Outcome
-from axsearch.pareto import front, hypervolume
+from axsearch.models.architectures import architecture_of
+from axsearch.models.architectures.modeling.blocks import apply_shapes
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.surgery import plan, sliced_state
+from axsearch.statistics.metrics import value
+from axsearch.statistics.outcome import Outcome
+from axsearch.statistics.pareto import front, hypervolume
 from axsearch.store.database import open_database
-from axsearch.surgery import plan, sliced_state
 
 BATCH = 64
 

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from axsearch.approximations import Site
-from axsearch.calibration.block_times import KINDS
-from axsearch.recipe import Compensation, Kept, Recipe, SiteId
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import Site, SiteId
+from axsearch.space.latency_table import KINDS
+from axsearch.space.recipe import Compensation, Recipe
 
 LEAST = 0.05
 """The smallest budget, as a share of the base's multiply-adds."""

@@ -21,11 +21,11 @@ from scipy.stats import spearmanr
 from sqlalchemy import create_engine
 
 from axsearch import Evaluator, Task, shrink
+from axsearch.calibration.block_timing import measure_latency_table
 from axsearch.calibration.costs import slower_levels
-from axsearch.calibration.latency_table import measure_latency_table
 from axsearch.evaluation.latency import Scenario, measure_latency
-from axsearch.space import SearchSpace
-from axsearch.surgery import sites_by_id
+from axsearch.models.surgery import sites_by_id
+from axsearch.space.genome import SearchSpace
 
 MODELS = 30
 PAIRS = 15

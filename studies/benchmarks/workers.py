@@ -28,11 +28,11 @@ from sqlalchemy import text
 from axsearch import search
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Scenario
-from axsearch.recipe import Recipe
-from axsearch.resume import load_task, problem_of
+from axsearch.running.session import load_task, problem_of
+from axsearch.space.recipe import Recipe
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
-from axsearch.study import Study
+from axsearch.study.study import Study
 
 NAME = "fixed"
 WAYS = {"two of one thread": (2, 1), "one of two threads": (1, 2)}

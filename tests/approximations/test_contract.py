@@ -6,14 +6,16 @@ import itertools
 
 import pytest
 import torch
-from families import every_site, padded_batch, tiny_model
 from torch import Tensor
 
 from axsearch.approximations import Approximation, TopK, UnitRemoval, approximations, recorded
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteKind
 from axsearch.evaluation.size import parameter_count
-from axsearch.recipe import Kept, Recipe, Setting, SiteKind
-from axsearch.space import Dimension
-from axsearch.surgery import shrink, sliced_state
+from axsearch.models.surgery import shrink, sliced_state
+from axsearch.space.genome import Dimension
+from axsearch.space.recipe import Recipe
+from tests.families import every_site, padded_batch, tiny_model
 
 KINDS: tuple[SiteKind, ...] = ("attention", "ffn")
 # Post-norm with projections of its own, and pre-norm with fused and gated ones without bias.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from axsearch.approximations import Axis, Site, Units, approximations
-from axsearch.recipe import Kept, Setting, SiteId
+from axsearch.approximations import approximations
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import Axis, Site, SiteId, Units
 
 HEADS, WIDTH = 3, 2
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from axsearch.approximations import Axis, Site, Units, approximations
-from axsearch.recipe import Kept, Setting, SiteId
+from axsearch.approximations import approximations
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import Axis, Site, SiteId, Units
 
 
 def site(kind: str, count: int, length: int = 128) -> Site:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from axsearch import Study, search
-from axsearch.calibration.block_times import LatencyTable
-from axsearch.dashboard import annotate
-from axsearch.holdout import evaluate_front
+from axsearch.reporting.dashboard.serving import annotate
+from axsearch.running.holdout import evaluate_front
+from axsearch.space.latency_table import LatencyTable
 
 from .page import Page
 
@@ -54,7 +54,7 @@ def storage(
     url = f"sqlite:///{tmp_path_factory.mktemp('study') / 'studies.db'}"
     model, data = str(base_dir), str(data_dir)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("axsearch.preparation.measure_latency_table", table_by_units)
+        patched.setattr("axsearch.calibration.preparation.measure_latency_table", table_by_units)
         # Not staged, or trials over the limit may be stopped before they have an accuracy.
         given = {"storage": url, "batch_size": 4, "threads": 1, "staged": False}
         search(model, data, study="other", trials=3, **given)

@@ -6,18 +6,20 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 
 import pytest
-from families import every_site, random_model, random_recipe, tiny_model
-from problems import sites_of
 from transformers import PreTrainedModel
 
 from axsearch.approximations import Level
-from axsearch.architectures import architectures
-from axsearch.calibration.block_times import LatencyTable
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId, SiteKind
 from axsearch.calibration.costs import FASTER, latency_cost, size_cost, size_table, slower_levels
 from axsearch.evaluation.size import safetensors_bytes
-from axsearch.recipe import Kept, Recipe, SiteId, SiteKind
-from axsearch.space import SearchSpace
-from axsearch.surgery import sliced_state
+from axsearch.models.architectures import architectures
+from axsearch.models.surgery import sliced_state
+from axsearch.space.genome import SearchSpace
+from axsearch.space.latency_table import LatencyTable
+from axsearch.space.recipe import Recipe
+from tests.families import every_site, random_model, random_recipe, tiny_model
+from tests.problems import sites_of
 
 NOTHING: dict[SiteKind, tuple[str, int]] = {"attention": ("heads", 4), "ffn": ("ffn", 64)}
 

@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import reviews, tiny_bert, tiny_tokenizer
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from axsearch.approximations.site import SiteId
 from axsearch.calibration.damage import (
     EXAMPLES,
     Damage,
@@ -23,14 +23,14 @@ from axsearch.calibration.damage import (
     neighbours,
 )
 from axsearch.evaluation.accuracy import Predictor
-from axsearch.recipe import SiteId
-from axsearch.space import SearchSpace
-from axsearch.split import Split
-from axsearch.surgery import shrink, sites_by_id
-from axsearch.tasks import task_kinds
-from axsearch.tasks.base import Labels
-from axsearch.tasks.question_answering import Question
-from axsearch.tasks.sequences import encode
+from axsearch.models.surgery import shrink, sites_by_id
+from axsearch.space.genome import SearchSpace
+from axsearch.tasks.kinds import task_kinds
+from axsearch.tasks.kinds.base import Labels
+from axsearch.tasks.kinds.question_answering import Question
+from axsearch.tasks.kinds.sequences import encode
+from axsearch.tasks.split import Split
+from tests.conftest import reviews, tiny_bert, tiny_tokenizer
 
 KIND = task_kinds()["text-classification"]
 BASE = tiny_bert()

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import reviews, tiny_bert, tiny_tokenizer
-from families import random_model
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.calibration.importance import (
     PATH,
     Importance,
@@ -20,11 +20,13 @@ from axsearch.calibration.importance import (
     gate_slopes,
     importance_along_path,
 )
-from axsearch.recipe import Kept, Recipe, SiteId
-from axsearch.split import Split
-from axsearch.surgery import shrink, sites_by_id
-from axsearch.tasks import task_kinds
-from axsearch.tasks.sequences import encode
+from axsearch.models.surgery import shrink, sites_by_id
+from axsearch.space.recipe import Recipe
+from axsearch.tasks.kinds import task_kinds
+from axsearch.tasks.kinds.sequences import encode
+from axsearch.tasks.split import Split
+from tests.conftest import reviews, tiny_bert, tiny_tokenizer
+from tests.families import random_model
 
 COUNT, HEADS, NEURONS = 70, 4, 64
 

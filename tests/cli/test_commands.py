@@ -16,12 +16,12 @@ from urllib.error import HTTPError, URLError
 from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
-from conftest import reviews, write_csv
 
 import axsearch.cli
 from axsearch import discovery
 from axsearch.cli import main
 from axsearch.cli.output import numbers, stdout
+from tests.conftest import reviews, write_csv
 
 SPEED = ("--batch-size", "4", "--threads", "1")
 
@@ -212,7 +212,7 @@ def test_remeasure_ranks_for_another_scenario(run: Run, where: list[str]) -> Non
     given = ("--batch-size", "2", "--sequence-length", "16")
     with pytest.MonkeyPatch.context() as patched:
         for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
         done = run("remeasure", *where, *given)
         assert done.status == 0
         assert "batches of 2, 16 tokens" in " ".join(done.out.split())

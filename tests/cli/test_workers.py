@@ -19,11 +19,11 @@ from sqlalchemy import text
 
 from axsearch import Study, search
 from axsearch.cli import main
-from axsearch.engines import Job, Place, be_worker, check_place
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.recipe import Recipe
-from axsearch.resume import load_task
+from axsearch.running.engines import Job, Place, be_worker, check_place
+from axsearch.running.session import load_task
+from axsearch.space.recipe import Recipe
 from axsearch.store.artifacts import attached
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
@@ -126,7 +126,7 @@ def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
     study.database.close()
 
 
-# Of SIGTERM see tests/engines/test_local.py and tests/faults/test_kills.py.
+# Of SIGTERM see tests/running/engines/test_local.py and tests/faults/test_kills.py.
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_stopped_search_goes_on_with_a_worker(
     start: Start, url: str, base_dir: Path, tmp_path: Path
@@ -220,7 +220,7 @@ def test_what_a_worker_cannot_do_is_said_at_once(
     place = ["--storage", url, "--study", "many"]
     given = {"storage": url, "study": "many", "trials": 1, "objectives": ("accuracy", "size")}
     search(str(base_dir), str(data_dir), sampler="random", **given).database.close()
-    monkeypatch.setattr("axsearch.engines.local._Supervised._start", never)
+    monkeypatch.setattr("axsearch.running.engines.local._Supervised._start", never)
     for options, word in [
         (["worker", *place, "--workers", "99"], "processors of this machine"),
         (["worker", *place, "--cpus-per-worker", "0"], "--cpus-per-worker must be at least 1"),

@@ -33,15 +33,15 @@ import torch
 import transformers
 from sqlalchemy import create_engine, text
 
-import axsearch.dashboard
+import axsearch.reporting.dashboard.serving
 from axsearch import Study
 from axsearch.cli import main
-from axsearch.engines import Job, Place, be_worker
-from axsearch.engines.local import Local
-from axsearch.engines.ray import OnRay
+from axsearch.running.engines import Job, Place, be_worker
+from axsearch.running.engines.local import Local
+from axsearch.running.engines.ray import OnRay
 from axsearch.store.database import Database
 from axsearch.store.work_storage import WorkStorage
-from docs.pages import PAGES, ROOT, SHELL, Block, blocks
+from tests.docs.pages import PAGES, ROOT, SHELL, Block, blocks
 
 SUBSTITUTIONS: dict[str, tuple[str, str]] = {
     "--trials 100": ("--trials 14", "the tiny model's space is nearly searched by then"),
@@ -92,15 +92,15 @@ def _cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         told = given.pop("on_ready")
         real(storage, host, 0, on_ready=stop, **given)
 
-    real = axsearch.dashboard.serve
+    real = axsearch.reporting.dashboard.serving.serve
     with pytest.MonkeyPatch.context() as patched:
         for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
         for engine in (Local, OnRay):
             patched.setattr(engine, "run", work)
         patched.setattr(OnRay, "check", lambda self, place: None)
-        patched.setattr("axsearch.engines.local.processors", lambda: 64)
-        patched.setattr(axsearch.dashboard, "serve", serve)
+        patched.setattr("axsearch.running.engines.local.processors", lambda: 64)
+        patched.setattr(axsearch.reporting.dashboard.serving, "serve", serve)
         modules = str(tmp_path_factory.mktemp("modules"))  # code of exports, kept by transformers
         patched.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", modules)
         patched.syspath_prepend(modules)

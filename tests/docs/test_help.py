@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from axsearch.cli import app
-from docs.pages import PAGES, prose
+from tests.docs.pages import PAGES, prose
 
 GROUP = typer.main.get_command(app)
 COMMANDS = GROUP.commands

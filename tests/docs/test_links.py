@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import DOCS, PAGES, ROOT, prose
+from tests.docs.pages import DOCS, PAGES, ROOT, prose
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,8 +11,8 @@ from nbclient import NotebookClient
 
 import axsearch
 from axsearch import search
-from axsearch.holdout import evaluate_front
-from docs.pages import ROOT
+from axsearch.running.holdout import evaluate_front
+from tests.docs.pages import ROOT
 
 NOTEBOOK = ROOT / "studies" / "movie_reviews.ipynb"
 NAME = "movie-reviews"
@@ -24,7 +24,7 @@ def storage(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFac
     url = f"sqlite:///{tmp_path_factory.mktemp('notebook') / 'studies.db'}"
     with pytest.MonkeyPatch.context() as patched:
         for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.latency_table.{name}", fewer)
+            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
         study = search(str(base_dir), str(data_dir), storage=url, study=NAME, trials=8)
     evaluate_front(study)
     study.database.close()

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import axsearch
-from axsearch import discovery, figures
-from docs.pages import DOCS
+from axsearch import discovery
+from axsearch.reporting import figures
+from tests.docs.pages import DOCS
 
 UPDATE = "run `.venv/bin/python docs/make_reference.py` and commit what it writes"
 WRITTEN: dict[Path, str] = runpy.run_path(str(DOCS / "make_reference.py"))["pages"]()

@@ -8,22 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_bert, tiny_tokenizer
-from families import PICTURES, random_model, random_recipe
 from torch import nn
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architectures
-from axsearch.calibration.moments import measure_moments
-from axsearch.compensation import Moments
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import NonFiniteError, Predictions, Predictor, predict
-from axsearch.recipe import Choice, Compensation, Kept, Recipe, Setting, SiteId
-from axsearch.split import Split
-from axsearch.surgery import shrink, sites_by_id
-from axsearch.tasks import task_kinds
-from axsearch.tasks.sequences import encode
+from axsearch.models.architectures import architectures
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.refit.moments import measure_moments
+from axsearch.models.surgery import shrink, sites_by_id
+from axsearch.space.recipe import Compensation, Recipe
+from axsearch.tasks.kinds import task_kinds
+from axsearch.tasks.kinds.sequences import encode
+from axsearch.tasks.split import Split
+from tests.conftest import tiny_bert, tiny_tokenizer
+from tests.families import PICTURES, random_model, random_recipe
 
 COUNT = 150
 

@@ -8,23 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_bert, tiny_tokenizer
-from families import PICTURES, random_model, random_recipe
 from numpy.typing import NDArray
-from tasks.samples import with_head, write_data
 from torch import Tensor
 
 from axsearch import Task
-from axsearch.architectures import architectures
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import Predictor
 from axsearch.evaluation.bfloat16 import AGAIN, FEWEST, is_fast, lowered, settle
 from axsearch.evaluation.evaluator import EXACT, Evaluator
-from axsearch.recipe import Kept, Recipe, SiteId
-from axsearch.split import IGNORED, Split
+from axsearch.models.architectures import architectures
+from axsearch.models.surgery import shrink
+from axsearch.space.recipe import Recipe
 from axsearch.store.database import open_database
-from axsearch.surgery import shrink
-from axsearch.tasks import task_kinds
+from axsearch.tasks.kinds import task_kinds
+from axsearch.tasks.split import IGNORED, Split
+from tests.conftest import tiny_bert, tiny_tokenizer
+from tests.families import PICTURES, random_model, random_recipe
+from tests.tasks.kinds.samples import with_head, write_data
 
 BINARY = task_kinds()["text-classification"]
 

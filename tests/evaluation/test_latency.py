@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_bert
 
+from axsearch.approximations.choices import Choice, Kept
+from axsearch.approximations.site import SiteId
 from axsearch.evaluation import latency
 from axsearch.evaluation.latency import Scenario, measure_latency, workload
-from axsearch.recipe import Choice, Kept, Recipe, SiteId
-from axsearch.surgery import shrink
-from axsearch.task import Split
+from axsearch.models.surgery import shrink
+from axsearch.space.recipe import Recipe
+from axsearch.tasks.task import Split
+from tests.conftest import tiny_bert
 
 VOCABULARY = 50
 

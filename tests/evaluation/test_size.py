@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.evaluation.size import METADATA, parameter_count, safetensors_bytes
-from axsearch.recipe import Kept, Recipe, Setting, SiteId
-from axsearch.surgery import sliced_state
+from axsearch.models.surgery import sliced_state
+from axsearch.space.recipe import Recipe
+from tests.conftest import tiny_bert
 
 ATTENTION, FFN = SiteId(1, "attention"), SiteId(1, "ffn")
 NO_LAYER = {ATTENTION: {"heads": Kept(of=4, kept=())}, FFN: {"ffn": Kept(of=64, kept=())}}

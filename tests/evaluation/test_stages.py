@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_bert, tiny_tokenizer
-from tasks.samples import rows, with_head, write_rows
 
 from axsearch import Task
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.evaluation import stages as staging
 from axsearch.evaluation.accuracy import Predictor
 from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.evaluation.stages import Bar, DominatedError, Stages, contested, joined, worth
-from axsearch.metrics import value
-from axsearch.outcome import Outcome
-from axsearch.pareto import hypervolume
-from axsearch.recipe import Kept, Recipe, SiteId
-from axsearch.split import Split
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.metrics import value
+from axsearch.statistics.outcome import Outcome
+from axsearch.statistics.pareto import hypervolume
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import EvaluationKey, load_evaluation
+from axsearch.tasks.split import Split
+from tests.conftest import tiny_bert, tiny_tokenizer
+from tests.tasks.kinds.samples import rows, with_head, write_rows
 
 
 def split_of(count: int) -> Split:

@@ -9,21 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from bundles import bundle_of, write_export
-from conftest import fill, tiny_bert
-from families import tiny_model
 from safetensors import safe_open
 
 from axsearch import Study, export_model, search, shrink, verify_export
-from axsearch.architectures import architectures
-from axsearch.compensation import Moments
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import hf
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.export.modeling_source import modeling_source
-from axsearch.recipe import Compensation, Kept, Recipe, Setting, SiteId
-from axsearch.surgery import sites_by_id
-from axsearch.tasks import task_kinds
+from axsearch.models.architectures import architectures
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.surgery import sites_by_id
+from axsearch.space.recipe import Compensation, Recipe
+from axsearch.tasks.kinds import task_kinds
+from tests.bundles import bundle_of, write_export
+from tests.conftest import fill, tiny_bert
+from tests.families import tiny_model
 
 A0, F0 = SiteId(0, "attention"), SiteId(0, "ffn")
 A1, F1 = SiteId(1, "attention"), SiteId(1, "ffn")

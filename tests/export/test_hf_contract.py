@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from bundles import bundle_of, write_export
-from families import PICTURES, padded_batch, tiny_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from axsearch.architectures import architecture_of, architectures
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.kernels.native import native_library
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
-from axsearch.surgery import shrink
+from axsearch.models.architectures import architecture_of, architectures
+from axsearch.models.surgery import shrink
+from axsearch.space.recipe import Recipe
+from tests.bundles import bundle_of, write_export
+from tests.families import PICTURES, padded_batch, tiny_model
 
 NO_HEADS, NO_NEURONS = Kept(of=4, kept=()), Kept(of=64, kept=())
 A0, F0, A1, F1 = (SiteId(layer, kind) for layer in (0, 1) for kind in ("attention", "ffn"))

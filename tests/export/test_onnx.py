@@ -17,18 +17,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from bundles import bundle_of, write_export
-from conftest import tiny_bert
-from families import random_model
 from onnx import helper
 from transformers import AutoConfig, AutoTokenizer
 
 import axsearch
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import Bundle, formats, verify_export
 from axsearch.export import onnx as onnx_format
 from axsearch.export.manifest import NAME, Manifest
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
+from axsearch.space.recipe import Recipe
+from tests.bundles import bundle_of, write_export
+from tests.conftest import tiny_bert
+from tests.families import random_model
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
 HEADS = {0: (0, 1, 3), 1: (), 2: (), 3: (2,), 4: (0, 1, 2, 3)}

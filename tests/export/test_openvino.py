@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundles import bundle_of, write_export
-from conftest import tiny_bert
 
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import Bundle, formats, verify_export
 from axsearch.export import openvino as openvino_format
 from axsearch.export.manifest import NAME, Manifest
-from axsearch.recipe import Kept, Recipe, Setting, SiteId
+from axsearch.space.recipe import Recipe
+from tests.bundles import bundle_of, write_export
+from tests.conftest import tiny_bert
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from families import PICTURES, padded_batch, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from axsearch.architectures import architecture_of, architectures
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.export.base import run_check
 from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
-from axsearch.surgery import shrink
+from axsearch.models.architectures import architecture_of, architectures
+from axsearch.models.surgery import shrink
+from axsearch.space.recipe import Recipe
+from tests.families import PICTURES, padded_batch, tiny_model
 
 A0, F0, A1, F1 = (SiteId(layer, kind) for layer in (0, 1) for kind in ("attention", "ffn"))
 K = 9

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import optuna
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError
-from axsearch.liveness import is_dead, worker_name
-from axsearch.loop import End, TrialLoop
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.running.trial_loop import End, TrialLoop
+from axsearch.space.recipe import Recipe
 from axsearch.store import work_storage
 from axsearch.store.database import Database, open_database
+from axsearch.system.liveness import is_dead, worker_name
 
 NAME = "cheap"
 DIRECTIONS = ["maximize", "minimize"]

@@ -8,13 +8,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
 
-from axsearch.loop import FAILED_ATTR
 from axsearch.store.artifacts import attached
+from axsearch.store.attributes import FAILED_ATTR, GIVEN_UP_ATTR, INTERRUPTED_ATTR, RETRY_ATTR
 from axsearch.store.claims import RETRIES
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import load_recipes
-from axsearch.store.work_storage import GIVEN_UP_ATTR, INTERRUPTED_ATTR, RETRY_ATTR
-from faults.cheap import NAME, values_of
+from tests.faults.cheap import NAME, values_of
 
 
 def trials_of(url: str) -> list[FrozenTrial]:

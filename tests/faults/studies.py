@@ -11,8 +11,10 @@ import numpy as np
 import optuna
 from optuna.trial import create_trial
 
-from axsearch.outcome import Outcome
-from axsearch.recipe import Choice, Kept, Recipe, Setting, SiteId
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import SiteId
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.outcome import Outcome
 from axsearch.store import queries as q
 from axsearch.store.database import open_database
 from axsearch.store.studies import ModelFacts, save_machine, save_study

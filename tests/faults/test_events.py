@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from axsearch.recipe import Recipe
+from axsearch.space.recipe import Recipe
 from axsearch.store.claims import BudgetFullError, Work
 from axsearch.store.database import Database, open_database
-from faults import cheap, definition
-from faults.cheap import Cheap, recipe_of, values_of
+from tests.faults import cheap, definition
+from tests.faults.cheap import Cheap, recipe_of, values_of
 
 WANTED = 6
 NAMES = [f"layer{layer:02d}.heads" for layer in range(cheap.LAYERS)]

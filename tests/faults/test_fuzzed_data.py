@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import STRANGE, at, changed, positions
-from tasks.samples import KINDS, rows, write_rows
 
-from axsearch.data import Data, read_data
 from axsearch.errors import UsageError
-from axsearch.task import Task
-from faults.sentences import fuzz, sentence
+from axsearch.tasks.data import Data, read_data
+from axsearch.tasks.task import Task
+from tests.faults.sentences import fuzz, sentence
+from tests.mutations import STRANGE, at, changed, positions
+from tests.tasks.kinds.samples import KINDS, rows, write_rows
 
 Row = dict[str, Any]
 SPLITS = ("train", "validation", "test")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import STRANGE, doubled, parsed, spliced
 
-from axsearch.data_files import read_file
 from axsearch.errors import UsageError
-from faults.sentences import fuzz, sentence
+from axsearch.tasks.data_files import read_file
+from tests.faults.sentences import fuzz, sentence
+from tests.mutations import STRANGE, doubled, parsed, spliced
 
 Table = list[dict[str, Any]]
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 
 from axsearch.errors import UsageError
 from axsearch.export.manifest import NAME, Manifest
-from faults.sentences import fuzz, sentence
+from tests.faults.sentences import fuzz, sentence
+from tests.mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\0" * 64, "tokenizer.json": b'{"a": 1}'}
 

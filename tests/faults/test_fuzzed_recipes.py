@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_bert
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
-from recipes import JSON, RECIPES, described, meaning
-from reference import masked
 from transformers import BertForSequenceClassification
 
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
-from axsearch.recipe import Kept, Recipe, Setting, SiteId
-from axsearch.surgery import plan, shrink, sliced_state
-from faults.sentences import fuzz, sentence
+from axsearch.models.surgery import plan, shrink, sliced_state
+from axsearch.space.recipe import Recipe
+from tests.conftest import tiny_bert
+from tests.faults.sentences import fuzz, sentence
+from tests.mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
+from tests.recipes import JSON, RECIPES, described, meaning
+from tests.reference import masked
 
 NAMES = KEYS | st.sampled_from(
     [

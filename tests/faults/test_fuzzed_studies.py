@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 
 from axsearch.errors import UsageError
-from axsearch.study import Study
-from faults.checks import Check, list_of, map_of, number, optional, positive, text, whole
-from faults.sentences import fuzz, sentence
-from faults.studies import NAME, SET_SETTINGS, SET_SPEC, SETTINGS, SPEC, VALUES, edit, make
+from axsearch.study.study import Study
+from tests.faults.checks import Check, list_of, map_of, number, optional, positive, text, whole
+from tests.faults.sentences import fuzz, sentence
+from tests.faults.studies import NAME, SET_SETTINGS, SET_SPEC, SETTINGS, SPEC, VALUES, edit, make
+from tests.mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,17 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 from optuna.trial import create_trial
 
 from axsearch.cli.explain import explain
 from axsearch.cli.front import print_front, print_json
-from axsearch.dashboard import annotate
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.measurement import Measurement
-from axsearch.study import Study
-from faults.checks import map_of, number, optional, positive, whole
-from faults.sentences import fuzz, sentence
-from faults.studies import (
+from axsearch.reporting.dashboard.serving import annotate
+from axsearch.statistics.measurement import Measurement
+from axsearch.study.study import Study
+from tests.faults.checks import map_of, number, optional, positive, whole
+from tests.faults.sentences import fuzz, sentence
+from tests.faults.studies import (
     AS_MADE,
     DROP_ATTRIBUTE,
     NAME,
@@ -36,6 +35,7 @@ from faults.studies import (
     make,
     measurement,
 )
+from tests.mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from axsearch.store.work_storage import GIVEN_UP_ATTR, INTERRUPTED_ATTR
-from faults.definition import check_nothing_lost, complete, trials_of
+from axsearch.store.attributes import GIVEN_UP_ATTR, INTERRUPTED_ATTR
+from tests.faults.definition import check_nothing_lost, complete, trials_of
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
 GRACE = {**os.environ, "AXSEARCH_GRACE_PERIOD": "2"}

@@ -12,10 +12,10 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import text
 
+from axsearch.store.attributes import RETRY_ATTR
 from axsearch.store.database import open_database
-from axsearch.store.work_storage import RETRY_ATTR
-from faults.cheap import NAME
-from faults.definition import check_nothing_lost
+from tests.faults.cheap import NAME
+from tests.faults.definition import check_nothing_lost
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
 MAKE = """

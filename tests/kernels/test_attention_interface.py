@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from families import padded_batch, tiny_model
 from torch import Tensor
 
+from axsearch.approximations.choices import Setting
+from axsearch.approximations.site import SiteId
 from axsearch.kernels import attention_interface
 from axsearch.kernels.native import SWITCH
-from axsearch.recipe import Recipe, Setting, SiteId
-from axsearch.surgery import shrink
+from axsearch.models.surgery import shrink
+from axsearch.space.recipe import Recipe
+from tests.families import padded_batch, tiny_model
 
 RECIPE = Recipe.of({SiteId(0, "attention"): {"topk": Setting(value=8, mode="renormalised")}})
 

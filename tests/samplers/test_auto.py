@@ -10,12 +10,12 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from problems import Truth, genomes_of, problem_of
 
-from axsearch import pareto
-from axsearch.calibration.problem import Floats, Genomes, Problem
 from axsearch.samplers.auto import SOURCES, AutoSampler, Parts, build
-from axsearch.study import DIVERGENCE_ATTR, STOPPED_ATTR
+from axsearch.space.problem import Floats, Genomes, Problem
+from axsearch.statistics import pareto
+from axsearch.store.attributes import DIVERGENCE_ATTR, STOPPED_ATTR
+from tests.problems import Truth, genomes_of, problem_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

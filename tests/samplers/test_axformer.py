@@ -10,14 +10,14 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
-from problems import sites_of
 
-from axsearch.calibration.problem import Problem
 from axsearch.errors import UsageError
 from axsearch.samplers import build_sampler, finished
 from axsearch.samplers.axformer import APPROXIMATIONS, AxFormerSampler, Result, build, steps
-from axsearch.space import SearchSpace
-from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
+from axsearch.space.genome import SearchSpace
+from axsearch.space.problem import Problem
+from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
+from tests.problems import sites_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

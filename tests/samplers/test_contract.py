@@ -9,14 +9,16 @@ import numpy as np
 import optuna
 import pytest
 from numpy.typing import NDArray
-from problems import shares, sites_of
 
-from axsearch.calibration.problem import Cost, Problem
+from axsearch.approximations.choices import Setting
+from axsearch.approximations.site import SiteKind
 from axsearch.errors import UsageError
-from axsearch.recipe import Recipe, Setting, SiteKind
 from axsearch.samplers import build_sampler, check_sampler, finished, sampler_names
-from axsearch.space import SearchSpace
-from axsearch.study import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
+from axsearch.space.genome import SearchSpace
+from axsearch.space.problem import Cost, Problem
+from axsearch.space.recipe import Recipe
+from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
+from tests.problems import shares, sites_of
 
 LAYERS = 2
 UNITS: dict[SiteKind, int] = {"attention": 4, "ffn": 16}

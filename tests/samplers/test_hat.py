@@ -14,13 +14,15 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from problems import shares, sites_of
 
-from axsearch.calibration.problem import Cost, Floats, Genomes, Problem
-from axsearch.recipe import Recipe, Setting
+from axsearch.approximations.choices import Setting
 from axsearch.samplers import hat
-from axsearch.samplers.hat import GENERATION_ATTR, HatSampler
-from axsearch.space import SearchSpace
+from axsearch.samplers.hat import HatSampler
+from axsearch.space.genome import SearchSpace
+from axsearch.space.problem import Cost, Floats, Genomes, Problem
+from axsearch.space.recipe import Recipe
+from axsearch.store.attributes import GENERATION_ATTR
+from tests.problems import shares, sites_of
 
 HEADS, NEURONS = 4, 16
 

@@ -15,10 +15,13 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import Engine, create_engine, insert, inspect, text
 
-from axsearch import Evaluator, Task, pareto, store
+from axsearch import Evaluator, Task, store
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
-from axsearch.outcome import Outcome
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.space.recipe import Recipe
+from axsearch.statistics import pareto
+from axsearch.statistics.outcome import Outcome
 from axsearch.store.claims import BudgetFullError, Work
 from axsearch.store.database import check_database, open_database
 from axsearch.store.models import Base, RecipeRow, TrialRow

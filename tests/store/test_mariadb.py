@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import cheap
-from faults.definition import check_nothing_lost, complete, trials_of
 from sqlalchemy import create_engine, text
 
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.doctor import examine
-from axsearch.outcome import Outcome
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.outcome import Outcome
 from axsearch.store import queries as q
 from axsearch.store.database import open_database
+from tests.faults import cheap
+from tests.faults.definition import check_nothing_lost, complete, trials_of
 
 CHEAP = str(Path(cheap.__file__))
 SECONDS = 60.0

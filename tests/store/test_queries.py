@@ -8,9 +8,11 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
-from axsearch.outcome import Outcome
-from axsearch.recipe import Kept, Recipe, SiteId
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.outcome import Outcome
 from axsearch.store import queries as q
 from axsearch.store import studies
 from axsearch.store.database import Database, open_database

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from axsearch.recipe import Recipe
+from axsearch.space.recipe import Recipe
 from axsearch.store import studies as s
 from axsearch.store.database import Database, open_database
 

@@ -1,0 +1,254 @@
+"""Measure a latency table: the time of each block in each of its shapes, once a machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from axsearch.approximations.choices import Choice, Kept
+from axsearch.approximations.site import SiteId, SiteKind
+from axsearch.evaluation.latency import Scenario, quiet, settle
+from axsearch.models.architectures import architecture_of
+from axsearch.models.surgery import shrink, sites_by_id
+from axsearch.space.genome import SearchSpace
+from axsearch.space.latency_table import KINDS, LatencyTable, block_key
+from axsearch.space.recipe import Recipe
+from axsearch.tasks.split import Batch
+
+SECONDS = 55.0
+"""Rounds end after this, once there were :data:`FEWEST`, which may take longer for large models."""
+
+ROUNDS = 9
+FEWEST = 3
+PAIRINGS = 4
+"""How often each shape is timed a round, at least, each time beside another one."""
+
+HELD_OUT = 6
+MOST_COUNTS = 8
+
+SMALLEST = 1e-3
+"""The rest's share, at least: the noise of a tiny model's times must not make it none."""
+
+
+def shapes(space: SearchSpace, site: SiteId) -> dict[str, dict[str, Choice]]:
+    """The shapes of a site's block that must be measured to know all that a space can give it.
+
+    Those are the exact one, first, and each level alone; of a mask, whose parts go one by one, a
+    few counts.
+    """
+    exact = space.exact()
+    genomes = [exact]
+    own = [d for d in space.dimensions if site in {one.id for one in d.sites}]
+    for name in dict.fromkeys(d.approximation.name for d in own):
+        parts = [d for d in own if d.approximation.name == name]
+        if len(parts) == 1:
+            levels = range(1, len(parts[0].levels))
+            genomes += [{**exact, parts[0].name: level} for level in levels]
+        else:
+            ends = np.linspace(1, len(parts), min(len(parts), MOST_COUNTS)).round().astype(int)
+            genomes += [{**exact, **{d.name: 1 for d in parts[:end]}} for end in ends]
+    found: dict[str, dict[str, Choice]] = {}
+    for genome in genomes:
+        choices = space.recipe(genome).at(*site)
+        found.setdefault(block_key(Recipe.of({site: choices}), site), choices)
+    return found
+
+
+def measure_latency_table(
+    base: PreTrainedModel,
+    space: SearchSpace,
+    batches: Sequence[Batch],
+    scenario: Scenario,
+    *,
+    seconds: float = SECONDS,
+    on_round: Callable[[int, int], None] | None = None,
+) -> LatencyTable:
+    """Time the shapes of all blocks, inside whole models.
+
+    HAT (arXiv 2005.14187, section on the latency predictor) times thousands of models and fits a
+    network to them. Layers run one after the other, so their times add up: here each layer of a
+    dozen models has another pair of shapes, every pass says how long each layer took, and the times
+    of attention and FFN are the least squares fit to the medians. So a block is timed with the
+    neighbours and the caches that it has in a real model. Each pass is divided by the base's passes
+    just before and after it. ``on_round`` is told how many rounds were made, of how many at most.
+    """
+    sites = sites_by_id(base)
+    layers = sorted({site.layer for site in sites})
+    there = {kind: _shapes_of_all(space, layers, kind) for kind in KINDS}
+    generator = np.random.default_rng(0)
+    moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
+    with quiet(scenario), torch.inference_mode():
+        passes = [float(_layer_times(base, moved, scenario.device)[-1]) for _ in range(2)]
+    pairings = PAIRINGS
+    while pairings > 1 and FEWEST * _passes(there, layers, pairings) * min(passes) > seconds:
+        pairings -= 1  # a large model is timed in fewer pairs of shapes
+    designs = [r for _ in range(pairings) for r in _designs(there, layers, generator)]
+    held_out = [_random(there, layers, generator) for _ in range(HELD_OUT)]
+    models = [shrink(base, recipe) for recipe in (*designs, *held_out)]
+    rounds: list[NDArray[np.float64]] = []
+    with quiet(scenario), torch.inference_mode():
+        for model in (base, *models):
+            _layer_times(model, moved, scenario.device)  # warm-up
+        began = time.perf_counter()
+        while len(rounds) < FEWEST or (
+            len(rounds) < ROUNDS and time.perf_counter() - began < seconds
+        ):
+            rounds.append(_round(base, models, moved, scenario.device))
+            if on_round is not None:
+                on_round(len(rounds), ROUNDS)
+    repeats = {layer: sites[SiteId(layer, "attention")].repeats for layer in layers}
+    shares = np.median(rounds, axis=0)
+    blocks = _fit([Recipe.of({}), *designs], shares[: len(designs) + 1, :-1], repeats, there)
+    exact = sum(blocks[block_key(Recipe.of({}), SiteId(0, kind))] for kind in KINDS)
+    rest = max(1 - exact * sum(repeats.values()), SMALLEST)
+    table = LatencyTable(rest, blocks, repeats)
+    measured = shares[len(designs) + 1 :, -1]
+    errors = [table.ratio(r) / ratio - 1 for r, ratio in zip(held_out, measured, strict=True)]
+    return replace(table, error=float(np.mean(np.abs(errors))), rounds=len(rounds))
+
+
+def _passes(
+    there: Mapping[SiteKind, dict[str, dict[str, Choice]]], layers: Sequence[int], pairings: int
+) -> float:
+    """A round's passes, in whole passes of the base; the others take about half of one."""
+    models = pairings * -(-max(map(len, there.values())) // len(layers)) + HELD_OUT
+    return 1 + 1.5 * models
+
+
+def _shapes_of_all(
+    space: SearchSpace, layers: Sequence[int], kind: SiteKind
+) -> dict[str, dict[str, Choice]]:
+    found: dict[str, dict[str, Choice]] = {}
+    for layer in layers:
+        found |= shapes(space, SiteId(layer, kind))
+    return found
+
+
+def _designs(
+    there: Mapping[SiteKind, dict[str, dict[str, Choice]]],
+    layers: Sequence[int],
+    generator: np.random.Generator,
+) -> list[Recipe]:
+    """Models in which every shape is used about as often as any other, no layer being gone."""
+    count = -(-max(map(len, there.values())) // len(layers))
+    drawn = []
+    for kind in KINDS:
+        keys = list(there[kind])
+        rounds = -(-count * len(layers) // len(keys))
+        order = np.concatenate([generator.permutation(len(keys)) for _ in range(rounds)])
+        drawn.append([there[kind][keys[i]] for i in order[: count * len(layers)]])
+    pairs = list(zip(*drawn, strict=True))
+    found = []
+    for start in range(0, len(pairs), len(layers)):
+        choices: dict[SiteId, Mapping[str, Choice]] = {}
+        for layer, pair in zip(layers, pairs[start : start + len(layers)], strict=True):
+            chosen = dict(zip(KINDS, pair, strict=True))
+            if all(_removes(own) for own in pair):
+                chosen["ffn"] = {}
+            choices |= {SiteId(layer, kind): own for kind, own in chosen.items()}
+        found.append(Recipe.of(choices))
+    return found
+
+
+def _random(
+    there: Mapping[SiteKind, dict[str, dict[str, Choice]]],
+    layers: Sequence[int],
+    generator: np.random.Generator,
+) -> Recipe:
+    return Recipe.of(
+        {
+            SiteId(layer, kind): list(there[kind].values())[generator.integers(len(there[kind]))]
+            for layer in layers
+            for kind in KINDS
+        }
+    )
+
+
+def _removes(choices: Mapping[str, Choice]) -> bool:
+    return any(isinstance(choice, Kept) and not choice.kept for choice in choices.values())
+
+
+def _round(
+    base: PreTrainedModel, models: Sequence[PreTrainedModel], batches: Sequence[Batch], device: str
+) -> NDArray[np.float64]:
+    """One pass of each model: its layers' and its whole time over that of the base around it.
+
+    Base first, then the models: (1 + models, layers + 1); layers that a model lacks are NaN.
+    """
+    passes = [_layer_times(base, batches, device)]
+    found = []
+    for model in models:
+        own = _layer_times(model, batches, device)
+        passes.append(_layer_times(base, batches, device))
+        padded = np.full_like(passes[0], np.nan)
+        padded[: len(own) - 1], padded[-1] = own[:-1], own[-1]
+        found.append(padded / ((passes[-1][-1] + passes[-2][-1]) / 2))
+    return np.stack([np.median([own / own[-1] for own in passes], axis=0), *found])
+
+
+def _layer_times(
+    model: PreTrainedModel, batches: Sequence[Batch], device: str
+) -> NDArray[np.float64]:
+    """Seconds of each layer and of the whole pass, (layers + 1,)."""
+    layers = architecture_of(model.config.model_type).layers(model)
+    times = np.zeros(len(layers) + 1)
+    started = 0.0
+
+    def start(*_: Any) -> None:
+        nonlocal started
+        settle(device)
+        started = time.perf_counter()
+
+    def stop(layer: int, *_: Any) -> None:
+        settle(device)
+        times[layer] += time.perf_counter() - started
+
+    hooks: list[Any] = []
+    for number, layer in enumerate(layers):
+        hooks.append(layer.register_forward_pre_hook(start))
+        hooks.append(layer.register_forward_hook(partial(stop, number)))
+    try:
+        began = time.perf_counter()
+        for batch in batches:
+            model(**batch)
+        settle(device)
+        times[-1] = time.perf_counter() - began
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return times
+
+
+def _fit(
+    recipes: Sequence[Recipe],
+    shares: NDArray[np.float64],
+    repeats: Mapping[int, int],
+    there: Mapping[SiteKind, dict[str, dict[str, Choice]]],
+) -> dict[str, float]:
+    keys = [key for kind in KINDS for key in there[kind]]
+    column = {key: i for i, key in enumerate(keys)}
+    rows, times = [], []
+    for recipe, own in zip(recipes, shares, strict=True):
+        for (layer, repeat), share in zip(repeats.items(), own, strict=True):
+            row = np.zeros(len(keys))
+            for kind in KINDS:
+                row[column[block_key(recipe, SiteId(layer, kind))]] = 1
+            rows.append(row)
+            times.append(share / repeat)
+    solved = np.linalg.lstsq(np.array(rows), np.array(times), rcond=None)[0]
+    fitted = dict(zip(keys, (float(share) for share in solved), strict=True))
+    # Only sums of the two kinds were seen: what is left of a layer is shared alike by its blocks.
+    gone = [next((k for k, c in there[kind].items() if _removes(c)), None) for kind in KINDS]
+    if gone[0] is not None and gone[1] is not None:
+        shift = (fitted[gone[0]] - fitted[gone[1]]) / 2
+        for kind, sign in zip(KINDS, (-1, 1), strict=True):
+            fitted |= {key: fitted[key] + sign * shift for key in there[kind]}
+    return fitted

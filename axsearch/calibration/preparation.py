@@ -1,0 +1,238 @@
+"""All that is measured once before a search, and kept: from a task to a Problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from axsearch.approximations import Level
+from axsearch.approximations.site import SiteId
+from axsearch.calibration.block_timing import ROUNDS, measure_latency_table
+from axsearch.calibration.costs import latency_cost, size_cost, size_table, slower_levels
+from axsearch.calibration.damage import Damage, calibration_sample, measure_damage
+from axsearch.calibration.importance import PATH, Importance, importance_along_path
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.models.surgery import sites_by_id
+from axsearch.progress import console, progress_bar
+from axsearch.space.genome import SearchSpace
+from axsearch.space.latency_table import LatencyTable
+from axsearch.space.problem import Problem
+from axsearch.space.recipe import Compensation
+from axsearch.space.size_table import SizeTable
+from axsearch.store.calibration_keys import (
+    NO_SPLIT,
+    SIZE,
+    both_splits,
+    damage_kind,
+    importance_kind,
+    latency_kind,
+    trivial_kind,
+)
+from axsearch.store.queries import (
+    LatencyKey,
+    load_calibration,
+    save_calibration,
+    save_latency_table,
+)
+from axsearch.store.studies import save_machine
+from axsearch.system.machine import machine_facts, machine_name, measuring
+
+Orders = Mapping[SiteId, Sequence[int]]
+"""The importance order of the units of each site."""
+
+Told = Callable[[int, int], None]
+"""Is told how much of a measurement is done, and of how much."""
+
+
+def prepare(
+    evaluator: Evaluator,
+    space_of: Callable[[Orders, Mapping[str, Collection[Level]]], SearchSpace],
+    machine: str,
+    *,
+    objectives: Sequence[str],
+    limits: Mapping[str, float],
+    epsilon: float | None = None,
+    masks: bool = False,
+) -> Problem:
+    """Measure what is not in the store yet: latency table, importance, damage.
+
+    The latency table is put into the evaluator. Everything is read back from the store, so that a
+    resumed study sees the very same numbers.
+
+    Args:
+        evaluator: of the task, on this machine.
+        space_of: makes the space from importance orders and the levels to leave out.
+        machine: whose latency table to take; measured where there is none.
+        objectives: of the study.
+        limits: as :class:`Problem` has them.
+        epsilon: see :class:`Problem`.
+        masks: whether the space is one of masks, whose search needs neither importance nor damage.
+    """
+    task = evaluator.task
+    model, calibration = task.model_fingerprint, task.calibration
+    sites = sites_by_id(evaluator.model)
+    in_order: Orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
+    asked = space_of(in_order, {})
+    sizes = SizeTable.from_dict(
+        _kept(
+            evaluator,
+            (model, NO_SPLIT, SIZE),
+            "Counting bytes",
+            lambda _: size_table(evaluator.model).to_dict(),
+        )
+    )
+    costs = {"size": size_cost(sizes)}
+    dropped: Mapping[str, Collection[Level]] = {}
+    if evaluator.scenario is not None:
+        table = latency_table(evaluator, asked, machine)
+        evaluator.table = table
+        costs = {"latency": latency_cost(table), **costs}
+        if not masks:  # AxFormer's k is there for the loss, faster or not
+            dropped = slower_levels(asked, table)
+            _tell(dropped)
+    found, orders = Damage({}, {}), in_order
+    if not masks:
+        importance = _importance(evaluator, asked.compensation)
+        orders = {site_id: importance.order(site_id) for site_id in sites}
+    space = space_of(orders, dropped)
+    if not masks:
+        sample = calibration_sample(calibration)
+        found = Damage.from_dict(
+            _kept(
+                evaluator,
+                (model, calibration.fingerprint, damage_kind(space.fingerprint)),
+                "Measuring damage",
+                lambda told: {
+                    **measure_damage(
+                        evaluator.model,
+                        evaluator.shrink,
+                        space,
+                        sample,
+                        evaluator.predictor,
+                        on_recipe=told,
+                    ).to_dict(),
+                    "levels": space.to_dict(),
+                },
+                compensated=space.compensation != "none",
+            )
+        )
+    trivial = _kept(
+        evaluator,
+        (
+            model,
+            both_splits(calibration.fingerprint, task.search.fingerprint),
+            trivial_kind(task.metric),
+        ),
+        "Answering without looking",
+        lambda _: {"accuracy": task.kind.trivial(task.metric, calibration, task.search)},
+    )
+    neighbours = {tuple(pair.split(" ")): c for pair, c in found.together.items()}
+    return Problem(
+        space,
+        tuple(objectives),
+        costs,
+        damage=found.alone,
+        neighbours=neighbours,  # type: ignore[arg-type]
+        limits=limits,
+        trivial=trivial["accuracy"],
+        epsilon=epsilon,
+    )
+
+
+def latency_table(evaluator: Evaluator, space: SearchSpace, machine: str) -> LatencyTable:
+    """The latency table of the evaluator's scenario, measured here where ``machine`` has none.
+
+    Args:
+        evaluator: of the task, with a scenario.
+        space: all levels that must be known, importance aside.
+        machine: whose table to take.
+    """
+    model, workload = evaluator.task.model_fingerprint, evaluator.workload[1]
+    return LatencyTable.from_dict(
+        _kept(
+            evaluator,
+            (model, workload, latency_kind(machine, space.to_dict())),
+            "Timing blocks",
+            lambda told: _timed(evaluator, space, told),
+            total=ROUNDS,
+        )
+    )
+
+
+def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, Any]:
+    scenario = evaluator.scenario
+    assert scenario is not None
+    batches, workload = evaluator.workload
+    with measuring():
+        table = measure_latency_table(evaluator.model, space, batches, scenario, on_round=told)
+    save_machine(evaluator.engine, machine_name(), machine_facts())
+    save_latency_table(
+        evaluator.engine,
+        LatencyKey(evaluator.task.model_fingerprint, workload, machine_name()),
+        scenario.to_dict(),
+        {"rest": table.rest, **table.blocks},
+        table.rounds,
+    )
+    return table.to_dict()
+
+
+def _tell(dropped: Mapping[str, Collection[Level]]) -> None:
+    values: dict[str, dict[Level, None]] = {}
+    for dimension, levels in dropped.items():
+        values.setdefault(dimension.partition(".")[2], {}).update(dict.fromkeys(levels))
+    for name, levels in values.items():
+        shown = ", ".join(map(str, levels))
+        console.print(f"Not faster than less, and left out: {name} {shown}", style="dim")
+
+
+def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:
+    task = evaluator.task
+    return Importance.from_dict(
+        _kept(
+            evaluator,
+            (task.model_fingerprint, task.calibration.fingerprint, importance_kind(compensation)),
+            "Scoring heads and neurons",
+            lambda told: importance_along_path(
+                evaluator.model,
+                task.calibration,
+                task.kind,
+                evaluator.shrink,
+                compensation,
+                device=evaluator.device,
+                on_batch=_counted(told, len(task.calibration) * (1 + len(PATH))),
+            ).to_dict(),
+            compensated=compensation != "none",
+        )
+    )
+
+
+def _counted(told: Told, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        told(done, total)
+
+    return more
+
+
+def _kept(
+    evaluator: Evaluator,
+    key: tuple[str, str, str],
+    what: str,
+    measure: Callable[[Told], dict[str, Any]],
+    total: int | None = None,
+    compensated: bool = False,
+) -> dict[str, Any]:
+    stored = load_calibration(evaluator.engine, *key)
+    if stored is None:
+        if compensated:
+            _ = evaluator.moments  # with its own progress bar, not in the midst of another
+        with progress_bar() as progress:
+            bar = progress.add_task(f"Calibrating · {what}", total=total)
+            found = measure(lambda done, of: progress.update(bar, completed=done, total=of))
+        save_calibration(evaluator.engine, *key, found)
+        stored = load_calibration(evaluator.engine, *key)
+    assert stored is not None
+    return stored

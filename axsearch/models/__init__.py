@@ -1,0 +1,1 @@
+"""How a base gets smaller: surgery, refit and the model families."""

@@ -1,0 +1,147 @@
+"""What axsearch must know of a model family."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from axsearch.approximations.site import Axis, Site, SiteId, SiteKind, Units
+from axsearch.models.architectures.modeling.blocks import Block, Layout
+
+
+class Architecture(ABC):
+    """A model family: where its layers, heads and FFNs are, and what is particular to it.
+
+    One file in this folder is one family. ``modeling_module`` names the module whose source an
+    export carries, ``layout`` is what that module says of a layer. ``lacks`` says which
+    approximations the family cannot have, and why. Most families differ in these alone; the methods
+    are for those that differ in more.
+    """
+
+    model_types: ClassVar[tuple[str, ...]]
+    modeling_module: ClassVar[str]
+    layout: ClassVar[Layout]
+    lacks: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    attention: ClassVar[str] = "sdpa"
+    """The attention implementation of transformers that the family is loaded with."""
+    reads_text: ClassVar[bool] = True
+
+    def layers(self, model: PreTrainedModel) -> nn.ModuleList:
+        """The layers of a model; layers that share their tensors are there once."""
+        layers: Any = model.base_model.get_submodule(self.layout.layers)
+        return layers  # type: ignore[no-any-return]
+
+    def layer_prefix(self, model: PreTrainedModel, layer: int) -> str:
+        """How the names of a layer's tensors begin, such as ``bert.encoder.layer.3.``."""
+        body = "" if model.base_model is model else f"{model.base_model_prefix}."
+        return f"{body}{self.layout.layers}.{layer}."
+
+    def set_layers(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
+        """Let the model have only these of its layers, in the config as well."""
+        there = self.layers(model)
+        parent, _, name = self.layout.layers.rpartition(".")
+        kept = nn.ModuleList([there[layer] for layer in layers])
+        setattr(model.base_model.get_submodule(parent), name, kept)
+        for key, value in self.config_of(model.config, layers).items():
+            setattr(model.config, key, value)
+
+    def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
+        """The config's entries that change when only these layers stay."""
+        return {"num_hidden_layers": len(layers)}
+
+    def stays(self, config: PreTrainedConfig, layer: int, lost: Collection[int]) -> bool:
+        """Whether a layer, one of the ``lost`` that have no block left, must keep its place."""
+        return False
+
+    def plain(self, config: PreTrainedConfig, layers: Sequence[int]) -> bool:
+        """Whether the base's own class can hold exactly these whole layers."""
+        return True
+
+    def repeats(self, config: PreTrainedConfig, layer: int) -> int:
+        """How often a forward pass runs the layer."""
+        return 1
+
+    def longest(self, config: PreTrainedConfig) -> int:
+        """The longest input in tokens."""
+        return int(config.max_position_embeddings)
+
+    def example(self, config: PreTrainedConfig, rows: int, length: int) -> dict[str, Tensor]:
+        """Random inputs: (rows, length) tokens, the second half of the rows half padded."""
+        generator = torch.Generator().manual_seed(0)
+        pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+        ids = torch.randint(config.vocab_size, (rows, length), generator=generator)
+        ids[ids == pad] = (pad + 1) % config.vocab_size
+        mask = torch.ones_like(ids)
+        mask[rows // 2 :, length // 2 :] = 0
+        return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
+
+    def sites(self, model: PreTrainedModel, length: int = 1) -> tuple[Site, ...]:
+        """Every attention and FFN site of the base, layer by layer.
+
+        ``length`` is the longest input in tokens. Tensor names are those of the base's state
+        dict.
+        """
+        heads = model.config.num_attention_heads
+        sites = []
+        for number, layer in enumerate(self.layers(model)):
+            prefix = self.layer_prefix(model, number)
+            repeats = self.repeats(model.config, number)
+            kinds: tuple[tuple[SiteKind, Block, int | None], ...] = (
+                ("attention", self.layout.attention, heads),
+                ("ffn", self.layout.ffn, None),
+            )
+            for kind, block, count in kinds:
+                units = _units(layer, prefix, block, count)
+                state = {name: p.numel() for name, p in layer.named_parameters(prefix[:-1])}
+                unit = sum(state[axis.tensor] // units.count for axis in units.axes)
+                sites.append(Site(SiteId(number, kind), units, unit, length, repeats, self.lacks))
+        return tuple(sites)
+
+    def gates(self, model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
+        """For each layer, the modules whose input holds the heads and the neurons side by side.
+
+        The input's last dimension is ``heads * head_size`` and ``neurons``.
+        """
+        return [
+            (
+                layer.get_submodule(self.layout.attention.output),
+                layer.get_submodule(self.layout.ffn.output),
+            )
+            for layer in self.layers(model)
+        ]
+
+
+def _units(layer: nn.Module, prefix: str, block: Block, count: int | None) -> Units:
+    output: Any = layer.get_submodule(block.output)
+    fan_in = output.weight.shape[0 if isinstance(output, Conv1D) else 1]
+    axes = []
+    modules = dict(layer.named_modules())
+    for name in block.inputs:
+        module: Any = modules.get(name)
+        if module is None:  # a projection that only some configs have
+            continue
+        fan_out = 1 if isinstance(module, Conv1D) else 0
+        axes.append(Axis(f"{prefix}{name}.weight", fan_out, block.parts))
+        if module.bias is not None:
+            axes.append(Axis(f"{prefix}{name}.bias", 0, block.parts))
+    out = Axis(f"{prefix}{block.output}.weight", 0 if isinstance(output, Conv1D) else 1)
+    bias = f"{prefix}{block.output}.bias" if output.bias is not None else None
+    whole = [bias] if bias is not None else []
+    if block.norm is not None:
+        norm = layer.get_submodule(block.norm)
+        whole += [f"{prefix}{block.norm}.{name}" for name, _ in norm.named_parameters()]
+    return Units(
+        count=count or fan_in,
+        width=fan_in // count if count else 1,
+        axes=(*axes, out),
+        whole=tuple(whole),
+        output=out,
+        bias=bias,
+    )

@@ -1,0 +1,49 @@
+"""The layer groups of ALBERT: post-norm, each group run by several layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from axsearch.models.architectures.modeling.blocks import Block, Layout, NormOnly, Nothing
+
+
+def remove_attention(group: Any) -> None:
+    """Leave ``LayerNorm(x)``."""
+    layer = group.albert_layers[0]
+    layer.attention = NormOnly(layer.attention.LayerNorm)
+
+
+def remove_ffn(group: Any) -> None:
+    """Leave ``LayerNorm(x + 0)``."""
+    layer = group.albert_layers[0]
+    layer.ffn = layer.activation = nn.Identity()
+    layer.ffn_output = Nothing()
+
+
+class EmptyGroup(nn.Module):
+    """What is left of a group that has lost both blocks: the hidden state as it is."""
+
+    def forward(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        """(batch, length, hidden) in and out."""
+        return hidden_states
+
+
+LAYOUT = Layout(
+    layers="encoder.albert_layer_groups",
+    attention=Block(
+        (
+            "albert_layers.0.attention.query",
+            "albert_layers.0.attention.key",
+            "albert_layers.0.attention.value",
+        ),
+        "albert_layers.0.attention.dense",
+    ),
+    ffn=Block(("albert_layers.0.ffn",), "albert_layers.0.ffn_output"),
+    core="albert_layers.0.attention",
+    activation="albert_layers.0.activation",
+    remove_attention=remove_attention,
+    remove_ffn=remove_ffn,
+    empty_layer=EmptyGroup,
+)

@@ -1,0 +1,74 @@
+"""The layers of MPNet: post-norm, with a position bias that every layer takes from one table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
+
+from axsearch.kernels.topk_attention import topk_attention
+from axsearch.models.architectures.modeling.blocks import Block, Layout, NormOnly, leave_output_norm
+
+
+class ShapedMPNetSelfAttention(MPNetSelfAttention):
+    """Attention of some of the base's heads, each with its own column of the position bias."""
+
+    kept_heads: list[int] | None = None
+    topk: int | None = None
+    topk_mode: Any = "renormalised"
+    attend = staticmethod(topk_attention)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        """(batch, length, hidden) in and out; the bias is (batch, heads of the base, n, n)."""
+        if position_bias is not None and self.kept_heads is not None:
+            position_bias = position_bias[:, self.kept_heads]
+        if self.topk is None:
+            return super().forward(  # type: ignore[no-any-return, no-untyped-call]
+                hidden_states, attention_mask, position_bias, output_attentions, **kwargs
+            )
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (-1, self.attention_head_size)).transpose(1, 2)
+            for projection in (self.q, self.k, self.v)
+        )
+        terms = [term for term in (position_bias, attention_mask) if term is not None]
+        mask = sum(terms[1:], terms[0]) if terms else None
+        dropout = self.dropout.p if self.training else 0.0
+        context = self.attend(
+            query, key, value, self.topk, mask=mask, mode=self.topk_mode, dropout=dropout
+        )
+        output = self.o(context.transpose(1, 2).flatten(-2))
+        return (output, None) if output_attentions else (output,)  # tiles keep no probabilities
+
+
+def remove_attention(layer: Any) -> None:
+    """Leave ``LayerNorm(x)``."""
+    layer.attention = NormOnly(layer.attention.LayerNorm)
+
+
+def finish(layer: Any, shape: dict[str, Any], config: Any) -> None:
+    """Tell the attention which of the base's heads it has."""
+    if shape["heads"] and (shape["kept_heads"] is not None or shape["topk"] is not None):
+        layer.attention.attn.__class__ = ShapedMPNetSelfAttention  # same tensors, another forward
+        layer.attention.attn.kept_heads = shape["kept_heads"]
+
+
+LAYOUT = Layout(
+    layers="encoder.layer",
+    attention=Block(
+        ("attention.attn.q", "attention.attn.k", "attention.attn.v"), "attention.attn.o"
+    ),
+    ffn=Block(("intermediate.dense",), "output.dense"),
+    core="attention.attn",
+    activation="intermediate.intermediate_act_fn",
+    remove_attention=remove_attention,
+    remove_ffn=leave_output_norm,
+    finish=finish,
+)

@@ -1,0 +1,32 @@
+"""ModernBERT."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from axsearch.models.architectures.base import Architecture
+from axsearch.models.architectures.modeling import modernbert as modeling
+
+
+class ModernBert(Architecture):
+    """ModernBERT: pre-norm layers, fused projections, gated FFN, local and global attention."""
+
+    model_types = ("modernbert",)
+    modeling_module = modeling.__name__
+    layout = modeling.LAYOUT
+
+    def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
+        """A layer keeps its kind of attention, whatever place it gets."""
+        kinds = [config.layer_types[layer] for layer in layers]
+        return {"num_hidden_layers": len(layers), "layer_types": kinds}
+
+    def stays(self, config: PreTrainedConfig, layer: int, lost: Collection[int]) -> bool:
+        """The first layer where all are lost: a config of ModernBERT cannot have none."""
+        return layer == 0 and len(lost) == config.num_hidden_layers
+
+    def plain(self, config: PreTrainedConfig, layers: Sequence[int]) -> bool:
+        """Only with the first layer, which alone has no norm before its attention."""
+        return list(layers[:1]) == [0]

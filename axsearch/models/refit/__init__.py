@@ -1,0 +1,1 @@
+"""Closed-form compensation: what is left makes up for what is removed."""

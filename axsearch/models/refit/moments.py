@@ -1,0 +1,116 @@
+"""First and second moments of what the heads and neurons of the base give out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from axsearch.approximations.site import SiteId
+from axsearch.models.architectures import architecture_of
+from axsearch.models.refit.compensation import Moments
+
+if TYPE_CHECKING:
+    from axsearch.tasks.kinds import TaskKind
+    from axsearch.tasks.split import Split
+
+BATCH_SIZE = 32
+TOKENS = 32_768
+"""Enough for the covariance of a few thousand neurons; more changes the fit little."""
+
+SENSITIVE = 0.9
+"""The part of an example's weight that its tokens share by how much the loss depends on them."""
+
+
+def measure_moments(
+    model: PreTrainedModel,
+    split: Split,
+    kind: TaskKind[Any, Any],
+    *,
+    device: str = "cpu",
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Moments:
+    """Weighted mean and covariance of the inputs of every attention's and FFN's output projection.
+
+    They are taken in the base, over the tokens of examples of the split, drawn until they have
+    32,768 tokens. Every example weighs the same. A tenth of its weight is spread evenly over its
+    tokens (padding has none), the rest in proportion to the squared gradient of the loss by the
+    block's output at the token: in the last layers of a classifier the answer rests on one token,
+    and a fit to all of them alike serves the others. It is the empirical Fisher information again
+    (Kwon et al. 2022, arXiv 2204.09656), here of tokens, not of gates.
+
+    ``on_batch`` is told how many examples were done, and of how many. The result is on the CPU.
+    """
+    family = architecture_of(model.config.model_type)
+    modules: dict[SiteId, nn.Module] = {}
+    for layer, (heads, neurons) in enumerate(family.gates(model)):
+        modules[SiteId(layer, "attention")] = heads
+        modules[SiteId(layer, "ffn")] = neurons
+    sums: dict[SiteId, Tensor] = {}
+    squares: dict[SiteId, Tensor] = {}
+    totals = dict.fromkeys(modules, 0.0)
+    # A site whose layers share their parameters is seen once for each of them.
+    seen: list[tuple[SiteId, Tensor, Tensor]] = []
+
+    def see(site: SiteId, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        seen.append((site, inputs[0].detach(), output))
+
+    hooks = [module.register_forward_hook(partial(see, site)) for site, module in modules.items()]
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    # Data may be in the order of their labels, so examples are drawn, always the same ones.
+    drawn = np.random.default_rng(0).permutation(len(split))
+    within = np.cumsum(split.lengths[drawn]) <= TOKENS
+    drawn = drawn[: max(1, int(within.sum()))]
+    examples = len(drawn)
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)  # or the first layer's outputs have no gradient
+        by_length = drawn[np.argsort(split.lengths[drawn], kind="stable")]
+        for start in range(0, examples, BATCH_SIZE):
+            rows = by_length[start : start + BATCH_SIZE]
+            batch = {key: tensor.to(device) for key, tensor in split.collate(rows).items()}
+            seen.clear()
+            loss = kind.loss(model(**batch), split.collate_targets(rows).to(device))
+            slopes = torch.autograd.grad(loss, [output for _, _, output in seen])
+            for (site, inputs, _), slope in zip(seen, slopes, strict=True):
+                weights = _weights(slope, batch.get("attention_mask"))
+                counts = weights > 0  # padding would only cost time
+                values, flat = inputs[counts], weights[counts][:, None]
+                if site not in sums:
+                    width = values.shape[1]
+                    sums[site] = torch.zeros(width, dtype=torch.float64)
+                    squares[site] = torch.zeros(width, width)  # a float64 of 3,072 neurons is 75 MB
+                sums[site] += (flat * values).sum(0).cpu().double()
+                squares[site] += (values.T @ (flat * values)).cpu()
+                totals[site] += float(weights.sum())
+            if on_batch is not None:
+                on_batch(start + len(rows), examples)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    mean = {site: total / totals[site] for site, total in sums.items()}
+    covariance = {
+        site: square / totals[site] - torch.outer(mean[site], mean[site]).float()
+        for site, square in squares.items()
+    }
+    return Moments(mean, covariance)
+
+
+def _weights(slope: Tensor, mask: Tensor | None) -> Tensor:
+    # One for each token, (batch, length); an example that the loss does not feel is spread evenly.
+    tiny = torch.finfo(slope.dtype).tiny
+    slope = slope / slope.abs().amax((1, 2), keepdim=True).clamp_min(tiny)  # squares may vanish
+    sizes = slope.square().sum(-1)
+    even = torch.ones_like(sizes) if mask is None else mask.to(sizes.dtype)
+    even = even / even.sum(1, keepdim=True)
+    felt = sizes * (even > 0)
+    total = felt.sum(1, keepdim=True)
+    share = torch.where(total > 0, felt / total.clamp_min(tiny), even)
+    return SENSITIVE * share + (1 - SENSITIVE) * even

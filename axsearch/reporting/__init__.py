@@ -1,0 +1,1 @@
+"""Figures, explanations, the report and the dashboard."""

@@ -1,0 +1,1 @@
+"""Optuna Dashboard: what axsearch adds to it, and serving it."""

@@ -1,0 +1,364 @@
+"""In words: what a trial's model gave up, and what each cut was worth."""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from axsearch.approximations import approximations
+from axsearch.approximations.choices import Setting
+from axsearch.approximations.site import SiteId
+from axsearch.space.latency_table import KINDS
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Estimate
+from axsearch.study.comparison import SelectionBias, Ties
+from axsearch.study.study import Study
+from axsearch.study.tables import Tables
+
+EXACT = Recipe.of({})
+UNITS = {"heads": "heads", "ffn": "neurons"}
+SETTINGS = {"topk": "keys a query", "ffn_topk": "neurons a token"}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a model lacks in one block, or in a layer that is gone, and what that was worth.
+
+    Attributes:
+        layer: ``layer03``.
+        block: ``attention``, ``ffn``, or ``layer`` where both are gone.
+        kept: what is left, in words.
+        damage: mean KL divergence from the base's outputs in nats, of these choices alone, added
+            up; None where it was not measured.
+        time: share of the base's time saved, by the latency table; None where there is none.
+        size: share of the base's bytes saved; None where it is not known.
+    """
+
+    layer: str
+    block: str
+    kept: str
+    damage: float | None
+    time: float | None
+    size: float | None
+
+    @property
+    def name(self) -> str:
+        """Such as ``layer03 attention``."""
+        return self.layer if self.block == "layer" else f"{self.layer} {self.block}"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A trial's model in words and numbers; see :func:`explain_trial`."""
+
+    member: Measurement
+    sentences: tuple[str, ...]
+    cuts: tuple[Cut, ...]
+
+    @property
+    def headings(self) -> list[str]:
+        """Of a table of the cuts; what is not known of any of them is left out."""
+        return ["cut", "kept", *worth_headings(self.cuts)]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The table, a row for each cut."""
+        known = worth_headings(self.cuts)
+        return [[cut.name, cut.kept, *(worth([cut], name) for name in known)] for cut in self.cuts]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "model": self.member.model_dump(mode="json"),
+            "sentences": list(self.sentences),
+            "cuts": [asdict(cut) for cut in self.cuts],
+        }
+
+
+WORTH = {
+    "damage, nats": ("damage", ".4f"),
+    "time saved": ("time", ".1%"),
+    "bytes saved": ("size", ".1%"),
+}
+"""What a cut was worth: by heading, the field of a Cut and how it is written."""
+
+
+def worth_headings(cuts: Sequence[Cut]) -> list[str]:
+    """The headings of what is known of at least one of these cuts."""
+    return [
+        heading
+        for heading, (field, _) in WORTH.items()
+        if any(getattr(cut, field) is not None for cut in cuts)
+    ]
+
+
+def worth(cuts: Sequence[Cut], heading: str) -> str:
+    """What these cuts were worth together, as text; nothing where it is not known."""
+    field, digits = WORTH[heading]
+    known = [value for cut in cuts if (value := getattr(cut, field)) is not None]
+    return format(sum(known), digits) if known else ""
+
+
+def in_markdown(text: str) -> str:
+    """A name as it may stand in Markdown, within a table too: it is text and nothing else."""
+    flat = " ".join(html.escape(text, quote=False).split())
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat)
+
+
+def export_command(study: Study, trial: int | str, storage: str = "URL") -> str:
+    """The command that exports a trial's model."""
+    name = shlex.quote(study.name)
+    where = storage if storage == "URL" else shlex.quote(storage)
+    return (
+        f"axsearch export --storage {where} --study {name} --trial {trial} --format hf "
+        f"--out trial-{trial}"
+    )
+
+
+def explain_trial(
+    study: Study,
+    trial: int,
+    ties: Ties | None = None,
+    bias: SelectionBias | None = None,
+) -> Explanation:
+    """What a trial's model gave up, what it has left, and what each cut was worth.
+
+    Args:
+        study: of the trial.
+        trial: its number.
+        ties: of the study's front, to be told where the trial is on it.
+        bias: the same.
+
+    Raises:
+        UsageError: there is no such trial, or it is not finished.
+    """
+    member = study.trial(trial)
+    recipe = Recipe.from_dict(member.recipe)
+    params = study.frozen([trial])[trial].params
+    cuts = tuple(cuts_of(study, member, Tables(study), params))
+    sentences = [
+        *_given_up(study, member, recipe),
+        *_latency(study, member),
+        *_accuracy(study, member, recipe),
+        *_trust(study, member, ties, bias),
+        *_worth(cuts),
+    ]
+    return Explanation(member, tuple(sentences), cuts)
+
+
+def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str]:
+    base = study.baseline
+    removed = base.parameters - member.parameters
+    yield (
+        f"Trial {member.trial} has {member.parameters:,} parameters, {removed:,} fewer than the "
+        f"base, and {member.size_bytes:,} bytes ({member.size_ratio:.3f} of the base)."
+    )
+    gone = [layer for layer, kept in member.choices.items() if is_removed(kept)]
+    parts = [f"{len(gone)} of {len(base.choices)} layers ({', '.join(gone)})"] if gone else []
+    for name, units in UNITS.items():
+        full, kept = (sum(c[name] or 0 for c in m.choices.values()) for m in (base, member))
+        if kept < full:
+            parts.append(f"{full - kept:,} of {full:,} {units}")
+    if parts:
+        yield f"It gave up {_and(parts)}."
+    for name, words in SETTINGS.items():
+        values = {
+            layer: kept[name]
+            for layer, kept in member.choices.items()
+            if kept.get(name) is not None
+        }
+        if values:
+            shown = ", ".join(f"{layer}: {value}" for layer, value in values.items())
+            yield f"{len(values)} of its layers keep only some {words} ({shown})."
+    if recipe.compensation != "none":
+        yield f"What is left was compensated for what is gone: {recipe.compensation}."
+    if any(isinstance(c, Setting) and c.mode == "hard" for _, _, c in recipe.choices()):
+        yield "Its top-k attention is hard: probabilities are not renormalised."
+
+
+def _latency(study: Study, member: Measurement) -> Iterable[str]:
+    if member.latency_ratio is not None:
+        yield (
+            f"It takes {member.latency_ratio:.3f} of the base's time "
+            f"({1 / member.latency_ratio:.2f}x as fast), "
+            f"{'measured' if member.latency_measured else 'predicted'}: {study.scenario}."
+        )
+
+
+def _accuracy(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str]:
+    from axsearch.statistics.metrics import (  # scipy takes a second
+        better_and_worse,
+        paired_difference,
+    )
+
+    base, metric = study.baseline, study.spec.metric
+    yield (
+        f"Its {metric} is {member.accuracy:.4f} ({member.accuracy_low:.4f} to "
+        f"{member.accuracy_high:.4f}) on the search split, the base's {base.accuracy:.4f}."
+    )
+    recipes = [recipe, Recipe.from_dict(base.recipe)]
+    for split in ("search", "holdout"):
+        known = study.outcomes(recipes, split)
+        if not all(recipe.hash in known for recipe in recipes):
+            continue  # older versions kept less, and the holdout split may not have been opened
+        ours, theirs = (known[recipe.hash] for recipe in recipes)
+        if split == "holdout":
+            yield (
+                f"On the holdout split it has {ours.value:.4f} ({ours.low:.4f} to {ours.high:.4f}),"
+                f" the base {theirs.value:.4f}."
+            )
+        better, worse = better_and_worse(ours.outcome, theirs.outcome)
+        change = paired_difference(ours.outcome, theirs.outcome, study.spec.seed)
+        yield (
+            f"Of {len(ours.outcome)} {'' if split == 'search' else 'holdout '}examples it answers "
+            f"{better} better than the base and {worse} worse: {_signed(change)} in {metric}, pair "
+            "by pair."
+        )
+
+
+def _trust(
+    study: Study, member: Measurement, ties: Ties | None, bias: SelectionBias | None
+) -> Iterable[str]:
+    assert member.trial is not None
+    if ties is not None and member.trial in ties.tied:
+        others = [
+            "the base" if other == study.baseline.trial else f"trial {other}"
+            for other in ties.tied[member.trial]
+        ]
+        if others:
+            yield (
+                f"In {study.spec.metric} it is tied with {_and(others)}: on {ties.examples} "
+                f"examples of the {ties.split} split no difference shows, corrected for "
+                f"{ties.comparisons} comparisons."
+            )
+        else:
+            yield "No other model of the front is tied with it."
+    if bias is not None and member.trial in bias.members:
+        yield (
+            "Selection bias: what it has over the base on the search split is "
+            f"{_signed(bias.members[member.trial])} above what it has on the holdout split; the "
+            f"front's mean is {_signed(bias.mean)}."
+        )
+
+
+def _worth(cuts: Sequence[Cut]) -> Iterable[str]:
+    for field, what in (("time", "time"), ("size", "bytes")):
+        known = [(getattr(cut, field), cut) for cut in cuts if getattr(cut, field)]
+        if known:
+            share, cut = max(known, key=lambda found: found[0])
+            also = "" if cut.damage is None else f", for a damage of {cut.damage:.4f} nats"
+            yield f"The cut that saves most {what} is {cut.name}: {share:.1%} of the base's{also}."
+    damaged = [(cut.damage, cut) for cut in cuts if cut.damage]
+    if damaged:
+        damage, cut = max(damaged, key=lambda found: found[0])
+        saved = "" if cut.time is None else f", for {cut.time:.1%} of the base's time"
+        yield f"The cut that does most damage is {cut.name}: {damage:.4f} nats{saved}."
+
+
+def cuts_of(
+    study: Study, member: Measurement, tables: Tables, params: Mapping[str, int]
+) -> Iterable[Cut]:
+    """What a finished trial's model lacks, block by block; ``params`` are the trial's levels."""
+    base, recipe = study.baseline, Recipe.from_dict(member.recipe)
+    damage = _damage_by_block(tables, params, recipe)
+    for name, kept in member.choices.items():
+        layer = int(name.removeprefix("layer"))
+        sites = [SiteId(layer, kind) for kind in KINDS]
+        cut = [site for site in sites if recipe.at(*site)]
+        if is_removed(kept):
+            yield Cut(
+                name,
+                "layer",
+                "nothing",
+                _most(damage.get((name, "layer")), [damage.get((name, kind)) for kind in KINDS]),
+                None if tables.latency is None else tables.latency.layer(EXACT, layer),
+                None if tables.size is None else tables.size.layers[layer],
+            )
+            continue
+        for site in cut:
+            words = _kept(kept, base.choices[name], site)
+            yield Cut(
+                name,
+                site.kind,
+                words,
+                damage.get((name, site.kind)),
+                _time(tables, recipe, site),
+                None if tables.size is None else tables.size.saved(recipe, site),
+            )
+
+
+def _damage_by_block(
+    tables: Tables, params: Mapping[str, int], recipe: Recipe
+) -> dict[tuple[str, str], float]:
+    """What the levels of a genome do alone, added up by layer and block.
+
+    Only what is left in the recipe counts: it drops the k of a block that is gone. Where several
+    parameters speak of the same units or the same k, the one that does most damage counts.
+    """
+    alone: dict[tuple[str, str, str], dict[str, float]] = {}
+    for parameter, level in params.items():
+        levels = tables.damage.get(parameter, ())
+        if not level or level >= len(levels):
+            continue
+        layer, name, *_ = parameter.split(".")
+        if name not in approximations():  # of another version
+            continue
+        approximation = approximations()[name]
+        number = int(layer.removeprefix("layer"))
+        recorded = {kind: approximation.recorded(kind) for kind in approximation.kinds}
+        if not any(recorded[kind] in recipe.at(number, kind) for kind in recorded):
+            continue
+        block, choice = ("layer", name) if len(recorded) > 1 else next(iter(recorded.items()))
+        own = alone.setdefault((layer, block, choice), {})
+        own[name] = own.get(name, 0.0) + levels[level]  # the parts of a mask add up
+    found: dict[tuple[str, str], float] = defaultdict(float)
+    for (layer, block, _), by_name in alone.items():
+        found[layer, block] += max(by_name.values())
+    return found
+
+
+def _time(tables: Tables, recipe: Recipe, site: SiteId) -> float | None:
+    table = tables.latency
+    if table is None:
+        return None
+    try:
+        saved = table.block(EXACT, site) - table.block(recipe, site)
+    except KeyError:  # a setting that the table does not know
+        return None
+    return saved * table.repeats.get(site.layer, 1)
+
+
+def _kept(kept: Mapping[str, int | None], full: Mapping[str, int | None], site: SiteId) -> str:
+    units, setting = ("heads", "topk") if site.kind == "attention" else ("ffn", "ffn_topk")
+    parts = []
+    if kept[units] != full[units]:
+        parts.append(f"{kept[units]} of {full[units]} {UNITS[units]}" if kept[units] else "nothing")
+    if kept.get(setting) is not None:
+        parts.append(f"{kept[setting]} {SETTINGS[setting]}")
+    return ", ".join(parts)
+
+
+def is_removed(kept: Mapping[str, int | None]) -> bool:
+    """Whether a layer that keeps this is gone."""
+    return kept["heads"] == 0 and kept["ffn"] == 0
+
+
+def _most(whole: float | None, blocks: Sequence[float | None]) -> float | None:
+    """Of a layer that is gone: its damage as a whole, or that of its blocks, if it is more."""
+    known = [damage for damage in blocks if damage is not None]
+    found = [sum(known)] if known else []
+    return max([*found, *([whole] if whole is not None else [])], default=None)
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _signed(change: Estimate) -> str:
+    return f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})"

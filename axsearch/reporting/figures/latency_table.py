@@ -1,0 +1,166 @@
+"""What time each shape of a block takes, as the latency table has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from axsearch.reporting.figures import style
+from axsearch.reporting.figures.data import StudyData
+from axsearch.space.latency_table import LatencyTable
+
+ORDER = 80
+TITLE = "Time of a block by what it keeps"
+NO_TABLE = (
+    "This study has no latency table; `axsearch search` with latency among its objectives "
+    "measures one."
+)
+
+KINDS = {"attention": ("heads", "heads kept"), "ffn": ("ffn", "neurons kept")}
+
+SETTINGS = (style.VERMILLION, style.PURPLE, style.ORANGE, style.SKY)
+
+
+def of_study(data: StudyData) -> list[go.Figure]:
+    """The study's latency table, where latency is an objective."""
+    if data.latency_table is None or not data.latency_table.blocks:
+        return [style.nothing(TITLE, NO_TABLE)]
+    units = {}
+    if data.baseline is not None:
+        for unit, _ in KINDS.values():
+            units[unit] = max(kept[unit] or 0 for kept in data.baseline.choices.values())
+    return [latency_table_figure(data.latency_table, units, data.scenario)]
+
+
+def latency_table_figure(
+    table: LatencyTable, units: Mapping[str, int] | None = None, scenario: str = ""
+) -> go.Figure:
+    """The share of the base's pass that a block takes, by the units it keeps.
+
+    Lines are blocks that only lose units, with a band of the table's error on either side; markers
+    are blocks with a setting; the dashed line is what no recipe changes.
+
+    Args:
+        table: the latency table.
+        units: of an exact block, ``{"heads": 12, "ffn": 3072}``; without them exact blocks are not
+            drawn, since the table does not say how many units they keep.
+        scenario: what it was measured for, in words.
+    """
+    units = units or {}
+    panels = [kind for kind in KINDS if any(_parsed(key)[0] == kind for key in table.blocks)]
+    figure = make_subplots(
+        rows=1, cols=max(len(panels), 1), shared_yaxes=True, horizontal_spacing=0.05
+    )
+    looks = zip((style.BLUE, style.GREEN), ("circle", "square"), strict=True)
+    for column, (kind, (colour, symbol)) in enumerate(zip(panels, looks, strict=False), start=1):
+        unit, title = KINDS[kind]
+        line, settings = _places(table.blocks, kind, unit, units.get(unit))
+        xs = [x for x, _ in line]
+        shares = [100 * share for _, share in line]
+        if line:
+            _add_band(figure, xs, shares, table.error, column)
+        figure.add_scatter(
+            x=xs,
+            y=style.all_rounded(shares),
+            mode="lines+markers",
+            name=kind if kind != "ffn" else "FFN",
+            line={"color": colour},
+            marker={"symbol": symbol, "size": 6},
+            hovertemplate=f"%{{x}} {title}<br>%{{y:.3f}} % of the base's pass<extra></extra>",
+            row=1,
+            col=column,
+        )
+        for index, (setting, own) in enumerate(settings.items(), start=2):
+            figure.add_scatter(
+                x=[x for x, _ in own],
+                y=style.all_rounded(100 * share for _, share in own),
+                mode="markers",
+                name=_in_words(setting),
+                marker={
+                    "color": SETTINGS[index % len(SETTINGS)],
+                    "symbol": style.SYMBOLS[index % len(style.SYMBOLS)] + "-open",
+                    "size": 9,
+                    "line": {"width": 2},
+                },
+                hovertemplate=f"{_in_words(setting)}<br>%{{x}} {title}<br>%{{y:.3f}} % of the "
+                "base's pass<extra></extra>",
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title={"text": title}, rangemode="tozero", col=column)
+        _add_rest(figure, table.rest, [*xs, *(x for own in settings.values() for x, _ in own)],
+                  column)  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title={"text": "share of the base's pass (%)"}, col=1)
+    subtitle = (
+        f"One block of one layer. The table's error on whole models is {100 * table.error:.1f} %"
+    )
+    if scenario:
+        subtitle += f"; measured for {scenario}"
+    return style.lay_out(figure, TITLE, subtitle=f"{subtitle}.", height=460)
+
+
+def _parsed(key: str) -> tuple[str, dict[str, str]]:
+    """Kind and choices of ``attention heads=8 topk=32.renormalised``."""
+    kind, *choices = key.split()
+    return kind, {name: value for name, _, value in (c.partition("=") for c in choices)}
+
+
+def _places(
+    blocks: Mapping[str, float], kind: str, unit: str, full: int | None
+) -> tuple[list[tuple[int, float]], dict[str, list[tuple[int, float]]]]:
+    """Units and share of the blocks that only lose units, and of the others by their setting."""
+    line: list[tuple[int, float]] = []
+    settings: dict[str, list[tuple[int, float]]] = {}
+    for key, share in blocks.items():
+        own_kind, choices = _parsed(key)
+        kept = choices.pop(unit, None)
+        x = full if kept is None else int(kept)
+        if own_kind != kind or x is None:
+            continue
+        setting = ", ".join(f"{name} {value}" for name, value in choices.items())
+        (settings.setdefault(setting, []) if setting else line).append((x, share))
+    return sorted(line), {setting: sorted(own) for setting, own in settings.items()}
+
+
+def _in_words(setting: str) -> str:
+    return style.in_words(setting).replace("topk", "top-k").replace(".", ", ")
+
+
+def _add_band(
+    figure: go.Figure, xs: Sequence[int], shares: Sequence[float], error: float, column: int
+) -> None:
+    above = style.all_rounded(share * (1 + error) for share in shares)
+    below = style.all_rounded(share * (1 - error) for share in shares)
+    figure.add_scatter(
+        x=[*xs, *reversed(xs)],
+        y=[*above, *reversed(below)],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=style.BAND,
+        name="± the table's error",
+        legendgroup="error",
+        showlegend=column == 1,
+        hoverinfo="skip",
+        row=1,
+        col=column,
+    )
+
+
+def _add_rest(figure: go.Figure, rest: float, xs: Sequence[int], column: int) -> None:
+    share = style.rounded(100 * rest)
+    figure.add_scatter(
+        x=[0, max(xs, default=1)],
+        y=[share, share],
+        mode="lines",
+        line={"color": style.OTHER, "dash": "dash"},
+        name="all that no recipe changes",
+        legendgroup="rest",
+        showlegend=column == 1,
+        hovertemplate="embeddings, pooler, head<br>%{y:.3f} % of the base's pass<extra></extra>",
+        row=1,
+        col=column,
+    )

@@ -1,0 +1,118 @@
+"""What the members of the front have in common: one line each, across its objectives and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from axsearch.reporting.figures import style
+from axsearch.reporting.figures.data import StudyData
+from axsearch.reporting.figures.layer_map import removed_layers
+from axsearch.statistics.measurement import Measurement
+
+ORDER = 30
+TITLE = "The front across objectives and shape"
+MOST_NUMBERED = 20
+"""Lines beside which the trial's number can still be read."""
+
+
+def of_study(data: StudyData) -> list[go.Figure]:
+    """The front's lines."""
+    if data.baseline is None or not data.front:
+        return [style.nothing(TITLE, style.NO_TRIALS)]
+    return [
+        parallel_coordinates_figure(data.front, data.baseline, metric=data.metric, costs=data.costs)
+    ]
+
+
+def parallel_coordinates_figure(
+    front: Sequence[Measurement],
+    baseline: Measurement,
+    *,
+    metric: str,
+    costs: Sequence[Literal["latency", "size"]] = ("latency", "size"),
+) -> go.Figure:
+    """A line for each member of the front, coloured by its accuracy.
+
+    The axes: the trial, accuracy, the costs, and of the shares of heads and neurons kept, the
+    layers with top-k attention and the layers removed those in which members differ.
+    """
+    accuracy = [m.accuracy for m in front]
+    axes: list[tuple[str, list[float | None], bool]] = [(style.in_words(metric), [*accuracy], True)]
+    if "latency" in costs:
+        axes.append(("latency ratio", [m.latency_ratio for m in front], True))
+    if "size" in costs:
+        axes.append(("size ratio", [m.size_ratio for m in front], True))
+    axes += [
+        ("heads kept (%)", [100 * _share(m, baseline, "heads") for m in front], False),
+        ("neurons kept (%)", [100 * _share(m, baseline, "ffn") for m in front], False),
+        ("layers with top-k", [_with_topk(m) for m in front], False),
+        ("layers removed", [len(removed_layers(m)) for m in front], False),
+    ]
+    dimensions = [_trials(front)]
+    for label, values, objective in axes:
+        known = [v for v in values if v is not None]
+        if len(known) == len(values) and (objective or len(set(known)) > 1):
+            dimensions.append(
+                {"label": label, "values": style.all_rounded(known), "range": _range(known)}
+            )
+    low, high = _range(accuracy)
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={
+                "color": style.all_rounded(accuracy),
+                "coloraxis": "coloraxis",
+            },
+            labelangle=-20,
+            labelfont={"color": style.TEXT},
+            tickfont={"color": style.TEXT, "shadow": "none"},  # its own would be white
+            rangefont={"color": style.TRANSPARENT},
+        )
+    )
+    style.lay_out(
+        figure,
+        TITLE,
+        subtitle="One line for each member; drag along an axis to pick some. Ratios are to the "
+        "base.",
+        height=520,
+        margin={"t": 170, "l": 40, "r": 60},
+    )
+    return style.with_colour_bar(
+        figure,
+        f"{style.in_words(metric)}, search split",
+        below=15,
+        colorscale=style.LINE_SCALE,
+        cmin=low,
+        cmax=high,
+    )
+
+
+def _share(member: Measurement, baseline: Measurement, unit: str) -> float:
+    full = sum(kept[unit] or 0 for kept in baseline.choices.values())
+    return sum(kept[unit] or 0 for kept in member.choices.values()) / full if full else 0.0
+
+
+def _with_topk(member: Measurement) -> int:
+    return sum(
+        bool(kept["heads"]) and kept.get("topk") is not None for kept in member.choices.values()
+    )
+
+
+def _trials(front: Sequence[Measurement]) -> dict[str, Any]:
+    """An axis on which each line stands beside its trial's number."""
+    axis: dict[str, Any] = {
+        "label": "trial",
+        "values": list(range(len(front))),
+        "range": [-0.5, len(front) - 0.5],
+    }
+    every = range(0, len(front), -(-len(front) // MOST_NUMBERED))
+    return {**axis, "tickvals": list(every), "ticktext": [str(front[i].trial) for i in every]}
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    """From the least to the greatest; around the value where there is but one."""
+    low, high = min(values), max(values)
+    return style.padded(values) if low == high else [low, high]

@@ -1,0 +1,321 @@
+"""The report of a study: one HTML file that opens offline, or Markdown for a pull request."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+from jinja2 import Environment, StrictUndefined
+from plotly import offline
+
+from axsearch.errors import UsageError
+from axsearch.progress import steps
+from axsearch.reporting.explanation import Explanation, explain_trial, export_command, in_markdown
+from axsearch.reporting.gallery import study_figures
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Estimate
+from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
+from axsearch.study.study import Study
+from axsearch.study.tables import Tables
+
+Format = Literal["html", "md"]
+
+DROP = 0.01
+"""The accuracy that the chosen model may lose where nobody chose one."""
+
+
+def write_report(
+    study: Study, out: str, *, format: Format | None = None, trial: int | None = None
+) -> Path:
+    """Write what a study found, for someone who was not there.
+
+    Args:
+        study: with a finished base.
+        out: the file to write.
+        format: ``html`` or ``md``; what the file's name ends with if None, else ``html``.
+        trial: the model to explain; if None the fastest (or else smallest) of the front within
+            0.01 of the base's accuracy, or the knee where there is none.
+
+    Raises:
+        UsageError: ``out`` cannot be written, or there is no such trial.
+    """
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"The report cannot be written to {path}; name a file in a folder.")
+    if format is None:
+        format = "md" if path.suffix.lower() in (".md", ".markdown") else "html"
+    if format not in get_args(Format):
+        raise UsageError(f"--format must be one of {', '.join(get_args(Format))}, not {format!r}.")
+    with steps(2) as begin:
+        begin("Reading the study")
+        report = Report(study, trial, in_markdown if format == "md" else str)
+        begin("Drawing the figures")
+        text = _render(report, format)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"The report cannot be written to {path}: {error.strerror}.") from None
+    return path
+
+
+def _render(report: Report, format: Format) -> str:
+    environment = Environment(
+        autoescape=format == "html", undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = lambda value, digits: (
+        "" if value is None else f"{value:.{digits}f}"
+    )
+    environment.filters["percent"] = lambda value: "" if value is None else f"{value:.1%}"
+    source = Path(__file__).with_name(f"report.{format}.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source).render(report=report)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model in the report's table."""
+
+    label: str
+    member: Measurement
+    letters: str
+    holdout: Estimate | None
+
+
+class Report:
+    """What the templates show of a study.
+
+    Args:
+        study: with a finished base.
+        trial: the model to explain; see :func:`write_report`.
+        escape: makes names safe in what is written.
+    """
+
+    def __init__(
+        self, study: Study, trial: int | None = None, escape: Callable[[str], str] = str
+    ) -> None:
+        self.study = study
+        self.name, self.model, self.data = map(
+            escape, (study.name, study.model_name, study.data_name)
+        )
+        self.baseline = study.baseline
+        self.front = study.front()
+        self.ties: Ties | None = ties(study)
+        self.bias: SelectionBias | None = selection_bias(study)
+        self.why, number = self._chosen(trial)
+        self.chosen: Explanation | None = (
+            None if number is None else explain_trial(study, number, self.ties, self.bias)
+        )
+
+    def _chosen(self, trial: int | None) -> tuple[str, int | None]:
+        if trial is not None:
+            return "as asked for", trial
+        by: Literal["latency", "size"] = (
+            "size" if self.baseline.latency_ratio is None else "latency"
+        )
+        word = "fastest" if by == "latency" else "smallest"
+        with suppress(UsageError):
+            chosen = self.study.pick(max_drop=DROP, by=by).trial
+            return f"the {word} within {DROP} of the base on the search split", chosen
+        with suppress(UsageError):
+            return "the one nearest to the best of everything", self.study.pick(knee=True).trial
+        return "", None
+
+    @cached_property
+    def holdout(self) -> dict[int, Estimate]:
+        """The metric on the holdout split by trial."""
+        chosen = [self.chosen.member] if self.chosen else []
+        return self.study.holdout([self.baseline, *self.front, *chosen])
+
+    @property
+    def rows(self) -> list[Row]:
+        """The base, then the front."""
+        letters = self.ties.letters if self.ties else {}
+        return [
+            Row(label, m, letters.get(m.trial or 0, ""), self.holdout.get(m.trial or 0))
+            for label, m in (("base", self.baseline), *((str(m.trial), m) for m in self.front))
+        ]
+
+    @property
+    def summary(self) -> Iterator[str]:
+        """Three sentences."""
+        study = self.study
+        told = (
+            ""
+            if self.ties is None
+            else f"; {len(self.ties.tied[self.baseline.trial or 0])} of them cannot be told from "
+            f"the base by their {study.spec.metric}"
+        )
+        yield (
+            f'Of {study.count} models, the base "{self.model}" and approximations of it, judged on '
+            f'"{self.data}", {len(self.front)} make up the Pareto front over '
+            f"{', '.join(study.spec.objectives)}{told}."
+        )
+        yield self._of_the_chosen()
+        others = [m for m in self.front if m.recipe != self.baseline.recipe]
+        opened = [m for m in others if m.trial in self.holdout]
+        if self.bias is not None:
+            yield self.bias.words
+        elif not others:
+            yield "No other model than the base is on the front."
+        elif opened:
+            yield (
+                f"The holdout split was opened for {len(opened)} of the {len(others)} models; "
+                "`axsearch front --holdout` opens it for the rest, and says how large the "
+                "selection bias is."
+            )
+        else:
+            yield (
+                f"The holdout split has not been opened: {study.spec.metric} is that of the split "
+                "which the front was chosen by, and so is too good by some selection bias."
+            )
+
+    @property
+    def marked(self) -> bool:
+        """Whether the model explained has a row in the table."""
+        chosen = self.chosen and self.chosen.member.trial
+        return any(row.member.trial == chosen for row in self.rows)
+
+    def _of_the_chosen(self) -> str:
+        if self.chosen is None:
+            return "No model of it meets the limits of the study."
+        member = self.chosen.member
+        number, metric = member.trial or 0, self.study.spec.metric
+        ours, base = (self.holdout.get(m.trial or 0) for m in (member, self.baseline))
+        split = "holdout"
+        if ours is None or base is None:
+            split = "search"
+            ours, base = (
+                Estimate(m.accuracy, m.accuracy_low, m.accuracy_high)
+                for m in (member, self.baseline)
+            )
+        time = (
+            ""
+            if member.latency_ratio is None
+            else f"{member.latency_ratio:.3f} of the base's time ({1 / member.latency_ratio:.2f}x "
+            "as fast) and "
+        )
+        return (
+            f"Trial {number}, {self.why}, takes {time}{member.size_ratio:.3f} of its bytes, and "
+            f"has {metric} {ours.value:.4f} ({ours.low:.4f} to {ours.high:.4f}) on the {split} "
+            f"split where the base has {base.value:.4f} ({base.low:.4f} to {base.high:.4f})."
+        )
+
+    @property
+    def measured(self) -> Iterator[str]:
+        """How the numbers came about, a sentence or two each."""
+        study, spec = self.study, self.study.spec
+        exact = Recipe.from_dict(self.baseline.recipe)
+        counts = {
+            split: len(known[exact.hash].outcome)
+            for split in ("search", "holdout")
+            if exact.hash in (known := study.outcomes([exact], split))
+        }
+        on = " and ".join(
+            f"{count:,} examples of the {split} split" for split, count in counts.items()
+        )
+        yield (
+            f"Each trial builds the smaller model and measures that{f', on {on}' if on else ''}. "
+            "Intervals are "
+            "95 %: Wilson's for a share of right answers, else of a bootstrap. The holdout split "
+            "is opened for chosen models only."
+        )
+        if study.scenario is not None:
+            table = Tables(study).latency
+            fit = (
+                ""
+                if table is None
+                else f" Trials were ranked by a latency table, which was off by {table.error:.1%} "
+                "on average over random whole models."
+            )
+            timed = sum(m.latency_measured for m in self.front)
+            yield (
+                f"Latency is for {study.scenario}, on {spec.machine}: the median of paired ratios, "
+                f"base and model in turn on the same batches. Of the front {timed} of "
+                f"{len(self.front)} models were timed themselves.{fit}"
+            )
+        yield (
+            "Size is the exact number of bytes of the exported safetensors file; the base has "
+            f"{self.baseline.size_bytes:,} bytes and {self.baseline.parameters:,} parameters."
+        )
+        if self.ties is not None:
+            yield self.ties.words
+        if self.bias is not None:
+            yield self.bias.words
+
+    @property
+    def commands(self) -> list[str]:
+        """What makes all this again."""
+        name = shlex.quote(self.study.name)
+        trial = self.chosen.member.trial if self.chosen else None
+        where = f"--storage URL --study {name}"
+        commands = [search_command(self.study), f"axsearch front {where} --holdout"]
+        if trial is not None:
+            commands += [
+                f"axsearch explain {where} --trial {trial}",
+                export_command(self.study, trial),
+                f"axsearch verify trial-{trial}",
+            ]
+        if self.study.scenario is not None:
+            commands.append(f"axsearch remeasure {where} --batch-size 1")
+        return commands
+
+    @property
+    def figures(self) -> list[tuple[str, str]]:
+        """An id and JSON of each figure, safe within a script element."""
+        return [
+            (f"{name}-{number}", figure.to_json().replace("<", "\\u003c"))
+            for name, figures in study_figures(self.study).items()
+            for number, figure in enumerate(figures, 1)
+        ]
+
+    @property
+    def plotly(self) -> str:
+        """plotly.js, compressed: as it is, it would be most of five megabytes."""
+        return base64.b64encode(gzip.compress(offline.get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def search_command(study: Study) -> str:
+    """The command that makes a study like this one; folders are shown without where they lie."""
+    spec = study.spec
+    scenario = spec.scenario or {}
+    given: dict[str, object] = {
+        "model": study.model_name,
+        "data": study.data_name,
+        "storage": "URL",
+        "study": study.name,
+        "trials": study.count,
+        "task": spec.task,
+        "metric": spec.metric,
+        "text-columns": ",".join(spec.text_columns or ()) or None,
+        "label-column": spec.label_column,
+        "objectives": ",".join(spec.objectives),
+        "max-drop": spec.max_drop,
+        "max-latency-ratio": spec.max_latency_ratio,
+        "max-size-ratio": spec.max_size_ratio,
+        "batch-size": scenario.get("batch_size"),
+        "sequence-length": scenario.get("sequence_length"),
+        "threads": scenario.get("threads"),
+        "search-examples": spec.search_examples,
+        "compensation": spec.compensation,
+        "device": spec.device,
+        "dtype": spec.dtype,
+        "seed": spec.seed,
+    }
+    with suppress(UsageError):  # studies of older versions do not say
+        wanted, settings = study.asked
+        given["trials"] = wanted
+        given["sampler"] = settings.sampler
+        given["epsilon"] = settings.epsilon
+        given["approximations"] = ",".join(settings.approximations or ()) or None
+        given["freeze"] = ",".join(settings.freeze) or None
+    options = " ".join(
+        f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None
+    )
+    return f"axsearch search {options}"

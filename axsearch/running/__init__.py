@@ -1,0 +1,1 @@
+"""Running a study: search, workers, the trial loop, remeasuring."""

@@ -1,0 +1,267 @@
+"""Workers as processes of this machine; one that dies is started again, with back-off."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+
+from axsearch.errors import AxsearchError, UsageError
+from axsearch.progress import console
+from axsearch.running.engines import Engine, Job, Place, be_worker
+from axsearch.store.outages import DatabaseAwayError
+from axsearch.system.interrupts import SIGNALS
+
+FIRST_DELAY = 1.0
+LONGEST_DELAY = 60.0
+"""Seconds before a worker is started again: doubled each time, up to the longest."""
+
+HEALTHY = 120.0
+"""A worker that ran so many seconds begins with the first delay again."""
+
+MOST_DEATHS = 6
+"""So many deaths of a worker end the run, where no trial was finished meanwhile."""
+
+ENDING = 60.0
+"""Seconds that workers have to end in after a signal."""
+
+INTERRUPTED = 130
+"""How a worker ends at a signal. If its supervisor had none, another takes its place."""
+
+TICK = 0.2
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Target = Callable[[Job, int], None]
+"""What a worker's process does: its job, with so many threads."""
+
+
+class Local(Engine):
+    """Runs workers on this machine.
+
+    Args:
+        target: what each process does.
+    """
+
+    name: ClassVar[str] = "local"
+
+    def __init__(self, target: Target = be_worker) -> None:
+        self.target = target
+
+    def check(self, place: Place) -> None:
+        """More workers than processors are refused: torch's threads would stand in line."""
+        if place.address is not None or place.gpus:
+            raise UsageError("--address and --gpus-per-worker are for --engine ray.")
+        cores = processors()
+        if place.workers * (place.cpus or 1) > cores:
+            raise UsageError(
+                f"{place.workers} workers of {place.cpus or 1} threads are more than the "
+                f"{cores} processors of this machine; give fewer --workers."
+            )
+
+    def run(self, place: Place, job: Job, poll: Callable[[], int]) -> None:
+        """See :class:`axsearch.running.engines.Engine`."""
+        threads = place.cpus or max(1, processors() // place.workers)
+        with tempfile.TemporaryDirectory(prefix="axsearch-") as logs, _signals() as stop:
+            workers = [
+                _Supervised(n, self.target, job, threads, Path(logs) / f"{n}.log")
+                for n in range(1, place.workers + 1)
+            ]
+            count = 0
+            try:
+                while not all(worker.ended for worker in workers):
+                    for worker in workers:
+                        worker.look()
+                    if stop.signals:
+                        raise KeyboardInterrupt
+                    before, count = count, poll()
+                    if count > before:
+                        for worker in workers:
+                            worker.deaths = 0
+                    time.sleep(TICK)
+            finally:
+                _end(workers, stop)
+
+
+@dataclass
+class _Stop:
+    signals: int = 0
+
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    """Count SIGINT and SIGTERM; workers are told by :func:`_end`."""
+    stop = _Stop()
+
+    def count(*_: object) -> None:
+        stop.signals += 1
+
+    before = {kind: signal.signal(kind, count) for kind in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _end(workers: list[_Supervised], stop: _Stop) -> None:
+    """Ask what still runs to end; kill it after a while, or at a second signal."""
+    running = [w.process for w in workers if w.process is not None and w.process.is_alive()]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + ENDING
+    while any(process.is_alive() for process in running):
+        if time.monotonic() > deadline or stop.signals > 1:
+            for process in running:
+                process.kill()
+            break
+        time.sleep(TICK / 4)
+    for process in running:
+        process.join()
+
+
+@dataclass
+class _Supervised:
+    """One worker's place, in which one process follows another."""
+
+    number: int
+    target: Target
+    job: Job
+    threads: int
+    log: Path
+    process: SpawnProcess | None = None
+    ended: bool = False
+    deaths: int = 0
+    _words: Connection | None = None
+    _next: float = 0.0
+
+    def look(self) -> None:
+        """Start the process, or start it again where it died; raises AxsearchError in the end."""
+        if self.ended:
+            return
+        if self.process is None:
+            if time.monotonic() >= self._next:
+                self._start()
+            return
+        if self.process.is_alive():
+            return
+        self.process.join()
+        code, said = self.process.exitcode, self._said()
+        self.process = None
+        if code == 0:
+            self.ended = True
+            return
+        if said is not None:  # it knows why, and another one would say the same
+            raise (UsageError if said[0] == UsageError.exit_status else AxsearchError)(said[1])
+        self.deaths += 1
+        why = self._why(code)
+        if self.deaths >= MOST_DEATHS:
+            raise AxsearchError(
+                f"Worker {self.number} died {self.deaths} times in a row, at last {why}; run the "
+                "same command to go on."
+            )
+        delay = min(FIRST_DELAY * 2 ** (self.deaths - 1), LONGEST_DELAY)
+        self._next = time.monotonic() + delay
+        console.print(
+            f"Worker {self.number} died, {why}; it is started again in {delay:.0f} s.",
+            style="yellow",
+        )
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self._words, words = context.Pipe(duplex=False)
+        self.process = context.Process(
+            target=_child,
+            args=(self.target, self.job, self.threads, str(self.log), words),
+            name=f"axsearch-worker-{self.number}",
+        )
+        with _environment(self.threads):
+            self.process.start()
+        words.close()
+
+    def _said(self) -> tuple[int, str] | None:
+        assert self._words is not None
+        with self._words, suppress(EOFError, OSError):
+            if self._words.poll():
+                return self._words.recv()  # type: ignore[no-any-return]
+        return None
+
+    def _why(self, code: int | None) -> str:
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            hint = " (out of memory, perhaps)" if name == "SIGKILL" else ""
+            return f"killed by {name}{hint}"
+        last = (
+            self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        )
+        return f"with exit status {code}" + (f" and the words: {last[-1]}" if last else "")
+
+
+@contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """What a child finds set before it loads a library that looks at it."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _child(target: Target, job: Job, threads: int, log: str, words: Connection) -> None:
+    """A worker's process: what it prints goes into a file, its last words to the supervisor."""
+    os.setpgid(0, 0)  # Ctrl-C in a terminal is for the supervisor, which tells its workers once
+    _quiet(log)
+    _end_with_parent()
+    try:
+        target(job, threads)
+    except DatabaseAwayError as error:
+        sys.exit(str(error))  # another one may find it there
+    except AxsearchError as error:
+        words.send((error.exit_status, str(error)))
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)  # the trial was given back
+
+
+def _quiet(log: str) -> None:
+    with Path(log).open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+
+
+def _end_with_parent() -> None:
+    """End as at a signal when the supervisor is gone, so that no worker is left behind."""
+    parent = psutil.Process(os.getppid())
+
+    def watch() -> None:
+        while parent.is_running() and os.getppid() == parent.pid:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

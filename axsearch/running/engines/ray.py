@@ -1,0 +1,135 @@
+"""Workers as tasks of a Ray cluster, which places them and starts them again where they die."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from axsearch.errors import AxsearchError, UsageError
+from axsearch.running.engines import Engine, Job, Place, be_worker
+from axsearch.running.engines.local import processors
+from axsearch.store.outages import DatabaseAwayError
+
+RETRIES = 6
+"""How often Ray starts a worker again whose process or node died."""
+
+TICK = 1.0
+
+CONNECTING = 10.0
+"""Seconds in which a cluster must answer."""
+
+
+class OnRay(Engine):
+    """Runs workers on a Ray cluster: the one at ``Place.address``, or else one made here.
+
+    Storage, model and data must be reachable from the nodes under the names that the study has.
+    """
+
+    name: ClassVar[str] = "ray"
+
+    def check(self, place: Place) -> None:
+        """Ray must be installed, the cluster there, and one of its nodes large enough."""
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError("--engine ray needs Ray: pip install 'axsearch[ray]'.")
+        if place.address is None:  # it is made when it is needed, of this machine
+            _check_nodes([{"CPU": processors(), "GPU": place.gpus}], place)
+            return
+        with _cluster(place) as ray:
+            _check_nodes(_nodes(ray), place)
+
+    def run(self, place: Place, job: Job, poll: Callable[[], int]) -> None:
+        """See :class:`axsearch.running.engines.Engine`."""
+        with _cluster(place) as ray:
+            _check_nodes(_nodes(ray), place)
+            _run(ray, place, job, poll)
+
+
+def _run(ray: Any, place: Place, job: Job, poll: Callable[[], int]) -> None:
+    threads = place.cpus or 1
+    task = ray.remote(
+        num_cpus=threads,
+        num_gpus=place.gpus,
+        max_retries=RETRIES,
+        retry_exceptions=[DatabaseAwayError],
+    )(_work)
+    left = [task.remote(job, threads) for _ in range(place.workers)]
+    try:
+        while left:
+            done, left = ray.wait(left, timeout=TICK)
+            for status, words in ray.get(done):
+                if status:
+                    raise (UsageError if status == 2 else AxsearchError)(words)
+            poll()
+    except ray.exceptions.RayError as error:
+        raise AxsearchError(
+            f"A worker on Ray died too often ({type(error).__name__}); run the same command to go "
+            "on."
+        ) from None
+    finally:
+        for one in left:
+            ray.cancel(one)  # as a Ctrl-C in the worker: its trial is given back
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=60)
+
+
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _check_nodes(nodes: list[dict[str, float]], place: Place) -> None:
+    """Raises UsageError where a worker fits on no node: Ray would wait for one, without a word."""
+    wanted = {"CPU": place.cpus or 1, "GPU": place.gpus}
+    if not any(all(node.get(n, 0) >= count for n, count in wanted.items()) for node in nodes):
+        raise UsageError(
+            f"No node of the Ray cluster has {wanted['CPU']} processors and {place.gpus:g} GPUs "
+            "for a worker."
+        )
+
+
+@contextmanager
+def _cluster(place: Place) -> Iterator[Any]:
+    """Ray, connected to a place's cluster; raises UsageError where it cannot be reached."""
+    import ray
+
+    _knock(place.address)
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            ray.init(address=place.address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"The Ray cluster {place.address or 'on this machine'} cannot be reached: "
+                f"{str(error).splitlines()[0]}."
+            ) from None
+    try:
+        yield ray
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises UsageError where nothing answers at an address: Ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTING).close()
+    except OSError as error:
+        raise UsageError(
+            f"Nothing answers at the Ray address {address}: {error.strerror or error}."
+        ) from None
+
+
+def _work(job: Job, threads: int) -> tuple[int, str]:
+    """A worker; what a user must be told is returned, since Ray wraps errors."""
+    try:
+        be_worker(job, threads)
+    except DatabaseAwayError:
+        raise  # another one may find it there
+    except AxsearchError as error:
+        return error.exit_status, str(error)
+    return 0, ""

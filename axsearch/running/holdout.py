@@ -1,0 +1,49 @@
+"""Open the holdout split, for the models that a study chose."""
+
+from __future__ import annotations
+
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.latency import Latency, Scenario
+from axsearch.progress import steps
+from axsearch.running.session import load_task
+from axsearch.space.recipe import Recipe
+from axsearch.study.study import Study
+
+
+def evaluate_front(study: Study) -> None:
+    """Evaluate the base and the front on the holdout split; what is stored is not done again.
+
+    Raises UsageError where the study's model or data are not what they were.
+    """
+    recipes = [Recipe.of({}), *(Recipe.from_dict(m.recipe) for m in study.front())]
+    known = study.outcomes(recipes, "holdout")
+    missing = [recipe for recipe in recipes if recipe.hash not in known]
+    if missing:
+        with steps(1 + len(missing)) as begin:
+            begin("Loading model and data")
+            task = load_task(study.spec)
+            evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
+            for recipe in missing:
+                begin("Opening the holdout split")
+                evaluator.accuracy(recipe, task.holdout)
+    study.refresh()
+
+
+def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8) -> Latency:
+    """Time a trial's model on the holdout examples at their own lengths, paired with the base.
+
+    Takes the batch size, threads and device of the study's scenario; ``batches`` of them are
+    taken at even steps of the examples sorted by length. Raises UsageError where there is no such
+    trial, or the study's model or data are not what they were.
+    """
+    recipe = Recipe.from_dict(study.trial(trial).recipe)
+    given = study.spec.scenario or {"device": study.spec.device}
+    scenario = Scenario(**{**given, "sequence_length": None})  # type: ignore[arg-type]
+    with steps(2) as begin:
+        begin("Loading model and data")
+        task = load_task(study.spec)
+        evaluator = Evaluator(task, study.database.engine, scenario, study.spec.device)
+        begin("Timing on the holdout split")
+        measured = evaluator.latency(recipe, split=task.holdout, batches=batches, pairs=pairs)
+    assert measured is not None
+    return measured

@@ -1,0 +1,160 @@
+"""Rank a study's models for another machine or scenario, without searching again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from axsearch.calibration.preparation import latency_table
+from axsearch.errors import UsageError
+from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.latency import Latency, Scenario
+from axsearch.models.architectures import architecture_of
+from axsearch.models.surgery import sites_by_id
+from axsearch.progress import progress_bar, steps
+from axsearch.running.session import load_task, spaces
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.measurement import Measurement
+from axsearch.study.choosing import ORDERS
+from axsearch.study.rankings import keep_ranking
+from axsearch.study.spec import StudySpec, in_words
+from axsearch.study.study import Study, front_of
+from axsearch.system.machine import machine_name
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The front of a study in one scenario on one machine.
+
+    Attributes:
+        machine: where it was timed.
+        scenario: what for, as plain data.
+        baseline: the base.
+        front: its members, fastest first, with latencies of the scenario.
+        latencies: what was measured, by trial.
+    """
+
+    machine: str
+    scenario: dict[str, Any]
+    baseline: Measurement
+    front: list[Measurement]
+    latencies: dict[int, Latency]
+
+    @property
+    def words(self) -> str:
+        """The scenario in words."""
+        return in_words(self.scenario)
+
+
+def remeasure(
+    study: Study,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    batch_size: int | None = None,
+    sequence_length: int | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    again: bool = False,
+) -> Ranking:
+    """Time a study's models in another scenario, or on this machine, and rank them anew.
+
+    A latency table is measured first, where this machine has none for the scenario. By it the front
+    is drawn anew from all finished trials, so that a model which the study's own scenario had no
+    use for can come on it; the front's real models are then timed, each in turn with the base.
+    Accuracies are those that the study has. A limit of the study on latency is not kept to: it was
+    given for another scenario. All of it is stored, so that a call which was interrupted goes on.
+
+    Args:
+        study: with finished trials.
+        model: where the model lies on this machine, if elsewhere than where the study began.
+        data: the same for the data.
+        batch_size: the study's if None, as for the rest of the scenario.
+        sequence_length: tokens an example, random ones; 0 for the examples' own lengths.
+        threads: of torch.
+        device: cpu, cuda or mps.
+        again: time models that were timed in this scenario before, too.
+
+    Raises:
+        UsageError: a scenario that the model cannot run in, or the study's model or data are not
+            what they were.
+    """
+    asked = {"batch_size": batch_size, "threads": threads, "device": device}
+    given: dict[str, Any] = {
+        **(study.spec.scenario or {"device": study.spec.device}),
+        **{name: value for name, value in asked.items() if value is not None},
+    }
+    if sequence_length is not None:
+        given["sequence_length"] = sequence_length or None
+    for name in ("batch_size", "sequence_length", "threads"):
+        if (value := given.get(name)) is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    given["threads"] = given.get("threads") or torch.get_num_threads()  # a number, as in a study
+    trials, (_, settings) = study.measurements, study.asked
+    _ = study.baseline  # or there is nothing to rank
+    with steps(1) as begin:
+        begin("Loading model and data")
+        task = load_task(study.spec, model=model, data=data, device=given["device"])
+    longest = architecture_of(task.model.config.model_type).longest(task.model.config)
+    if (given.get("sequence_length") or 0) > longest:
+        raise UsageError(
+            f"--sequence-length {given['sequence_length']} is above the model's {longest}."
+        )
+    evaluator = Evaluator(
+        task, study.database.engine, Scenario(**given), given["device"], study.spec.dtype
+    )
+    sites = sites_by_id(task.model, task.longest).values()
+    space = spaces(task, settings, study.spec.compensation)(
+        {site.id: range(site.units.count) for site in sites}, {}
+    )
+    evaluator.table = latency_table(evaluator, space, machine_name())
+    base = evaluator.latency(EXACT, again=again)
+    assert base is not None
+    predicted = []
+    for m in trials:
+        recipe = Recipe.from_dict(m.recipe)
+        ratio = evaluator.predicted_ratio(recipe)
+        if ratio is None:  # a k from elsewhere: the search has timed its model, too
+            found = evaluator.latency(recipe, again=again)
+            ratio = found.ratio if found is not None else None
+        predicted.append(_with(m, ratio, base))
+    baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
+    latencies, front = {}, []
+    with progress_bar() as progress:
+        members = front_of(_any_latency(study.spec), baseline, predicted)
+        for member in progress.track(members, description="Timing the front"):
+            found = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
+            assert found is not None
+            assert member.trial is not None
+            latencies[member.trial] = found
+            front.append(_with(member, found.ratio, base, measured=True))
+    front.sort(key=ORDERS["latency"])
+    scenario, workload = Scenario(**given).to_dict(), evaluator.workload[1]
+    keep_ranking(study, scenario, workload, machine_name(), [m.trial or 0 for m in front])
+    return Ranking(
+        machine_name(), scenario, _with(baseline, 1.0, base, measured=True), front, latencies
+    )
+
+
+def _any_latency(spec: StudySpec) -> StudySpec:
+    """The same with latency among the objectives, and without a limit on it.
+
+    A limit was given for the scenario that the study was searched for.
+    """
+    objectives = tuple(dict.fromkeys((*spec.objectives, "latency")))
+    return spec.model_copy(update={"objectives": objectives, "max_latency_ratio": None})
+
+
+def _with(
+    measurement: Measurement, ratio: float | None, base: Latency, *, measured: bool = False
+) -> Measurement:
+    return measurement.model_copy(
+        update={
+            "latency_ratio": ratio,
+            "latency_ms": None if ratio is None else ratio * base.base_ms,
+            "latency_measured": measured,
+            "latency_predicted": None,
+        }
+    )

@@ -1,0 +1,136 @@
+"""A study's task, problem and worker, from what the database holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+
+from axsearch.approximations import Level
+from axsearch.approximations.site import SiteId
+from axsearch.calibration.preparation import prepare
+from axsearch.errors import UsageError
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.latency import Scenario
+from axsearch.models.surgery import sites_by_id
+from axsearch.running.worker import Worker
+from axsearch.samplers import own_approximations
+from axsearch.space.genome import SearchSpace, frozen_sites
+from axsearch.space.problem import Problem
+from axsearch.store.database import Database
+from axsearch.study.spec import Settings, StudySpec
+from axsearch.study.study import Study
+from axsearch.tasks.task import Task, check_device
+
+SpaceOf = Callable[[Mapping[SiteId, Sequence[int]], Mapping[str, Collection[Level]]], SearchSpace]
+"""Makes a study's space from importance orders and the levels to leave out."""
+
+
+def load_task(
+    spec: StudySpec, *, model: str | None = None, data: str | None = None, device: str | None = None
+) -> Task:
+    """The task of a study; raises UsageError where its model or data are not what they were.
+
+    Args:
+        spec: of the study.
+        model: where the model lies on this machine, if elsewhere than where the study began.
+        data: the same for the data.
+        device: where it will be evaluated, if elsewhere.
+    """
+    check_device(device or spec.device)
+    model, data = model or spec.model, data or spec.data
+    task = Task.load(
+        model,
+        data,
+        task=spec.task,
+        metric=spec.metric,
+        text_columns=spec.text_columns,
+        label_column=spec.label_column,
+        search_examples=spec.search_examples,
+        seed=spec.seed,
+    )
+    if task.model_fingerprint != spec.model_fingerprint:
+        raise UsageError(f"The model {model} is not the one that the study was made with.")
+    if task.split_fingerprints != spec.splits:
+        raise UsageError(f"The data {data} are not those that the study was made with.")
+    return task
+
+
+def spaces(task: Task, settings: Settings, compensation: str) -> SpaceOf:
+    """What a study's search space is made with; raises UsageError for names that are not there."""
+    sites = list(sites_by_id(task.model, task.longest).values())
+    frozen = frozen_sites(settings.freeze, sites)
+
+    def space_of(
+        orders: Mapping[SiteId, Sequence[int]], dropped: Mapping[str, Collection[Level]]
+    ) -> SearchSpace:
+        return SearchSpace(
+            sites,
+            orders,
+            names=settings.approximations,
+            frozen=frozen,
+            compensation=compensation,  # type: ignore[arg-type]
+            dropped=dropped,
+        )
+
+    return space_of
+
+
+def problem_of(evaluator: Evaluator, spec: StudySpec, settings: Settings) -> Problem:
+    """What is measured before a study's first trial, or read where it was; sets the evaluator's
+    latency table.
+    """
+    limits = {
+        "max_drop": spec.max_drop,
+        "max_latency_ratio": spec.max_latency_ratio,
+        "max_size_ratio": spec.max_size_ratio,
+    }
+    return prepare(
+        evaluator,
+        spaces(evaluator.task, settings, spec.compensation),
+        spec.machine,
+        objectives=spec.objectives,
+        limits={name: limit for name, limit in limits.items() if limit is not None},
+        epsilon=settings.epsilon,
+        masks=own_approximations(settings.sampler) is not None,
+    )
+
+
+def work(
+    database: Database,
+    name: str,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> None:
+    """Be one worker of a study that ``axsearch search`` made, until enough of it is finished.
+
+    Args:
+        database: an open one, with the study.
+        name: of the study.
+        model: where the model lies on this machine, if elsewhere than where the study began.
+        data: the same for the data.
+        device: where to evaluate accuracy, if not where the study does.
+        threads: of torch, for accuracy; all if None.
+
+    Raises:
+        UsageError: no such study, or another model, data or space than it was made with.
+        AxsearchError: trials keep failing.
+        KeyboardInterrupt: a signal came; what was finished is kept.
+    """
+    study = Study.of(database, name)
+    wanted, settings = study.asked
+    spec = study.spec
+    if threads is not None:
+        torch.set_num_threads(threads)
+    task = load_task(spec, model=model, data=data, device=device)
+    scenario = None if spec.scenario is None else Scenario(**spec.scenario)  # type: ignore[arg-type]
+    evaluator = Evaluator(
+        task, database.engine, scenario, device or spec.device, spec.dtype, machine=spec.machine
+    )
+    problem = problem_of(evaluator, spec, settings)
+    if problem.space.fingerprint != spec.space_fingerprint:
+        raise UsageError(f"Study {name!r} exists with another search space; use another name.")
+    Worker(study, evaluator, problem, settings).until(wanted)

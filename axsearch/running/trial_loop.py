@@ -1,0 +1,344 @@
+"""The loop of a worker, whatever it evaluates: claim a trial, keep it alive, end it once.
+
+It stands in place of ``Study.optimize``, whose heartbeats end with the first that cannot be
+written, and which leaves a trial running where the process exits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study._tell import _tell_with_warning
+from optuna.trial import TrialState
+
+from axsearch.errors import AxsearchError, UsageError, cause
+from axsearch.progress import console
+from axsearch.space.recipe import Recipe
+from axsearch.store.attributes import DROPPED_ATTR, FAILED_ATTR, RECIPE_ATTR
+from axsearch.store.claims import RETRIES, BudgetFullError, Work
+from axsearch.store.outages import database_error, is_of_database
+from axsearch.store.work_storage import WorkStorage
+from axsearch.system.interrupts import Interrupts
+
+WINDOW = 10
+MOST_FAILURES = 5
+"""So many failures among the last :data:`WINDOW` trials end a run."""
+
+NOTHING_NEW = 50
+"""So many proposals in a row that are not new end a run."""
+
+MOST_HELD = 3
+"""After so many proposals in a row that other workers are busy with, the last one is waited for."""
+
+TAKEN = (UpdateFinishedTrialError, KeyError, ValueError)
+"""What is raised of a trial that others ended, or deleted; other things raise some of them too."""
+
+POLL = 0.5
+"""Seconds between two looks at what other workers do."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class End:
+    """How an evaluation ended.
+
+    Attributes:
+        values: of the objectives; None where it was stopped early.
+        columns: of ``ax_trials``, see :class:`axsearch.store.models.TrialRow`.
+        files: artifacts by name.
+    """
+
+    values: Sequence[float] | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What a loop evaluates."""
+
+    def recipe(self, trial: optuna.Trial) -> Recipe:
+        """Suggest the trial's parameters and say which recipe they are."""
+        ...
+
+    def evaluate(self, trial: optuna.Trial, recipe: Recipe) -> End:
+        """Evaluate a recipe; an exception fails the trial, and the loop goes on."""
+        ...
+
+
+class Pulse:
+    """A thread that says that a trial is alive, also after a time in which the database was away.
+
+    Args:
+        storage: of the trial.
+        interval: seconds between two signs of life.
+    """
+
+    def __init__(self, storage: WorkStorage, interval: float) -> None:
+        self._storage = storage
+        self._interval = interval
+        self._trial: int | None = None
+        self._ended = threading.Event()
+
+    @contextmanager
+    def running(self) -> Iterator[Pulse]:
+        """While open, the thread runs."""
+        threading.Thread(target=self._run, daemon=True, name="heartbeat").start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+
+    @contextmanager
+    def of(self, trial_id: int) -> Iterator[None]:
+        """While open, this trial is alive."""
+        self._trial = trial_id
+        try:
+            yield
+        finally:
+            self._trial = None
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._interval):
+            trial = self._trial
+            if trial is None:
+                continue
+            try:
+                self._storage.record_heartbeat(trial)
+            except Exception as error:  # whatever it was, the next one may be written
+                log.info("No heartbeat of trial %d: %s", trial, cause(error))
+        self._storage.remove_session()
+
+
+class TrialLoop:
+    """Runs trials of a study until enough distinct recipes of it are finished.
+
+    Attributes:
+        done: how many trials came to their end here.
+        spent: seconds in trials, from their claims to their ends.
+
+    Args:
+        study: Optuna's, with its sampler; its storage must be ``storage``.
+        storage: claims trials and recipes.
+        objective: evaluates.
+        worker: the name of this worker, see :func:`axsearch.system.liveness.worker_name`.
+        wanted: how many distinct recipes are to be finished, by all workers together.
+        is_dead: see :meth:`WorkStorage.retry_lost`.
+        on_trial: is told the number of finished recipes after each of this loop's trials.
+        ready: is called before each trial; true ends the loop.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: WorkStorage,
+        objective: Objective,
+        *,
+        worker: str,
+        wanted: int,
+        is_dead: Callable[[str], bool],
+        on_trial: Callable[[int], None] | None = None,
+        ready: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.study = study
+        self.storage = storage
+        self.objective = objective
+        self.work = Work(study._study_id, wanted, worker)
+        self.is_dead = is_dead
+        self.on_trial = on_trial
+        self.ready = ready
+        self.done = 0
+        self.spent = 0.0
+        self._recent: deque[bool] = deque(maxlen=WINDOW)
+        self._nothing_new = 0
+        self._held = 0
+        self._looked = -math.inf
+        self._waits = False
+
+    def run(self) -> None:
+        """Run trials; returns when enough are finished, by whomever, or nothing new is proposed.
+
+        Raises:
+            AxsearchError: more than half of at least five trials failed, the study is gone, or the
+                database failed; :class:`DatabaseAwayError` where it was away for long.
+            KeyboardInterrupt: a signal came; the trial that ran waits to be tried again.
+        """
+        self.storage.work_on(self.work)
+        pulse = Pulse(self.storage, self.storage.grace / 4)
+        try:
+            with Interrupts() as interrupts, pulse.running():
+                self._loop(interrupts, pulse)
+        except Exception as error:
+            if is_of_database(error):
+                raise database_error(error) from error
+            raise
+
+    def _loop(self, interrupts: Interrupts, pulse: Pulse) -> None:
+        while True:
+            interrupts.check()
+            self._look_after_others()
+            if self.ready():
+                break
+            began = time.monotonic()
+            try:
+                trial = self._ask()
+            except BudgetFullError:
+                if self.storage.finished(self.work.study_id) >= self.work.wanted:
+                    break
+                self._wait(interrupts)
+                continue
+            except KeyError:
+                raise self._gone() from None
+            self._waits = False
+            with pulse.of(trial._trial_id):
+                self._run(trial, interrupts)
+            self.spent += time.monotonic() - began
+            if self._nothing_new >= NOTHING_NEW:
+                console.print(
+                    f"The sampler proposed nothing new {NOTHING_NEW} times: the study has "
+                    f"{self.storage.finished(self.work.study_id)} models."
+                )
+                break
+
+    def _ask(self) -> optuna.Trial:
+        """What Study.ask does, which looks through all trials for one that waits."""
+        if self.storage.first_waiting(self.work.study_id) is not None:
+            return self.study.ask()
+        self.study._thread_local.cached_all_trials = None
+        return optuna.Trial(self.study, self.study._storage.create_new_trial(self.work.study_id))
+
+    def _run(self, trial: optuna.Trial, interrupts: Interrupts) -> None:
+        trial_id = trial._trial_id
+        try:
+            with interrupts.at_once():
+                recipe = self.objective.recipe(trial)
+                trial.set_user_attr(RECIPE_ATTR, recipe.hash)  # other workers see what runs
+                claim = self.storage.claim(trial_id, recipe)
+                if claim.state in ("held", "given up"):  # waits where a signal may end it
+                    self._drop(trial, claim.trial, claim.state)
+                    return
+                end = self.objective.evaluate(trial, recipe)
+                problem = self._problem(end)
+        except Exception as error:
+            if is_of_database(error):  # the trial is lost, and will be tried again
+                raise
+            if isinstance(error, TAKEN) and self._taken(trial):
+                return
+            problem = cause(error)
+            if not isinstance(error, AxsearchError):
+                problem = f"{type(error).__name__}: {problem}"
+            if isinstance(error, UsageError):  # no other trial would fare better
+                self._fail(trial, problem)
+                raise
+        except BaseException:
+            self.storage.give_back(self.work.study_id, trial_id)
+            raise
+        if problem is not None:
+            self._fail(trial, problem)
+            return
+        self._held = 0
+        self._nothing_new = 0 if claim.state == "own" else self._nothing_new + 1
+        self.storage.at_end(trial_id, {**end.columns, "finished": True}, end.files)
+        if self._tell(trial, end.values, None if end.values is not None else TrialState.PRUNED):
+            self.done += 1
+            self._recent.append(False)
+            if self.on_trial is not None:
+                self.on_trial(self.storage.finished(self.work.study_id))
+
+    def _problem(self, end: End) -> str | None:
+        if end.values is None:
+            return None
+        if len(end.values) != len(self.study.directions):
+            return f"{len(end.values)} values for {len(self.study.directions)} objectives"
+        if not all(math.isfinite(value) for value in end.values):
+            return f"values that are not finite: {', '.join(map(str, end.values))}"
+        return None
+
+    def _tell(
+        self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState | None
+    ) -> bool:
+        """End a trial; false where others did, who thought that this worker had died."""
+        try:
+            # What Study.tell does, but for reading the whole trial again.
+            _tell_with_warning(self.study, trial, values, state)
+        except TAKEN:
+            if not self._taken(trial):
+                raise
+            return False
+        return True
+
+    def _taken(self, trial: optuna.Trial) -> bool:
+        """Whether others ended a trial; raises AxsearchError where it is gone."""
+        try:
+            state = self.storage.get_trial(trial._trial_id).state
+        except KeyError:
+            raise self._gone() from None
+        if state == TrialState.RUNNING:
+            return False
+        console.print(
+            f"Trial {trial.number} was given to another worker, since this one had not been heard "
+            "of; going on with the next.",
+            style="yellow",
+        )
+        return True
+
+    def _gone(self) -> AxsearchError:
+        return AxsearchError(f"Study {self.study.study_name!r} was deleted while it ran.")
+
+    def _fail(self, trial: optuna.Trial, problem: str) -> None:
+        trial.set_user_attr(FAILED_ATTR, problem)
+        if not self._tell(trial, None, TrialState.FAIL):
+            return
+        console.print(f"Trial {trial.number} failed: {problem}")
+        self._recent.append(True)
+        failures = sum(self._recent)
+        if failures >= MOST_FAILURES and 2 * failures > len(self._recent):
+            raise AxsearchError(
+                f"{failures} of the last {len(self._recent)} trials failed, the last one with: "
+                f"{problem}. Check the base model and run the same command to go on."
+            )
+
+    def _drop(self, trial: optuna.Trial, holder: int, state: str) -> None:
+        trial.set_user_attr(DROPPED_ATTR, {"state": state, "trial_id": holder})
+        self._tell(trial, None, TrialState.FAIL)
+        if state == "given up":
+            self._nothing_new += 1
+            return
+        self._held += 1
+        while self._held > MOST_HELD and self.storage.is_running(holder):
+            self._look_after_others()
+            time.sleep(POLL)
+
+    def _look_after_others(self) -> None:
+        """Let the trials of workers that died be tried again, every quarter of the grace period."""
+        if time.monotonic() - self._looked < self.storage.grace / 4:
+            return
+        lost, given_up = self.storage.retry_lost(self.work.study_id, self.is_dead)
+        self._looked = time.monotonic()
+        for number in lost:
+            console.print(f"Trial {number} was lost with its worker; its model is tried again.")
+        for number in given_up:
+            console.print(
+                f"Trial {number} was lost with its worker, as {RETRIES} before it; its model is "
+                "given up.",
+                style="yellow",
+            )
+
+    def _wait(self, interrupts: Interrupts) -> None:
+        """Wait for what other workers run: should they die, there is more to do."""
+        if not self._waits and (others := self.storage.others(self.work.study_id)):
+            self._waits = True
+            numbers = ", ".join(str(trial.number) for trial in others)
+            console.print(f"Waiting for other workers' trials: {numbers}.", style="dim")
+        with interrupts.at_once():
+            time.sleep(POLL)

@@ -1,0 +1,1 @@
+"""What a trial may do, as plain data; needs no torch."""

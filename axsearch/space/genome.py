@@ -1,0 +1,239 @@
+"""SearchSpace: the genome of a study, and the way from a genome to a recipe and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from optuna.distributions import IntDistribution
+
+from axsearch.approximations import Approximation, Level, approximations
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import Site, SiteId
+from axsearch.errors import UsageError
+from axsearch.space.recipe import Compensation, Recipe
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One parameter of the genome: an approximation of a layer, as a level index.
+
+    ``sites`` are the sites that it sets together (two for whole layers), ``levels`` those of the
+    first without those ``dropped``, ``levels[0]`` being exact; ``orders`` list each site's units,
+    least important first. ``part`` tells apart the parameters of an approximation that has several
+    at a site.
+    """
+
+    sites: tuple[Site, ...]
+    approximation: Approximation
+    orders: tuple[tuple[int, ...], ...]
+    part: int = 0
+    dropped: tuple[Level, ...] = ()
+
+    @cached_property
+    def name(self) -> str:
+        """The Optuna parameter: ``layer03.heads``, or ``layer03.head_mask.05`` for one of parts."""
+        name = f"layer{self.sites[0].id.layer:02d}.{self.approximation.name}"
+        return f"{name}.{self.part:02d}" if self.approximation.parts(self.sites[0]) > 1 else name
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The values of its choice, from exact to most approximate."""
+        every = self.approximation.levels(self.sites[0], self.part)
+        return tuple(every[position] for position in self._positions)
+
+    def choices(self, index: int) -> dict[SiteId, tuple[str, Choice]]:
+        """What level ``index`` writes into a recipe, site by site; nothing where exact."""
+        written = {}
+        for site, order in zip(self.sites, self.orders, strict=True):
+            level = self.approximation.levels(site, self.part)[self._positions[index]]
+            choice = self.approximation.choice(site, level, order, self.part)
+            if choice is not None:
+                written[site.id] = (self.approximation.recorded(site.id.kind), choice)
+        return written
+
+    @cached_property
+    def _positions(self) -> tuple[int, ...]:
+        # Where the levels left lie among all: another site of the group has the same positions.
+        every = self.approximation.levels(self.sites[0], self.part)
+        return tuple(i for i, level in enumerate(every) if level not in self.dropped)
+
+
+class SearchSpace:
+    """Which levels each site may take.
+
+    A genome has one ordered integer for each layer and approximation, or for each part of it where
+    it has several, 0 being exact; the importance order says which heads and neurons a level keeps.
+
+    Args:
+        sites: the sites of the base.
+        orders: each site's units, least important first.
+        names: the approximations to try; those that a search tries by default if None.
+        frozen: sites to leave as they are.
+        compensation: what every recipe of the space does for the units that are left.
+        dropped: parameter to the values of the levels that it shall not have; a parameter without
+            another level than the exact one is left out.
+
+    Raises:
+        UsageError: an approximation that is not known or that the model's family lacks, a frozen
+            site that is not there, or nothing left to search.
+        ValueError: a dropped level is the exact one or is not there.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        orders: Mapping[SiteId, Sequence[int]],
+        *,
+        names: Collection[str] | None = None,
+        frozen: Collection[SiteId] = (),
+        compensation: Compensation = "none",
+        dropped: Mapping[str, Collection[Level]] = MappingProxyType({}),
+    ) -> None:
+        there = {site.id: site for site in sites}
+        for site_id in frozen:
+            if site_id not in there:
+                raise UsageError(f"{site_id} cannot be frozen: the model does not have it.")
+        check_names(names or ())
+        chosen = [_approximation(name, sites) for name in names] if names is not None else None
+        self.compensation = compensation
+        ordered = {site.id: tuple(orders[site.id]) for site in sites}
+        every = [
+            Dimension(group, approximation, tuple(ordered[site.id] for site in group), part)
+            for layer in sorted({site.id.layer for site in sites})
+            for approximation in approximations().values()
+            if (approximation in chosen if chosen is not None else approximation.searched)
+            and (group := _group(approximation, layer, there, frozen))
+            for part in range(approximation.parts(group[0]))
+        ]
+        _check_dropped(dropped, every)
+        left = (replace(d, dropped=tuple(dropped.get(d.name, ()))) for d in every)
+        self.dimensions = tuple(d for d in left if len(d.levels) > 1)
+        if not self.dimensions:
+            raise UsageError("Nothing is left to search: every site is frozen or has one level.")
+
+    def distributions(self) -> dict[str, IntDistribution]:
+        """The Optuna distribution of each parameter."""
+        return {d.name: IntDistribution(0, len(d.levels) - 1) for d in self.dimensions}
+
+    def exact(self) -> dict[str, int]:
+        """The genome of the base model."""
+        return {d.name: 0 for d in self.dimensions}
+
+    def recipe(self, genome: Mapping[str, int]) -> Recipe:
+        """The recipe of a genome (all of its parameters must be given).
+
+        Where several parameters speak of the same units, as ``heads`` and ``layer`` or the parts of
+        ``head_mask`` do, the units stay that all of them keep. Of two k the smaller one holds.
+        """
+        sites: dict[SiteId, dict[str, Choice]] = {}
+        for dimension in self.dimensions:
+            for site, (name, choice) in dimension.choices(genome[dimension.name]).items():
+                choices = sites.setdefault(site, {})
+                choices[name] = _joined(choices[name], choice) if name in choices else choice
+        return Recipe.of(sites, self.compensation)
+
+    def to_dict(self) -> dict[str, list[Level]]:
+        """Parameter to levels: what a study records to recognise its space."""
+        return {d.name: list(d.levels) for d in self.dimensions}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of levels and orders: equal spaces turn a genome into equal recipes."""
+        data: Any = [(d.name, d.levels, d.orders, self.compensation) for d in self.dimensions]
+        return hashlib.sha256(json.dumps(data).encode()).hexdigest()
+
+
+def check_names(names: Collection[str]) -> None:
+    """Raises UsageError for an approximation that is not known."""
+    for name in names:
+        if name not in approximations():
+            raise UsageError(
+                f"Approximation {name!r} is not known; choose from {', '.join(approximations())}."
+            )
+
+
+def supported(names: Collection[str], sites: Sequence[Site]) -> tuple[str, ...]:
+    """Those of the approximations that no site of the model's family lacks."""
+    return tuple(
+        name
+        for name in names
+        if not any(
+            approximations()[name].recorded(site.id.kind) in site.lacks
+            for site in sites
+            if site.id.kind in approximations()[name].kinds
+        )
+    )
+
+
+def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[SiteId]:
+    """Read ``layer00`` (both its blocks) and ``layer03.ffn``.
+
+    Raises UsageError for a name that is neither, or that the model does not have.
+    """
+    found = set()
+    for name in names:
+        named = {s.id for s in sites if name in (str(s.id), str(s.id).partition(".")[0])}
+        if not named:
+            raise UsageError(
+                f"{name!r} is no layer or block of this model; write layer00 or layer00.ffn, up to "
+                f"{sites[-1].id}."
+            )
+        found |= named
+    return frozenset(found)
+
+
+def shared_layers(sites: Sequence[Site]) -> list[str]:
+    """In words, which layers of the genome stand for several layers that share parameters."""
+    return [
+        f"layer{site.id.layer:02d} stands for {site.repeats} layers that share their parameters, "
+        "and so their choices."
+        for site in sites
+        if site.repeats > 1 and site.id.kind == "attention"
+    ]
+
+
+def _approximation(name: str, sites: Sequence[Site]) -> Approximation:
+    approximation = approximations()[name]
+    for site in sites:
+        if site.id.kind in approximation.kinds:
+            reason = site.lacks.get(approximation.recorded(site.id.kind))
+            if reason is not None:
+                raise UsageError(f"{name!r} is not supported for this model: {reason}.")
+    return approximation
+
+
+def _group(
+    approximation: Approximation,
+    layer: int,
+    there: Mapping[SiteId, Site],
+    frozen: Collection[SiteId],
+) -> tuple[Site, ...]:
+    group = [there[SiteId(layer, kind)] for kind in approximation.kinds]
+    usable = all(
+        site.id not in frozen and approximation.recorded(site.id.kind) not in site.lacks
+        for site in group
+    )
+    return tuple(group) if usable else ()
+
+
+def _check_dropped(dropped: Mapping[str, Collection[Level]], every: Sequence[Dimension]) -> None:
+    levels = {d.name: d.levels for d in every}
+    for name, values in dropped.items():
+        for value in values:
+            if value not in levels.get(name, ())[1:]:
+                raise ValueError(f"{name} has no level {value} that can be dropped")
+
+
+def _joined(first: Choice, second: Choice) -> Choice:
+    if isinstance(first, Kept) and isinstance(second, Kept):
+        return Kept(of=first.of, kept=tuple(sorted({*first.kept} & {*second.kept})))
+    # One name stands either for units or for a setting.
+    assert isinstance(first, Setting)
+    assert isinstance(second, Setting)
+    return min(first, second, key=lambda setting: setting.value)

@@ -1,0 +1,183 @@
+"""Problem: what a sampler knows before the first trial, as plain numbers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from axsearch.space.genome import SearchSpace
+from axsearch.space.recipe import Recipe
+
+Genomes = NDArray[np.int64]
+"""Level indices, (genomes, dimensions), in the order of ``SearchSpace.dimensions``."""
+
+Floats = NDArray[np.float64]
+
+TABULATED = 1 << 16
+"""Settings of a layer up to which the costs of all of them are kept in one array."""
+
+LayerCost = Callable[[Recipe, int], float]
+"""What one layer of a recipe's model adds to a cost, as a share of the base's whole cost."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost that is known before a model is evaluated: additive over layers.
+
+    The base's cost is 1. ``rest`` is the share that no recipe changes.
+    """
+
+    rest: float
+    layer: LayerCost
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The space, what is known of it before a trial, and what the user wants.
+
+    Attributes:
+        space: the genome and its recipes.
+        objectives: ``accuracy`` and any of ``latency`` and ``size``, in the study's order. Accuracy
+            is maximised, the others are minimised.
+        costs: ``latency`` and ``size``, each where it is known.
+        damage: for each dimension the damage of each of its levels alone, (levels,) each: mean KL
+            divergence from the base's outputs; the exact level has 0.
+        neighbours: how the damages of two dimensions add up, by their names, see
+            :class:`axsearch.calibration.damage.Damage`.
+        limits: ``max_drop`` (of accuracy below the base's), ``max_latency_ratio`` and
+            ``max_size_ratio``, each where it was given.
+        trivial: accuracy of an answer that does not look, below which a model is worth nothing.
+        epsilon: AxFormer's tolerance of its speed-focused form; None for the accuracy-driven one.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    costs: Mapping[str, Cost]
+    damage: Mapping[str, Floats] = field(default_factory=dict)
+    neighbours: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    trivial: float = 0.0
+    epsilon: float | None = None
+
+    @cached_property
+    def levels(self) -> NDArray[np.int64]:
+        """How many levels each dimension has, (dimensions,)."""
+        return np.array([len(d.levels) for d in self.space.dimensions])
+
+    @cached_property
+    def layers(self) -> dict[int, list[int]]:
+        """The dimensions (columns of a genome) that set each layer."""
+        columns: dict[int, list[int]] = {}
+        for column, dimension in enumerate(self.space.dimensions):
+            columns.setdefault(dimension.sites[0].id.layer, []).append(column)
+        return columns
+
+    @cached_property
+    def together(self) -> dict[tuple[int, int], float]:
+        """The same as ``neighbours``, by the columns of the genome."""
+        column = {d.name: i for i, d in enumerate(self.space.dimensions)}
+        return {(column[a], column[b]): c for (a, b), c in self.neighbours.items()}
+
+    def array(self, genome: Mapping[str, int]) -> Genomes:
+        """A genome as one row, (dimensions,)."""
+        return np.array([genome[d.name] for d in self.space.dimensions])
+
+    def genome(self, row: Sequence[int] | NDArray[np.int64]) -> dict[str, int]:
+        """A row as a genome."""
+        return {d.name: int(i) for d, i in zip(self.space.dimensions, row, strict=True)}
+
+    def cost(self, name: str, genomes: Genomes) -> Floats:
+        """The cost of each genome's model as a ratio to the base's, (genomes,)."""
+        total = np.full(len(genomes), self.costs[name].rest)
+        for layer, columns in self.layers.items():
+            total += self.layer_costs(name, layer, genomes[:, columns])
+        return total
+
+    def feasible(self, genomes: Genomes) -> NDArray[np.bool_]:
+        """Which genomes keep the limits on the costs that are known, (genomes,)."""
+        kept = np.ones(len(genomes), dtype=bool)
+        for excess in self.excess(genomes).values():
+            kept &= excess <= 0
+        return kept
+
+    def excess(self, genomes: Genomes) -> dict[str, Floats]:
+        """How far each genome is above each limit on a known cost, (genomes,) each."""
+        return {
+            limit: self.cost(name, genomes) - self.limits[limit]
+            for name in self.costs
+            if (limit := f"max_{name}_ratio") in self.limits
+        }
+
+    def reference(self, base_accuracy: float) -> float:
+        """The accuracy below which a model is worth nothing: trivial, or lost more than allowed."""
+        drop = self.limits.get("max_drop")
+        return self.trivial if drop is None else max(self.trivial, base_accuracy - drop)
+
+    def damages(self, genomes: Genomes) -> Floats:
+        """The damage of each dimension's level alone, (genomes, dimensions)."""
+        return self._damage_table[np.arange(len(self.levels)), genomes]
+
+    @cached_property
+    def _damage_table(self) -> Floats:
+        table = np.full((len(self.levels), self.levels.max()), np.nan)
+        for column, dimension in enumerate(self.space.dimensions):
+            table[column, : self.levels[column]] = self.damage[dimension.name]
+        return table
+
+    def layer_costs(self, name: str, layer: int, parts: Genomes) -> Floats:
+        """What a layer adds to a cost for each setting of its dimensions, (settings,).
+
+        ``parts`` are (settings, the layer's dimensions).
+        """
+        levels = self.levels[self.layers[layer]].tolist()
+        if math.prod(levels) > TABULATED:  # as those of a space of masks
+            rows, which = np.unique(parts, axis=0, return_inverse=True)
+            found = np.array([self._layer_cost(name, layer, tuple(row.tolist())) for row in rows])
+            return np.asarray(found[which.reshape(-1)], float)
+        if (name, layer) not in self._tables:
+            self._tables[name, layer] = np.full(math.prod(levels), np.nan)
+        table = self._tables[name, layer]
+        settings = np.ravel_multi_index(tuple(parts.T), levels)
+        for setting in np.unique(settings[np.isnan(table[settings])]):
+            row = tuple(int(level) for level in np.unravel_index(setting, levels))
+            table[setting] = self._layer_cost(name, layer, row)
+        costs: Floats = table[settings]
+        return costs
+
+    def _layer_cost(self, name: str, layer: int, row: tuple[int, ...]) -> float:
+        # A layer has far fewer settings than a model, and searches come back to the same ones.
+        if (name, layer, row) not in self._known:
+            if (layer, row) not in self._recipes:
+                space = self._layer_spaces[layer]
+                genome = {d.name: level for d, level in zip(space.dimensions, row, strict=True)}
+                self._recipes[layer, row] = space.recipe(genome)
+            cost = self.costs[name].layer(self._recipes[layer, row], layer)
+            self._known[name, layer, row] = cost
+        return self._known[name, layer, row]
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, int], Floats]:
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, int, tuple[int, ...]], float]:
+        return {}
+
+    @cached_property
+    def _recipes(self) -> dict[tuple[int, tuple[int, ...]], Recipe]:
+        return {}
+
+    @cached_property
+    def _layer_spaces(self) -> dict[int, SearchSpace]:
+        """The space of each layer alone, which makes a recipe sooner than the whole one."""
+        found = {}
+        for layer, columns in self.layers.items():
+            found[layer] = copy.copy(self.space)
+            found[layer].dimensions = tuple(self.space.dimensions[column] for column in columns)
+        return found

@@ -1,0 +1,197 @@
+"""Recipe: what a trial does to the base model, as plain, canonical, versioned data.
+
+A recipe lists only the sites that differ from the base. At a site, each approximation has one
+choice: either the units it keeps (:class:`Kept`: heads, neurons) or a setting
+(:class:`Setting`: top-k attention's k). Recipes that give the same model are equal, because what
+has no effect is dropped when a recipe is made: keeping every unit, settings of a block that is
+removed, a k that is no less than the neurons kept, and compensation where no unit is to make up
+for another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+)
+
+from axsearch import strict_json
+from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import SiteId, SiteKind
+from axsearch.errors import UsageError
+
+Compensation = Literal["none", "bias", "least_squares"]
+
+
+class Recipe(BaseModel):
+    """Everything a trial changes; frozen, hashable, equal when it gives the same model.
+
+    ``compensation`` says how the units that are left make up for those that are gone, see
+    :mod:`axsearch.models.refit.compensation`.
+
+    Example:
+        >>> recipe = Recipe.of({SiteId(0, "attention"): {"heads": Kept(of=12, kept=(0, 3))}})
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1] = 1
+    sites: tuple[tuple[SiteId, tuple[tuple[str, Choice], ...]], ...] = ()
+    compensation: Compensation = "none"
+
+    @classmethod
+    def of(
+        cls,
+        sites: Mapping[SiteId, Mapping[str, Choice]],
+        compensation: Compensation = "none",
+    ) -> Recipe:
+        """Make the canonical recipe of these choices, in any order."""
+        canonical = []
+        partial = False
+        for site in sorted(sites):
+            choices = {
+                n: c for n, c in sites[site].items() if not (isinstance(c, Kept) and c.exact)
+            }
+            removed: dict[str, Choice] = {
+                n: c for n, c in choices.items() if isinstance(c, Kept) and not c.kept
+            }
+            kept = [len(c.kept) for c in choices.values() if isinstance(c, Kept)]
+            if kept and site.kind == "ffn":  # a setting there is a number of neurons
+                choices = {
+                    n: c
+                    for n, c in choices.items()
+                    if not (isinstance(c, Setting) and c.value >= min(kept))
+                }
+            choices = removed or choices
+            partial = partial or any(isinstance(c, Kept) and c.kept for c in choices.values())
+            if choices:
+                canonical.append((site, tuple(sorted(choices.items()))))
+        return cls(sites=tuple(canonical), compensation=compensation if partial else "none")
+
+    def at(self, layer: int, kind: SiteKind) -> dict[str, Choice]:
+        """The choices at one site; empty where the site is exact."""
+        return dict(dict(self.sites).get(SiteId(layer, kind), ()))
+
+    def removed(self, layer: int, kind: SiteKind) -> bool:
+        """Whether the whole block at this site is removed."""
+        return any(isinstance(c, Kept) and not c.kept for c in self.at(layer, kind).values())
+
+    def choices(self) -> Iterable[tuple[SiteId, str, Choice]]:
+        """Every choice, as (site, approximation, choice)."""
+        for site, choices in self.sites:
+            for name, choice in choices:
+                yield site, name, choice
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as plain data."""
+        sites = {
+            str(site): {name: choice.model_dump(mode="json") for name, choice in choices}
+            for site, choices in self.sites
+        }
+        extra = {} if self.compensation == "none" else {"compensation": self.compensation}
+        return {"version": self.version, "sites": sites, **extra}
+
+    def to_json(self) -> str:
+        """Canonical JSON: one line, sorted keys."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "the recipe") -> Recipe:
+        """Read the JSON form; raises UsageError naming ``source`` where it is not a recipe."""
+        try:
+            if not isinstance(data, dict) or set(data) - {"compensation"} != {"version", "sites"}:
+                raise ValueError(
+                    "a recipe has the keys 'version' and 'sites', and may have 'compensation'"
+                )
+            if data["version"] != 1 or type(data["version"]) is not int:
+                raise ValueError(
+                    f"version {data['version']!r} is not 1, the one this axsearch reads"
+                )
+            compensation = data.get("compensation", "none")
+            if compensation not in get_args(Compensation):
+                raise ValueError(
+                    f"compensation {compensation!r} is not one of "
+                    f"{', '.join(get_args(Compensation))}"
+                )
+            sites: dict[SiteId, dict[str, Choice]] = {}
+            for key, choices in _object("sites", data["sites"]).items():
+                sites[SiteId.parse(key)] = {
+                    name: _choice(f"{key}, {name!r}", choice)
+                    for name, choice in _object(key, choices).items()
+                }
+            recipe = cls.of(sites, compensation)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{source} is not a valid recipe: {error}.") from None
+        except RecursionError:
+            raise UsageError(f"{source} is not a valid recipe: it is nested too deeply.") from None
+        return recipe
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the recipe") -> Recipe:
+        """Read JSON text; raises UsageError naming ``source`` where it is not a recipe."""
+        try:
+            data = strict_json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"{source} is not JSON: {error}.") from None
+        return cls.from_dict(data, source)
+
+    @classmethod
+    def from_stored(cls, text: str, checksum: str) -> Recipe:
+        """Read a recipe from the database; raises UsageError if it was edited there."""
+        source = f"The stored recipe {checksum[:12]}"
+        recipe = cls.from_json(text, source)
+        if recipe.hash != checksum:
+            raise UsageError(f"{source} was changed after it was stored: its checksum is another.")
+        return recipe
+
+    def write(self, path: Path) -> None:
+        """Write the recipe with the checksum that :meth:`read` compares."""
+        data = {**self.to_dict(), "sha256": self.hash}
+        path.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe file; one written by hand may leave the checksum out.
+
+        Raises UsageError naming the file when it is not a recipe or does not match its checksum.
+        """
+        try:
+            data = strict_json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read as a recipe: {error}.") from None
+        by_hand = not isinstance(data, dict) or "sha256" not in data
+        checksum = None if by_hand else data.pop("sha256")
+        recipe = cls.from_dict(data, str(path))
+        if not by_hand and checksum != recipe.hash:
+            raise UsageError(f"{path} was changed after it was written: its checksum is another.")
+        return recipe
+
+
+def _choice(where: str, value: Any) -> Choice:
+    data = _object(where, value)
+    try:
+        return (Kept if "kept" in data else Setting).model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ValueError(": ".join([where, *map(str, first["loc"]), reason])) from None
+
+
+def _object(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not an object")
+    return value

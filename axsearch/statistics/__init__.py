@@ -1,0 +1,1 @@
+"""Metrics, intervals, Pareto fronts and measurements."""

@@ -1,0 +1,39 @@
+"""The names under which the store keeps calibration tables, see ``ax_calibrations``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+SIZE = "size"
+"""Of a :class:`axsearch.space.size_table.SizeTable`, which needs no split."""
+
+NO_SPLIT = "none"
+"""In place of a split's fingerprint."""
+
+
+def latency_kind(machine: str, levels: Mapping[str, Sequence[int | None]]) -> str:
+    """Of the latency table of a machine, for all levels that a search was asked to try."""
+    asked = [(name, list(values)) for name, values in sorted(levels.items())]
+    shapes = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
+    return f"latency {hashlib.sha256(f'{machine} {shapes}'.encode()).hexdigest()[:16]}"
+
+
+def importance_kind(compensation: str) -> str:
+    """Of the importance of units, scored with this compensation."""
+    return f"importance {compensation}"
+
+
+def damage_kind(space: str) -> str:
+    """Of the damage of the choices of a space with this fingerprint."""
+    return f"damage {space[:16]}"
+
+
+def trivial_kind(metric: str) -> str:
+    """Of the accuracy of an answer that does not look."""
+    return f"trivial {metric}"
+
+
+def both_splits(calibration: str, search: str) -> str:
+    """In place of a split's fingerprint, for what depends on two of them."""
+    return hashlib.sha256(f"{calibration} {search}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Reading a study and choosing from it; needs no torch."""

@@ -1,0 +1,31 @@
+"""What ``axsearch remeasure`` has ranked of a study, kept with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from axsearch.study.spec import in_words
+from axsearch.study.study import Study
+
+RANKED = "remeasured for "
+"""How the user attribute of a study begins that has a ranking of :func:`keep_ranking`."""
+
+
+def keep_ranking(
+    study: Study, scenario: Mapping[str, Any], workload: str, machine: str, trials: Sequence[int]
+) -> None:
+    """Keep which trials are the front in another scenario or on another machine."""
+    name = f"{RANKED}{in_words(scenario)}, on {machine}"
+    ranking = {"workload": workload, "machine": machine, "trials": list(trials)}
+    study.optuna.set_user_attr(name, ranking)
+
+
+def rankings(study: Study) -> dict[str, dict[str, Any]]:
+    """What :func:`keep_ranking` has kept: by scenario and machine, workload, machine and trials."""
+    attributes = study.optuna.user_attrs
+    return {
+        name.removeprefix(RANKED): ranking
+        for name, ranking in attributes.items()
+        if name.startswith(RANKED)
+    }

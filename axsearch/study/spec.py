@@ -1,0 +1,187 @@
+"""What a study is about, and how its trials are run: records that are kept with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from axsearch.space.recipe import Compensation
+from axsearch.statistics.measurement import Measurement
+from axsearch.store.records import read_record
+
+SCENARIO: Mapping[str, Any] = {
+    "batch_size": int,
+    "sequence_length": int | None,
+    "threads": int | None,
+    "device": str,
+    "dtype": str,
+}
+"""What a study's scenario says; :class:`axsearch.evaluation.latency.Scenario` imports torch."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing a study optimises: Optuna's direction, and the Measurement field that holds it."""
+
+    direction: Literal["minimize", "maximize"]
+    field: Literal["accuracy", "latency_ratio", "size_ratio"]
+
+    def value(self, measurement: Measurement) -> float:
+        """What the trial reports."""
+        latency = self.field == "latency_ratio"
+        value = measurement.objective_latency if latency else getattr(measurement, self.field)
+        assert value is not None
+        return float(value)
+
+    def loss(self, measurement: Measurement) -> float:
+        """The same, so that less is better."""
+        return self.value(measurement) * (-1 if self.direction == "maximize" else 1)
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "accuracy": Objective("maximize", "accuracy"),
+    "latency": Objective("minimize", "latency_ratio"),
+    "size": Objective("minimize", "size_ratio"),
+}
+"""The objectives by their name on the command line."""
+
+
+class StudySpec(BaseModel):
+    """What a study is about, kept with it.
+
+    The fields up to ``seed`` are what :meth:`Task.load` and the search were given; the
+    fingerprints recognise the same model, data and space when the study is resumed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str
+    data: str
+    task: str | None
+    metric: str
+    text_columns: tuple[str, ...] | None
+    label_column: str | None
+    search_examples: PositiveInt | None
+    objectives: tuple[str, ...]
+    scenario: dict[str, int | str | None] | None
+    max_drop: float | None
+    max_latency_ratio: PositiveFloat | None
+    max_size_ratio: PositiveFloat | None = None
+    device: str
+    machine: str
+    seed: NonNegativeInt
+    model_fingerprint: str
+    splits: dict[str, str]
+    levels: dict[str, list[int | None]]
+    compensation: Compensation = "none"
+    dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
+    space_fingerprint: str = ""
+    workload: str | None = None
+
+    @classmethod
+    def stored(cls, name: str, data: Any) -> StudySpec:
+        """What a database holds of a study; raises UsageError where it cannot be that."""
+        return read_record(cls, data, f"Study {name!r} in this database")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudySpec:
+        known = set(self.objectives) <= set(OBJECTIVES) and "accuracy" in self.objectives
+        if not known or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(f"objectives are accuracy and any of {', '.join(OBJECTIVES)}")
+        if set(self.splits) != {"calibration", "search", "holdout"}:
+            raise ValueError("splits are calibration, search and holdout")
+        if self.scenario is None and "latency" in self.objectives:
+            raise ValueError("there is no scenario to measure latency for")
+        if self.scenario is not None and not _is_scenario(self.scenario):
+            raise ValueError(f"scenario holds {', '.join(SCENARIO)}")
+        return self
+
+    def differences(self, other: StudySpec) -> list[str]:
+        """In words, what keeps a study with the other spec from being continued as this one."""
+        found = []
+        if self.model_fingerprint != other.model_fingerprint:
+            found.append(f"model ({_instead(other.model, self.model, 'with other weights')})")
+        if self.splits != other.splits:
+            found.append(f"data ({_instead(other.data, self.data, 'with other examples')})")
+        if self.levels != other.levels or (
+            self.space_fingerprint and self.space_fingerprint != other.space_fingerprint
+        ):
+            found.append("search space")
+        for name in (
+            "metric", "objectives", "scenario", "max_drop", "max_latency_ratio", "max_size_ratio",
+            "compensation", "dtype",
+        ):  # fmt: skip
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                found.append(f"{name.replace('_', ' ')} ({_shown(theirs)}, not {_shown(ours)})")
+        return found
+
+
+class Settings(BaseModel):
+    """How the trials of a study are run; unlike its spec, another search may change it.
+
+    The fields are arguments of :func:`axsearch.running.search.search`, with nothing left to be
+    decided.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: str
+    epsilon: float | None
+    staged: bool
+    approximations: tuple[str, ...] | None
+    freeze: tuple[str, ...]
+
+
+def in_words(scenario: Mapping[str, Any]) -> str:
+    """What latency is measured for."""
+    length = scenario["sequence_length"]
+    return (
+        f"batches of {scenario['batch_size']}, "
+        f"{'the examples at their own lengths' if length is None else f'{length} tokens'}, "
+        f"{scenario['threads']} thread{'' if scenario['threads'] == 1 else 's'}, "
+        f"{scenario['device']}, {scenario['dtype']}"
+    )
+
+
+def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> dict[str, float]:
+    """How far a model is above each limit of the study; zero or less is feasible."""
+    found = {}
+    if spec.max_drop is not None:
+        found["max_drop"] = base_accuracy - spec.max_drop - measurement.accuracy
+    latency = measurement.objective_latency
+    if spec.max_latency_ratio is not None and latency is not None:
+        found["max_latency_ratio"] = latency - spec.max_latency_ratio
+    if spec.max_size_ratio is not None:
+        found["max_size_ratio"] = measurement.size_ratio - spec.max_size_ratio
+    return found
+
+
+def _is_scenario(given: Mapping[str, int | str | None]) -> bool:
+    return set(given) == set(SCENARIO) and all(
+        isinstance(given[name], kind) and (not isinstance(value := given[name], int) or value > 0)
+        for name, kind in SCENARIO.items()
+    )
+
+
+def _instead(theirs: str, ours: str, otherwise: str) -> str:
+    return f"{theirs} {otherwise}" if theirs == ours else f"{theirs}, not {ours}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items() if item is not None)
+    return str(value)

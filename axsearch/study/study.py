@@ -1,0 +1,299 @@
+"""An existing study: what it is about, its Pareto front, and choosing from it.
+
+Needs no torch: everything comes from the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from axsearch.errors import AxsearchError, UsageError
+from axsearch.space.recipe import Recipe
+from axsearch.statistics import pareto
+from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Estimate
+from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
+from axsearch.store.database import Database, open_database
+from axsearch.store.queries import (
+    Evaluation,
+    EvaluationKey,
+    LatencyKey,
+    load_evaluations,
+    load_ratios,
+    load_recipes,
+)
+from axsearch.store.records import read_record
+from axsearch.store.studies import asked_for, front_candidates, study_names, study_spec, trial_ids
+from axsearch.study import choosing
+from axsearch.study.choosing import By, choose
+from axsearch.study.spec import OBJECTIVES, Settings, StudySpec, in_words, limits
+from axsearch.study.trial_records import check_choices, read_measurement
+
+
+class Study:
+    """A study in a database, to read from and choose from.
+
+    Example:
+        >>> study = Study.open("sqlite:///studies.db", "reviews")  # doctest: +SKIP
+        >>> study.pick(max_drop=0.01, by="latency").trial  # doctest: +SKIP
+    """
+
+    def __init__(self, database: Database, name: str, spec: StudySpec) -> None:
+        self.database = database
+        self.name = name
+        self.spec = spec
+
+    @classmethod
+    def open(cls, storage: str, name: str) -> Study:
+        """Open a study; raises UsageError where it is not there or is damaged."""
+        database = open_database(storage)
+        try:
+            return cls.of(database, name)
+        except UsageError:
+            database.close()
+            raise
+
+    @classmethod
+    def of(cls, database: Database, name: str) -> Study:
+        """A study of an open database; raises UsageError where it is not there or is damaged."""
+        spec = study_spec(database.engine, name)
+        kept = optuna.get_all_study_names(database.storage)  # the dashboard can delete studies
+        if spec is None or name not in kept:
+            names = [known for known in study_names(database.engine) if known in kept]
+            hint = f"it holds {', '.join(names)}" if names else "it holds no study yet"
+            raise UsageError(f"There is no study {name!r} in this database; {hint}.")
+        return cls(database, name, StudySpec.stored(name, spec))
+
+    @cached_property
+    def optuna(self) -> optuna.Study:
+        """The same study, as Optuna sees it."""
+        return optuna.load_study(study_name=self.name, storage=self.database.storage)
+
+    @property
+    def asked(self) -> tuple[int, Settings]:
+        """How many trials its last search wanted, and how they are run.
+
+        Raises UsageError where none has said so, as with studies of older versions.
+        """
+        found = asked_for(self.database.engine, self.name)
+        if found is None:
+            raise UsageError(
+                f"Study {self.name!r} was made by an older axsearch; run `axsearch search` on it "
+                "once."
+            )
+        where = f"What study {self.name!r} was last asked for"
+        return found[0], read_record(Settings, found[1], where)
+
+    @property
+    def id(self) -> int:
+        """Optuna's id of it."""
+        return self.optuna._study_id
+
+    @property
+    def count(self) -> int:
+        """How many trials are complete."""
+        return self.database.storage.completed(self.id)
+
+    @cached_property
+    def measurements(self) -> list[Measurement]:
+        """Every finished trial, in the order of their numbers.
+
+        Raises UsageError for a trial that cannot be what a search measured.
+        """
+        trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self.measured(trials)
+
+    def measured(self, trials: Sequence[FrozenTrial]) -> list[Measurement]:
+        """What is known of some complete trials, as :attr:`measurements` of all."""
+        recipes = load_recipes(self.database.engine, map(_recipe_of, trials))
+        holdout = self._evaluations("holdout", recipes)
+        timed = self._timed(recipes)
+        found = [self._measurement(trial, recipes, holdout, timed) for trial in trials]
+        return check_choices(self._named, found, [recipes[_recipe_of(trial)] for trial in trials])
+
+    @property
+    def model_name(self) -> str:
+        """The model as it may be shown: a folder without where it lies."""
+        return _public_name(self.spec.model)
+
+    @property
+    def data_name(self) -> str:
+        """The data as they may be shown: a folder without where it lies."""
+        return _public_name(self.spec.data)
+
+    @property
+    def scenario(self) -> str | None:
+        """What latency was measured for, in words; None where it was not measured."""
+        return None if self.spec.scenario is None else in_words(self.spec.scenario)
+
+    def refresh(self) -> None:
+        """Forget what was read, after something was added to the database."""
+        self.__dict__.pop("measurements", None)
+        self.__dict__.pop("_candidates", None)
+
+    @cached_property
+    def _candidates(self) -> list[Measurement]:
+        """Measurements that front and baseline are among, where not all were read already."""
+        if "measurements" in self.__dict__:
+            return self.measurements
+        storage, exact = self.database.storage, Recipe.of({}).hash
+        ids = front_candidates(self.database.engine, self.id, exact)
+        return self.measured(storage.trials(ids))
+
+    @property
+    def baseline(self) -> Measurement:
+        """The base model, which is the study's first trial."""
+        exact = Recipe.of({}).to_dict()
+        for measurement in self._candidates:
+            if measurement.recipe == exact:
+                return measurement
+        raise AxsearchError(
+            f"Study {self.name!r} has not measured the base yet; run `axsearch search` again."
+        )
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the base was measured; without it there is no front."""
+        exact = Recipe.of({}).to_dict()
+        return any(measurement.recipe == exact for measurement in self._candidates)
+
+    def front(self) -> list[Measurement]:
+        """The Pareto front over the study's objectives, fastest (or else smallest) first.
+
+        Trials that break a limit of the study (drop, latency, size) are left out.
+        """
+        return front_of(self.spec, self.baseline, self._candidates)
+
+    def pick(
+        self,
+        *,
+        max_drop: float | None = None,
+        max_latency_ratio: float | None = None,
+        max_size_ratio: float | None = None,
+        by: By | None = None,
+        knee: bool = False,
+    ) -> Measurement:
+        """Choose one member of the front: by ``knee`` alone, or as :func:`choose` with the rest.
+
+        Raises:
+            UsageError: neither or both ways are given, or limits that nothing keeps.
+        """
+        limits = {
+            "max_drop": max_drop,
+            "max_latency_ratio": max_latency_ratio,
+            "max_size_ratio": max_size_ratio,
+        }
+        if not knee:
+            return choose(self.front(), self.baseline.accuracy, **limits, by=by)
+        if by is not None or any(limit is not None for limit in limits.values()):
+            raise UsageError("--knee chooses by all objectives: give it without limits and --by.")
+        objectives = [OBJECTIVES[name] for name in self.spec.objectives]
+        members = self.front()
+        return choosing.knee(members, [[o.loss(m) for o in objectives] for m in members])
+
+    def trial(self, number: int) -> Measurement:
+        """The measurement of one trial; raises UsageError if it is not there or not finished."""
+        for measurement in self.measurements:
+            if measurement.trial == number:
+                return measurement
+        raise UsageError(
+            f"Study {self.name!r} has no finished trial {number}; "
+            f"it has {len(self.measurements)} finished trials."
+        )
+
+    def frozen(self, numbers: Sequence[int]) -> dict[int, FrozenTrial]:
+        """Trials as Optuna has them, by their number."""
+        ids = trial_ids(self.database.engine, self.id, numbers)
+        return {trial.number: trial for trial in self.database.storage.trials(ids)}
+
+    def outcomes(self, recipes: list[Recipe], split: str = "search") -> dict[str, Evaluation]:
+        """Stored per-example outcomes by recipe hash, on ``search`` or ``holdout``."""
+        return self._evaluations(split, {recipe.hash: recipe for recipe in recipes})
+
+    def holdout(self, members: Sequence[Measurement]) -> dict[int, Estimate]:
+        """The metric on the holdout split with its interval, by trial, where it was opened."""
+        recipes = {m.trial: Recipe.from_dict(m.recipe) for m in members if m.trial is not None}
+        known = self.outcomes(list(recipes.values()), "holdout")
+        return {
+            trial: Estimate(found.value, found.low, found.high)
+            for trial, recipe in recipes.items()
+            if (found := known.get(recipe.hash)) is not None
+        }
+
+    def _evaluations(self, split: str, recipes: Mapping[str, Recipe]) -> dict[str, Evaluation]:
+        key = EvaluationKey(
+            self.spec.model_fingerprint,
+            self.spec.splits["calibration"],
+            self.spec.splits[split],
+            self.spec.dtype if split == "search" else "float32",
+            self.spec.metric,
+        )
+        return load_evaluations(self.database.engine, key, recipes)
+
+    def _timed(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
+        """The ratios of models that were timed in the study's scenario on its machine."""
+        if self.spec.workload is None:
+            return {}
+        key = LatencyKey(self.spec.model_fingerprint, self.spec.workload, self.spec.machine)
+        return load_ratios(self.database.engine, key, recipes)
+
+    def _measurement(
+        self,
+        trial: FrozenTrial,
+        recipes: Mapping[str, Recipe],
+        holdout: Mapping[str, Evaluation],
+        timed: Mapping[str, float],
+    ) -> Measurement:
+        recipe = _recipe_of(trial)
+        opened = holdout.get(recipe)
+        measured = read_measurement(
+            self._named(trial.number),
+            trial,
+            trial.user_attrs.get(MEASUREMENT_ATTR),
+            recipes.get(recipe),
+            None if opened is None else opened.value,
+            [OBJECTIVES[name].field for name in self.spec.objectives],
+        )
+        if recipe not in timed or measured.latency_ms is None or measured.latency_ratio is None:
+            return measured
+        return measured.model_copy(
+            update={
+                "latency_ratio": timed[recipe],
+                "latency_ms": timed[recipe] * (measured.latency_ms / measured.latency_ratio),
+                "latency_measured": True,
+                "latency_predicted": measured.latency_ratio,
+            }
+        )
+
+    def _named(self, trial: int | None) -> str:
+        return f"Trial {trial} of study {self.name!r}"
+
+
+def front_of(
+    spec: StudySpec, baseline: Measurement, measurements: Sequence[Measurement]
+) -> list[Measurement]:
+    """The front of these measurements, as :meth:`Study.front` gives it for all."""
+    feasible = [
+        m
+        for m in measurements
+        if all(excess <= 1e-12 for excess in limits(spec, baseline.accuracy, m).values())
+    ]
+    objectives = [OBJECTIVES[name] for name in spec.objectives]
+    losses = [[objective.loss(m) for objective in objectives] for m in feasible]
+    members = [feasible[i] for i in pareto.front(losses)]
+    return sorted(members, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio))
+
+
+def _recipe_of(trial: FrozenTrial) -> str:
+    # Empty where there is none: anybody may add a trial, with any attributes.
+    recipe = trial.user_attrs.get(RECIPE_ATTR)
+    return recipe if isinstance(recipe, str) and recipe.isalnum() else ""
+
+
+def _public_name(name: str) -> str:
+    return Path(name).name if Path(name).is_absolute() else name

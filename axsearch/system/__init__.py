@@ -1,0 +1,1 @@
+"""This process and machine: cores, memory, caches, signals."""

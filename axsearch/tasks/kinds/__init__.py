@@ -1,0 +1,76 @@
+"""The kinds of task, one file each; a file in this folder is found by being there."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import datasets
+
+from axsearch import discovery
+from axsearch.errors import UsageError
+from axsearch.tasks.kinds.base import Columns, Labels, TaskKind
+from axsearch.tasks.kinds.glue import GLUE
+
+__all__ = [
+    "Columns",
+    "Labels",
+    "TaskKind",
+    "check_names",
+    "infer_kind",
+    "named_kind",
+    "resolve_metric",
+    "task_kinds",
+]
+
+DEFAULT = "text-classification"
+
+
+@functools.cache
+def task_kinds() -> Mapping[str, TaskKind[Any, Any]]:
+    """Every kind by name, in alphabetical order."""
+    found = [member() for member in discovery.classes(sys.modules[__name__], TaskKind)]  # type: ignore[type-abstract]
+    return MappingProxyType({kind.name: kind for kind in sorted(found, key=lambda k: k.name)})
+
+
+def check_names(task: str | None, metric: str | None) -> None:
+    """Raises UsageError for a task or a metric that no kind knows, or that do not go together."""
+    kinds = task_kinds()
+    if task is not None and task not in kinds and task not in GLUE:
+        raise UsageError(f"Task {task!r} is not supported; choose {', '.join((*kinds, *GLUE))}.")
+    known = list(dict.fromkeys(name for kind in kinds.values() for name in kind.metrics))
+    if metric is not None and metric not in known:
+        raise UsageError(f"Metric {metric!r} is not known; choose {', '.join(known)}.")
+    kind = named_kind(task)
+    if kind is not None:
+        resolve_metric(kind, task, metric)
+
+
+def named_kind(task: str | None) -> TaskKind[Any, Any] | None:
+    """The kind that ``--task`` names; None where it was not given."""
+    return None if task is None else task_kinds()[GLUE[task].kind if task in GLUE else task]
+
+
+def infer_kind(
+    source: str, table: datasets.Dataset, label_column: str | None
+) -> TaskKind[Any, Any]:
+    """The kind that the columns make plain; text-classification where they do not."""
+    kinds = task_kinds()
+    found = [name for name, kind in kinds.items() if kind.recognises(table, label_column)]
+    if len(found) > 1:
+        raise UsageError(f"{source} may be {' or '.join(found)}; say which with --task.")
+    return kinds[found[0] if found else DEFAULT]
+
+
+def resolve_metric(kind: TaskKind[Any, Any], task: str | None, metric: str | None) -> str:
+    """The metric asked for, or the task's own; raises UsageError for one that does not fit."""
+    if metric is None:
+        return GLUE[task].metric if task in GLUE else kind.metrics[0]
+    if metric not in kind.metrics:
+        raise UsageError(
+            f"Metric {metric!r} does not fit {kind.name}; choose {', '.join(kind.metrics)}."
+        )
+    return metric

@@ -1,0 +1,292 @@
+"""Token classification: a tag for every word, such as named entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from nervaluate.entities import Entity
+from nervaluate.strategies import StrictEvaluation
+from numpy.typing import NDArray
+from tokenizers import pre_tokenizers
+from transformers import (
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from axsearch.errors import UsageError
+from axsearch.statistics.outcome import Outcome
+from axsearch.tasks.kinds.base import (
+    Columns,
+    Labels,
+    TaskKind,
+    check_known,
+    feature_list,
+    fit_labels,
+    named_config,
+)
+from axsearch.tasks.split import IGNORED, Split
+
+TAG_COLUMNS = ("ner_tags", "tags", "labels")
+OUTSIDE = "O"
+PREFIXES = ("B-", "I-", "E-", "S-")
+
+
+class Tagged(NamedTuple):
+    """Words and the tag of each."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sentences(Split):
+    """Tagged words; the targets are the tag of each word at its first token.
+
+    Attributes:
+        tags: the tag of every word by its class id, those beyond the cut too.
+        words: which words the tokens with a target begin, for each feature.
+    """
+
+    tags: Sequence[Sequence[int]] = ()
+    words: Sequence[Sequence[int]] = ()
+
+    def references(self) -> Sequence[Any]:
+        """All tags, and what they are called, which decides where entities are."""
+        return (self.tags, self.names)
+
+    def take(self, examples: NDArray[np.int64]) -> Split:
+        """These examples alone."""
+        rows = [int(row) for row in np.flatnonzero(np.isin(self.owners, examples))]
+        return self._features(
+            rows, tags=[self.tags[row] for row in rows], words=[self.words[row] for row in rows]
+        )
+
+
+class TokenClassification(TaskKind[Tagged, Sentences]):
+    """A tag for every word. F1 is that of whole entities, accuracy that of words."""
+
+    name = "token-classification"
+    head = "ForTokenClassification"
+    auto_class = AutoModelForTokenClassification
+    metrics = ("f1", "accuracy")
+    trivial_answer = "one tag for all"
+    largest_logit = True
+
+    def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
+        """Whether there are tokens, and no labels."""
+        given = label_column not in (None, *TAG_COLUMNS)
+        return "tokens" in table.column_names and "label" not in table.column_names and not given
+
+    def columns(
+        self,
+        source: str,
+        table: datasets.Dataset,
+        text_columns: Sequence[str] | None,
+        label_column: str | None,
+    ) -> Columns:
+        """``tokens`` and the first of :data:`TAG_COLUMNS`, unless they are given."""
+        texts = tuple(text_columns or ("tokens",))
+        if len(texts) != 1:
+            raise UsageError(f"Token classification takes one --text-columns, not {len(texts)}.")
+        there = [column for column in TAG_COLUMNS if column in table.column_names]
+        if label_column is None and not there:
+            raise UsageError(
+                f"{source} has none of the columns {', '.join(TAG_COLUMNS)}; it has "
+                f"{', '.join(table.column_names)}: name the tags' with --label-column."
+            )
+        return Columns(texts, label_column or there[0])
+
+    def examples(
+        self, source: str, name: str, table: datasets.Dataset, columns: Columns
+    ) -> list[Tagged] | None:
+        """Words with their tags by name."""
+        feature = getattr(table.features[columns.label], "feature", None)
+        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        found = []
+        hidden = 0
+        pairs = zip(table[columns.texts[0]][:], table[columns.label][:], strict=True)
+        for number, (words, tags) in enumerate(pairs, 1):
+            if (
+                not isinstance(words, list)
+                or not isinstance(tags, list)
+                or len(words) != len(tags)
+                or not words
+                or not all(isinstance(word, str) for word in words)
+                or not all(isinstance(tag, str) or type(tag) is int for tag in tags)
+            ):
+                raise UsageError(
+                    f"{source}: the {name} split has a row {number} without a list of words and "
+                    "a list of as many tags, which are texts or whole numbers."
+                )
+            if names and not all(-1 <= tag < len(names) for tag in tags):
+                raise UsageError(
+                    f"{source}: the {name} split has tags in row {number} that are not numbers of "
+                    f"its {len(names)} tags."
+                )
+            called = (names[tag] if names else str(tag) for tag in tags)
+            found.append(Tagged(tuple(words), tuple(called)))
+            hidden += bool(names) and set(tags) == {-1}
+        if hidden == len(found):
+            return None
+        if hidden:
+            raise UsageError(f"{source}: the {name} split has {hidden} rows without tags (-1).")
+        return found
+
+    def learnable(self, examples: Sequence[Tagged]) -> bool:
+        """Whether there are two tags at all."""
+        return len(_tags(examples)) > 1
+
+    def new_labels(self, train: Sequence[Tagged], others: Sequence[Tagged]) -> Labels:
+        """Train's tags, ``O`` first, then in alphabetical order."""
+        found = _tags(train)
+        check_known(found, _tags(others))
+        return Labels.of(sorted(found, key=lambda tag: (tag != OUTSIDE, tag)))
+
+    def head_config(self, labels: Labels) -> dict[str, Any]:
+        """A head with the tags' names."""
+        return {**named_config(labels), "problem_type": None}
+
+    def labels(self, config: PreTrainedConfig, examples: Sequence[Tagged]) -> Labels:
+        """The head's tags."""
+        return fit_labels(config, sorted(_tags(examples)))
+
+    def check_labels(self, labels: Labels, metric: str) -> None:
+        """Raises UsageError for entity F1 on tags that mark no entities."""
+        strange = [n for n in labels.names if n != OUTSIDE and not n.startswith(PREFIXES)]
+        if metric == "f1" and strange:
+            raise UsageError(
+                f"The tag {strange[0]!r} marks no entity: F1 needs O and tags such as B-PER and "
+                "I-PER; choose --metric accuracy."
+            )
+
+    def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let each word begin with a space, as in running text: RoBERTa's kind asks for it."""
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        found: Any = getattr(backend, "pre_tokenizer", None)
+        steps: Any = found if isinstance(found, pre_tokenizers.Sequence) else [found]
+        for step in steps:
+            if hasattr(step, "add_prefix_space"):
+                step.add_prefix_space = True
+
+    def split(
+        self,
+        name: str,
+        examples: Sequence[Tagged],
+        tokenizer: PreTrainedTokenizerBase,
+        length: int,
+        labels: Labels,
+    ) -> Sentences:
+        """One feature an example, cut to ``length`` tokens."""
+        if not tokenizer.is_fast:
+            raise UsageError(f"{self.name} needs a tokenizer with a tokenizer.json.")
+        encoded = tokenizer(
+            [list(example.words) for example in examples],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=length,
+        )
+        tags = [[labels.ids[tag] for tag in example.tags] for example in examples]
+        targets, words = [], []
+        for row, own in enumerate(tags):
+            of_tokens = encoded.word_ids(row)
+            first = [
+                word is not None and (token == 0 or of_tokens[token - 1] != word)
+                for token, word in enumerate(of_tokens)
+            ]
+            begun = list(zip(of_tokens, first, strict=True))
+            targets.append([own[word] if starts else IGNORED for word, starts in begun])
+            words.append([word for word, starts in begun if starts])
+        return Sentences(
+            name,
+            feature_list(encoded, list(encoded.keys())),
+            targets,
+            tokenizer.pad_token_id or 0,
+            labels.names,
+            tags=tags,
+            words=words,
+        )
+
+    def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross entropy, its mean over the words of each example."""
+        each = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
+        )
+        return each.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
+
+    def divergence(
+        self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Its mean over the words of each example."""
+        words = targets != IGNORED
+        each = super().divergence(logits, base, targets)
+        return (each * words).sum(1) / words.sum(1).clamp(min=1)
+
+    def margins(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The least of the words of each example."""
+        each = super().margins(logits, targets)
+        return each.masked_fill(targets == IGNORED, torch.inf).amin(1)
+
+    def decode(
+        self, logits: torch.Tensor, split: Sentences, rows: NDArray[Any]
+    ) -> Sequence[list[int]]:
+        """The likeliest tag of each word that was read."""
+        likeliest = logits.argmax(-1).cpu()
+        read = split.collate_targets(rows) != IGNORED
+        return [tags[words].tolist() for tags, words in zip(likeliest, read, strict=True)]
+
+    def outcome(self, metric: str, split: Sentences, answers: Sequence[list[int]]) -> Outcome:
+        """Entities right, predicted and there in each example; or words right, and words.
+
+        Words that were cut off, or that have no token, are taken for ``O``.
+        """
+        called = (*split.names, OUTSIDE)
+        rows: list[tuple[int, ...]] = []
+        for gold, words, tagged in zip(split.tags, split.words, answers, strict=True):
+            there, said = [called[tag] for tag in gold], [OUTSIDE] * len(gold)
+            for word, tag in zip(words, tagged, strict=True):
+                said[word] = called[tag]
+            if metric == "accuracy":
+                rows.append((sum(a == b for a, b in zip(there, said, strict=True)), len(gold)))
+            else:
+                rows.append(entity_counts(there, said))
+        return Outcome("share" if metric == "accuracy" else "entity_f1", np.array(rows, np.int32))
+
+    def trivial_answers(self, train: Sentences, split: Sentences) -> Iterable[Sequence[list[int]]]:
+        """One tag for all words, each in turn; ``O`` is the best in most data."""
+        return ([[tag] * len(words) for words in split.words] for tag in range(len(split.names)))
+
+
+def entity_counts(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
+    """Entities found with their type and both ends right, predicted, and there."""
+    there, found = entities(gold), entities(predicted)
+    result, _ = StrictEvaluation().evaluate(there, found, [])
+    return result.correct, result.actual, result.possible
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """Where entities are, by the rules of CoNLL's evaluation, which seqeval's default follows.
+
+    An entity begins at ``B-`` or ``S-``, after ``E-`` or ``S-``, and where the type changes, also
+    from ``O``; it goes on until another begins or ``O`` comes.
+    """
+    found: list[Entity] = []
+    before = OUTSIDE
+    for position, tag in enumerate(tags):
+        if tag != OUTSIDE:
+            begins = tag[0] in "BS" or before[0] in "ES" or before[2:] != tag[2:]
+            if begins or before == OUTSIDE:
+                found.append(Entity(tag[2:], position, position))
+            else:
+                found[-1].end = position
+        before = tag
+    return found
+
+
+def _tags(examples: Sequence[Tagged]) -> set[str]:
+    return {tag for example in examples for tag in example.tags}

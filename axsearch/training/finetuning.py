@@ -1,0 +1,248 @@
+"""Fine-tune a model on labelled data, so that there is a base to search from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from rich.progress import Progress
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from axsearch.errors import UsageError
+from axsearch.evaluation.accuracy import predict
+from axsearch.progress import console, progress_bar
+from axsearch.statistics.metrics import estimate
+from axsearch.statistics.outcome import Estimate
+from axsearch.tasks.data import read_data
+from axsearch.tasks.kinds import check_names, resolve_metric
+from axsearch.tasks.split import Batch
+from axsearch.tasks.task import (
+    check_device,
+    input_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    on_device,
+)
+
+RECORD = "finetune.json"
+LEARNING_RATE = 5e-5
+BATCH_SIZE = 32
+WARM_UP_SHARE = 0.06
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model: where it is, and its metric on the validation split."""
+
+    path: str
+    metric: str
+    validation: Estimate
+    cached: bool
+
+
+def finetune(
+    model: str,
+    data: str,
+    out: str,
+    *,
+    task: str | None = None,
+    metric: str | None = None,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    epochs: int = 3,
+    max_length: int = 128,
+    seed: int = 0,
+    device: str = "cpu",
+) -> FineTuned:
+    """Train a model for a task and save it with its tokenizer in ``out``.
+
+    The arguments are as :meth:`Task.load` has them; the head that the task needs is made. AdamW
+    with linear decay, length-bucketed batches, embeddings frozen, bf16 autocast where the
+    processor has it. An interrupted run goes on from its last epoch; a finished one with the same
+    inputs is not run again.
+
+    Raises:
+        UsageError: something given cannot be used; no training was done.
+    """
+    if epochs < 1 or max_length < 8:
+        raise UsageError("--epochs must be at least 1 and --max-length at least 8.")
+    if not 0 <= seed < 2**32:  # numpy's
+        raise UsageError(f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
+    check_device(device)
+    check_names(task, metric)
+    config = load_config(model)
+    read = read_data(data, task=task, text_columns=text_columns, label_column=label_column)
+    kind = read.kind
+    metric = resolve_metric(kind, task, metric)
+    labels = kind.new_labels(read.train, [*read.validation, *read.test])
+    kind.check_labels(labels, metric)
+    tokenizer = load_tokenizer(model)
+    kind.prepare_tokenizer(tokenizer)
+    length = min(max_length, input_length(tokenizer, config))
+    tokenizer.model_max_length = length
+    train = kind.split("train", read.train, tokenizer, length, labels)
+    validation = kind.split("validation", read.validation, tokenizer, length, labels)
+    folder = Path(out)
+    record = {
+        "model": _identity(model),
+        "train": train.fingerprint,
+        "validation": validation.fingerprint,
+        "labels": list(labels.names),
+        "metric": metric,
+        "epochs": epochs,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+    checkpoints = folder / f"checkpoints-{key}"
+    done = _finished(folder, record, begun=checkpoints.is_dir())
+    if done is not None:
+        return done
+    for note in read.notes:
+        console.print(note, style="dim")
+
+    set_seed(seed)
+    trained = load_model(
+        model,
+        kind.auto_class,
+        new_head=True,
+        attention="eager",  # on a CPU its backward pass is faster than SDPA's
+        **kind.head_config(labels),
+    )
+    trained.get_input_embeddings().requires_grad_(False)
+    arguments = TrainingArguments(
+        str(checkpoints),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARM_UP_SHARE,
+        bf16=_bf16(device),
+        use_cpu=device == "cpu",
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+
+    def collate(features: list[dict[str, int]]) -> Batch:
+        rows = [feature["row"] for feature in features]
+        return {**train.collate(rows), "labels": train.collate_targets(rows)}
+
+    def loss(outputs: Any, targets: torch.Tensor, **_: object) -> torch.Tensor:
+        return kind.loss(outputs, targets) / len(targets)
+
+    trainer = Trainer(
+        trained,
+        arguments,
+        train_dataset=datasets.Dataset.from_dict(
+            {"row": range(len(train)), "length": train.lengths}
+        ),
+        data_collator=collate,
+        compute_loss_func=loss,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout
+    console.print(f"Fine-tuning {model} on {len(train)} examples, {epochs} epochs")
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    with progress_bar() as progress:
+        trainer.add_callback(_Shown(progress))
+        trainer.train(resume_from_checkpoint=last)
+    trained.float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # Measured as a search will find it: the trained object may still run under autocast.
+    saved = on_device(load_model(str(folder), kind.auto_class), device)
+    answers = predict(saved, validation, kind, device=device)
+    result = estimate(kind.outcome(metric, validation, answers), seed=seed)
+    # The record comes last: until it is there, the same command goes on from the checkpoint.
+    partial = folder / f"{RECORD}.partial"
+    partial.write_text(json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n")
+    partial.rename(folder / RECORD)
+    for old in folder.glob("checkpoints-*"):
+        shutil.rmtree(old)
+    return FineTuned(out, metric, result, cached=False)
+
+
+class _Shown(TrainerCallback):
+    """Training steps on our progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("Fine-tuning", total=None)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._progress.update(self._task, completed=state.global_step, total=state.max_steps)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if not console.is_terminal:
+            console.print(f"epoch {state.epoch:.0f}/{args.num_train_epochs}")
+
+
+def _identity(model: str) -> str:
+    """A hub name, or a hash of what is in a local folder: its name alone says nothing."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _finished(folder: Path, record: dict[str, object], *, begun: bool) -> FineTuned | None:
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; --out names a folder.")
+    path = folder / RECORD
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text())
+            validation = Estimate(*found.pop("validation_metric"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UsageError(f"{path} is damaged; give another --out.") from None
+        if not (folder / "model.safetensors").is_file():
+            raise UsageError(f"{folder} has lost its model.safetensors; give another --out.")
+        if found == record:
+            return FineTuned(str(folder), str(record["metric"]), validation, cached=True)
+        raise UsageError(f"{folder} holds a model fine-tuned otherwise; give another --out.")
+    others = [p for p in folder.glob("*") if not p.name.startswith("checkpoints-")]
+    if others and not begun:
+        raise UsageError(f"The folder {folder} is not empty; give another --out.")
+    return None
+
+
+def _bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported())
+    return device == "cpu" and bool(torch.backends.mkldnn.is_available()) and _cpu_has_bf16()
+
+
+def _cpu_has_bf16() -> bool:
+    # Emulated bf16 is slower than fp32, so only where the processor has instructions for it.
+    return bool(
+        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )

@@ -1,0 +1,410 @@
+"""The latency table, with a clock that is told what each block takes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteId
+from axsearch.calibration import block_timing as module_under_test
+from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table, shapes
+from axsearch.evaluation.latency import Scenario
+from axsearch.models.surgery import sites_by_id
+from axsearch.space.genome import SearchSpace
+from axsearch.space.latency_table import KINDS, LatencyTable, block_key
+from axsearch.space.recipe import Recipe
+from tests.families import every_site, random_model, short_batch
+
+REST = 0.004
+
+
+def seconds_of(key: str) -> float:
+    """What a block takes: some of it whatever its shape, the rest not linear in its units.
+
+    A k adds to it, or takes away, the same for each unit.
+    """
+    kind, *choices = key.split()
+    whole = {"attention": 0.010, "ffn": 0.018}[kind]
+    taken, part = whole, 1.0
+    for choice in choices:
+        name, _, value = choice.partition("=")
+        if name in ("heads", "ffn"):
+            part = int(value) / {"heads": 4, "ffn": 64}[name]
+            taken = whole * (0.2 + 0.8 * part**0.8) if part else 0.0
+        else:
+            taken += part * whole * (0.2 - 0.01 * int(value.partition(".")[0]))
+    return taken
+
+
+LAYER = 0.002
+"""What a layer takes beside its blocks."""
+
+
+class Clock:
+    """Stands for ``_layer_times`` and the clock: a machine that drifts and is disturbed."""
+
+    def __init__(
+        self, repeats: Mapping[int, int], drift: float, noise: float, stays: bool = False
+    ) -> None:
+        self.repeats = repeats
+        self.drift = drift
+        self.noise = noise
+        self.stays = stays
+        self.now = 0.0
+        self.speed = 1.0
+        self.draw = np.random.default_rng(0)
+        self.passes: list[Recipe] = []
+
+    def layers(self, recipe: Recipe) -> list[float]:
+        found = []
+        for layer, repeat in self.repeats.items():
+            gone = all(recipe.removed(layer, kind) for kind in KINDS)
+            keys = [block_key(recipe, SiteId(layer, kind)) for kind in KINDS]
+            taken = 0.0 if gone else (LAYER + sum(map(seconds_of, keys))) * repeat
+            if not gone or self.stays:
+                found.append(taken)
+        return found
+
+    def ratio(self, recipe: Recipe) -> float:
+        return (REST + sum(self.layers(recipe))) / (REST + sum(self.layers(Recipe.of({}))))
+
+    def __call__(self, model: Any, batches: Sequence[Any], device: str) -> NDArray[np.float64]:
+        recipe = model.recipe if isinstance(model, SimpleNamespace) else Recipe.of({})
+        self.passes.append(recipe)
+        self.speed *= np.exp(self.draw.normal(0, self.drift))
+        layers = np.array([*self.layers(recipe), REST])
+        layers *= self.speed * np.exp(self.draw.normal(0, self.noise, len(layers)))
+        if self.noise and self.draw.random() < 0.05:
+            layers *= 3  # something else ran
+        self.now += 1.0
+        return np.array([*layers[:-1], layers.sum()])
+
+
+Measure = Callable[..., tuple[LatencyTable, Clock, SearchSpace]]
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
+    def run(
+        model_type: str = "bert",
+        *,
+        layers: int = 4,
+        names: Sequence[str] | None = None,
+        drift: float = 0.0,
+        noise: float = 0.0,
+        frozen: Sequence[SiteId] = (),
+        seconds: float = 1e9,
+        **more: Any,
+    ) -> tuple[LatencyTable, Clock, SearchSpace]:
+        base = random_model(model_type, num_hidden_layers=layers)
+        sites = sites_by_id(base, 40)
+        space = SearchSpace(
+            list(sites.values()),
+            {i: range(s.units.count) for i, s in sites.items()},
+            names=names,
+            frozen=frozen,
+        )
+        repeats = {i.layer: s.repeats for i, s in sites.items()}
+        clock = Clock(repeats, drift, noise, stays=model_type == "albert")
+        monkeypatch.setattr(module_under_test, "_layer_times", clock)
+        monkeypatch.setattr(module_under_test, "shrink", lambda _, r: SimpleNamespace(recipe=r))
+        watch = SimpleNamespace(perf_counter=lambda: clock.now)
+        monkeypatch.setattr(module_under_test, "time", watch)
+        return (
+            measure_latency_table(base, space, [], Scenario(), seconds=seconds, **more),
+            clock,
+            space,
+        )
+
+    return run
+
+
+def random_recipes(space: SearchSpace, count: int = 200) -> list[Recipe]:
+    draw = np.random.default_rng(5)
+    return [
+        space.recipe({name: int(draw.integers(d.high + 1)) for name, d in items})
+        for items in [tuple(space.distributions().items())] * count
+    ]
+
+
+SPACES: list[Sequence[str] | None] = [
+    None,
+    ["heads", "ffn", "layer"],
+    ["head_mask", "ffn"],
+    ["heads", "topk", "topk_hard", "ffn", "ffn_topk"],
+]
+
+
+@pytest.mark.parametrize("names", SPACES, ids=str)
+def test_ratios_of_whole_models_are_exact_on_a_still_machine(
+    measure: Measure, names: Sequence[str] | None
+) -> None:
+    table, clock, space = measure(names=names)
+    for recipe in random_recipes(space):
+        assert table.ratio(recipe) == pytest.approx(clock.ratio(recipe), rel=1e-9)
+    assert table.error < 1e-9
+    assert table.rounds == ROUNDS
+
+
+@pytest.mark.parametrize("names", SPACES, ids=str)
+def test_ratios_of_whole_models_are_within_1_percent_on_a_busy_one(
+    measure: Measure, names: Sequence[str] | None
+) -> None:
+    table, clock, space = measure(names=names, drift=0.02, noise=0.01)
+    recipes = random_recipes(space)
+    errors = [table.ratio(r) / clock.ratio(r) - 1 for r in recipes if clock.ratio(r) > 0.2]
+    assert np.abs(errors).mean() < 0.01
+    assert np.abs(errors).max() < 0.035
+    assert 0 < table.error < 0.03
+    assert table.ratio(Recipe.of({})) == pytest.approx(1, abs=1e-12)
+
+
+def test_layers_that_share_their_parameters_count_as_often_as_they_run(measure: Measure) -> None:
+    table, clock, space = measure("albert", layers=6)
+    assert table.repeats == {0: 3, 1: 3}
+    for recipe in random_recipes(space):
+        assert table.ratio(recipe) == pytest.approx(clock.ratio(recipe), rel=1e-9)
+    assert table.ratio(Recipe.of({})) == pytest.approx(1, abs=1e-12)
+
+
+def test_removed_layers_cost_nothing_and_removed_blocks_what_is_left_of_theirs(
+    measure: Measure,
+) -> None:
+    table, clock, _ = measure()
+    removed = {"heads": Kept(of=4, kept=())}, {"ffn": Kept(of=64, kept=())}
+    layer = Recipe.of({SiteId(2, "attention"): removed[0], SiteId(2, "ffn"): removed[1]})
+    assert table.layer(layer, 2) == 0
+    assert table.layer(layer, 1) > 0.1
+    block = Recipe.of({SiteId(2, "attention"): removed[0]})
+    whole = REST + sum(clock.layers(Recipe.of({})))
+    assert table.layer(block, 2) == pytest.approx((LAYER + seconds_of("ffn")) / whole)
+    # What a layer takes beside its blocks is shared alike.
+    for key in ("attention heads=0", "ffn ffn=0"):
+        assert table.blocks[key] == pytest.approx(LAYER / 2 / whole)
+    every = Recipe.of(
+        {SiteId(n, k): c for n in range(4) for k, c in zip(KINDS, removed, strict=True)}
+    )
+    assert table.ratio(every) == table.rest == pytest.approx(REST / whole)
+
+
+@pytest.mark.parametrize("names", [*SPACES, ["heads", "head_mask", "ffn", "ffn_mask"]], ids=str)
+def test_every_genome_of_the_space_has_a_ratio(
+    measure: Measure, names: Sequence[str] | None
+) -> None:
+    frozen = [SiteId(0, "ffn"), SiteId(1, "attention")]
+    table, clock, space = measure(names=names, frozen=frozen)
+    alone = [
+        space.recipe({**space.exact(), d.name: level})
+        for d in space.dimensions
+        for level in range(len(d.levels))
+    ]
+    recipes = [*alone, *random_recipes(space)]
+    errors = [table.ratio(recipe) / clock.ratio(recipe) - 1 for recipe in recipes]
+    # Least exact below the fewest units that were timed: the last ones take their overhead along.
+    assert np.abs(errors).mean() < 0.02
+    assert np.abs(errors).max() < 0.1
+
+
+def test_between_counts_that_were_measured_time_runs_straight(measure: Measure) -> None:
+    table, clock, space = measure(names=["ffn_mask"])
+    counts = [int(key.partition("ffn=")[2]) for key in table.blocks if "ffn=" in key]
+    assert len(counts) == module_under_test.MOST_COUNTS
+    assert min(counts) == 0
+    upper, lower = sorted(counts, reverse=True)[2:4]
+    middle = (upper + lower) // 2
+    shares = [
+        table.block(Recipe.of({SiteId(2, "ffn"): {"ffn": Kept(of=64, kept=tuple(range(n)))}}), site)
+        for n in (upper, middle, lower)
+        for site in [SiteId(2, "ffn")]
+    ]
+    assert lower < middle < upper
+    assert shares[0] == table.blocks[f"ffn ffn={upper}"]
+    part = (middle - lower) / (upper - lower)
+    assert shares[1] == pytest.approx(shares[2] + part * (shares[0] - shares[2]))
+    errors = [table.ratio(r) / clock.ratio(r) - 1 for r in random_recipes(space)]
+    assert np.abs(errors).mean() < 0.01
+
+
+def test_every_shape_is_timed_about_as_often_as_any_other(measure: Measure) -> None:
+    _, clock, space = measure(layers=4)
+    for kind in KINDS:
+        site = SiteId(0, kind)
+        timed = dict.fromkeys(shapes(space, site), 0)
+        # The held-out models are drawn at random.
+        for recipe in dict.fromkeys(clock.passes[1 : -2 * 6]):
+            for layer in range(4):
+                timed[block_key(recipe, SiteId(layer, kind))] += 1
+        assert min(timed.values()) >= 2
+
+
+def test_no_layer_is_gone_in_the_models_that_are_fitted_to(measure: Measure) -> None:
+    _, clock, _ = measure(layers=4)
+    designs = list(dict.fromkeys(clock.passes))[: -module_under_test.HELD_OUT]
+    assert len(designs) > 5
+    for recipe in designs:
+        for layer in range(4):
+            assert not all(recipe.removed(layer, kind) for kind in KINDS)
+
+
+def test_shapes_begin_with_the_exact_one() -> None:
+    space = SearchSpace(
+        every_site("bert"), {s.id: range(s.units.count) for s in every_site("bert")},
+        names=["heads", "topk"],
+    )  # fmt: skip
+    found = shapes(space, SiteId(0, "attention"))
+    assert next(iter(found)) == "attention"
+    assert found["attention"] == {}
+    assert len(found) == 1 + 4 + 4  # each level alone
+    assert "attention topk=32.renormalised" in found
+    for key, choices in found.items():
+        assert (
+            block_key(Recipe.of({SiteId(0, "attention"): choices}), SiteId(0, "attention")) == key
+        )
+
+
+def test_a_setting_that_was_not_measured_is_an_error(measure: Measure) -> None:
+    table, _, _ = measure(names=["heads", "topk"])
+    with pytest.raises(KeyError, match=r"attention topk=5\.hard"):
+        table.ratio(Recipe.of({SiteId(1, "attention"): {"topk": Setting(value=5, mode="hard")}}))
+
+
+def test_json_and_back(measure: Measure) -> None:
+    table, _, _ = measure("albert", layers=6, noise=0.01)
+    again = LatencyTable.from_dict(json.loads(json.dumps(table.to_dict())))
+    assert again == table
+    assert again.error > 0
+
+
+@pytest.mark.parametrize(
+    ("passes", "rounds"), [(0, FEWEST), (3.5, 4), (5.5, 6), (1e9, ROUNDS)], ids=str
+)
+def test_rounds_end_in_time_but_there_are_some(
+    measure: Measure, passes: float, rounds: int
+) -> None:
+    _, clock, _ = measure(names=["heads"])
+    # The base and the models once, then in each round every model between two passes of the base.
+    models = (len(clock.passes) - 1 - ROUNDS) // (1 + 2 * ROUNDS)
+    told: list[tuple[int, int]] = []
+    a_round = 2 * models + 1
+    table, _, _ = measure(
+        names=["heads"],
+        seconds=passes * a_round,
+        on_round=lambda done, of: told.append((done, of)),
+    )
+    assert table.rounds == rounds
+    assert told == [(number, ROUNDS) for number in range(1, rounds + 1)]
+
+
+def model_of_some_size() -> PreTrainedModel:
+    sizes = {"hidden_size": 128, "intermediate_size": 1024, "num_hidden_layers": 2}
+    return random_model("bert", **sizes)
+
+
+def test_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The time of this thread alone: other processes may be at work.
+    watch = SimpleNamespace(perf_counter=time.thread_time)
+    monkeypatch.setattr(module_under_test, "time", watch)
+    base = model_of_some_size()
+    sites = sites_by_id(base, 24)
+    dropped = {f"layer0{n}.ffn": range(96, 928, 32) for n in range(2)}
+    levels = SearchSpace(
+        list(sites.values()), {i: range(s.units.count) for i, s in sites.items()}
+    ).to_dict()
+    space = SearchSpace(
+        list(sites.values()),
+        {i: range(s.units.count) for i, s in sites.items()},
+        names=["heads", "ffn"],
+        dropped={
+            name: [v for v in levels[name] if v in values] for name, values in dropped.items()
+        },
+    )
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in base.modules())
+    table = measure_latency_table(
+        base, space, [short_batch("bert")], Scenario(threads=1), seconds=1
+    )
+    assert table.rounds >= FEWEST
+    assert table.ratio(Recipe.of({})) == pytest.approx(1, abs=1e-12)
+    assert 0 < table.rest < 1
+    assert table.blocks["ffn"] > table.blocks["ffn ffn=0"]
+    assert table.blocks["attention"] > table.blocks["attention heads=0"]
+    smallest = space.recipe({name: d.high - 1 for name, d in space.distributions().items()})
+    none = space.recipe({name: d.high for name, d in space.distributions().items()})
+    assert 1 > table.ratio(smallest) > table.ratio(none)
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in base.modules()) == hooks
+
+
+LOOKED_UP = LatencyTable(
+    rest=0.1,
+    blocks={
+        "attention": 0.12, "attention heads=2": 0.07, "attention heads=0": 0.02,
+        "attention topk=8.renormalised": 0.2,
+        "ffn": 0.18, "ffn ffn=48": 0.16, "ffn ffn=32": 0.1, "ffn ffn=0": 0.02,
+        "ffn ffn_topk=8.largest": 0.3,
+    },
+    repeats={0: 1, 1: 2, 2: 1},
+)  # fmt: skip
+
+
+def counted(counts: dict[tuple[int, Any], int]) -> Recipe:
+    return Recipe.of(
+        {
+            SiteId(layer, kind): {
+                {"attention": "heads", "ffn": "ffn"}[kind]: Kept(
+                    of=4 if kind == "attention" else 64, kept=tuple(range(count))
+                )
+            }
+            for (layer, kind), count in counts.items()
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "expected"),
+    [
+        ("attention", 3, (0.12 + 0.07) / 2),
+        ("attention", 1, (0.07 + 0.02) / 2),
+        ("ffn", 40, (0.16 + 0.1) / 2),
+        ("ffn", 36, 0.1 + 0.06 / 4),
+        ("ffn", 56, 0.17),
+        ("ffn", 8, 0.04),
+    ],
+)
+def test_time_is_on_the_line_between_neighbours(kind: Any, count: int, expected: float) -> None:
+    recipe = counted({(1, kind): count})  # a layer that runs twice
+    rest = LOOKED_UP.ratio(Recipe.of({})) - 2 * LOOKED_UP.blocks[kind]
+    assert LOOKED_UP.ratio(recipe) == pytest.approx(rest + 2 * expected)
+
+
+def test_a_layer_without_blocks_takes_no_time() -> None:
+    recipe = counted({(2, "attention"): 0, (2, "ffn"): 0})
+    whole = LOOKED_UP.ratio(Recipe.of({}))
+    assert LOOKED_UP.ratio(recipe) == pytest.approx(whole - 0.12 - 0.18)
+
+
+def test_a_setting_has_its_part_in_every_unit() -> None:
+    site, setting = SiteId(0, "attention"), Setting(value=8, mode="renormalised")
+    whole = LOOKED_UP.ratio(Recipe.of({}))
+    recipe = Recipe.of({site: {"topk": setting}})
+    assert LOOKED_UP.ratio(recipe) == pytest.approx(whole + 0.08)
+    recipe = Recipe.of({site: {"topk": setting, "heads": Kept(of=4, kept=(0, 1))}})
+    assert LOOKED_UP.ratio(recipe) == pytest.approx(whole - 0.05 + 0.04)
+
+
+def test_what_was_not_measured_is_not_guessed() -> None:
+    unknown = Recipe.of({SiteId(0, "attention"): {"topk": Setting(value=16, mode="hard")}})
+    with pytest.raises(KeyError, match=r"topk=16\.hard"):
+        LOOKED_UP.ratio(unknown)
+    smaller = LatencyTable(0.1, {"attention": 0.1, "ffn": 0.2, "ffn ffn=32": 0.1}, {0: 1})
+    with pytest.raises(KeyError, match="ffn=16"):
+        smaller.ratio(counted({(0, "ffn"): 16}))
+    with pytest.raises(KeyError, match="heads=2"):
+        smaller.ratio(counted({(0, "attention"): 2}))

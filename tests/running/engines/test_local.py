@@ -1,0 +1,249 @@
+"""Supervision of workers, with targets that cost nothing; real workers are in tests/faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from axsearch.errors import AxsearchError, UsageError
+from axsearch.running import engines
+from axsearch.running.engines import Job, Place, check_place, local
+from axsearch.running.engines.local import Local
+from axsearch.store.outages import outlast
+from axsearch.store.work_storage import WorkStorage
+from tests.faults.studies import NAME, SET_SETTINGS, SETTINGS, edit, make
+
+
+def started(job: Job) -> int:
+    """How many processes have begun, this one among them."""
+    marks = Path(job.storage)
+    (marks / f"{os.getpid()}").touch()
+    return len(list(marks.iterdir()))
+
+
+# What processes do: at the top level, for they are started anew.
+
+
+def well(job: Job, threads: int) -> None:
+    started(job)
+    own_group = os.getpgid(0) == os.getpid()  # or a terminal's Ctrl-C would reach it too
+    said = f"{threads} {os.environ['OMP_NUM_THREADS']} {own_group}"
+    (Path(job.storage) / f"{os.getpid()}").write_text(said)
+
+
+def dies_twice(job: Job, threads: int) -> None:
+    if started(job) < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def always_dies(job: Job, threads: int) -> None:
+    started(job)
+    print("the last words", file=sys.stderr)
+    sys.exit(7)
+
+
+def knows_why(job: Job, threads: int) -> None:
+    started(job)
+    raise AxsearchError("5 of the last 5 trials failed.")
+
+
+def wrong_use(job: Job, threads: int) -> None:
+    raise UsageError("There is no such study.")
+
+
+def runs_on(job: Job, threads: int) -> None:
+    started(job)
+    time.sleep(60)
+
+
+def deaf(job: Job, threads: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    started(job)
+    time.sleep(60)
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "FIRST_DELAY", 0.05)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(str(tmp_path), "study")
+
+
+def begun(job: Job) -> list[Path]:
+    return list(Path(job.storage).iterdir())
+
+
+def run(
+    target: Callable[[Job, int], None], job: Job, workers: int = 1, poll: Callable[[], int] = int
+) -> None:
+    Local(target).run(Place(workers, cpus=3), job, poll)
+
+
+def test_all_run_with_the_threads_that_they_are_to_have(job: Job) -> None:
+    run(well, job, 2)
+    assert [mark.read_text() for mark in begun(job)] == ["3 3 True", "3 3 True"]
+    assert os.environ.get("OMP_NUM_THREADS") != "3"
+
+
+def test_one_that_died_is_started_again(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    run(dies_twice, job)
+    assert len(begun(job)) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert (
+        said
+        == [
+            "Worker 1 died, killed by SIGKILL (out of memory, perhaps); it is started again in 0 s."
+        ]
+        * 2
+    )
+
+
+def test_the_delay_doubles_and_in_the_end_the_run_fails_with_the_last_words(
+    job: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MOST_DEATHS", 4)
+    monkeypatch.setattr(local, "FIRST_DELAY", 1.0)
+    monkeypatch.setattr(local, "LONGEST_DELAY", 2.0)
+    with pytest.raises(AxsearchError, match="died 4 times in a row, at last with exit status 7 and "
+                       "the words: the last words"):  # fmt: skip
+        run(always_dies, job)
+    delays = [line.split()[-2] for line in capsys.readouterr().err.splitlines()]
+    assert delays == ["1", "2", "2"]
+
+
+def test_deaths_do_not_count_while_trials_are_finished(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MOST_DEATHS", 2)
+    run(dies_twice, job, poll=lambda: len(begun(job)))
+    assert len(begun(job)) == 3
+
+
+def test_one_that_knows_why_is_not_started_again_and_the_others_are_ended(job: Job) -> None:
+    with pytest.raises(AxsearchError, match="5 of the last 5"):
+        run(knows_why, job, 2)
+    assert len(begun(job)) <= 2
+    with pytest.raises(UsageError, match="no such study"):
+        run(wrong_use, job)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all(job: Job, kind: signal.Signals) -> None:
+    sent: list[float] = []
+
+    def send() -> int:
+        if len(begun(job)) == 2 and not sent:
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), kind)
+        return 0
+
+    before = signal.getsignal(kind)
+    with pytest.raises(KeyboardInterrupt):
+        run(runs_on, job, 2, send)
+    assert time.monotonic() - sent[0] < 5
+    assert signal.getsignal(kind) is before
+    assert not any(alive(int(mark.name)) for mark in begun(job))
+
+
+def test_a_second_signal_kills_those_that_do_not_end(job: Job) -> None:
+    def send() -> int:
+        if len(begun(job)) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return 0
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(deaf, job, 1, send)
+    assert time.monotonic() - began < 20
+    assert not any(alive(int(mark.name)) for mark in begun(job))
+
+
+def test_workers_end_when_their_supervisor_is_killed(job: Job, tmp_path: Path) -> None:
+    script = (
+        "from axsearch.running.engines import Job, Place\n"
+        "from axsearch.running.engines.local import Local\n"
+        "from tests.running.engines.test_local import runs_on\n"
+        "if __name__ == '__main__':\n"
+        f"    Local(runs_on).run(Place(1, cpus=1), Job({job.storage!r}, 'study'), int)\n"
+    )
+    file = tmp_path.parent / "supervisor.py"
+    file.write_text(script)
+    import subprocess
+
+    tests = str(Path(__file__).parents[3])
+    process = subprocess.Popen([sys.executable, str(file)], env={**os.environ, "PYTHONPATH": tests})
+    while not begun(job):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (mark,) = begun(job)
+    deadline = time.monotonic() + 10
+    while alive(int(mark.name)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_supervisor_outlasts_a_database_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, finished = make(tmp_path / "five.db"), WorkStorage.finished
+    edit(tmp_path / "five.db", (SET_SETTINGS, json.dumps(SETTINGS)))
+    error = OperationalError("", {}, Exception(), connection_invalidated=True)
+
+    def away(*_: object) -> int:
+        raise error
+
+    with engines._watch(Job(url, NAME)) as poll:
+        monkeypatch.setattr(WorkStorage, "finished", outlast(away))
+        began = time.monotonic()
+        assert poll() == 0
+        assert time.monotonic() - began < 1  # signals must be seen
+        monkeypatch.setattr(WorkStorage, "finished", lambda *_: 3)
+        assert poll() == 3
+        monkeypatch.setattr(WorkStorage, "finished", away)
+        assert poll() == 3
+        error = OperationalError("", {}, sqlite3.OperationalError("disk is full"))
+        with pytest.raises(OperationalError):
+            poll()
+        monkeypatch.setattr(WorkStorage, "finished", finished)
+        assert poll() == 0
+
+
+def test_places_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "processors", lambda: 4)
+    assert {"local", "ray"} <= set(engines.engine_names())
+    check_place(Place(4))
+    check_place(Place(2, cpus=2))
+    for place, word in [
+        (Place(5), "more than the 4 processors"),
+        (Place(3, cpus=2), "3 workers of 2 threads"),
+        (Place(0), "--workers"),
+        (Place(1, cpus=0), "--cpus-per-worker"),
+        (Place(1, "kubernetes"), "local, ray"),
+        (Place(2, address="auto"), "are for --engine ray"),
+        (Place(2, gpus=1), "are for --engine ray"),
+    ]:
+        with pytest.raises(UsageError, match=word):
+            check_place(place)
+    assert "secret" not in repr(Job("postgresql://me:secret@db/x", "study"))

@@ -1,0 +1,218 @@
+"""The benchmarks run, and go on where they were stopped; their figures are not judged here."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from axsearch.running.session import work
+from axsearch.store.database import open_database
+
+BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(script: str, *arguments: object) -> None:
+    """Run a script in this process: a new one would import torch first."""
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for whoever runs it
+        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
+            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
+        patched.setattr(sys, "argv", [str(BENCHMARKS / script), *map(str, arguments)])
+        patched.syspath_prepend(BENCHMARKS)  # what Python does for a script
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+
+
+def run_alone(script: str, *arguments: object) -> None:
+    """Run one that measures or starts processes of its own in a new process."""
+    command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def test_topk_attention(tmp_path: Path) -> None:
+    arguments = ("--lengths", 128, "--neurons", 512, "--patience", 0, "--out", tmp_path)
+    run_alone("topk_attention.py", *arguments)
+    results = tmp_path / "topk_attention.json"
+    points = json.loads(results.read_text())["points"]
+    contenders = {(point["what"], point["contender"]) for point in points}
+    assert {("attention", "topk"), ("attention", "sdpa"), ("ffn", "topk")} <= contenders
+    assert all(point["seconds"] > 0 and point["peak_bytes"] >= 0 for point in points)
+    assert (tmp_path / "topk_attention.svg").read_text().startswith("<?xml")
+    before = results.read_bytes()
+    run("topk_attention.py", *arguments)  # nothing is left to be measured
+    assert json.loads(results.read_bytes()) == json.loads(before)
+
+
+def test_topk_zero_shot(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    run("topk_zero_shot.py", base_dir, data_dir, "--out", tmp_path)
+    rows = json.loads((tmp_path / "topk_zero_shot.json").read_text())["rows"]
+    assert [row["k"] for row in rows if row["what"] == "FFN"] == [2, 4, 8, 16, 32]
+    for row in rows[1:]:
+        assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_compensation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    run("compensation.py", base_dir, data_dir, "--recipes", 2, "--out", tmp_path)
+    results = tmp_path / "compensation.json"
+    rows = json.loads(results.read_text())["rows"]
+    assert len(rows) == 2 * 2 * 3
+    assert {row["compensation"] for row in rows} == {"none", "bias", "least_squares"}
+    assert "least_squares" in (tmp_path / "compensation.md").read_text()
+    before = results.read_bytes()
+    run("compensation.py", base_dir, data_dir, "--recipes", 2, "--out", tmp_path)
+    assert results.read_bytes() == before
+
+
+def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    run("latency_table.py", base_dir, data_dir, "--models", 3, "--pairs", 1, "--out", tmp_path)
+    found = json.loads((tmp_path / "latency_table.json").read_text())
+    assert len(found["models"]) == 3
+    assert all(model["predicted"] > 0 and model["measured"] > 0 for model in found["models"])
+
+
+def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    arguments = (
+        base_dir, data_dir, "--seeds", 1, "--few", 14, "--many", 4, "--examples", 40, "--out",
+        tmp_path, "--cache", tmp_path / "cache.db", "--only",
+        "auto;kwon;axformer, epsilon 0.1;random",
+    )  # fmt: skip
+    run("samplers.py", *arguments)
+    stored = json.loads((tmp_path / "samplers.json").read_text())
+    lengths = {one["contender"]: len(one["trials"]) for one in stored["runs"]}
+    assert lengths == {"auto": 14, "kwon": 4, "axformer, epsilon 0.1": 4, "random": 4}
+    for one in stored["runs"]:
+        for trial in one["trials"]:
+            assert 0 <= trial["accuracy"] <= 1
+            assert trial["latency"] > 0
+    assert "| auto | 1 | 14 |" in (tmp_path / "samplers.md").read_text()
+    assert (tmp_path / "samplers.svg").read_text().startswith("<?xml")
+    before = (tmp_path / "samplers.json").read_bytes()
+    run("samplers.py", *arguments)
+    assert (tmp_path / "samplers.json").read_bytes() == before
+
+
+def test_workers(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[tuple[str, str]] = []
+
+    real = subprocess.run
+
+    def here(command: list[str], **options: object) -> object:
+        """The worker that the command would start, in this process."""
+        if list(command[1:4]) != ["-m", "axsearch", "worker"]:
+            return real(command, **options)  # type: ignore[call-overload]
+        given = dict(zip(command[4::2], command[5::2], strict=True))
+        places.append((given["--workers"], given["--cpus-per-worker"]))
+        with closing(open_database(given["--storage"])) as database:
+            work(database, given["--study"])
+        return None
+
+    monkeypatch.setattr(subprocess, "run", here)
+    out = tmp_path / "workers.json"
+    run("workers.py", base_dir, data_dir, "--recipes", 3, "--rounds", 1, "--out", out)
+    found = json.loads(out.read_text())
+    for runs in found["runs"].values():
+        assert [(one["recipes"], one["seconds"] > one["seconds_a_recipe"]) for one in runs] == [
+            (3, True)
+        ]
+    assert places == [("2", "1"), ("1", "2")]
+    two, one = (found["runs"][way][0]["seconds"] for way in found["runs"])
+    assert found["ratio"] == two / one
+
+
+def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORED", "24")
+    monkeypatch.setenv("WORKERS", "2")  # each imports torch
+    run_alone("store.py", tmp_path / "store.json")
+    found = json.loads((tmp_path / "store.json").read_text())
+    assert found["stored"] == 24
+    assert 0 < found["front"] <= 24 + 12
+    assert all(found[name] > 0 for name in found if name.startswith(("ms_", "seconds_")))
+
+
+def test_evaluation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    arguments = (
+        "--trials",
+        14,
+        "--timed",
+        5,
+        "--threads",
+        1,
+        "--storage",
+        storage,
+        "--out",
+        tmp_path,
+    )
+    run("evaluation.py", base_dir, data_dir, *arguments)
+    found = json.loads((tmp_path / "evaluation.json").read_text())["auto, 14 trials"]
+    assert found["trials"] == 14
+    assert found["timed"]["recipes"] == 5
+    assert found["timed"]["different_accuracies"] == {"bfloat16": 0, "float32": 0}
+    assert found["timed"]["passes"]["float32"] <= 1
+    assert 0 < found["staged"]["examples"] <= 1
+
+
+def test_bookkeeping(tmp_path: Path) -> None:
+    run("bookkeeping.py", "--trials", 20, "--layers", 2, "--out", tmp_path)
+    found = json.loads((tmp_path / "bookkeeping.json").read_text())["2"]
+    assert found["trials"] == 20
+    assert found["mean_ms"] > 0
+
+
+def test_what_the_readme_says_of_the_committed_results() -> None:
+    data = json.loads((BENCHMARKS / "results" / "topk_attention.json").read_text())
+
+    def point(contender: str, length: int, backward: bool) -> dict[str, float]:
+        wanted = {
+            "what": "attention", "contender": contender, "length": length, "causal": False,
+            "backward": backward, "k": None if contender in ("sdpa", "explicit", "chunked") else 64,
+        }  # fmt: skip
+        (found,) = (p for p in data["points"] if wanted.items() <= p.items())
+        return found
+
+    for length in (1024, 2048, 4096):
+        assert point("topk", length, backward=False)["ratio"] < 1
+        assert point("topk", length, backward=True)["ratio"] < 0.6
+    for backward in (False, True):
+        lengths = (4096, 8192, 16384, 32768)
+        peaks = [point("topk", length, backward)["peak_bytes"] for length in lengths]
+        assert np.corrcoef(lengths, peaks)[0, 1] ** 2 >= 0.99
+    ours = point("topk", 4096, backward=True)["peak_bytes"]
+    assert point("explicit", 4096, backward=True)["peak_bytes"] > 12 * ours
+    assert point("chunked", 4096, backward=True)["peak_bytes"] > ours
+
+
+def test_refitting_loses_at_most_seven_tenths_of_what_removal_loses() -> None:
+    data = json.loads((BENCHMARKS / "results" / "compensation.json").read_text())
+    base = data["facts"]["accuracy"]
+    for share in (0.6, 0.4):
+        lost = {
+            way: np.mean(
+                [
+                    base - row["accuracy"]
+                    for row in data["rows"]
+                    if (row["share"], row["compensation"]) == (share, way)
+                ]
+            )
+            for way in ("none", "least_squares")
+        }
+        assert lost["none"] > 0
+        assert lost["least_squares"] <= 0.7 * lost["none"]

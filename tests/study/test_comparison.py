@@ -1,0 +1,140 @@
+"""Ties and selection bias of a study, from what its database holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy.orm import Session
+
+from axsearch import Study
+from axsearch.space.recipe import Recipe
+from axsearch.statistics.metrics import holm, paired_p_values, value
+from axsearch.statistics.outcome import Outcome
+from axsearch.store.models import EvaluationRow
+from axsearch.study.comparison import Ties, selection_bias, ties
+from tests.conftest import copied
+
+
+def edited(study: tuple[str, str], folder: Path, answers: dict[int, float], split: str) -> Study:
+    """A copy in which trials answer these shares of a split's examples rightly, nested."""
+    opened = Study.open(copied(study[0], folder), study[1])
+    members = {m.trial: Recipe.from_dict(m.recipe) for m in (opened.baseline, *opened.front())}
+    with Session(opened.database.engine) as session:
+        for trial, share in answers.items():
+            rows = session.query(EvaluationRow).filter_by(
+                recipe=members[trial].hash, split_name=split
+            )
+            for row in rows:
+                right = np.arange(row.examples) < share * row.examples
+                row.outcome = Outcome("mean", right).packed()
+        session.commit()
+    opened.refresh()
+    return opened
+
+
+def trials(study: Study) -> list[int]:
+    front = [m for m in study.front() if m.recipe != study.baseline.recipe]
+    return [m.trial or 0 for m in (study.baseline, *front)]
+
+
+def test_pairs_that_holms_correction_leaves_are_tied(tiny_study: tuple[str, str]) -> None:
+    study = Study.open(*tiny_study)
+    found = ties(study)
+    assert found is not None
+    assert (found.split, found.examples, found.exact) == ("search", 80, True)
+    recipes = {m.trial: Recipe.from_dict(m.recipe) for m in (study.baseline, *study.front())}
+    known = study.outcomes(list(recipes.values()))
+    numbers = sorted(recipes)
+    p_values = paired_p_values([known[recipes[number].hash].outcome for number in numbers])
+    assert found.comparisons == len(numbers) * (len(numbers) - 1) // 2
+    above = np.triu_indices(len(numbers), 1)
+    adjusted = dict(zip(zip(*above, strict=True), holm(p_values[above]), strict=True))
+    for (i, j), p_value in adjusted.items():
+        first, second = numbers[i], numbers[j]
+        assert (second in found.tied[first]) == (p_value >= 0.05)
+        assert (first in found.tied[second]) == (p_value >= 0.05)
+        together = {*found.letters[first]} & {*found.letters[second]}
+        assert bool(together) == (p_value >= 0.05)
+
+
+def test_a_difference_beyond_chance_is_no_tie(tiny_study: tuple[str, str], tmp_path: Path) -> None:
+    numbers = trials(Study.open(*tiny_study))
+    answers = dict.fromkeys(numbers, 0.95)
+    answers[numbers[1]] = 0.55  # of 80 examples, 32 that the others alone answer rightly
+    found = ties(edited(tiny_study, tmp_path, answers, "search"))
+    assert found is not None
+    assert found.tied[numbers[1]] == ()
+    assert found.letters[numbers[1]] == ""
+    assert {*found.groups[0]} == {*numbers} - {numbers[1]}
+    assert "share a letter are tied: McNemar's exact test on the 80 examples of the" in found.words
+    assert "search split, which chose them as well, finds no difference" in found.words
+    assert f"corrected for {len(numbers) * (len(numbers) - 1) // 2} comparisons" in found.words
+
+
+def test_holdout_outcomes_are_taken_where_all_have_them(
+    opened_study: tuple[str, str], tmp_path: Path
+) -> None:
+    study = Study.open(*opened_study)
+    found = ties(study)
+    assert found is not None
+    assert found.split == "holdout"
+    with Session(study.database.engine) as session:
+        best = max(
+            session.query(EvaluationRow).filter_by(split_name="holdout"), key=lambda r: r.value
+        )
+    first = found.groups[0][0]
+    own = study.outcomes([Recipe.from_dict(study.trial(first).recipe)], "holdout")
+    assert next(iter(own.values())).value == best.value  # the most accurate group comes first
+
+
+def test_the_bias_is_what_is_lost_against_the_base(
+    opened_study: tuple[str, str], tmp_path: Path
+) -> None:
+    numbers = trials(Study.open(*opened_study))
+    search = edited(opened_study, tmp_path, dict.fromkeys(numbers, 0.9), "search")
+    url = str(search.database.engine.url)
+    lost = edited((url, search.name), _folder(tmp_path), dict.fromkeys(numbers[1:], 0.8), "holdout")
+    base = Recipe.from_dict(lost.baseline.recipe)
+    then = value(lost.outcomes([base], "holdout")[base.hash].outcome)
+    found = selection_bias(lost)
+    assert found is not None
+    assert {*found.members} == {*numbers[1:]}
+    for one in (*found.members.values(), found.mean):
+        assert one.value == pytest.approx((0.9 - 0.9) - (0.8 - then))
+        assert one.low <= one.value <= one.high
+    assert f"{found.mean.value:+.4f}" in found.words
+    assert f"mean of {len(numbers) - 1} models" in found.words
+
+
+def _folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "again"
+    folder.mkdir()
+    return folder
+
+
+def test_without_the_holdout_split_there_is_no_bias(tiny_study: tuple[str, str]) -> None:
+    assert selection_bias(Study.open(*tiny_study)) is None
+
+
+def test_one_model_is_compared_with_nothing(tiny_study: tuple[str, str]) -> None:
+    study = Study.open(*tiny_study)
+    assert ties(study, [study.baseline]) is None
+    assert selection_bias(study, [study.baseline]) is None
+
+
+def test_outcomes_that_an_older_version_did_not_keep(
+    tiny_study: tuple[str, str], tmp_path: Path
+) -> None:
+    study = edited(tiny_study, tmp_path, {}, "search")
+    with Session(study.database.engine) as session:
+        session.query(EvaluationRow).delete()
+        session.commit()
+    assert ties(study) is None
+
+
+def test_words_where_all_differ() -> None:
+    none = Ties("search", 500, False, 3, {0: (), 1: (), 2: ()}, ())
+    assert none.words.startswith("No models are tied: a test on the paired bootstrap on the 500")
+    assert set(none.letters.values()) == {""}

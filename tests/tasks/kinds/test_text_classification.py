@@ -1,0 +1,118 @@
+"""Labels, heads and the names of tasks and metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import BertConfig
+
+from axsearch.errors import UsageError
+from axsearch.statistics import metrics
+from axsearch.tasks.kinds import check_names, named_kind, resolve_metric, task_kinds
+from axsearch.tasks.kinds.base import fit_labels
+from axsearch.tasks.kinds.glue import GLUE
+from axsearch.tasks.kinds.sequences import TextExample
+from axsearch.tasks.kinds.text_classification import TextClassification
+from axsearch.tasks.split import Split
+
+KIND = TextClassification()
+
+
+def examples(*labels: str) -> list[TextExample[str]]:
+    return [TextExample(("a",), label) for label in labels]
+
+
+class TestFitLabels:
+    def test_names_of_the_config_come_first(self) -> None:
+        config = BertConfig(id2label={0: "1", 1: "0"}, label2id={"1": 0, "0": 1})
+        assert fit_labels(config, ["0", "1", "1"]) == (("1", "0"), {"0": 1, "1": 0})
+
+    def test_numbers_are_class_ids(self) -> None:
+        names = ("LABEL_0", "LABEL_1", "LABEL_2")
+        assert fit_labels(BertConfig(num_labels=3), ["2", "0"]) == (names, {"2": 2, "0": 0})
+
+    @pytest.mark.parametrize(
+        "found", [["0", "2"], ["-1", "1"], ["good", "bad"], ["0", "good"], ["²", "0"]]
+    )
+    def test_labels_that_do_not_fit_the_head(self, found: list[str]) -> None:
+        with pytest.raises(
+            UsageError, match="do not fit the model's head, which knows 'LABEL_0', 'LABEL_1'"
+        ):
+            fit_labels(BertConfig(num_labels=2), found)
+
+    def test_only_the_first_labels_are_shown(self) -> None:
+        with pytest.raises(UsageError, match=r"\('class 0', .*'class 5', …\) do not fit"):
+            fit_labels(BertConfig(), [f"class {i}" for i in range(9)])
+
+
+def test_labels_of_a_new_head() -> None:
+    labels = KIND.new_labels(examples("10", "9", "9"), examples("9"))
+    assert labels == (("9", "10"), {"9": 0, "10": 1})
+    assert KIND.new_labels(examples("b", "a"), []).names == ("a", "b")
+    with pytest.raises(UsageError, match="'7' is in validation or test but not in train"):
+        KIND.new_labels(examples("1", "2"), examples("7"))
+
+
+class TestMetrics:
+    def split(self, *labels: int, classes: int) -> Split:
+        inputs = [{"input_ids": [1]}] * len(labels)
+        return Split("search", inputs, np.array(labels), 0, tuple(map(str, range(classes))))
+
+    def test_f1_of_two_classes_is_the_positive_ones(self) -> None:
+        outcome = KIND.outcome("f1", self.split(1, 1, 0, 0, classes=2), [1, 0, 0, 1])
+        assert metrics.value(outcome) == 0.5
+        assert outcome.statistic == "f1"
+
+    def test_f1_of_a_head_with_three_is_the_mean(self) -> None:
+        # Whether or not the third class occurs: two models of a study must compare.
+        split = self.split(1, 1, 0, 0, classes=3)
+        assert {KIND.outcome("f1", split, a).statistic for a in ([1] * 4, [2] * 4)} == {"macro_f1"}
+
+    def test_one_class_for_all_is_trivial_whichever_is_best(self) -> None:
+        train = self.split(2, 2, 2, 0, 1, classes=3)
+        split = self.split(2, 0, 0, 0, classes=3)
+        assert KIND.trivial("accuracy", train, split) == 0.75
+        assert KIND.trivial("matthews_correlation", train, split) == 0
+        two = self.split(1, 0, 0, classes=2)
+        assert KIND.trivial("f1", two, two) == 0.5  # all positive, though the other is commoner
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("task", "metric", "chosen"),
+        [
+            ("text-classification", None, "accuracy"),
+            ("regression", None, "pearson"),
+            ("question-answering", None, "f1"),
+            ("token-classification", None, "f1"),
+            ("glue/cola", None, "matthews_correlation"),
+            ("glue/mrpc", None, "f1"),
+            ("glue/mrpc", "accuracy", "accuracy"),
+            ("glue/stsb", None, "pearson"),
+            ("glue/stsb", "spearman", "spearman"),
+        ],
+    )
+    def test_metric_of_a_task(self, task: str, metric: str | None, chosen: str) -> None:
+        check_names(task, metric)
+        kind = named_kind(task)
+        assert kind is not None
+        assert resolve_metric(kind, task, metric) == chosen
+
+    def test_metric_that_does_not_fit(self) -> None:
+        with pytest.raises(UsageError, match="'pearson' does not fit text-classification; choose"):
+            check_names("glue/cola", "pearson")
+
+    def test_unknown_task(self) -> None:
+        with pytest.raises(
+            UsageError, match=r"'glue/none' is not supported; choose .*text-.*glue/sst2"
+        ):
+            check_names("glue/none", None)
+
+    def test_unknown_metric(self) -> None:
+        with pytest.raises(UsageError, match=r"'bleu' is not known; choose .*pearson.*accuracy"):
+            check_names(None, "bleu")
+
+    def test_glue_has_nine_tasks_with_metrics_of_their_kind(self) -> None:
+        assert len(GLUE) == 9
+        for task in GLUE.values():
+            assert task.metric in task_kinds()[task.kind].metrics
