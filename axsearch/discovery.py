@@ -1,8 +1,9 @@
-"""Extension by adding one file: find what the modules of a package define."""
+"""Extension by adding one file or folder: find what the modules of a package define."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Iterator
@@ -18,14 +19,27 @@ def modules(package: ModuleType) -> Iterator[ModuleType]:
         yield importlib.import_module(f"{package.__name__}.{info.name}")
 
 
+def halves(package: ModuleType, name: str) -> Iterator[ModuleType]:
+    """Import and yield the module ``name`` of every folder in a package that has one."""
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        full = f"{package.__name__}.{info.name}.{name}"
+        if info.ispkg and importlib.util.find_spec(full) is not None:
+            yield importlib.import_module(full)
+
+
 def classes(package: ModuleType, base: type[T]) -> Iterator[type[T]]:
     """Yield the concrete subclasses of ``base`` defined in the modules of a package."""
     for module in modules(package):
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if (
-                issubclass(member, base)
-                and member is not base
-                and not inspect.isabstract(member)
-                and member.__module__ == module.__name__
-            ):
-                yield member
+        yield from members(module, base)
+
+
+def members(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
+    """Yield the concrete subclasses of ``base`` that a module defines."""
+    for _, member in inspect.getmembers(module, inspect.isclass):
+        if (
+            issubclass(member, base)
+            and member is not base
+            and not inspect.isabstract(member)
+            and member.__module__ == module.__name__
+        ):
+            yield member

@@ -11,8 +11,9 @@ from axsearch.approximations import recorded
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.export import Bundle, formats
 from axsearch.export.manifest import Manifest
+from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
-from axsearch.models.surgery import sites_by_id, sliced_state
+from axsearch.models.weights import ClosedForm
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Outcome
@@ -22,12 +23,12 @@ from tests.conftest import tiny_tokenizer
 HOLDOUT = Evaluation(0.83, 0.79, 0.87, Outcome("mean", np.ones(10, bool)))
 
 
-def measured(base: PreTrainedModel, recipe: Recipe, moments: Moments | None = None) -> Measurement:
+def measured(base: PreTrainedModel, recipe: Recipe) -> Measurement:
     """The size is the model's own; nothing else was measured."""
-    state = sliced_state(base, recipe, moments)
+    state = Base(base).cut(recipe)
     choices: dict[str, dict[str, int | None]] = {}
-    for site in sites_by_id(base).values():
-        layer = choices.setdefault(f"layer{site.id.layer:02d}", {})
+    for site in Base(base).sites.values():
+        layer = choices.setdefault(site.id.place, {})
         for name, approximation in recorded(site.id.kind).items():
             layer[name] = approximation.value(site, recipe.at(*site.id).get(name))
     return Measurement(
@@ -51,12 +52,13 @@ def bundle_of(
     task: str = "text-classification",
 ) -> Bundle:
     """As ``export_model`` makes it of a study."""
+    whole = Base(base)
     return Bundle(
-        base=base,
+        base=whole,
         tokenizer=tiny_tokenizer(),
         recipe=recipe,
-        moments=moments,
-        measurement=measured(base, recipe, moments),
+        weights=ClosedForm(whole, moments),
+        measurement=measured(base, recipe),
         baseline=measured(base, Recipe.of({})),
         holdout=HOLDOUT,
         base_holdout=HOLDOUT,

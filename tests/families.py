@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
+from axsearch.approximations import recorded
 from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import Site, SiteId
 from axsearch.models.architectures import architecture_of
@@ -129,7 +130,7 @@ def random_recipe(model_type: str, seed: int) -> Recipe:
         if draw.random() < 0.7:
             choices["heads" if attention else "ffn"] = units(site.units.count)
         name = "topk" if attention else "ffn_topk"
-        if draw.random() < 0.5 and name not in site.lacks:
+        if draw.random() < 0.5 and not site.refusal(recorded(site.id.kind)[name].needs):
             mode = draw.choice(("renormalised", "hard")) if attention else "largest"
             choices[name] = Setting(value=draw.randint(1, 30), mode=mode)
         sites[site.id] = choices

@@ -25,11 +25,15 @@ def kept(draw: st.DrawFn) -> Kept:
 SETTING = st.builds(
     Setting, value=st.integers(1, 512), mode=st.sampled_from(["renormalised", "hard"])
 )
-CHOICES = st.dictionaries(
-    st.sampled_from(["heads", "ffn", "topk", "rank"]), kept() | SETTING, max_size=3
-)
+TYPES = {"heads": kept(), "ffn": kept(), "topk": SETTING, "ffn_topk": SETTING}
+CHOICES = st.fixed_dictionaries({}, optional=TYPES)
 SITES = st.dictionaries(
-    st.builds(SiteId, st.integers(0, 120), st.sampled_from(["attention", "ffn"])),
+    st.builds(
+        SiteId,
+        st.integers(0, 120),
+        st.sampled_from(["attention", "ffn"]),
+        st.sampled_from(["", "decoder"]),
+    ),
     CHOICES,
     max_size=4,
 )
@@ -55,8 +59,11 @@ def meaning(data: Any) -> dict[str, Any] | None:
     def integer(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
 
-    def choice(value: Any) -> Any:
-        if isinstance(value, dict) and set(value) == {"of", "kept"}:
+    def choice(name: str, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("version") == 1 and integer(value["version"]):
+            value = {key: value[key] for key in value if key != "version"}
+        units_of, setting_of = name in ("heads", "ffn"), name in ("topk", "ffn_topk")
+        if units_of and isinstance(value, dict) and set(value) == {"of", "kept"}:
             of, units = value["of"], value["kept"]
             if not integer(of) or not 1 <= of <= MOST_UNITS:
                 return None
@@ -70,7 +77,7 @@ def meaning(data: Any) -> dict[str, Any] | None:
             if units != sorted(set(units)) or any(not 0 <= unit < of for unit in units):
                 return None
             return ("kept", of, units)
-        if isinstance(value, dict) and set(value) == {"value", "mode"}:
+        if setting_of and isinstance(value, dict) and set(value) == {"value", "mode"}:
             right = integer(value["value"]) and value["value"] > 0
             mode = value["mode"]
             if right and isinstance(mode, str) and re.fullmatch("[a-z_]{1,32}", mode):
@@ -87,16 +94,18 @@ def meaning(data: Any) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = {}
     for site, choices in data["sites"].items():
-        match = re.fullmatch(r"layer([0-9]{2}|[1-9][0-9]{2})\.(attention|ffn)", site)
+        match = re.fullmatch(
+            r"(?:[a-z][a-z_]*\.)?(?:layer(?:[0-9]{2}|[1-9][0-9]{2})\.)?[a-z][a-z_]*", site
+        )
         if match is None or not isinstance(choices, dict):
             return None
-        read = {name: choice(value) for name, value in choices.items()}
+        read = {name: choice(name, value) for name, value in choices.items()}
         if None in read.values():
             return None
         read = {n: c for n, c in read.items() if c[0] == "setting" or len(c[2]) < c[1]}
         counts = [len(c[2]) for c in read.values() if c[0] == "kept"]
-        if match[2] == "ffn" and counts:  # to use k of fewer than k neurons is to use them all
-            read = {n: c for n, c in read.items() if c[0] == "kept" or c[1] < min(counts)}
+        if counts:  # to use k of fewer than k neurons is to use them all
+            read = {n: c for n, c in read.items() if n != "ffn_topk" or c[1] < min(counts)}
         read = {n: c for n, c in read.items() if c[0] == "kept" and not c[2]} or read
         if read:
             found[site] = read

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import SiteId
 from axsearch.models.architectures import architecture_of
 from axsearch.space.recipe import Recipe
 
@@ -67,17 +68,20 @@ def masked(model: PreTrainedModel, recipe: Recipe, batch: dict[str, Tensor]) -> 
             if recipe.removed(number, "attention") and recipe.removed(number, "ffn"):
                 hooks.enter_context(layer.register_forward_hook(_pass_input))
                 continue
-            heads_gate, neurons_gate = family.gates(model)[number]
+            gates = family.gates(model)
+            heads_gate, neurons_gate = (
+                gates[SiteId(number, kind)] for kind in ("attention", "ffn")
+            )
             topk, some = attention.get("topk"), ffn.get("ffn_topk")
             if isinstance(topk, Setting):
                 seen: list[Tensor] = []
-                for name in family.layout.attention.inputs:
+                for name in family.layout.blocks["attention"].inputs:
                     hooks.enter_context(layer.get_submodule(name).register_forward_hook(_see(seen)))
                 attend = _attend(model, number, batch, topk, attention.get("heads"), seen, gaps)
                 hooks.enter_context(heads_gate.register_forward_pre_hook(attend))
             if isinstance(some, Setting):
                 before: list[Tensor] = []
-                first = layer.get_submodule(family.layout.ffn.inputs[0])
+                first = layer.get_submodule(family.layout.blocks["ffn"].inputs[0])
                 hooks.enter_context(first.register_forward_hook(_see(before)))
                 keep = _keep_largest(some.value, ffn.get("ffn"), before, gaps)
                 hooks.enter_context(neurons_gate.register_forward_pre_hook(keep))

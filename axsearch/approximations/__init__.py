@@ -1,14 +1,15 @@
-"""The approximations, one file each; a file in this folder is found by being there."""
+"""The approximations, one folder each; a folder here is found by being there."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from axsearch import discovery
-from axsearch.approximations.base import Approximation, Level, TopK, UnitRemoval
+from axsearch.approximations.base import Approximation, TopK, UnitRemoval
+from axsearch.approximations.choices import Level
 from axsearch.approximations.site import SiteKind
 
 __all__ = [
@@ -17,7 +18,11 @@ __all__ = [
     "TopK",
     "UnitRemoval",
     "approximations",
+    "choice_types",
+    "is_removed",
+    "named",
     "recorded",
+    "removal",
 ]
 
 
@@ -26,7 +31,8 @@ def approximations() -> Mapping[str, Approximation]:
     """Every approximation by the name that a genome gives it, in alphabetical order."""
     found: list[Approximation] = [
         member()
-        for member in discovery.classes(sys.modules[__name__], Approximation)  # type: ignore[type-abstract]
+        for module in discovery.halves(sys.modules[__name__], "choice")
+        for member in discovery.members(module, Approximation)  # type: ignore[type-abstract]
     ]
     return MappingProxyType({a.name: a for a in sorted(found, key=lambda a: a.name)})
 
@@ -38,3 +44,34 @@ def recorded(kind: SiteKind) -> Mapping[str, Approximation]:
     return MappingProxyType(
         {name: a for name, a in found if kind in a.kinds and a.recorded(kind) == name}
     )
+
+
+@functools.cache
+def choice_types() -> tuple[str, ...]:
+    """The types of choices that a recipe may hold, in alphabetical order."""
+    return tuple(n for n, a in approximations().items() if a.name in map(a.recorded, a.kinds))
+
+
+def named(names: Iterable[str]) -> list[Approximation]:
+    """The approximations of these names, those that remove units first.
+
+    A name that no approximation has, as that of another version, is left out.
+    """
+    found = [approximations()[name] for name in names if name in approximations()]
+    return sorted(found, key=lambda one: not isinstance(one, UnitRemoval))
+
+
+def is_removed(kept: Mapping[str, Level]) -> bool:
+    """Whether a layer is removed as a whole: none of its blocks keeps a unit.
+
+    Args:
+        kept: what the layer keeps, by the names of approximations.
+    """
+    left = [kept[one.name] for one in named(kept) if isinstance(one, UnitRemoval)]
+    return bool(left) and all(units == 0 for units in left)
+
+
+def removal(kind: SiteKind) -> UnitRemoval | None:
+    """The approximation under whose name a recipe says which units of such a site stay."""
+    found = recorded(kind).values()
+    return next((one for one in found if isinstance(one, UnitRemoval)), None)

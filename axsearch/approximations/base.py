@@ -1,43 +1,93 @@
-"""What an approximation is, and the description of a site that it works on.
+"""What an approximation is: the half without torch, which a search, a front and a report need.
 
-Nothing here imports torch: an approximation only names tensors and slices those it is given.
+An approximation is a folder here of two halves. ``choice.py`` holds a subclass of
+:class:`Approximation`; ``modeling.py`` a subclass of
+:class:`axsearch.approximations.modeling.Modeling`, which cuts tensors and changes modules. One that
+writes its choices under another's name, as ``head_mask`` does, has no ``modeling.py``.
 """
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch import discovery
+from axsearch.approximations.choices import Choice, Kept, Level, Setting
 from axsearch.approximations.site import Site, SiteKind
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-Level = int | None
+    from axsearch.approximations.modeling import Modeling
 
 
 class Approximation(ABC):
-    """A way to make a layer of a model cheaper; one file in this folder is one of them.
+    """A way to make a part of a model cheaper.
 
-    The class attributes say what it is called in a genome (``layer03.<name>``), at which kinds of
-    site it works, whether a search tries it unless told otherwise, and what it does. One genome
-    parameter sets all of a layer's sites of these kinds, unless the approximation has several
-    ``parts``: then each part has a parameter, ``layer03.<name>.05``.
+    When its methods are called:
 
-    A recipe knows fewer names than a genome, since equal models must be equal recipes: removing a
-    block is to keep none of its heads. ``recorded`` says under which name a choice is written.
+    - A search makes its genome: :meth:`group` says which sites of a layer one parameter sets,
+      :meth:`parts` how many parameters there are, :meth:`levels` which values each may take.
+      The parameter is called ``layer03.<name>``, or ``layer03.<name>.05`` with several parts.
+    - A trial turns levels into a recipe: :meth:`choice` says what a level writes, and
+      :meth:`recorded` under which name. A recipe knows fewer names than a genome, since equal
+      models must be equal recipes: removing a block is to keep none of its heads.
+    - A recipe is made canonical: :meth:`idle` tells whether a choice has no effect beside others.
+    - A base is made smaller: :meth:`misfit` refuses a choice that does not fit the site; then
+      :attr:`modeling` cuts the tensors and installs what the choice needs.
+    - Tables, figures and explanations show it by its words: :attr:`unit`, :attr:`short`,
+      :attr:`title`, :attr:`axis`.
+
+    Attributes:
+        name: what a genome calls it; also the type of its choices, unless :meth:`recorded` differs.
+        kinds: the kinds of site at which it works.
+        summary: what it does, in a few words.
+        searched: whether a search tries it unless other approximations are named.
+        needs: what a family must be able to do, such as
+            :data:`axsearch.approximations.site.SELECTABLE_SCORES`.
+        choice_type: the class of its choices.
+        cuts: whether its choices change tensors, so that they change a model's size.
+        unit: what its value counts, as in '4 heads'.
+        short: what stands before its value in a cell of a front's table.
+        title: the name of its panel in figures; its own name if empty.
+        axis: what an axis of its levels is called.
+        hf_note: what a model card of an ``hf`` export adds where it is used.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[SiteKind, ...]]
     summary: ClassVar[str]
     searched: ClassVar[bool] = True
+    needs: ClassVar[Collection[str]] = ()
+    choice_type: ClassVar[type[Choice]]
+    cuts: ClassVar[bool] = True
+    unit: ClassVar[str] = "units"
+    short: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    axis: ClassVar[str] = "value of the level"
+    hf_note: ClassVar[str] = ""
+
+    @property
+    def modeling(self) -> type[Modeling]:
+        """The half that needs torch: the one subclass of Modeling in ``modeling.py`` beside it."""
+        package = type(self).__module__.rpartition(".")[0]
+        base = importlib.import_module("axsearch.approximations.modeling").Modeling
+        (found,) = discovery.members(importlib.import_module(f"{package}.modeling"), base)
+        return found
 
     def recorded(self, kind: SiteKind) -> str:
         """The name that a recipe gives to the choice at a site of this kind."""
         return self.name
+
+    def group(self, sites: Sequence[Site]) -> tuple[Site, ...]:
+        """The sites of one layer that a parameter sets together; none where it does not apply.
+
+        Args:
+            sites: all those of the layer, in the order of a forward pass; or the one site that
+                lies outside of all layers.
+        """
+        found = tuple(site for site in sites if site.id.kind in self.kinds)
+        return found if len(found) == len(self.kinds) else ()
 
     def parts(self, site: Site) -> int:
         """How many parameters it has at this site, each with levels of its own."""
@@ -56,17 +106,25 @@ class Approximation(ABC):
         None where the level is exact.
         """
 
-    @abstractmethod
     def value(self, site: Site, choice: Choice | None) -> Level:
-        """The level value that a choice amounts to (units kept, or k); None choice is exact."""
+        """The level value that a choice amounts to; None choice is exact."""
+        return None if choice is None else choice.level
 
     @abstractmethod
     def misfit(self, site: Site, choice: Choice) -> str | None:
         """Why a choice, which may come from a file, cannot be made at this site; None if it can."""
 
-    @abstractmethod
-    def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
-        """Slice the site's tensors in ``state`` to what the choice keeps."""
+    def remarks(self, choices: Sequence[Choice]) -> tuple[str, ...]:
+        """What an explanation adds, in sentences, where a recipe makes these choices."""
+        return ()
+
+    def probe_length(self, choice: Choice) -> int:
+        """How many tokens an input needs at least to show that an export obeys a choice."""
+        return 0
+
+    def idle(self, choice: Choice, others: Mapping[str, Choice]) -> bool:
+        """Whether a choice has no effect beside the ``others`` at its site, by their names."""
+        return False
 
 
 class TopK(Approximation):
@@ -74,16 +132,14 @@ class TopK(Approximation):
 
     modes: ClassVar[tuple[str, ...]]
     mode: ClassVar[str]
+    choice_type = Setting
+    cuts = False
 
     def choice(
         self, site: Site, level: Level, order: Sequence[int], part: int = 0
     ) -> Choice | None:
         """The k of a level; the importance order does not matter."""
         return None if level is None else Setting(value=level, mode=self.mode)
-
-    def value(self, site: Site, choice: Choice | None) -> Level:
-        """k, or None for all."""
-        return choice.value if isinstance(choice, Setting) else None
 
     def misfit(self, site: Site, choice: Choice) -> str | None:
         """Only a setting in one of the modes fits."""
@@ -93,14 +149,12 @@ class TopK(Approximation):
             return f"has the mode {choice.mode!r}, not one of {', '.join(self.modes)}"
         return None
 
-    def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
-        """No tensor changes: k is an attribute of the layer."""
-
 
 class UnitRemoval(Approximation):
     """Removes units of a block: the tensors get smaller, nothing is masked."""
 
     fractions: ClassVar[tuple[float, ...]]
+    choice_type = Kept
 
     @abstractmethod
     def grain(self, site: Site) -> int:
@@ -108,7 +162,7 @@ class UnitRemoval(Approximation):
 
     def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """Unit counts, all of them first, none (block removed) last."""
-        grain, count = self.grain(site), site.units.count
+        grain, count = self.grain(site), site.count
         counts = {count, 0}
         counts |= {max(grain, round(share * count / grain) * grain) for share in self.fractions}
         return tuple(sorted((c for c in counts if c <= count), reverse=True))
@@ -117,7 +171,7 @@ class UnitRemoval(Approximation):
         self, site: Site, level: Level, order: Sequence[int], part: int = 0
     ) -> Choice | None:
         """Keep the ``level`` most important units."""
-        count = site.units.count
+        count = site.count
         if level is None or not 0 <= level <= count:
             raise ValueError(f"{self.name} at {site.id} keeps 0 to {count} units, not {level}")
         if level == count:
@@ -126,35 +180,19 @@ class UnitRemoval(Approximation):
 
     def value(self, site: Site, choice: Choice | None) -> Level:
         """How many units are kept."""
-        return len(choice.kept) if isinstance(choice, Kept) else site.units.count
+        return site.count if choice is None else choice.level
 
     def misfit(self, site: Site, choice: Choice) -> str | None:
         """A recipe of a model with another number of units does not fit."""
         if not isinstance(choice, Kept):
             return "takes units to keep, not a setting"
-        if choice.of != site.units.count:
-            return f"was made for {choice.of} units, this model has {site.units.count}"
+        if choice.of != site.count:
+            return f"was made for {choice.of} units, this model has {site.count}"
         return None
-
-    def cut(self, site: Site, choice: Choice, state: MutableMapping[str, Tensor]) -> None:
-        """Keep only the rows and columns of the kept units; drop all tensors if none is kept."""
-        assert isinstance(choice, Kept)
-        units = site.units
-        if not choice.kept:
-            for name in (*(axis.tensor for axis in units.axes), *units.whole):
-                state.pop(name, None)
-            return
-        for axis in units.axes:
-            if axis.tensor not in state:  # a projection without bias
-                continue
-            shape = (axis.parts, units.count, units.width)
-            apart = state[axis.tensor].unflatten(axis.dim, shape)
-            kept = apart[(slice(None),) * (axis.dim + 1) + (list(choice.kept),)]
-            state[axis.tensor] = kept.flatten(axis.dim, axis.dim + 2)
 
 
 class BlockRemoval(UnitRemoval):
-    """Removes whole blocks: the last level of ``heads`` or ``ffn``, for a search over blocks."""
+    """Removes whole blocks: the last level of a unit removal, for a search over blocks."""
 
     searched = False
     fractions = ()
@@ -165,11 +203,11 @@ class BlockRemoval(UnitRemoval):
 
     def grain(self, site: Site) -> int:
         """There is nothing between all and none."""
-        return site.units.count
+        return site.count
 
 
 class UnitMask(UnitRemoval):
-    """Removes any units, whatever their importance: one parameter for each, kept or gone.
+    """Removes any units, whatever their importance: one parameter for each, kept or removed.
 
     A part is a run of consecutive units. Its two levels say, as those of the other removals do,
     how many units of the block are left: all, or all but its own. What the parts of a site leave
@@ -189,24 +227,26 @@ class UnitMask(UnitRemoval):
 
     def grain(self, site: Site) -> int:
         """There is nothing between all of a part and none."""
-        return site.units.count
+        return site.count
 
     def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """All units, then all but those of the part."""
-        return (site.units.count, site.units.count - len(self._run(site, part)))
+        return (site.count, site.count - len(self._run(site, part)))
 
     def choice(
         self, site: Site, level: Level, order: Sequence[int], part: int = 0
     ) -> Choice | None:
         """Keep all units but those of the part; the importance order does not matter."""
-        exact, gone = self.levels(site, part)
-        if level not in (exact, gone):
-            raise ValueError(f"{self.name} at {site.id} keeps {exact} or {gone} units, not {level}")
+        exact, fewer = self.levels(site, part)
+        if level not in (exact, fewer):
+            raise ValueError(
+                f"{self.name} at {site.id} keeps {exact} or {fewer} units, not {level}"
+            )
         if level == exact:
             return None
-        run, count = self._run(site, part), site.units.count
+        run, count = self._run(site, part), site.count
         return Kept(of=count, kept=(*range(run.start), *range(run.stop, count)))
 
     def _run(self, site: Site, part: int) -> range:
-        count, parts = site.units.count, self.parts(site)
+        count, parts = site.count, self.parts(site)
         return range(count * part // parts, count * (part + 1) // parts)

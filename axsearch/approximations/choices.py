@@ -1,9 +1,16 @@
-"""Choices: what a recipe does at a site, as plain, frozen data."""
+"""Choices: what a recipe does at a site, as plain, frozen data.
+
+A recipe writes a choice as ``{TYPE: {fields…}}``, TYPE being the name of the approximation that
+owns it. ``version`` stands among the fields only where it is above 1, so recipes of the first
+version keep their hashes.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -18,15 +25,72 @@ from pydantic import (
 MOST_UNITS = 1 << 18
 """Units of a block, far more than any model has: its bit mask must fit into memory."""
 
+Level = int | None
+"""The value that a choice amounts to: units kept, k. None is exact where no number says so."""
 
-class Kept(BaseModel):
+
+class Choice(BaseModel):
+    """What a recipe does at a site, in the words of one approximation.
+
+    A subclass declares its fields; they are validated strictly and nothing else is accepted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: ClassVar[int] = 1
+
+    @property
+    def exact(self) -> bool:
+        """Whether the base stays as it is; a recipe leaves such a choice out."""
+        return False
+
+    @property
+    def removes(self) -> bool:
+        """Whether the whole block is removed, and with it whatever else was chosen for it."""
+        return False
+
+    @property
+    @abstractmethod
+    def level(self) -> Level:
+        """The number that stands for the choice in tables and figures."""
+
+    @property
+    def shape(self) -> str:
+        """What the time of its block depends on, as text without blanks."""
+        return str(self.level)
+
+    def joined(self, other: Self) -> Self:
+        """The choice where two parameters of a genome demand one each: the more approximate one."""
+        return min(self, other, key=lambda choice: choice.level or 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as plain data."""
+        return {
+            **self.model_dump(mode="json"),
+            **({"version": self.version} if self.version > 1 else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read the JSON form.
+
+        A new version of a choice overrides this to read the ones before it. Raises ValueError for
+        another version, and pydantic's ValidationError for other fields.
+        """
+        version = data.get("version", 1)
+        if version != cls.version or type(version) is not int:
+            raise ValueError(
+                f"version {version!r} is not {cls.version}, the one this axsearch reads"
+            )
+        return cls.model_validate({key: data[key] for key in data if key != "version"})
+
+
+class Kept(Choice):
     """The units (heads, neurons) that stay, out of ``of``; none kept removes the whole block.
 
     In JSON ``kept`` is a list of indices or, above 64 units, the hexadecimal form of the bit mask
     whose bit ``i`` stands for unit ``i``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     of: Annotated[PositiveInt, Field(le=MOST_UNITS)]
     kept: tuple[int, ...]
@@ -65,14 +129,33 @@ class Kept(BaseModel):
         """Whether every unit stays."""
         return len(self.kept) == self.of
 
+    @property
+    def removes(self) -> bool:
+        """Whether no unit stays."""
+        return not self.kept
 
-class Setting(BaseModel):
+    @property
+    def level(self) -> int:
+        """How many units stay."""
+        return len(self.kept)
+
+    def joined(self, other: Self) -> Self:
+        """The units that both keep."""
+        return type(self)(of=self.of, kept=tuple(sorted({*self.kept} & {*other.kept})))
+
+
+class Setting(Choice):
     """A choice that removes nothing: ``value`` (k of top-k attention) and how it is applied."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     value: PositiveInt
     mode: Annotated[str, Field(pattern=r"^[a-z_]+$", max_length=32)]
 
+    @property
+    def level(self) -> int:
+        """The value."""
+        return self.value
 
-Choice = Kept | Setting
+    @property
+    def shape(self) -> str:
+        """Value and mode, such as ``32.renormalised``."""
+        return f"{self.value}.{self.mode}"

@@ -3,32 +3,64 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-SiteKind = Literal["attention", "ffn"]
+SiteKind = str
+"""What lies at a site. A family may have kinds that no other has."""
+
+ATTENTION: SiteKind = "attention"
+FFN: SiteKind = "ffn"
+KIND_TITLES: Mapping[SiteKind, str] = {FFN: "FFN"}
+"""What people call a kind, where that is not its name."""
+
+OUTSIDE = -1
+"""The layer of a site that belongs to no layer, such as the embeddings."""
+
+SELECTABLE_SCORES = "selectable scores"
+"""Of attention: its scores can be made, and the best of them chosen, by another function."""
 
 
 class SiteId(NamedTuple):
-    """One place of the base model that can be approximated: ``layer03.attention``."""
+    """The address of a place of the base model that can be approximated.
+
+    ``layer03.attention`` is the attention block of a layer, ``embeddings`` lies outside of all
+    layers, and ``decoder.layer03.cross_attention`` names one of several stacks of layers.
+    """
 
     layer: int
     kind: SiteKind
+    stack: str = ""
 
     def __str__(self) -> str:
-        return f"layer{self.layer:02d}.{self.kind}"
+        return ".".join(part for part in (self.stack, self._layer, self.kind) if part)
+
+    @property
+    def place(self) -> str:
+        """The scope: the layer, ``layer03``, or the site itself where it lies outside of layers."""
+        return ".".join(part for part in (self.stack, self._layer or self.kind) if part)
+
+    @property
+    def _layer(self) -> str:
+        return "" if self.layer == OUTSIDE else f"layer{self.layer:02d}"
 
     @classmethod
     def parse(cls, text: str) -> SiteId:
         """Read ``layer03.attention``; raises ValueError for anything else."""
-        match = re.fullmatch(r"layer(\d{2,3})\.(attention|ffn)", text)
+        match = re.fullmatch(r"(?:([a-z][a-z_]*)\.)?(?:layer(\d{2,3})\.)?([a-z][a-z_]*)", text)
         if match is None:
             raise ValueError(f"{text!r} is not a site such as 'layer03.attention'")
-        site = cls(int(match[1]), match[2])  # type: ignore[arg-type]
+        site = cls(OUTSIDE if match[2] is None else int(match[2]), match[3], match[1] or "")
         if str(site) != text:
             raise ValueError(f"{text!r} is not how a site is written; use {str(site)!r}")
         return site
+
+
+def layer_of(place: str) -> int:
+    """The number of the layer that a place such as ``layer03`` names; :data:`OUTSIDE` if none."""
+    match = re.fullmatch(r"(?:[a-z_]+\.)?layer(\d{2,3})", place)
+    return OUTSIDE if match is None else int(match[1])
 
 
 @dataclass(frozen=True)
@@ -65,15 +97,29 @@ class Units:
 class Site:
     """One place of a given base model that can be approximated.
 
-    ``length`` is the longest input, in tokens, that the search will see: a k above it has no
-    effect. ``unit_parameters`` is how many parameters one unit holds, ``repeats`` how often a
-    forward pass runs the site (more than once where layers share their parameters, and so their
-    choices). ``lacks`` says which approximations the model's family cannot have, and why.
+    Attributes:
+        id: its address.
+        units: what can be removed from it; None for a site that has no units.
+        unit_parameters: how many parameters one unit holds.
+        length: the longest input, in tokens, that the search will see: a k above it has no effect.
+        repeats: how often a forward pass runs the site, more than once where layers share their
+            parameters, and so their choices.
+        lacks: what the model's family cannot do here, and why, such as
+            :data:`SELECTABLE_SCORES`; an approximation says what it ``needs``.
     """
 
     id: SiteId
-    units: Units
+    units: Units | None
     unit_parameters: int
     length: int
     repeats: int = 1
     lacks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many units it holds; 0 where it has none."""
+        return 0 if self.units is None else self.units.count
+
+    def refusal(self, needs: Collection[str]) -> str | None:
+        """Why an approximation that needs these cannot be had here; None if it can."""
+        return next((self.lacks[need] for need in sorted(needs) if need in self.lacks), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,13 +13,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from axsearch.approximations.choices import Choice, Kept
-from axsearch.approximations.site import SiteId, SiteKind
+from axsearch.approximations.choices import Choice
+from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.evaluation.latency import Scenario, quiet, settle
-from axsearch.models.architectures import architecture_of
-from axsearch.models.surgery import shrink, sites_by_id
+from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
-from axsearch.space.latency_table import KINDS, LatencyTable, block_key
+from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
 from axsearch.tasks.split import Batch
 
@@ -63,7 +62,7 @@ def shapes(space: SearchSpace, site: SiteId) -> dict[str, dict[str, Choice]]:
 
 
 def measure_latency_table(
-    base: PreTrainedModel,
+    base: Base,
     space: SearchSpace,
     batches: Sequence[Batch],
     scenario: Scenario,
@@ -80,23 +79,29 @@ def measure_latency_table(
     neighbours and the caches that it has in a real model. Each pass is divided by the base's passes
     just before and after it. ``on_round`` is told how many rounds were made, of how many at most.
     """
-    sites = sites_by_id(base)
-    layers = sorted({site.layer for site in sites})
-    there = {kind: _shapes_of_all(space, layers, kind) for kind in KINDS}
+    layers = sorted({site.layer for site in base.sites if site.layer != OUTSIDE})
+    there = {
+        kind: _shapes_of_all(space, base.sites, kind)
+        for kind in dict.fromkeys(site.kind for site in base.sites if site.layer != OUTSIDE)
+    }
+    alone = _outside(space, base.sites)
     generator = np.random.default_rng(0)
     moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
     with quiet(scenario), torch.inference_mode():
-        passes = [float(_layer_times(base, moved, scenario.device)[-1]) for _ in range(2)]
+        passes = [
+            float(_layer_times(base, base.model, moved, scenario.device)[-1]) for _ in range(2)
+        ]
     pairings = PAIRINGS
     while pairings > 1 and FEWEST * _passes(there, layers, pairings) * min(passes) > seconds:
         pairings -= 1  # a large model is timed in fewer pairs of shapes
     designs = [r for _ in range(pairings) for r in _designs(there, layers, generator)]
     held_out = [_random(there, layers, generator) for _ in range(HELD_OUT)]
-    models = [shrink(base, recipe) for recipe in (*designs, *held_out)]
+    recipes = (*designs, *held_out, *alone.values())
+    models = [base.shrink(recipe, base.cut(recipe)) for recipe in recipes]
     rounds: list[NDArray[np.float64]] = []
     with quiet(scenario), torch.inference_mode():
-        for model in (base, *models):
-            _layer_times(model, moved, scenario.device)  # warm-up
+        for model in (base.model, *models):
+            _layer_times(base, model, moved, scenario.device)  # warm-up
         began = time.perf_counter()
         while len(rounds) < FEWEST or (
             len(rounds) < ROUNDS and time.perf_counter() - began < seconds
@@ -104,13 +109,17 @@ def measure_latency_table(
             rounds.append(_round(base, models, moved, scenario.device))
             if on_round is not None:
                 on_round(len(rounds), ROUNDS)
-    repeats = {layer: sites[SiteId(layer, "attention")].repeats for layer in layers}
+    repeats = {site.id.layer: site.repeats for site in base.sites.values()}
+    repeats.pop(OUTSIDE, None)
     shares = np.median(rounds, axis=0)
     blocks = _fit([Recipe.of({}), *designs], shares[: len(designs) + 1, :-1], repeats, there)
-    exact = sum(blocks[block_key(Recipe.of({}), SiteId(0, kind))] for kind in KINDS)
+    exact = sum(blocks[kind] for kind in there)
     rest = max(1 - exact * sum(repeats.values()), SMALLEST)
-    table = LatencyTable(rest, blocks, repeats)
-    measured = shares[len(designs) + 1 :, -1]
+    outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
+    blocks |= dict.fromkeys(outside, 0.0)
+    blocks |= {key: float(shares[i - len(alone), -1] - 1) for i, key in enumerate(alone)}
+    table = LatencyTable(rest, blocks, repeats, outside=outside)
+    measured = shares[len(designs) + 1 : len(designs) + 1 + len(held_out), -1]
     errors = [table.ratio(r) / ratio - 1 for r, ratio in zip(held_out, measured, strict=True)]
     return replace(table, error=float(np.mean(np.abs(errors))), rounds=len(rounds))
 
@@ -124,12 +133,24 @@ def _passes(
 
 
 def _shapes_of_all(
-    space: SearchSpace, layers: Sequence[int], kind: SiteKind
+    space: SearchSpace, sites: Iterable[SiteId], kind: SiteKind
 ) -> dict[str, dict[str, Choice]]:
     found: dict[str, dict[str, Choice]] = {}
-    for layer in layers:
-        found |= shapes(space, SiteId(layer, kind))
+    for site in sites:
+        if site.kind == kind:
+            found |= shapes(space, site)
     return found
+
+
+def _outside(space: SearchSpace, sites: Iterable[SiteId]) -> dict[str, Recipe]:
+    """The shapes of the sites outside of layers, each alone; what they add is read off the pass."""
+    return {
+        key: Recipe.of({site: choices})
+        for site in sites
+        if site.layer == OUTSIDE
+        for key, choices in shapes(space, site).items()
+        if choices
+    }
 
 
 def _designs(
@@ -137,22 +158,21 @@ def _designs(
     layers: Sequence[int],
     generator: np.random.Generator,
 ) -> list[Recipe]:
-    """Models in which every shape is used about as often as any other, no layer being gone."""
+    """Models in which every shape is used about as often as any other, no layer being removed."""
     count = -(-max(map(len, there.values())) // len(layers))
     drawn = []
-    for kind in KINDS:
-        keys = list(there[kind])
+    for keys, choices_of in ((list(own), own) for own in there.values()):
         rounds = -(-count * len(layers) // len(keys))
         order = np.concatenate([generator.permutation(len(keys)) for _ in range(rounds)])
-        drawn.append([there[kind][keys[i]] for i in order[: count * len(layers)]])
+        drawn.append([choices_of[keys[i]] for i in order[: count * len(layers)]])
     pairs = list(zip(*drawn, strict=True))
     found = []
     for start in range(0, len(pairs), len(layers)):
         choices: dict[SiteId, Mapping[str, Choice]] = {}
         for layer, pair in zip(layers, pairs[start : start + len(layers)], strict=True):
-            chosen = dict(zip(KINDS, pair, strict=True))
+            chosen = dict(zip(there, pair, strict=True))
             if all(_removes(own) for own in pair):
-                chosen["ffn"] = {}
+                chosen[list(there)[-1]] = {}
             choices |= {SiteId(layer, kind): own for kind, own in chosen.items()}
         found.append(Recipe.of(choices))
     return found
@@ -167,27 +187,27 @@ def _random(
         {
             SiteId(layer, kind): list(there[kind].values())[generator.integers(len(there[kind]))]
             for layer in layers
-            for kind in KINDS
+            for kind in there
         }
     )
 
 
 def _removes(choices: Mapping[str, Choice]) -> bool:
-    return any(isinstance(choice, Kept) and not choice.kept for choice in choices.values())
+    return any(choice.removes for choice in choices.values())
 
 
 def _round(
-    base: PreTrainedModel, models: Sequence[PreTrainedModel], batches: Sequence[Batch], device: str
+    base: Base, models: Sequence[PreTrainedModel], batches: Sequence[Batch], device: str
 ) -> NDArray[np.float64]:
     """One pass of each model: its layers' and its whole time over that of the base around it.
 
     Base first, then the models: (1 + models, layers + 1); layers that a model lacks are NaN.
     """
-    passes = [_layer_times(base, batches, device)]
+    passes = [_layer_times(base, base.model, batches, device)]
     found = []
     for model in models:
-        own = _layer_times(model, batches, device)
-        passes.append(_layer_times(base, batches, device))
+        own = _layer_times(base, model, batches, device)
+        passes.append(_layer_times(base, base.model, batches, device))
         padded = np.full_like(passes[0], np.nan)
         padded[: len(own) - 1], padded[-1] = own[:-1], own[-1]
         found.append(padded / ((passes[-1][-1] + passes[-2][-1]) / 2))
@@ -195,10 +215,10 @@ def _round(
 
 
 def _layer_times(
-    model: PreTrainedModel, batches: Sequence[Batch], device: str
+    base: Base, model: PreTrainedModel, batches: Sequence[Batch], device: str
 ) -> NDArray[np.float64]:
     """Seconds of each layer and of the whole pass, (layers + 1,)."""
-    layers = architecture_of(model.config.model_type).layers(model)
+    layers = base.layers(model)
     times = np.zeros(len(layers) + 1)
     started = 0.0
 
@@ -233,22 +253,24 @@ def _fit(
     repeats: Mapping[int, int],
     there: Mapping[SiteKind, dict[str, dict[str, Choice]]],
 ) -> dict[str, float]:
-    keys = [key for kind in KINDS for key in there[kind]]
+    keys = [key for own in there.values() for key in own]
     column = {key: i for i, key in enumerate(keys)}
     rows, times = [], []
     for recipe, own in zip(recipes, shares, strict=True):
         for (layer, repeat), share in zip(repeats.items(), own, strict=True):
             row = np.zeros(len(keys))
-            for kind in KINDS:
+            for kind in there:
                 row[column[block_key(recipe, SiteId(layer, kind))]] = 1
             rows.append(row)
             times.append(share / repeat)
     solved = np.linalg.lstsq(np.array(rows), np.array(times), rcond=None)[0]
     fitted = dict(zip(keys, (float(share) for share in solved), strict=True))
-    # Only sums of the two kinds were seen: what is left of a layer is shared alike by its blocks.
-    gone = [next((k for k, c in there[kind].items() if _removes(c)), None) for kind in KINDS]
-    if gone[0] is not None and gone[1] is not None:
-        shift = (fitted[gone[0]] - fitted[gone[1]]) / 2
-        for kind, sign in zip(KINDS, (-1, 1), strict=True):
-            fitted |= {key: fitted[key] + sign * shift for key in there[kind]}
+    # Only sums of the kinds were seen: what is left of a layer is shared equally by its blocks.
+    removed = {kind: next((k for k, c in own.items() if _removes(c)), None)
+               for kind, own in there.items()}  # fmt: skip
+    known = {kind: fitted[key] for kind, key in removed.items() if key is not None}
+    if len(known) == len(there):
+        mean = sum(known.values()) / len(known)
+        for kind, share in known.items():
+            fitted |= {key: fitted[key] + mean - share for key in there[kind]}
     return fitted

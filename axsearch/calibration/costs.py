@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from transformers import PreTrainedModel
-
-from axsearch.approximations import Level, UnitRemoval
+from axsearch.approximations import Level, UnitRemoval, recorded
+from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.evaluation.size import safetensors_bytes
-from axsearch.models.architectures import architecture_of
-from axsearch.models.surgery import sites_by_id
+from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
-from axsearch.space.latency_table import LatencyTable
+from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.problem import Cost
 from axsearch.space.recipe import Recipe
 from axsearch.space.size_table import SizeTable
@@ -30,41 +28,62 @@ def size_cost(table: SizeTable) -> Cost:
     return Cost(table.rest, table.layer)
 
 
-def size_table(model: PreTrainedModel) -> SizeTable:
+def size_table(base: Base) -> SizeTable:
     """What each part of a model takes of its exported file.
 
     The header is taken to be the base's. What is missing in it, about a hundred bytes for each
-    tensor that is gone, does not show in a model of a useful size.
+    tensor that is removed, does not show in a model of a useful size.
     """
-    sites = sites_by_id(model)
-    state = model.state_dict()
-    family = architecture_of(model.config.model_type)
+    state, sites = base.state, base.sites
     total = safetensors_bytes(state)
     layers: dict[int, float] = {}
-    for layer in sorted({site.layer for site in sites}):
-        prefix = family.layer_prefix(model, layer)
+    for layer in sorted({site.layer for site in sites if site.layer != OUTSIDE}):
+        prefix = base.family.layer_prefix(base.model, layer)
         layers[layer] = (
             sum(t.nbytes for name, t in state.items() if name.startswith(prefix)) / total
         )
+    units = {id: site.units for id, site in sites.items()}
     return SizeTable(
         1 - sum(layers.values()),
         layers,
         {
-            id: site.unit_parameters * state[site.units.output.tensor].element_size() / total
-            for id, site in sites.items()
+            id: sites[id].unit_parameters * state[own.output.tensor].element_size() / total
+            if own
+            else 0.0
+            for id, own in units.items()
         },
-        {
-            id: sum(state[name].nbytes for name in site.units.whole) / total
-            for id, site in sites.items()
-        },
-    )
+        {id: sum(state[n].nbytes for n in own.whole) / total if own else 0.0
+         for id, own in units.items()},
+        _others(base, total),
+    )  # fmt: skip
+
+
+def _others(base: Base, total: int) -> dict[tuple[SiteId, str], float]:
+    """What the levels save of approximations that cut tensors but keep no units."""
+    full = sum(tensor.nbytes for tensor in base.state.values())
+    found = {}
+    for site_id, site in base.sites.items():
+        for approximation in recorded(site_id.kind).values():
+            if not approximation.cuts or isinstance(approximation, UnitRemoval):
+                continue
+            if site.refusal(approximation.needs):
+                continue
+            for level in approximation.levels(site):
+                choice = approximation.choice(site, level, range(site.count))
+                if choice is None:
+                    continue
+                recipe = Recipe.of({site_id: {approximation.name: choice}})
+                left = sum(tensor.nbytes for tensor in base.cut(recipe).values())
+                found[site_id, block_key(recipe, site_id)] = (full - left) / total
+    return found
 
 
 def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Collection[Level]]:
     """The levels that run no faster than a less approximate one, by dimension.
 
-    They would cost accuracy for nothing. A removed block always stays, for its size, and so does a
-    part of a mask: it is one of many that together run faster.
+    They would cost accuracy for nothing. A removed block always stays, for its size, and so does
+    whatever else is there for its size, and a part of a mask: it is one of many that together run
+    faster.
     """
     found: dict[str, list[Level]] = {}
     for dimension in space.dimensions:
@@ -77,7 +96,8 @@ def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Colle
         for level, value in enumerate(dimension.levels[1:], 1):
             recipe = space.recipe({**space.exact(), dimension.name: level})
             share = table.block(recipe, site)
-            removes = isinstance(dimension.approximation, UnitRemoval) and not value
+            units = isinstance(dimension.approximation, UnitRemoval)
+            removes = not value if units else dimension.approximation.cuts
             if share <= (1 - FASTER) * fastest or removes:
                 fastest = min(fastest, share)
             else:

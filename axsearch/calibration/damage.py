@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.evaluation.accuracy import NonFiniteError, Predictor
+from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import Recipe
 from axsearch.tasks.split import Split
@@ -75,7 +76,7 @@ def calibration_sample(split: Split, examples: int = EXAMPLES) -> Split:
 
 
 def measure_damage(
-    base: PreTrainedModel,
+    base: Base,
     shrink: Callable[[Recipe], PreTrainedModel],
     space: SearchSpace,
     sample: Split,
@@ -93,7 +94,7 @@ def measure_damage(
     def keep(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
         outputs[int(rows[0])] = logits
 
-    predictor.run(base, sample, keep, base, Recipe.of({}))
+    predictor.run(base.model, sample, keep, base, Recipe.of({}))
     pairs = neighbours(space)
     total = sum(len(d.levels) - 1 for d in space.dimensions) + len(pairs)
     done = 0
@@ -139,11 +140,12 @@ def neighbours(space: SearchSpace) -> list[tuple[str, str]]:
 
     Each site is stood for by its dimension with the most levels.
     """
-    order: dict[tuple[int, bool], str] = {}
-    levels: dict[tuple[int, bool], int] = {}
+    order: dict[tuple[int, int], str] = {}
+    levels: dict[tuple[int, int], int] = {}
+    positions = {site.id: position for position, site in enumerate(space.sites)}
     for dimension in space.dimensions:
         for site in dimension.sites:
-            place = (site.id.layer, site.id.kind == "ffn")
+            place = (site.id.layer, positions[site.id])
             if len(dimension.levels) > levels.get(place, 0):
                 order[place], levels[place] = dimension.name, len(dimension.levels)
     names = [order[place] for place in sorted(order)]

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from axsearch.approximations import removal
 from axsearch.approximations.choices import Kept
-from axsearch.approximations.site import SiteId, SiteKind
-from axsearch.models.architectures import architecture_of
-from axsearch.models.surgery import sites_by_id
+from axsearch.approximations.site import Site, SiteId
+from axsearch.models.base_model import Base
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.split import Split
@@ -63,7 +63,7 @@ class Importance:
 
 
 def importance_along_path(
-    model: PreTrainedModel,
+    base: Base,
     split: Split,
     kind: TaskKind[Any, Any],
     shrink: Callable[[Recipe], PreTrainedModel],
@@ -81,11 +81,11 @@ def importance_along_path(
     then scored in the smaller model, of which ``shrink`` makes what a trial would. ``on_batch`` is
     told how many examples were done, of ``len(split) * (1 + len(PATH))`` in all.
     """
-    sites = sites_by_id(model)
-    total = sum(s.units.count * s.unit_parameters for s in sites.values())
-    first = fisher_importance(model, split, kind, device=device, on_batch=on_batch)
+    sites = {i: site for i, site in base.sites.items() if _removal(site) is not None}
+    total = sum(s.count * s.unit_parameters for s in sites.values())
+    first = fisher_importance(base, split, kind, device=device, on_batch=on_batch)
     scores = dict(first.scores)
-    left = {site_id: np.arange(site.units.count) for site_id, site in sites.items()}
+    left = {site_id: np.arange(site.count) for site_id, site in sites.items()}
     gone: dict[SiteId, list[int]] = {site_id: [] for site_id in sites}
     for share in PATH:
         candidates = sorted(
@@ -98,21 +98,20 @@ def importance_along_path(
             cost = sites[site_id].unit_parameters
             if budget < cost:
                 break
-            if sites[site_id].units.count - len(gone[site_id]) > 1:
+            if sites[site_id].count - len(gone[site_id]) > 1:
                 gone[site_id].append(unit)
                 budget -= cost
-        left = {i: np.setdiff1d(np.arange(s.units.count), gone[i]) for i, s in sites.items()}
-        names: dict[SiteKind, str] = {"attention": "heads", "ffn": "ffn"}
+        left = {i: np.setdiff1d(np.arange(s.count), gone[i]) for i, s in sites.items()}
         recipe = Recipe.of(
             {
-                i: {names[i.kind]: Kept(of=s.units.count, kept=tuple(map(int, left[i])))}
+                i: {str(_removal(s)): Kept(of=s.count, kept=tuple(map(int, left[i])))}
                 for i, s in sites.items()
             },
             compensation,
         )
         counts = {site_id: len(units) for site_id, units in left.items()}
         again = fisher_importance(
-            shrink(recipe), split, kind, counts=counts, device=device, on_batch=on_batch
+            base, split, kind, small=shrink(recipe), counts=counts, device=device, on_batch=on_batch
         )
         for site_id, units in left.items():
             scores[site_id] = scores[site_id].copy()
@@ -125,10 +124,11 @@ def importance_along_path(
 
 
 def fisher_importance(
-    model: PreTrainedModel,
+    base: Base,
     split: Split,
     kind: TaskKind[Any, Any],
     *,
+    small: PreTrainedModel | None = None,
     counts: Mapping[SiteId, int] | None = None,
     device: str = "cpu",
     on_batch: Callable[[int], None] | None = None,
@@ -141,22 +141,23 @@ def fisher_importance(
     2022, arXiv 2204.09656, section on Fisher-based mask search). The arguments are those of
     :func:`gate_slopes`.
     """
-    counts = _counts(model) if counts is None else counts
+    counts = _counts(base) if counts is None else counts
     scores = {site: np.zeros(count) for site, count in counts.items()}
 
     def add(rows: NDArray[np.int64], site: SiteId, slopes: Tensor) -> None:
         scores[site] += slopes.double().square().sum(0).numpy()
 
     # Batch by batch: the sum takes a small part of the memory of every example's slopes.
-    _each_batch(model, split, kind, counts, device, on_batch, add)
+    _each_batch(base, small or base.model, split, kind, counts, device, on_batch, add)
     return Importance(scores)
 
 
 def gate_slopes(
-    model: PreTrainedModel,
+    base: Base,
     split: Split,
     kind: TaskKind[Any, Any],
     *,
+    small: PreTrainedModel | None = None,
     counts: Mapping[SiteId, int] | None = None,
     device: str = "cpu",
     on_batch: Callable[[int], None] | None = None,
@@ -164,27 +165,34 @@ def gate_slopes(
     """The derivative of each example's loss by a gate on each head and neuron.
 
     Each head's and neuron's output is multiplied by a gate of one. Gates are one an example, so one
-    backward pass of a batch gives every example's derivative. ``counts`` are the units of each site
-    of a model that was made smaller and kept all its layers; a base knows its own. ``on_batch`` is
-    told how many examples were done.
+    backward pass of a batch yields every example's derivative. It is the base's own where no
+    ``small`` model of it, which kept all its layers, is passed with ``counts``, the units that each
+    of its sites has left. ``on_batch`` receives the number of examples of each batch.
 
     For each site (features of the split, in its order; units): 148 kB a feature for BERT-base.
     """
-    counts = _counts(model) if counts is None else counts
+    counts = _counts(base) if counts is None else counts
     found = {s: np.zeros((len(split), count), dtype=np.float32) for s, count in counts.items()}
 
     def keep(rows: NDArray[np.int64], site: SiteId, slopes: Tensor) -> None:
         found[site][rows] = slopes.numpy()
 
-    _each_batch(model, split, kind, counts, device, on_batch, keep)
+    _each_batch(base, small or base.model, split, kind, counts, device, on_batch, keep)
     return found
 
 
-def _counts(model: PreTrainedModel) -> dict[SiteId, int]:
-    return {site.id: site.units.count for site in sites_by_id(model).values()}
+def _counts(base: Base) -> dict[SiteId, int]:
+    return {site.id: site.count for site in base.sites.values() if site.units is not None}
+
+
+def _removal(site: Site) -> str | None:
+    """The name under which a recipe says which units of a site stay; None if none can go."""
+    approximation = removal(site.id.kind)
+    return None if approximation is None or site.units is None else approximation.name
 
 
 def _each_batch(
+    base: Base,
     model: PreTrainedModel,
     split: Split,
     kind: TaskKind[Any, Any],
@@ -194,11 +202,7 @@ def _each_batch(
     take: Callable[[NDArray[np.int64], SiteId, Tensor], None],
 ) -> None:
     """Give ``take`` each batch's positions in the split, and a site's slopes, (batch, units)."""
-    family = architecture_of(model.config.model_type)
-    modules: dict[SiteId, nn.Module] = {}
-    for layer, (heads, neurons) in enumerate(family.gates(model)):
-        modules[SiteId(layer, "attention")] = heads
-        modules[SiteId(layer, "ffn")] = neurons
+    modules = {site: gate for site, gate in base.gates(model).items() if site in counts}
     gates: dict[SiteId, Tensor] = {}
 
     def gate(site: SiteId, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -12,7 +12,6 @@ from axsearch.calibration.costs import latency_cost, size_cost, size_table, slow
 from axsearch.calibration.damage import Damage, calibration_sample, measure_damage
 from axsearch.calibration.importance import PATH, Importance, importance_along_path
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.models.surgery import sites_by_id
 from axsearch.progress import console, progress_bar
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable
@@ -70,15 +69,15 @@ def prepare(
     """
     task = evaluator.task
     model, calibration = task.model_fingerprint, task.calibration
-    sites = sites_by_id(evaluator.model)
-    in_order: Orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
+    sites = evaluator.base.sites
+    in_order: Orders = {site_id: range(site.count) for site_id, site in sites.items()}
     asked = space_of(in_order, {})
     sizes = SizeTable.from_dict(
         _kept(
             evaluator,
             (model, NO_SPLIT, SIZE),
             "Counting bytes",
-            lambda _: size_table(evaluator.model).to_dict(),
+            lambda _: size_table(evaluator.base).to_dict(),
         )
     )
     costs = {"size": size_cost(sizes)}
@@ -93,7 +92,12 @@ def prepare(
     found, orders = Damage({}, {}), in_order
     if not masks:
         importance = _importance(evaluator, asked.compensation)
-        orders = {site_id: importance.order(site_id) for site_id in sites}
+        orders = {
+            site_id: importance.order(site_id)
+            if site_id in importance.scores
+            else in_order[site_id]
+            for site_id in sites
+        }
     space = space_of(orders, dropped)
     if not masks:
         sample = calibration_sample(calibration)
@@ -104,8 +108,8 @@ def prepare(
                 "Measuring damage",
                 lambda told: {
                     **measure_damage(
-                        evaluator.model,
-                        evaluator.shrink,
+                        evaluator.base,
+                        evaluator.weights.shrink,
                         space,
                         sample,
                         evaluator.predictor,
@@ -164,7 +168,7 @@ def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, An
     assert scenario is not None
     batches, workload = evaluator.workload
     with measuring():
-        table = measure_latency_table(evaluator.model, space, batches, scenario, on_round=told)
+        table = measure_latency_table(evaluator.base, space, batches, scenario, on_round=told)
     save_machine(evaluator.engine, machine_name(), machine_facts())
     save_latency_table(
         evaluator.engine,
@@ -193,10 +197,10 @@ def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:
             (task.model_fingerprint, task.calibration.fingerprint, importance_kind(compensation)),
             "Scoring heads and neurons",
             lambda told: importance_along_path(
-                evaluator.model,
+                evaluator.base,
                 task.calibration,
                 task.kind,
-                evaluator.shrink,
+                evaluator.weights.shrink,
                 compensation,
                 device=evaluator.device,
                 on_batch=_counted(told, len(task.calibration) * (1 + len(PATH))),
@@ -228,7 +232,7 @@ def _kept(
     stored = load_calibration(evaluator.engine, *key)
     if stored is None:
         if compensated:
-            _ = evaluator.moments  # with its own progress bar, not in the midst of another
+            evaluator.weights.prepare()  # with its own progress bar, not in the midst of another
         with progress_bar() as progress:
             bar = progress.add_task(f"Calibrating · {what}", total=total)
             found = measure(lambda done, of: progress.update(bar, completed=done, total=of))

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.prompt import Prompt
 
+from axsearch.approximations import UnitRemoval, named
 from axsearch.cli import options
 from axsearch.cli.explain import print_explanation
 from axsearch.cli.output import numbers, ratio, say, stdout, width
@@ -24,7 +25,6 @@ from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
 from axsearch.study.study import Study
 
 INTERVAL = "95 % interval"
-LAYERS = "heads / neurons kept, layer by layer"
 
 
 def front(
@@ -108,8 +108,9 @@ def print_front(study: Study, order: By = "latency") -> None:
     # In a narrow terminal layers would take many lines; `axsearch explain` has them as well.
     room = console.width - width(columns) - 4
     if not console.is_terminal or room >= max(map(len, layers)) / 2:
-        columns[LAYERS] = layers
-        table.add_column(LAYERS, overflow="fold")
+        heading = _layers_heading(study.baseline)
+        columns[heading] = layers
+        table.add_column(heading, overflow="fold")
     for number, row in enumerate(zip(*columns.values(), strict=True)):
         table.add_row(*row, end_section=number == 0)
     console.print(table)
@@ -154,7 +155,12 @@ def _footnotes(
     return notes
 
 
+def _layers_heading(baseline: Measurement) -> str:
+    names = dict.fromkeys(name for kept in baseline.choices.values() for name in kept)
+    units = [one.unit for one in named(names) if isinstance(one, UnitRemoval)]
+    return f"{' / '.join(units)} kept, layer by layer"
+
+
 def _layer(choices: dict[str, int | None]) -> str:
-    settings = {"k": choices.get("topk"), "n": choices.get("ffn_topk")}
-    given = "".join(f"/{short}{value}" for short, value in settings.items() if value is not None)
-    return f"{choices['heads']}/{choices['ffn']}{given}"
+    found = [(one.short, choices[one.name]) for one in named(choices)]
+    return "/".join(f"{short}{value}" for short, value in found if value is not None)

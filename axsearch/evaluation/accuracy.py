@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from axsearch.approximations.choices import Setting
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import OUTSIDE
 from axsearch.errors import AxsearchError
 from axsearch.evaluation.bfloat16 import lowered, settle
-from axsearch.models.architectures import architecture_of
-from axsearch.models.surgery import plan, sites_by_id
+from axsearch.models.base_model import Base
 from axsearch.space.recipe import Recipe
 from axsearch.system.memory import RecentlyUsed, budget
 from axsearch.tasks.kinds import TaskKind
@@ -76,7 +76,8 @@ class Predictor:
             most 2 GiB.
 
     Attributes:
-        layers_run: how many layers were run over a feature so far, summed over features.
+        layers_run: how many layers were run over a feature so far, summed over features; counted
+            where the base is known.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Predictor:
         self,
         model: PreTrainedModel,
         split: Split,
-        base: PreTrainedModel | None = None,
+        base: Base | None = None,
         recipe: Recipe | None = None,
         *,
         dtype: str = "float32",
@@ -134,9 +135,7 @@ class Predictor:
                 see(part, logits, targets)
                 for row, own in zip(part, logits, strict=True):
                     found[row] = _unpadded(own, split, row)
-            self.layers_run += len(rows) * len(
-                architecture_of(model.config.model_type).layers(model)
-            )
+            self.layers_run += len(rows) * (0 if base is None else len(base.layers(model)))
             return [found[row] for row in rows]
 
         if dtype != "float32":
@@ -161,7 +160,7 @@ class Predictor:
         model: PreTrainedModel,
         split: Split,
         see: Seen,
-        base: PreTrainedModel | None = None,
+        base: Base | None = None,
         recipe: Recipe | None = None,
         half: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -173,7 +172,7 @@ class Predictor:
         """
         dtype = "float32" if half is None else "bfloat16"
         prefixes = [] if base is None or recipe is None else _prefixes(base, recipe, dtype)
-        layers = architecture_of(model.config.model_type).layers(model)
+        layers = nn.ModuleList() if base is None else base.layers(model)
         with torch.inference_mode():
             for number, (rows, batch, targets) in enumerate(self._collated(split)):
                 place = (split.fingerprint, number)
@@ -268,13 +267,13 @@ def _unpadded(logits: Tensor, split: Split, row: int) -> Tensor:
     return logits[: split.lengths[row]] if logits.ndim > 1 else logits
 
 
-def _prefixes(base: PreTrainedModel, recipe: Recipe, dtype: str) -> list[str]:
+def _prefixes(base: Base, recipe: Recipe, dtype: str) -> list[str]:
     """For each layer that stays, a hash of all choices in it and below it."""
-    if any(site.repeats > 1 for site in sites_by_id(base).values()):
-        return []  # one module is run by several layers
-    stays = plan(base, recipe).layers
+    if base.repeats or any(site.layer == OUTSIDE for site, _, _ in recipe.choices()):
+        return []  # one module is run by several layers, or all layers are fed something else
+    stays = base.plan(recipe).layers
     # Any k in a model lets all of its layers attend through another function.
-    attends = any(isinstance(choice, Setting) for _, _, choice in recipe.choices())
+    attends = any(not isinstance(choice, Kept) for _, _, choice in recipe.choices())
     digest = hashlib.sha256(f"{dtype} {recipe.compensation} {attends}".encode())
     found, choices = [], list(recipe.choices())
     for layer in range(stays[-1] + 1 if stays else 0):

@@ -35,7 +35,7 @@ from axsearch.evaluation.stages import (
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import measure_moments
 from axsearch.models.refit.moments_cache import kept_moments
-from axsearch.models.surgery import plan, shrink, sites_by_id, sliced_state
+from axsearch.models.weights import ClosedForm, Weights
 from axsearch.progress import progress_bar
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
@@ -72,8 +72,10 @@ class Evaluator:
         dtype: what the search split is run in, float32 or bfloat16; answers are those of float32 in
             both, see :mod:`axsearch.evaluation.bfloat16`.
         machine: whose milliseconds to give, if they were measured; this one's if None.
+        weights: what recipes' tensors are; the base's, refitted in closed form, if None.
 
     Attributes:
+        base: the user's model, which all others are compared with.
         table: what latency is predicted from; None to time every recipe's model.
     """
 
@@ -85,6 +87,7 @@ class Evaluator:
         device: str = "cpu",
         dtype: str = "float32",
         machine: str | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self.task = task
         self.engine = engine
@@ -92,13 +95,15 @@ class Evaluator:
         self.device = device
         self.dtype = dtype
         self.machine = machine or machine_name()
-        self.model = on_device(task.model, device)
+        self.base = task.base
+        on_device(self.base.model, device)
+        self.weights = weights or closed_form(task, device)
         self.table: LatencyTable | None = None
         self.predictor = Predictor(task.kind, device)
         self._known: dict[str, Evaluation] = {}
 
     @cached_property
-    def base(self) -> Measurement:
+    def baseline(self) -> Measurement:
         """The measurement of the untouched base."""
         return self.measure(EXACT)
 
@@ -107,25 +112,6 @@ class Evaluator:
         losses = self.accuracy(recipe, self.task.search).losses
         assert losses is not None
         return losses
-
-    @cached_property
-    def moments(self) -> Moments:
-        """What compensation needs to know of the base, from the calibration split."""
-        return kept_moments(
-            (self.task.model_fingerprint, self.task.calibration.fingerprint, self.device),
-            self._moments,
-        )
-
-    def _moments(self) -> Moments:
-        with progress_bar() as progress:
-            bar = progress.add_task("Calibrating (moments)", total=None)
-            return measure_moments(
-                self.model,
-                self.task.calibration,
-                self.task.kind,
-                device=self.device,
-                on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
 
     @cached_property
     def stages(self) -> Stages:
@@ -137,13 +123,7 @@ class Evaluator:
     @property
     def examples_forwarded(self) -> float:
         """How many examples were run so far, in whole passes through the base's layers."""
-        layers = {site.layer for site in sites_by_id(self.model)}
-        return self.predictor.layers_run / len(layers)
-
-    def shrink(self, recipe: Recipe) -> PreTrainedModel:
-        """The recipe's smaller model, compensated where the recipe says so."""
-        compensated = recipe.compensation != "none"
-        return shrink(self.model, recipe, self.moments if compensated else None)
+        return self.predictor.layers_run / len(self.base.layers(self.base.model))
 
     def measure(
         self,
@@ -161,13 +141,13 @@ class Evaluator:
         Raises NonFiniteError where the model does not give finite numbers, DominatedError where
         a staged evaluation was stopped, UsageError where the recipe does not fit the model.
         """
-        small = cache(lambda: self.shrink(recipe))  # not built where all is stored
+        small = cache(lambda: self.weights.shrink(recipe))  # not built where all is stored
         predicted = self.predicted_ratio(recipe)
         latency = None if predicted is not None else self.latency(recipe, small)
         ratio = latency.ratio if latency is not None else predicted
-        state = sliced_state(self.model, recipe)
+        state = self.base.cut(recipe)  # whose shapes are those of any weights
         size = safetensors_bytes(state)
-        size_ratio = size / safetensors_bytes(self.model.state_dict())
+        size_ratio = size / safetensors_bytes(self.base.state)
         accuracy = self.accuracy(
             recipe,
             self.task.search,
@@ -229,7 +209,7 @@ class Evaluator:
             return known
         if bar is not None:
             self._stop_as_before(key, recipe, bar)
-        model = small() if small is not None else self.shrink(recipe)
+        model = small() if small is not None else self.weights.shrink(recipe)
         try:
             with evaluating():
                 predictions = self._predictions(model, recipe, split, key.dtype, bar)
@@ -249,13 +229,13 @@ class Evaluator:
         self, model: PreTrainedModel, recipe: Recipe, split: Split, dtype: str, bar: Bar | None
     ) -> Predictions:
         if bar is None:
-            return self.predictor.predict(model, split, self.model, recipe, dtype=dtype)
+            return self.predictor.predict(model, split, self.base, recipe, dtype=dtype)
         stages, kind = self.stages, self.task.kind
         answers: list[Any] = [None] * len(self.task.search)
         losses = np.empty(len(self.task.search), np.float32)
         outcomes: list[Outcome] = []
         for stage, (part, rows) in enumerate(zip(stages.parts, stages.rows, strict=True)):
-            found = self.predictor.predict(model, part, self.model, recipe, dtype=dtype)
+            found = self.predictor.predict(model, part, self.base, recipe, dtype=dtype)
             losses[rows] = found.losses
             for row, answer in zip(rows, found.answers, strict=True):
                 answers[row] = answer
@@ -313,7 +293,7 @@ class Evaluator:
         key = LatencyKey(self.task.model_fingerprint, fingerprint, machine_name())
         if not again and (known := self._timed(key, recipe, pairs)) is not None:
             return known
-        model = small() if small is not None else self.shrink(recipe)
+        model = small() if small is not None else self.weights.shrink(recipe)
         with measuring():
             if not again and (known := self._timed(key, recipe, pairs)) is not None:
                 return known  # by the worker that this one has waited for
@@ -337,7 +317,7 @@ class Evaluator:
 
     def _workload(self, split: Split, batches: int) -> tuple[list[Batch], str]:
         assert self.scenario is not None
-        vocabulary = self.model.config.vocab_size
+        vocabulary = self.base.model.config.vocab_size
         examples = workload(split, self.scenario, vocabulary, batches)
         digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
         for batch in examples:
@@ -346,20 +326,40 @@ class Evaluator:
 
     def choices(self, recipe: Recipe) -> dict[str, dict[str, int | None]]:
         """Units kept and k, layer by layer of the base."""
-        sites = sites_by_id(self.model)
-        plan(self.model, recipe)  # refuses a recipe of another model
+        self.base.plan(recipe)  # refuses a recipe of another model
         described: dict[str, dict[str, int | None]] = {}
-        for site in sites.values():
-            layer = described.setdefault(f"layer{site.id.layer:02d}", {})
+        for site in self.base.sites.values():
+            place = described.setdefault(site.id.place, {})
             for name, approximation in recorded(site.id.kind).items():
-                layer[name] = approximation.value(site, recipe.at(*site.id).get(name))
+                place[name] = approximation.value(site, recipe.at(*site.id).get(name))
         return described
 
     def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:
         assert self.scenario is not None
         device = self.scenario.device
-        base, small = on_device(self.model, device), on_device(model, device)
+        base, small = on_device(self.base.model, device), on_device(model, device)
         try:
             return measure_latency(base, small, batches, scenario=self.scenario, pairs=pairs)
         finally:
-            on_device(self.model, self.device)
+            on_device(self.base.model, self.device)
+
+
+def closed_form(task: Task, device: str) -> ClosedForm:
+    """The base's tensors, refitted with moments of the calibration split where recipes compensate.
+
+    Moments are measured when they are first needed, with progress, and kept in the user's cache.
+    """
+
+    def measured() -> Moments:
+        with progress_bar() as progress:
+            bar = progress.add_task("Calibrating (moments)", total=None)
+            return measure_moments(
+                task.base,
+                task.calibration,
+                task.kind,
+                device=device,
+                on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
+            )
+
+    key = (task.model_fingerprint, task.calibration.fingerprint, device)
+    return ClosedForm(task.base, lambda: kept_moments(key, measured))

@@ -20,7 +20,6 @@ from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
-from axsearch.models.surgery import plan
 from axsearch.progress import steps
 from axsearch.running.session import load_task
 from axsearch.space.recipe import Recipe
@@ -109,7 +108,7 @@ def _bundle(
     begin("Loading model and data")
     spec, trial = study.spec, measurement.trial
     task = load_task(spec)
-    plan(task.model, recipe)
+    task.base.plan(recipe)  # refuses a recipe of another model
     evaluator = Evaluator(task, study.database.engine, None, spec.device)
     begin("Evaluating on the holdout split")
     holdout = evaluator.accuracy(recipe, task.holdout)
@@ -119,15 +118,17 @@ def _bundle(
             f"Trial {trial} has {spec.metric} {holdout.value:.4f} on the holdout split, no better "
             f"than {task.kind.trivial_answer} with {trivial:.4f}; add --force to export it anyway."
         )
+    base_holdout = evaluator.accuracy(EXACT, task.holdout)
+    on_device(task.model, "cpu")
     return Bundle(
-        base=on_device(task.model, "cpu"),
+        base=task.base,
         tokenizer=task.tokenizer,
         recipe=recipe,
-        moments=None if recipe.compensation == "none" else evaluator.moments,
+        weights=evaluator.weights,
         measurement=measurement,
         baseline=study.baseline,
         holdout=holdout,
-        base_holdout=evaluator.accuracy(EXACT, task.holdout),
+        base_holdout=base_holdout,
         study=study.name,
         task=task.kind.name,
         model_name=study.model_name,

@@ -17,11 +17,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 
-from axsearch.approximations.choices import Setting
+from axsearch.approximations import recorded
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.models.architectures import architecture_of
-from axsearch.models.refit.compensation import Moments
-from axsearch.models.surgery import shrink, sliced_state
+from axsearch.models.base_model import Base
+from axsearch.models.weights import Weights
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.queries import Evaluation
@@ -36,14 +35,14 @@ OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 class Bundle:
     """Everything that goes into an export: the base, the recipe and what was measured of it.
 
-    ``moments`` are there where the recipe compensates; ``holdout`` and ``base_holdout`` are the
+    ``weights`` are what the recipe's tensors are; ``holdout`` and ``base_holdout`` are the
     accuracies on the holdout split, ``machine`` is where the latency was measured.
     """
 
-    base: PreTrainedModel
+    base: Base
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
-    moments: Moments | None
+    weights: Weights
     measurement: Measurement
     baseline: Measurement
     holdout: Evaluation
@@ -59,20 +58,20 @@ class Bundle:
     @cached_property
     def state(self) -> dict[str, Tensor]:
         """The smaller model's tensors."""
-        return sliced_state(self.base, self.recipe, self.moments)
+        return self.weights.state(self.recipe)
 
     @cached_property
     def small(self) -> PreTrainedModel:
         """The smaller model, in evaluation mode."""
-        return shrink(self.base, self.recipe, self.moments)
+        return self.weights.source.shrink(self.recipe, self.state)
 
     @cached_property
     def auto_class(self) -> str:
         """The class of transformers that opens the base: ``AutoModelForSequenceClassification``."""
-        own = type(self.base)
+        own, config = type(self.base.model), type(self.base.model.config)
         for name, auto in vars(modeling_auto).items():
             if name.startswith("AutoModelFor"):
-                found = auto._model_mapping.get(type(self.base.config), None)
+                found = auto._model_mapping.get(config, None)
                 if own in (found if isinstance(found, tuple) else (found,)):
                     return name
         raise UsageError(f"Models of the class {own.__name__} cannot be exported.")
@@ -81,19 +80,14 @@ class Bundle:
     def probe_inputs(self) -> dict[str, Tensor]:
         """Random inputs, half of the rows padded, that show whether an export is right.
 
-        Longer than twice any k of attention, since attention to all keys would not show that top-k
-        works.
+        Long enough for every choice of the recipe to show.
         """
-        config = self.base.config
-        family = architecture_of(config.model_type)
-        ks = [
-            c.value
-            for site, _, c in self.recipe.choices()
-            if isinstance(c, Setting) and site.kind == "attention"
-        ]
-        length = min(max([PROBE_LENGTH, *(2 * k + 2 for k in ks)]), family.longest(config))
+        config = self.base.model.config
+        family = self.base.family
+        wanted = [recorded(s.kind)[n].probe_length(c) for s, n, c in self.recipe.choices()]
+        length = min(max([PROBE_LENGTH, *wanted]), family.longest(config))
         inputs = family.example(config, PROBE_ROWS, length)
-        name, taken = "token_type_ids", signature(self.base.forward).parameters
+        name, taken = "token_type_ids", signature(self.base.model.forward).parameters
         if name in self.tokenizer.model_input_names and name in taken:
             # Which of two texts a token is of; a traced export takes no input that is not here.
             inputs[name] = torch.zeros(PROBE_ROWS, length, dtype=torch.int64)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from axsearch.approximations import recorded
 from axsearch.export.base import Bundle
 
 
@@ -17,6 +18,8 @@ def model_card(bundle: Bundle, format: str, *, remote: bool = False) -> str:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    choices = bundle.measurement.choices.values()
+    used = [recorded(site.kind)[name] for site, name, _ in bundle.recipe.choices()]
     template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text())
     return template.render(
         bundle=bundle,
@@ -26,5 +29,6 @@ def model_card(bundle: Bundle, format: str, *, remote: bool = False) -> str:
         format=format,
         remote=remote,
         inputs=list(bundle.probe_inputs),
-        approximations=list(next(iter(bundle.measurement.choices.values()))),
+        approximations=list(dict.fromkeys(name for kept in choices for name in kept)),
+        notes=list(dict.fromkeys(a.hf_note for a in used if a.hf_note)),
     )

@@ -16,8 +16,7 @@ from axsearch.evaluation.size import METADATA, safetensors_bytes
 from axsearch.export.base import RECIPE, Bundle, ExportFormat, read_json, run_check
 from axsearch.export.card import model_card
 from axsearch.export.modeling_source import modeling_source
-from axsearch.models.architectures import architecture_of, architectures
-from axsearch.models.surgery import plan
+from axsearch.models.architectures import architectures
 from axsearch.space.recipe import Recipe
 
 WEIGHTS, MODELING = "model.safetensors", "modeling_axsearch"
@@ -54,7 +53,7 @@ class HuggingFace(ExportFormat):
     tolerance = 1e-5
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        """Write the model; the config holds the recipe and the shape of each layer."""
+        """Write the model; the config holds the recipe and which of the base's layers stay."""
         state = {name: tensor.contiguous() for name, tensor in bundle.state.items()}
         save_file(state, folder / WEIGHTS, metadata=METADATA)
         (folder / WEIGHTS).chmod(stat.S_IMODE(folder.stat().st_mode) & 0o666)
@@ -67,7 +66,9 @@ class HuggingFace(ExportFormat):
         config = _config(bundle)
         (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         if "auto_map" in config:
-            source = modeling_source(type(bundle.base), bundle.auto_class)
+            source = modeling_source(
+                type(bundle.base.model), bundle.auto_class, _types(bundle.recipe)
+            )
             (folder / f"{MODELING}.py").write_text(source)
         card = model_card(bundle, "hf", remote="auto_map" in config)
         bundle.write_common(folder, card)
@@ -78,7 +79,7 @@ class HuggingFace(ExportFormat):
         A manifest holds no secret, so a folder may come from anybody: only the modeling file that
         this installation writes itself is run, and nothing else in the folder may name code.
         """
-        Recipe.read(folder / RECIPE)
+        recipe = Recipe.read(folder / RECIPE)
         config = read_json(folder / "config.json")
         tokenizer = folder / "tokenizer_config.json"
         known = {name for path in [tokenizer] if path.is_file() for name in read_json(path)}
@@ -93,7 +94,7 @@ class HuggingFace(ExportFormat):
         if remote and (
             config.get("auto_map") != _auto_map(auto_class)
             or not modeling.is_file()
-            or modeling.read_text() != modeling_source(base, auto_class)
+            or modeling.read_text() != modeling_source(base, auto_class, _types(recipe))
         ):
             raise UsageError(
                 f"{modeling} is not the file that this version of axsearch writes, "
@@ -121,28 +122,32 @@ def _classes(folder: Path, config: dict[str, Any]) -> tuple[type[PreTrainedModel
     )
 
 
+def _types(recipe: Recipe) -> list[str]:
+    return sorted({name for _, name, _ in recipe.choices()})
+
+
 def _auto_map(auto_class: str) -> dict[str, str]:
     return {"AutoConfig": f"{MODELING}.AxsearchConfig", auto_class: f"{MODELING}.AxsearchModel"}
 
 
 def _config(bundle: Bundle) -> dict[str, Any]:
-    wanted = plan(bundle.base, bundle.recipe)
-    family = architecture_of(bundle.base.config.model_type)
-    config: dict[str, Any] = bundle.base.config.to_dict()
+    model, family = bundle.base.model, bundle.base.family
+    wanted = bundle.base.plan(bundle.recipe)
+    config: dict[str, Any] = model.config.to_dict()
     for private in ("_name_or_path", "auto_map"):
         config.pop(private, None)
     ours: dict[str, Any] = {
         "recipe": bundle.recipe.to_dict(),
-        "base_class": type(bundle.base).__name__,
+        "base_class": type(model).__name__,
         "auto_class": bundle.auto_class,
     }
-    config |= {"dtype": "float32", **family.config_of(bundle.base.config, wanted.layers)}
+    config |= {"dtype": "float32", **family.config_of(model.config, wanted.layers)}
     if wanted.whole:
-        return {**config, "architectures": [type(bundle.base).__name__], "axsearch": ours}
+        return {**config, "architectures": [type(model).__name__], "axsearch": ours}
     return {
         **config,
-        "model_type": f"axsearch_{bundle.base.config.model_type}",
+        "model_type": f"axsearch_{model.config.model_type}",
         "architectures": ["AxsearchModel"],
         "auto_map": _auto_map(bundle.auto_class),
-        "axsearch": {**ours, "layers": wanted.shapes},
+        "axsearch": {**ours, "layers": list(wanted.layers)},
     }

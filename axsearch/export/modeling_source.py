@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from axsearch.approximations import approximations
 from axsearch.models.architectures import architecture_of
 
 HEADER = '''"""A smaller {model_type} model, written by axsearch (Apache-2.0).
@@ -21,27 +23,30 @@ It needs torch and transformers only.
 '''
 
 CLASSES = '''class AxsearchConfig({config}):
-    """{config} whose ``axsearch`` entry holds the recipe and the shape of each layer."""
+    """{config} whose ``axsearch`` entry holds the recipe and which of the base's layers stay."""
 
     model_type = "axsearch_{model_type}"
 
 
 class AxsearchModel({model}):
-    """A {model} whose layers have the shapes that its config lists."""
+    """A {model} made smaller by the recipe that its config holds."""
 
     config_class = AxsearchConfig
 
     def __init__(self, config):
         super().__init__(config)
-        apply_shapes(self, config.axsearch["layers"], LAYOUT)
+        ours = config.axsearch
+        apply_choices(self, ours["recipe"]["sites"], ours["layers"], LAYOUT, HALVES)
 '''
 
 
-def modeling_source(base: type[PreTrainedModel], auto_class: str) -> str:
-    """The source of a family's modules with the axsearch modules that they import in front.
+def modeling_source(base: type[PreTrainedModel], auto_class: str, types: Sequence[str]) -> str:
+    """The source of a smaller model: the axsearch modules that it is made of, as one file.
 
-    These are the very modules that a search measures, as one file without axsearch, and a model
-    and a config class on top that give a new model of the class ``base`` the shapes of its config.
+    These are the very modules that a search measures: those of the family and of the approximations
+    of these ``types`` of choices, with whatever of axsearch they import in front. On top are a
+    config class and a model class that applies the recipe of its config to a new model of the class
+    ``base``.
     """
     config = base.config_class
     assert config is not None
@@ -51,7 +56,13 @@ def modeling_source(base: type[PreTrainedModel], auto_class: str) -> str:
         f"from {base.__module__} import {base.__name__}",
     ]
     bodies: list[str] = []
-    _collect(family.modeling_module, set(), imports, bodies)
+    seen: set[str] = set()
+    _collect(family.modeling_module, seen, imports, bodies)
+    halves = {type: approximations()[type].modeling for type in types}
+    for half in halves.values():
+        _collect(half.__module__, seen, imports, bodies)
+    entries = "".join(f'    "{type}": {half.__name__},\n' for type, half in halves.items())
+    bodies.append(f"HALVES = {{\n{entries}}}\n")
     future = "from __future__ import annotations\n"
     header = HEADER.format(model_type=config.model_type, auto_class=auto_class)
     classes = CLASSES.format(
@@ -77,6 +88,8 @@ def _collect(module: str, seen: set[str], imports: list[str], bodies: list[str])
             drop |= set(span)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("axsearch."):
             _collect(str(node.module), seen, imports, bodies)
+            drop |= set(span)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             drop |= set(span)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             if getattr(node, "module", None) != "__future__":

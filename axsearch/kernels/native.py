@@ -36,7 +36,7 @@ class NativeTile(ctypes.Structure):
 
     _fields_ = (
         ("scores", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("heads", "queries", "keys", "first_head")),
+        *((name, ctypes.c_int64) for name in ("n_heads", "queries", "keys", "first_head")),
         *((name, ctypes.c_int64) for name in ("first_query", "total_queries", "heads_per_batch")),
         *((name, ctypes.c_int64) for name in ("causal", "k", "hard", "threads")),
         ("mask", ctypes.c_void_p),
@@ -60,7 +60,7 @@ class NativeBackward(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "grad_out")),
         *((name, ctypes.c_void_p) for name in ("kept", "index")),
         *((name, ctypes.c_void_p) for name in ("grad_query", "grad_key", "grad_value")),
-        *((name, ctypes.c_int64) for name in ("heads", "queries", "keys", "width")),
+        *((name, ctypes.c_int64) for name in ("n_heads", "queries", "keys", "width")),
         *((name, ctypes.c_int64) for name in ("value_width", "k", "threads")),
         *((name, ctypes.c_float) for name in ("scale", "keep_factor")),
     )

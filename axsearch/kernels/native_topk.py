@@ -75,7 +75,7 @@ def native_forward(
             dropped = q.new_empty(*shape[:2], k, dtype=torch.uint8).bernoulli_(dropout)
             call.dropped = dropped.data_ptr()
         call.scores = scores.data_ptr()
-        call.heads, call.queries, call.keys = shape
+        call.n_heads, call.queries, call.keys = shape
         call.first_head, call.first_query = at.heads.start, at.queries.start
         _library().axsearch_topk(ctypes.byref(call))
     return out.to(query.dtype), kept, index
@@ -111,7 +111,7 @@ def native_select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     index = scores.new_empty(len(scores), k, dtype=torch.int32)
     call = _tile(k, None, 1, hard=False, causal=False)
     call.scores = scores.data_ptr()
-    call.heads, call.queries, call.keys = 1, *scores.shape
+    call.n_heads, call.queries, call.keys = 1, *scores.shape
     call.total_queries, call.kept, call.index = len(scores), kept.data_ptr(), index.data_ptr()
     _library().axsearch_topk(ctypes.byref(call))
     return kept, index

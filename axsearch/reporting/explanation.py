@@ -10,10 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from axsearch.approximations import approximations
-from axsearch.approximations.choices import Setting
-from axsearch.approximations.site import SiteId
-from axsearch.space.latency_table import KINDS
+from axsearch.approximations import UnitRemoval, approximations, is_removed, named, recorded
+from axsearch.approximations.site import OUTSIDE, SiteId, layer_of
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
@@ -22,8 +20,6 @@ from axsearch.study.study import Study
 from axsearch.study.tables import Tables
 
 EXACT = Recipe.of({})
-UNITS = {"heads": "heads", "ffn": "neurons"}
-SETTINGS = {"topk": "keys a query", "ffn_topk": "neurons a token"}
 
 
 @dataclass(frozen=True)
@@ -161,25 +157,29 @@ def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
     )
     gone = [layer for layer, kept in member.choices.items() if is_removed(kept)]
     parts = [f"{len(gone)} of {len(base.choices)} layers ({', '.join(gone)})"] if gone else []
-    for name, units in UNITS.items():
-        full, kept = (sum(c[name] or 0 for c in m.choices.values()) for m in (base, member))
-        if kept < full:
-            parts.append(f"{full - kept:,} of {full:,} {units}")
+    every = named(dict.fromkeys(name for kept in base.choices.values() for name in kept))
+    for one in every:
+        if isinstance(one, UnitRemoval):
+            full, left = (
+                sum(c.get(one.name) or 0 for c in m.choices.values()) for m in (base, member)
+            )
+            if left < full:
+                parts.append(f"{full - left:,} of {full:,} {one.unit}")
     if parts:
         yield f"It gave up {_and(parts)}."
-    for name, words in SETTINGS.items():
+    for one in every:
         values = {
-            layer: kept[name]
+            layer: kept[one.name]
             for layer, kept in member.choices.items()
-            if kept.get(name) is not None
+            if kept.get(one.name) is not None
         }
-        if values:
+        if values and not isinstance(one, UnitRemoval):
             shown = ", ".join(f"{layer}: {value}" for layer, value in values.items())
-            yield f"{len(values)} of its layers keep only some {words} ({shown})."
+            yield f"{len(values)} of its layers keep only some {one.unit} ({shown})."
     if recipe.compensation != "none":
         yield f"What is left was compensated for what is gone: {recipe.compensation}."
-    if any(isinstance(c, Setting) and c.mode == "hard" for _, _, c in recipe.choices()):
-        yield "Its top-k attention is hard: probabilities are not renormalised."
+    for one in every:
+        yield from one.remarks([c for _, name, c in recipe.choices() if name == one.name])
 
 
 def _latency(study: Study, member: Measurement) -> Iterable[str]:
@@ -268,15 +268,14 @@ def cuts_of(
     base, recipe = study.baseline, Recipe.from_dict(member.recipe)
     damage = _damage_by_block(tables, params, recipe)
     for name, kept in member.choices.items():
-        layer = int(name.removeprefix("layer"))
-        sites = [SiteId(layer, kind) for kind in KINDS]
-        cut = [site for site in sites if recipe.at(*site)]
-        if is_removed(kept):
+        layer = layer_of(name)
+        cut = [site for site, _ in recipe.sites if site.place == name]
+        if layer != OUTSIDE and is_removed(kept):
             yield Cut(
                 name,
                 "layer",
                 "nothing",
-                _most(damage.get((name, "layer")), [damage.get((name, kind)) for kind in KINDS]),
+                _most(damage.get((name, "layer")), [damage.get((name, s.kind)) for s in cut]),
                 None if tables.latency is None else tables.latency.layer(EXACT, layer),
                 None if tables.size is None else tables.size.layers[layer],
             )
@@ -310,11 +309,11 @@ def _damage_by_block(
         if name not in approximations():  # of another version
             continue
         approximation = approximations()[name]
-        number = int(layer.removeprefix("layer"))
-        recorded = {kind: approximation.recorded(kind) for kind in approximation.kinds}
-        if not any(recorded[kind] in recipe.at(number, kind) for kind in recorded):
+        number = layer_of(layer)
+        written = {kind: approximation.recorded(kind) for kind in approximation.kinds}
+        if not any(written[kind] in recipe.at(number, kind) for kind in written):
             continue
-        block, choice = ("layer", name) if len(recorded) > 1 else next(iter(recorded.items()))
+        block, choice = ("layer", name) if len(written) > 1 else next(iter(written.items()))
         own = alone.setdefault((layer, block, choice), {})
         own[name] = own.get(name, 0.0) + levels[level]  # the parts of a mask add up
     found: dict[tuple[str, str], float] = defaultdict(float)
@@ -335,18 +334,14 @@ def _time(tables: Tables, recipe: Recipe, site: SiteId) -> float | None:
 
 
 def _kept(kept: Mapping[str, int | None], full: Mapping[str, int | None], site: SiteId) -> str:
-    units, setting = ("heads", "topk") if site.kind == "attention" else ("ffn", "ffn_topk")
     parts = []
-    if kept[units] != full[units]:
-        parts.append(f"{kept[units]} of {full[units]} {UNITS[units]}" if kept[units] else "nothing")
-    if kept.get(setting) is not None:
-        parts.append(f"{kept[setting]} {SETTINGS[setting]}")
+    for one in named(recorded(site.kind)):
+        left = kept.get(one.name)
+        if not isinstance(one, UnitRemoval):
+            parts += [] if left is None else [f"{left} {one.unit}"]
+        elif left != full.get(one.name):
+            parts.append(f"{left} of {full[one.name]} {one.unit}" if left else "nothing")
     return ", ".join(parts)
-
-
-def is_removed(kept: Mapping[str, int | None]) -> bool:
-    """Whether a layer that keeps this is gone."""
-    return kept["heads"] == 0 and kept["ffn"] == 0
 
 
 def _most(whole: float | None, blocks: Sequence[float | None]) -> float | None:

@@ -11,8 +11,6 @@ from axsearch.calibration.preparation import latency_table
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.evaluation.latency import Latency, Scenario
-from axsearch.models.architectures import architecture_of
-from axsearch.models.surgery import sites_by_id
 from axsearch.progress import progress_bar, steps
 from axsearch.running.session import load_task, spaces
 from axsearch.space.recipe import Recipe
@@ -97,7 +95,7 @@ def remeasure(
     with steps(1) as begin:
         begin("Loading model and data")
         task = load_task(study.spec, model=model, data=data, device=given["device"])
-    longest = architecture_of(task.model.config.model_type).longest(task.model.config)
+    longest = task.base.family.longest(task.model.config)
     if (given.get("sequence_length") or 0) > longest:
         raise UsageError(
             f"--sequence-length {given['sequence_length']} is above the model's {longest}."
@@ -105,9 +103,9 @@ def remeasure(
     evaluator = Evaluator(
         task, study.database.engine, Scenario(**given), given["device"], study.spec.dtype
     )
-    sites = sites_by_id(task.model, task.longest).values()
+    sites = task.base.sites.values()
     space = spaces(task, settings, study.spec.compensation)(
-        {site.id: range(site.units.count) for site in sites}, {}
+        {site.id: range(site.count) for site in sites}, {}
     )
     evaluator.table = latency_table(evaluator, space, machine_name())
     base = evaluator.latency(EXACT, again=again)

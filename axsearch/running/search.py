@@ -17,8 +17,6 @@ from axsearch.evaluation.bfloat16 import DTYPES, is_fast
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Scenario
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
-from axsearch.models.architectures import architecture_of
-from axsearch.models.surgery import sites_by_id
 from axsearch.progress import console, steps
 from axsearch.reporting.dashboard.serving import annotate
 from axsearch.running.engines import Job, Place, check_place, run_workers
@@ -178,7 +176,7 @@ def search(
             f"--dtype bfloat16 is for answers that are the largest logit; {loaded.kind.name} needs "
             "float32."
         )
-    positions = architecture_of(loaded.model.config.model_type).longest(loaded.model.config)
+    positions = loaded.base.family.longest(loaded.model.config)
     if sequence_length is not None and sequence_length > positions:
         raise UsageError(f"--sequence-length {sequence_length} is above the model's {positions}.")
     timed = "latency" in objectives or max_latency_ratio is not None
@@ -186,7 +184,7 @@ def search(
     scenario = Scenario(batch_size, sequence_length, threads, device) if timed else None
     database = open_database(storage, create=True)
     if masks is not None and not approximations:
-        approximations = supported(masks, list(sites_by_id(loaded.model, loaded.longest).values()))
+        approximations = supported(masks, list(loaded.base.sites.values()))
     settings = Settings(
         sampler=sampler,
         epsilon=epsilon,
@@ -194,14 +192,14 @@ def search(
         approximations=None if approximations is None else tuple(approximations),
         freeze=tuple(freeze),
     )
-    sites = list(sites_by_id(loaded.model, loaded.longest).values())
-    if compensation == "bias" and not any(site.units.bias for site in sites):
+    sites = list(loaded.base.sites.values())
+    if compensation == "bias" and not any(site.units and site.units.bias for site in sites):
         raise UsageError(
             "--compensation bias does nothing here: this model's projections have no bias; use "
             "least_squares or none."
         )
     whole = spaces(loaded, settings, compensation)(
-        {site.id: range(site.units.count) for site in sites}, {}
+        {site.id: range(site.count) for site in sites}, {}
     )
     if masks is not None:  # whether the sampler finds what it needs is known before all measuring
         build_sampler(sampler, Problem(whole, tuple(objectives), {}), seed)
@@ -279,7 +277,7 @@ def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) 
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         made.set_metric_names([OBJECTIVES[o].field for o in spec.objectives])
     save_machine(database.engine, machine_name(), machine_facts())
-    base = evaluator.model
+    base = evaluator.base.model
     save_study(
         database.engine,
         name,

@@ -12,7 +12,6 @@ from axsearch.calibration.preparation import prepare
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Scenario
-from axsearch.models.surgery import sites_by_id
 from axsearch.running.worker import Worker
 from axsearch.samplers import own_approximations
 from axsearch.space.genome import SearchSpace, frozen_sites
@@ -58,7 +57,7 @@ def load_task(
 
 def spaces(task: Task, settings: Settings, compensation: str) -> SpaceOf:
     """What a study's search space is made with; raises UsageError for names that are not there."""
-    sites = list(sites_by_id(task.model, task.longest).values())
+    sites = list(task.base.sites.values())
     frozen = frozen_sites(settings.freeze, sites)
 
     def space_of(

@@ -115,7 +115,8 @@ class Worker:
 
     def _run(self, wanted: int) -> None:
         if self.space.compensation != "none":
-            _ = self.evaluator.moments  # with its own progress bar, not in the midst of a trial
+            # With its own progress bar, not in the midst of a trial.
+            self.evaluator.weights.prepare()
         self._enqueue(wanted - self._count())
         began, evaluating = time.monotonic(), 0.0
         with progress_bar() as progress:
@@ -191,7 +192,7 @@ class Worker:
     def front(self) -> list[Measurement]:
         """The front so far."""
         if self._front is None:
-            base = self.evaluator.base
+            base = self.evaluator.baseline
             self._front = front_of(self.study.spec, base, self.finished)
         return self._front
 
@@ -206,7 +207,7 @@ class Worker:
         self.finished += found
         self._has_base = self._has_base or any(m.recipe == EXACT.to_dict() for m in found)
         if self._front is not None:
-            base = self.evaluator.base
+            base = self.evaluator.baseline
             self._front = front_of(self.study.spec, base, [*self._front, *found])
 
     def _count(self) -> int:
@@ -245,7 +246,7 @@ class Worker:
             raise
         finally:
             self._evaluating = time.perf_counter() - began
-        base_accuracy, base_losses = evaluator.base.accuracy, evaluator.losses(EXACT)
+        base_accuracy, base_losses = evaluator.baseline.accuracy, evaluator.losses(EXACT)
         trial.set_user_attr(
             MEASUREMENT_ATTR,
             found.model_dump(mode="json", exclude={"trial", "recipe", "holdout_accuracy"}),
@@ -284,7 +285,7 @@ class Worker:
 
     def _is_new(self, found: Measurement) -> bool:
         """Whether a model comes on the front; what will be on it in the end does so now."""
-        return found in front_of(self.study.spec, self.evaluator.base, [*self.front, found])
+        return found in front_of(self.study.spec, self.evaluator.baseline, [*self.front, found])
 
     def _above_a_limit(self, trial: optuna.Trial, genome: Genomes) -> End:
         """End a trial that is known to break a limit before its model is made."""
@@ -304,7 +305,7 @@ class Worker:
     def _bar(self, latency: float | None, size: float) -> Bar:
         """What a recipe of these costs must reach to add to the front."""
         evaluator, front = self.evaluator, self.front
-        reference = self.problem.reference(evaluator.base.accuracy)
+        reference = self.problem.reference(evaluator.baseline.accuracy)
         columns = [
             (objective, cost)
             for objective, cost in ((OBJECTIVES["latency"], latency), (OBJECTIVES["size"], size))
@@ -332,7 +333,7 @@ class Worker:
 
     def _standing(self) -> str:
         self._sync()
-        base = self.evaluator.base
+        base = self.evaluator.baseline
         # What users ask first: how much faster (or smaller) at no loss?
         name = "latency" if self.study.spec.scenario is not None else "size"
         field = OBJECTIVES[name].field

@@ -13,7 +13,7 @@ from typing import Any
 from optuna.distributions import IntDistribution
 
 from axsearch.approximations import Approximation, Level, approximations
-from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.space.recipe import Compensation, Recipe
@@ -38,7 +38,7 @@ class Dimension:
     @cached_property
     def name(self) -> str:
         """The Optuna parameter: ``layer03.heads``, or ``layer03.head_mask.05`` for one of parts."""
-        name = f"layer{self.sites[0].id.layer:02d}.{self.approximation.name}"
+        name = f"{self.sites[0].id.place}.{self.approximation.name}"
         return f"{name}.{self.part:02d}" if self.approximation.parts(self.sites[0]) > 1 else name
 
     @cached_property
@@ -95,7 +95,8 @@ class SearchSpace:
         compensation: Compensation = "none",
         dropped: Mapping[str, Collection[Level]] = MappingProxyType({}),
     ) -> None:
-        there = {site.id: site for site in sites}
+        self.sites = tuple(sites)
+        there = {site.id for site in sites}
         for site_id in frozen:
             if site_id not in there:
                 raise UsageError(f"{site_id} cannot be frozen: the model does not have it.")
@@ -105,10 +106,10 @@ class SearchSpace:
         ordered = {site.id: tuple(orders[site.id]) for site in sites}
         every = [
             Dimension(group, approximation, tuple(ordered[site.id] for site in group), part)
-            for layer in sorted({site.id.layer for site in sites})
+            for together in _by_place(sites)
             for approximation in approximations().values()
             if (approximation in chosen if chosen is not None else approximation.searched)
-            and (group := _group(approximation, layer, there, frozen))
+            and (group := _group(approximation, together, frozen))
             for part in range(approximation.parts(group[0]))
         ]
         _check_dropped(dropped, every)
@@ -135,7 +136,7 @@ class SearchSpace:
         for dimension in self.dimensions:
             for site, (name, choice) in dimension.choices(genome[dimension.name]).items():
                 choices = sites.setdefault(site, {})
-                choices[name] = _joined(choices[name], choice) if name in choices else choice
+                choices[name] = choices[name].joined(choice) if name in choices else choice
         return Recipe.of(sites, self.compensation)
 
     def to_dict(self) -> dict[str, list[Level]]:
@@ -164,7 +165,7 @@ def supported(names: Collection[str], sites: Sequence[Site]) -> tuple[str, ...]:
         name
         for name in names
         if not any(
-            approximations()[name].recorded(site.id.kind) in site.lacks
+            site.refusal(approximations()[name].needs)
             for site in sites
             if site.id.kind in approximations()[name].kinds
         )
@@ -178,7 +179,7 @@ def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[Sit
     """
     found = set()
     for name in names:
-        named = {s.id for s in sites if name in (str(s.id), str(s.id).partition(".")[0])}
+        named = {s.id for s in sites if name in (str(s.id), s.id.place)}
         if not named:
             raise UsageError(
                 f"{name!r} is no layer or block of this model; write layer00 or layer00.ffn, up to "
@@ -191,10 +192,9 @@ def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[Sit
 def shared_layers(sites: Sequence[Site]) -> list[str]:
     """In words, which layers of the genome stand for several layers that share parameters."""
     return [
-        f"layer{site.id.layer:02d} stands for {site.repeats} layers that share their parameters, "
-        "and so their choices."
-        for site in sites
-        if site.repeats > 1 and site.id.kind == "attention"
+        f"{place} stands for {repeats} layers that share their parameters, and so their choices."
+        for place, repeats in {site.id.place: site.repeats for site in sites}.items()
+        if repeats > 1
     ]
 
 
@@ -202,24 +202,28 @@ def _approximation(name: str, sites: Sequence[Site]) -> Approximation:
     approximation = approximations()[name]
     for site in sites:
         if site.id.kind in approximation.kinds:
-            reason = site.lacks.get(approximation.recorded(site.id.kind))
+            reason = site.refusal(approximation.needs)
             if reason is not None:
                 raise UsageError(f"{name!r} is not supported for this model: {reason}.")
     return approximation
 
 
+def _by_place(sites: Sequence[Site]) -> list[list[Site]]:
+    """The sites of each layer together, layer by layer; those outside of layers, each alone."""
+    places: dict[str, list[Site]] = {}
+    for site in sorted(sites, key=lambda site: (site.id.stack, site.id.layer)):
+        places.setdefault(site.id.place, []).append(site)
+    return list(places.values())
+
+
 def _group(
-    approximation: Approximation,
-    layer: int,
-    there: Mapping[SiteId, Site],
-    frozen: Collection[SiteId],
+    approximation: Approximation, together: Sequence[Site], frozen: Collection[SiteId]
 ) -> tuple[Site, ...]:
-    group = [there[SiteId(layer, kind)] for kind in approximation.kinds]
+    group = approximation.group(together)
     usable = all(
-        site.id not in frozen and approximation.recorded(site.id.kind) not in site.lacks
-        for site in group
+        site.id not in frozen and site.refusal(approximation.needs) is None for site in group
     )
-    return tuple(group) if usable else ()
+    return group if usable else ()
 
 
 def _check_dropped(dropped: Mapping[str, Collection[Level]], every: Sequence[Dimension]) -> None:
@@ -228,12 +232,3 @@ def _check_dropped(dropped: Mapping[str, Collection[Level]], every: Sequence[Dim
         for value in values:
             if value not in levels.get(name, ())[1:]:
                 raise ValueError(f"{name} has no level {value} that can be dropped")
-
-
-def _joined(first: Choice, second: Choice) -> Choice:
-    if isinstance(first, Kept) and isinstance(second, Kept):
-        return Kept(of=first.of, kept=tuple(sorted({*first.kept} & {*second.kept})))
-    # One name stands either for units or for a setting.
-    assert isinstance(first, Setting)
-    assert isinstance(second, Setting)
-    return min(first, second, key=lambda setting: setting.value)

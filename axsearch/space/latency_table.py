@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import SiteId, SiteKind
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.space.recipe import Recipe
-
-KINDS: tuple[SiteKind, SiteKind] = ("attention", "ffn")
 
 
 @dataclass(frozen=True)
@@ -20,13 +18,15 @@ class LatencyTable:
     """Times of blocks in one scenario on one machine, as shares of the base's whole pass.
 
     Attributes:
-        rest: embeddings, pooler and head: what no recipe changes.
+        rest: embeddings, pooler and head: what no layer does.
         blocks: the share of a block, by what :func:`block_key` calls its shape; its part of what a
-            layer takes beside its blocks is in it.
+            layer takes beside its blocks is in it. Of a site outside of layers, what its shape
+            adds to the base's pass; below 0 where it saves time.
         repeats: how often a forward pass runs each layer, by layer.
         error: mean absolute relative error of the ratios of random whole models that were measured
             with the table but not fitted to.
         rounds: how often each model was timed.
+        outside: the kinds of the sites that lie outside of layers.
     """
 
     rest: float
@@ -34,15 +34,24 @@ class LatencyTable:
     repeats: Mapping[int, int] = field(default_factory=dict)
     error: float = 0.0
     rounds: int = 0
+    outside: tuple[SiteKind, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[SiteKind, ...]:
+        """The kinds of a layer's blocks."""
+        exact = (key for key in self.blocks if " " not in key)
+        return tuple(kind for kind in exact if kind not in self.outside)
 
     def layer(self, recipe: Recipe, layer: int) -> float:
-        """The share of one layer of a recipe; nothing where both its blocks are gone.
+        """The share of one layer of a recipe; nothing where all its blocks are removed.
 
-        Raises KeyError for a setting that was not measured.
+        :data:`axsearch.approximations.site.OUTSIDE` stands for all sites outside of layers. Raises
+        KeyError for a setting that was not measured.
         """
-        if all(recipe.removed(layer, kind) for kind in KINDS):
+        kinds = self.outside if layer == OUTSIDE else self.kinds
+        if layer != OUTSIDE and all(recipe.removed(layer, kind) for kind in kinds):
             return 0.0
-        share = sum(self.block(recipe, SiteId(layer, kind)) for kind in KINDS)
+        share = sum(self.block(recipe, SiteId(layer, kind)) for kind in kinds)
         return share * self.repeats.get(layer, 1)
 
     def block(self, recipe: Recipe, site: SiteId) -> float:
@@ -56,18 +65,19 @@ class LatencyTable:
         choices = recipe.at(*site)
         name = next((n for n, c in choices.items() if isinstance(c, Kept)), None)
         kept = choices[name] if name is not None else None
+        exact = self.blocks[site.kind]
         if isinstance(kept, Kept):
-            counts, shares = self._counts(f"{site.kind} {name}=", kept.of, self.blocks[site.kind])
+            counts, shares = self._counts(f"{site.kind} {name}=", kept.of, exact)
             if len(kept.kept) < counts[0]:
                 raise KeyError(block_key(recipe, site))
             share, part = float(np.interp(len(kept.kept), counts, shares)), len(kept.kept) / kept.of
         else:
-            share, part = self.blocks[site.kind], 1.0
+            share, part = exact, 1.0
         for setting, choice in choices.items():
-            if isinstance(choice, Setting):
+            if not isinstance(choice, Kept):
                 alone = block_key(Recipe.of({site: {setting: choice}}), site)
-                share += part * (self.blocks[alone] - self.blocks[site.kind])
-        return max(share, 0.0)
+                share += part * (self.blocks[alone] - exact)
+        return share if site.kind in self.outside else max(share, 0.0)
 
     def _counts(self, start: str, full: int, exact: float) -> tuple[list[int], list[float]]:
         found = {
@@ -81,7 +91,8 @@ class LatencyTable:
 
     def ratio(self, recipe: Recipe) -> float:
         """A model's time over the base's; raises KeyError for a setting that was not measured."""
-        return self.rest + sum(self.layer(recipe, layer) for layer in self.repeats)
+        layers = sum(self.layer(recipe, layer) for layer in self.repeats)
+        return self.rest + layers + self.layer(recipe, OUTSIDE)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -91,19 +102,18 @@ class LatencyTable:
             "repeats": {str(layer): count for layer, count in self.repeats.items()},
             "error": self.error,
             "rounds": self.rounds,
+            **({"outside": list(self.outside)} if self.outside else {}),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LatencyTable:
         """Read what :meth:`to_dict` wrote."""
         repeats = {int(layer): count for layer, count in data["repeats"].items()}
-        return cls(**{**data, "repeats": repeats})
+        outside = tuple(data.get("outside", ()))
+        return cls(**{**data, "repeats": repeats, "outside": outside})
 
 
 def block_key(recipe: Recipe, site: SiteId) -> str:
     """What the time of a block depends on: ``attention heads=8 topk=32.renormalised``."""
-    parts: list[str] = [site.kind]
-    for name, choice in sorted(recipe.at(*site).items()):
-        value = len(choice.kept) if isinstance(choice, Kept) else f"{choice.value}.{choice.mode}"
-        parts.append(f"{name}={value}")
-    return " ".join(parts)
+    choices = sorted(recipe.at(*site).items())
+    return " ".join([site.kind, *(f"{name}={choice.shape}" for name, choice in choices)])

@@ -1,11 +1,10 @@
 """Recipe: what a trial does to the base model, as plain, canonical, versioned data.
 
-A recipe lists only the sites that differ from the base. At a site, each approximation has one
-choice: either the units it keeps (:class:`Kept`: heads, neurons) or a setting
-(:class:`Setting`: top-k attention's k). Recipes that give the same model are equal, because what
-has no effect is dropped when a recipe is made: keeping every unit, settings of a block that is
-removed, a k that is no less than the neurons kept, and compensation where no unit is to make up
-for another.
+A recipe lists only the sites that differ from the base. At a site each approximation has at most
+one choice, such as the heads that stay or the k of top-k attention. Recipes of the same model are
+equal, because whatever has no effect is dropped when a recipe is made: keeping every unit, all else
+that was chosen for a block that is removed, a choice that is idle beside another one, and
+compensation where no unit is left to make up for others.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from pydantic import (
 )
 
 from axsearch import strict_json
-from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations import approximations, choice_types
+from axsearch.approximations.choices import Choice, Kept
 from axsearch.approximations.site import SiteId, SiteKind
 from axsearch.errors import UsageError
 
@@ -58,32 +58,19 @@ class Recipe(BaseModel):
         canonical = []
         partial = False
         for site in sorted(sites):
-            choices = {
-                n: c for n, c in sites[site].items() if not (isinstance(c, Kept) and c.exact)
-            }
-            removed: dict[str, Choice] = {
-                n: c for n, c in choices.items() if isinstance(c, Kept) and not c.kept
-            }
-            kept = [len(c.kept) for c in choices.values() if isinstance(c, Kept)]
-            if kept and site.kind == "ffn":  # a setting there is a number of neurons
-                choices = {
-                    n: c
-                    for n, c in choices.items()
-                    if not (isinstance(c, Setting) and c.value >= min(kept))
-                }
-            choices = removed or choices
+            choices = _effective(sites[site])
             partial = partial or any(isinstance(c, Kept) and c.kept for c in choices.values())
             if choices:
                 canonical.append((site, tuple(sorted(choices.items()))))
         return cls(sites=tuple(canonical), compensation=compensation if partial else "none")
 
-    def at(self, layer: int, kind: SiteKind) -> dict[str, Choice]:
+    def at(self, layer: int, kind: SiteKind, stack: str = "") -> dict[str, Choice]:
         """The choices at one site; empty where the site is exact."""
-        return dict(dict(self.sites).get(SiteId(layer, kind), ()))
+        return dict(dict(self.sites).get(SiteId(layer, kind, stack), ()))
 
-    def removed(self, layer: int, kind: SiteKind) -> bool:
+    def removed(self, layer: int, kind: SiteKind, stack: str = "") -> bool:
         """Whether the whole block at this site is removed."""
-        return any(isinstance(c, Kept) and not c.kept for c in self.at(layer, kind).values())
+        return any(choice.removes for choice in self.at(layer, kind, stack).values())
 
     def choices(self) -> Iterable[tuple[SiteId, str, Choice]]:
         """Every choice, as (site, approximation, choice)."""
@@ -94,7 +81,7 @@ class Recipe(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as plain data."""
         sites = {
-            str(site): {name: choice.model_dump(mode="json") for name, choice in choices}
+            str(site): {name: choice.to_dict() for name, choice in choices}
             for site, choices in self.sites
         }
         extra = {} if self.compensation == "none" else {"compensation": self.compensation}
@@ -130,7 +117,7 @@ class Recipe(BaseModel):
             sites: dict[SiteId, dict[str, Choice]] = {}
             for key, choices in _object("sites", data["sites"]).items():
                 sites[SiteId.parse(key)] = {
-                    name: _choice(f"{key}, {name!r}", choice)
+                    name: _choice(f"{key}, {name!r}", name, choice)
                     for name, choice in _object(key, choices).items()
                 }
             recipe = cls.of(sites, compensation)
@@ -181,14 +168,34 @@ class Recipe(BaseModel):
         return recipe
 
 
-def _choice(where: str, value: Any) -> Choice:
+def _effective(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    """The choices at a site without those that have no effect."""
+    own = {name: choice for name, choice in choices.items() if not choice.exact}
+    known = approximations()
+    removing = {name: choice for name, choice in own.items() if choice.removes}
+    return removing or {
+        name: choice
+        for name, choice in own.items()
+        if name not in known
+        or not known[name].idle(choice, {n: c for n, c in own.items() if n != name})
+    }
+
+
+def _choice(where: str, name: str, value: Any) -> Choice:
     data = _object(where, value)
+    if name not in choice_types():
+        raise ValueError(
+            f"{where} is of a type that this axsearch does not know; it knows "
+            f"{', '.join(choice_types())}"
+        )
     try:
-        return (Kept if "kept" in data else Setting).model_validate(data)
+        return approximations()[name].choice_type.from_dict(data)
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ")
         raise ValueError(": ".join([where, *map(str, first["loc"]), reason])) from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _object(where: str, value: Any) -> dict[str, Any]:

@@ -24,8 +24,8 @@ class Measurement(BaseModel):
             other trials; it is not printed.
         size_bytes: bytes of the exported safetensors file.
         parameters: how many numbers the model holds.
-        choices: units kept and k of every layer, ``{"layer00": {"heads": 10, …}}``; a layer
-            that was removed has 0 heads and 0 neurons.
+        choices: units kept and k of every layer, ``{"layer00": {"heads": 10, …}}``; a layer that
+            was removed keeps 0 units of each block. Sites outside of layers have their own name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -52,7 +52,7 @@ class Measurement(BaseModel):
         if not self.choices:
             raise ValueError("choices names no layer")
         for layer, kept in self.choices.items():
-            if kept.get("heads") is None or kept.get("ffn") is None:
+            if all(value is None for value in kept.values()):
                 raise ValueError(f"choices does not say what {layer!r} keeps")
         return self
 

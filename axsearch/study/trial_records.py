@@ -11,7 +11,6 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from axsearch.approximations.choices import Kept
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.records import damaged, read_record
@@ -81,8 +80,7 @@ def check_choices(
         whole = measurement.choices if base is None else base
         choices = {layer: {**dict.fromkeys(kinds), **kept} for layer, kept in whole.items()}
         for site, name, choice in recipe.choices():
-            value = len(choice.kept) if isinstance(choice, Kept) else choice.value
-            choices.setdefault(f"layer{site.layer:02d}", {})[name] = value
+            choices.setdefault(site.place, {})[name] = choice.level
         if _given(measurement.choices) != _given(choices):
             raise damaged(
                 named(measurement.trial), "its choices are not what its recipe leaves of the base"

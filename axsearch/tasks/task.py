@@ -23,6 +23,7 @@ from transformers import (
 
 from axsearch.errors import UsageError, cause
 from axsearch.models.architectures import architecture_of
+from axsearch.models.base_model import Base
 from axsearch.tasks.data import read_data
 from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metric, task_kinds
 from axsearch.tasks.split import Batch, Split
@@ -187,6 +188,11 @@ class Task:
     def model_fingerprint(self) -> str:
         """SHA-256 of the base's shapes and weights."""
         return model_fingerprint(self.model)
+
+    @cached_property
+    def base(self) -> Base:
+        """The base with its family and sites; inputs are as long as the longest of the splits."""
+        return Base(self.model, self.longest)
 
     @property
     def split_fingerprints(self) -> dict[str, str]:

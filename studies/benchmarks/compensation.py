@@ -24,7 +24,7 @@ from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import Site, SiteId
 from axsearch.calibration.importance import Importance, fisher_importance
 from axsearch.evaluation.accuracy import predict
-from axsearch.models.surgery import sites_by_id
+from axsearch.models.base_model import Base
 from axsearch.statistics.metrics import value
 
 SHARES = (0.6, 0.4)
@@ -115,7 +115,7 @@ def main() -> None:
     target = options.out / "compensation.json"
 
     def accuracy(recipe: Recipe) -> float:
-        answers = predict(evaluator.shrink(recipe), task.holdout, task.kind)
+        answers = predict(evaluator.weights.shrink(recipe), task.holdout, task.kind)
         return value(task.kind.outcome(task.metric, task.holdout, answers))
 
     facts = {
@@ -127,8 +127,8 @@ def main() -> None:
     if target.exists() and (found := json.loads(target.read_text()))["facts"] == facts:
         rows = found["rows"]
     known = {(row["share"], row["number"], row["compensation"]) for row in rows}
-    sites = sites_by_id(task.model)
-    importance = fisher_importance(task.model, task.calibration, task.kind)
+    sites = Base(task.model).sites
+    importance = fisher_importance(Base(task.model), task.calibration, task.kind)
     length = float(np.mean(task.holdout.lengths))
     todo = []
     for share in SHARES:

@@ -34,8 +34,9 @@ from axsearch import Evaluator, Recipe, Study, Task, search
 from axsearch.evaluation.stages import STANDARD_ERRORS, Stages, worth
 from axsearch.models.architectures import architecture_of
 from axsearch.models.architectures.modeling.blocks import apply_shapes
+from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
-from axsearch.models.surgery import plan, sliced_state
+from axsearch.models.weights import ClosedForm
 from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Outcome
 from axsearch.statistics.pareto import front, hypervolume
@@ -47,7 +48,7 @@ BATCH = 64
 def plain_accuracy(task: Task, recipe: Recipe, state: dict[str, Any]) -> float:
     """Copy the base, put the recipe's weights in, and run the data as they come."""
     model = copy.deepcopy(task.model)
-    family, wanted = architecture_of(model.config.model_type), plan(task.model, recipe)
+    family, wanted = architecture_of(model.config.model_type), Base(task.model).plan(recipe)
     family.set_layers(model, wanted.layers)
     apply_shapes(model, wanted.shapes, family.layout)
     model.load_state_dict(state)
@@ -65,7 +66,7 @@ def plain_accuracy(task: Task, recipe: Recipe, state: dict[str, Any]) -> float:
 def refit_all(evaluator: Evaluator, recipes: Sequence[Recipe]) -> None:
     """Refit the weights of each block's choice, as measuring its damage does."""
     for site, choices in {pair for recipe in recipes for pair in recipe.sites}:
-        evaluator.shrink(Recipe.of({site: dict(choices)}, "least_squares"))
+        evaluator.weights.shrink(Recipe.of({site: dict(choices)}, "least_squares"))
 
 
 def record(storage: BaseStorage, params: dict[str, int], levels: dict[str, int]) -> None:
@@ -138,7 +139,7 @@ def replay(study: Study, task: Task, recipes: list[Recipe]) -> dict[str, Any]:
                 times[dtype].append(time.perf_counter() - started)
             started = time.perf_counter()
             anew = Moments(moments.mean, moments.covariance)  # that refits every time
-            state = sliced_state(task.model, recipe, anew)
+            state = ClosedForm(Base(task.model), anew).state(recipe)
             other = plain_accuracy(task, recipe, state)
             record(plainly, trial.params, levels)
             times["plain"].append(time.perf_counter() - started)

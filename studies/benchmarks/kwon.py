@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import Site, SiteId
-from axsearch.space.latency_table import KINDS
 from axsearch.space.recipe import Compensation, Recipe
 
 LEAST = 0.05
@@ -110,7 +109,8 @@ def search(
     units of a kind cost alike.
     """
     pools = [
-        _pool([s for s in sites.values() if s.id.kind == kind], slopes, length) for kind in KINDS
+        _pool([s for s in sites.values() if s.id.kind == kind], slopes, length)
+        for kind in ("attention", "ffn")
     ]
     (_, head_scores, head_costs), (_, neuron_scores, neuron_costs) = pools
     budget = share * (head_costs[-1] + neuron_costs[-1])

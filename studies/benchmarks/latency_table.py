@@ -24,7 +24,7 @@ from axsearch import Evaluator, Task, shrink
 from axsearch.calibration.block_timing import measure_latency_table
 from axsearch.calibration.costs import slower_levels
 from axsearch.evaluation.latency import Scenario, measure_latency
-from axsearch.models.surgery import sites_by_id
+from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 
 MODELS = 30
@@ -47,12 +47,12 @@ def main() -> None:
     scenario = Scenario(threads=options.threads)
     evaluator = Evaluator(task, create_engine("sqlite://"), scenario)
     batches, _ = evaluator.workload
-    sites = sites_by_id(task.model, task.longest)
+    sites = Base(task.model, task.longest).sites
     orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
     space = SearchSpace(list(sites.values()), orders)
     limit = {} if options.seconds is None else {"seconds": options.seconds}
     started = time.perf_counter()
-    table = measure_latency_table(task.model, space, batches, scenario, **limit)
+    table = measure_latency_table(Base(task.model), space, batches, scenario, **limit)
     seconds = time.perf_counter() - started
     random = np.random.default_rng(1)
     rows = []

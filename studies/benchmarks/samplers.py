@@ -37,7 +37,7 @@ from axsearch.calibration.importance import gate_slopes
 from axsearch.calibration.preparation import prepare
 from axsearch.evaluation.evaluator import EXACT, machine_name
 from axsearch.evaluation.latency import Scenario
-from axsearch.models.surgery import sites_by_id
+from axsearch.models.base_model import Base
 from axsearch.samplers import build_sampler, finished, own_approximations
 from axsearch.samplers.auto import AutoSampler, Parts
 from axsearch.samplers.warm_start import warm_start
@@ -101,7 +101,7 @@ class Bench:
         self.task = Task.load(options.model, options.data, search_examples=options.examples)
         database = open_database(f"sqlite:///{options.cache}", create=True)
         self.evaluator = Evaluator(self.task, database.engine, Scenario(threads=2))
-        self.sites = sites_by_id(self.task.model, self.task.longest)
+        self.sites = Base(self.task.model, self.task.longest).sites
         self.facts: dict[str, float] = {}
 
     def space(
@@ -155,7 +155,7 @@ class Bench:
         return {"contender": run.contender, "seed": run.seed, "trials": rows}
 
     def _kwon(self, run: Run) -> Iterator[tuple[float, float, float]]:
-        slopes = gate_slopes(self.task.model, self.task.calibration, self.task.kind)
+        slopes = gate_slopes(Base(self.task.model), self.task.calibration, self.task.kind)
         length = float(np.mean(self.task.search.lengths))
         for share in shares(run.trials):
             started = time.perf_counter()

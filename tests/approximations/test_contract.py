@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from axsearch.approximations import Approximation, TopK, UnitRemoval, approximations, recorded
+from axsearch.approximations import Approximation, TopK, approximations, recorded
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteKind
 from axsearch.evaluation.size import parameter_count
-from axsearch.models.surgery import shrink, sliced_state
+from axsearch.models.base_model import Base, shrink
 from axsearch.space.genome import Dimension
 from axsearch.space.recipe import Recipe
 from tests.families import every_site, padded_batch, tiny_model
@@ -104,11 +104,11 @@ class TestEveryApproximation:
                 numbers = [float("inf") if level is None else level for level in levels]
                 assert all(a > b >= 0 for a, b in itertools.pairwise(numbers))
             sizes = [
-                parameter_count(sliced_state(tiny_model(model_type), recipe))
+                parameter_count(Base(tiny_model(model_type)).cut(recipe))
                 for recipe in recipes(dimension)
             ]
             assert sizes == sorted(sizes, reverse=True)
-            if isinstance(approximation, UnitRemoval):
+            if approximation.cuts:
                 assert len(set(sizes)) == len(sizes)
             else:
                 assert len(set(sizes)) == 1
@@ -168,10 +168,11 @@ class TestEveryApproximation:
             before = dict(state)
             choice = approximation.choice(site, level, range(site.units.count))
             assert choice is not None
-            approximation.cut(site, choice, state)
+            kind = approximation.recorded(site.id.kind)
+            recorded(site.id.kind)[kind].modeling.cut(site, choice.to_dict(), state)
             touched = {n for n in before if n not in state or state[n] is not before[n]}
             assert touched <= own
-            assert bool(touched) is isinstance(approximation, UnitRemoval)
+            assert bool(touched) is approximation.cuts
 
     def test_a_choice_of_another_form_does_not_fit(
         self, model_type: str, approximation: Approximation

@@ -18,9 +18,9 @@ from axsearch.approximations.site import SiteId
 from axsearch.calibration import block_timing as module_under_test
 from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table, shapes
 from axsearch.evaluation.latency import Scenario
-from axsearch.models.surgery import sites_by_id
+from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
-from axsearch.space.latency_table import KINDS, LatencyTable, block_key
+from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
 from tests.families import every_site, random_model, short_batch
 
@@ -67,8 +67,8 @@ class Clock:
     def layers(self, recipe: Recipe) -> list[float]:
         found = []
         for layer, repeat in self.repeats.items():
-            gone = all(recipe.removed(layer, kind) for kind in KINDS)
-            keys = [block_key(recipe, SiteId(layer, kind)) for kind in KINDS]
+            gone = all(recipe.removed(layer, kind) for kind in ("attention", "ffn"))
+            keys = [block_key(recipe, SiteId(layer, kind)) for kind in ("attention", "ffn")]
             taken = 0.0 if gone else (LAYER + sum(map(seconds_of, keys))) * repeat
             if not gone or self.stays:
                 found.append(taken)
@@ -77,7 +77,9 @@ class Clock:
     def ratio(self, recipe: Recipe) -> float:
         return (REST + sum(self.layers(recipe))) / (REST + sum(self.layers(Recipe.of({}))))
 
-    def __call__(self, model: Any, batches: Sequence[Any], device: str) -> NDArray[np.float64]:
+    def __call__(
+        self, base: Any, model: Any, batches: Sequence[Any], device: str
+    ) -> NDArray[np.float64]:
         recipe = model.recipe if isinstance(model, SimpleNamespace) else Recipe.of({})
         self.passes.append(recipe)
         self.speed *= np.exp(self.draw.normal(0, self.drift))
@@ -106,7 +108,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
         **more: Any,
     ) -> tuple[LatencyTable, Clock, SearchSpace]:
         base = random_model(model_type, num_hidden_layers=layers)
-        sites = sites_by_id(base, 40)
+        sites = Base(base, 40).sites
         space = SearchSpace(
             list(sites.values()),
             {i: range(s.units.count) for i, s in sites.items()},
@@ -116,11 +118,12 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
         repeats = {i.layer: s.repeats for i, s in sites.items()}
         clock = Clock(repeats, drift, noise, stays=model_type == "albert")
         monkeypatch.setattr(module_under_test, "_layer_times", clock)
-        monkeypatch.setattr(module_under_test, "shrink", lambda _, r: SimpleNamespace(recipe=r))
+        monkeypatch.setattr(Base, "shrink", lambda _, r, state: SimpleNamespace(recipe=r))
+        monkeypatch.setattr(Base, "cut", lambda _, r: {})
         watch = SimpleNamespace(perf_counter=lambda: clock.now)
         monkeypatch.setattr(module_under_test, "time", watch)
         return (
-            measure_latency_table(base, space, [], Scenario(), seconds=seconds, **more),
+            measure_latency_table(Base(base), space, [], Scenario(), seconds=seconds, **more),
             clock,
             space,
         )
@@ -191,7 +194,11 @@ def test_removed_layers_cost_nothing_and_removed_blocks_what_is_left_of_theirs(
     for key in ("attention heads=0", "ffn ffn=0"):
         assert table.blocks[key] == pytest.approx(LAYER / 2 / whole)
     every = Recipe.of(
-        {SiteId(n, k): c for n in range(4) for k, c in zip(KINDS, removed, strict=True)}
+        {
+            SiteId(n, k): c
+            for n in range(4)
+            for k, c in zip(("attention", "ffn"), removed, strict=True)
+        }
     )
     assert table.ratio(every) == table.rest == pytest.approx(REST / whole)
 
@@ -236,7 +243,7 @@ def test_between_counts_that_were_measured_time_runs_straight(measure: Measure) 
 
 def test_every_shape_is_timed_about_as_often_as_any_other(measure: Measure) -> None:
     _, clock, space = measure(layers=4)
-    for kind in KINDS:
+    for kind in ("attention", "ffn"):
         site = SiteId(0, kind)
         timed = dict.fromkeys(shapes(space, site), 0)
         # The held-out models are drawn at random.
@@ -252,7 +259,7 @@ def test_no_layer_is_gone_in_the_models_that_are_fitted_to(measure: Measure) -> 
     assert len(designs) > 5
     for recipe in designs:
         for layer in range(4):
-            assert not all(recipe.removed(layer, kind) for kind in KINDS)
+            assert not all(recipe.removed(layer, kind) for kind in ("attention", "ffn"))
 
 
 def test_shapes_begin_with_the_exact_one() -> None:
@@ -314,7 +321,7 @@ def test_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = SimpleNamespace(perf_counter=time.thread_time)
     monkeypatch.setattr(module_under_test, "time", watch)
     base = model_of_some_size()
-    sites = sites_by_id(base, 24)
+    sites = Base(base, 24).sites
     dropped = {f"layer0{n}.ffn": range(96, 928, 32) for n in range(2)}
     levels = SearchSpace(
         list(sites.values()), {i: range(s.units.count) for i, s in sites.items()}
@@ -329,7 +336,7 @@ def test_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in base.modules())
     table = measure_latency_table(
-        base, space, [short_batch("bert")], Scenario(threads=1), seconds=1
+        Base(base), space, [short_batch("bert")], Scenario(threads=1), seconds=1
     )
     assert table.rounds >= FEWEST
     assert table.ratio(Recipe.of({})) == pytest.approx(1, abs=1e-12)

@@ -14,7 +14,7 @@ from axsearch.approximations.site import SiteId, SiteKind
 from axsearch.calibration.costs import FASTER, latency_cost, size_cost, size_table, slower_levels
 from axsearch.evaluation.size import safetensors_bytes
 from axsearch.models.architectures import architectures
-from axsearch.models.surgery import sliced_state
+from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
@@ -42,11 +42,11 @@ REMOVALS = {
 
 
 def data_bytes(model: PreTrainedModel, recipe: Recipe) -> int:
-    return sum(tensor.nbytes for tensor in sliced_state(model, recipe).values())
+    return sum(tensor.nbytes for tensor in Base(model).cut(recipe).values())
 
 
 def size(model: PreTrainedModel, recipe: Recipe, layers: int = 2) -> float:
-    cost = size_cost(size_table(model))
+    cost = size_cost(size_table(Base(model)))
     return cost.rest + sum(cost.layer(recipe, layer) for layer in range(layers))
 
 
@@ -59,7 +59,7 @@ class TestSize:
         found = size(model, recipe)
         # To the byte, but for the header, which is taken to be the base's.
         assert found * base == pytest.approx(data_bytes(model, recipe) + header, abs=1e-3)
-        file = safetensors_bytes(sliced_state(model, recipe))
+        file = safetensors_bytes(Base(model).cut(recipe))
         assert file <= found * base + 200
         assert found * base - file <= header
 
@@ -85,7 +85,7 @@ def test_size_of_a_larger_model_is_that_of_its_file(model_type: str) -> None:
         Recipe.of({SiteId(0, "ffn"): everything[1], SiteId(1, "attention"): everything[0]}),
         Recipe.of({SiteId(1, "attention"): everything[0], SiteId(1, "ffn"): everything[1]}),
     ):
-        file = safetensors_bytes(sliced_state(model, recipe))
+        file = safetensors_bytes(Base(model).cut(recipe))
         assert size(model, recipe) == pytest.approx(file / base, rel=1e-3)
         assert file < 0.95 * base
 

@@ -23,7 +23,7 @@ from axsearch.calibration.damage import (
     neighbours,
 )
 from axsearch.evaluation.accuracy import Predictor
-from axsearch.models.surgery import shrink, sites_by_id
+from axsearch.models.base_model import Base, shrink
 from axsearch.space.genome import SearchSpace
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.base import Labels
@@ -47,7 +47,7 @@ SPLIT = split()
 
 
 def space_of(*names: str, frozen: tuple[SiteId, ...] = ()) -> SearchSpace:
-    sites = sites_by_id(BASE, 18)
+    sites = Base(BASE, 18).sites
     orders = {
         i: np.random.default_rng(3).permutation(s.units.count).tolist() for i, s in sites.items()
     }
@@ -72,7 +72,9 @@ def divergence(space: SearchSpace, genome: Mapping[str, int]) -> float:
 
 
 def measured(space: SearchSpace, sample: Split = SPLIT, **more: int) -> Damage:
-    return measure_damage(BASE, lambda r: shrink(BASE, r), space, sample, Predictor(KIND, **more))
+    return measure_damage(
+        Base(BASE), lambda r: shrink(BASE, r), space, sample, Predictor(KIND, **more)
+    )
 
 
 @pytest.mark.parametrize("names", [(), ("heads", "layer"), ("head_mask",)], ids=str)
@@ -129,7 +131,7 @@ def test_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     space = space_of("heads", frozen=(SiteId(1, "attention"),))
     measure_damage(
-        BASE, lambda r: shrink(BASE, r), space, SPLIT, Predictor(KIND),
+        Base(BASE), lambda r: shrink(BASE, r), space, SPLIT, Predictor(KIND),
         on_recipe=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     total = 2 * 4 + 1

@@ -20,7 +20,7 @@ from axsearch.calibration.importance import (
     gate_slopes,
     importance_along_path,
 )
-from axsearch.models.surgery import shrink, sites_by_id
+from axsearch.models.base_model import Base, shrink
 from axsearch.space.recipe import Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode
@@ -77,7 +77,7 @@ def slow_importance(model: BertForSequenceClassification) -> dict[SiteId, NDArra
 
 
 def test_equals_one_example_at_a_time() -> None:
-    found = fisher_importance(tiny_bert(), SPLIT, KIND).scores
+    found = fisher_importance(Base(tiny_bert()), SPLIT, KIND).scores
     expected = slow_importance(tiny_bert())
     assert set(found) == set(expected)
     for site, scores in expected.items():
@@ -89,7 +89,7 @@ def test_equals_one_example_at_a_time() -> None:
 def test_layers_that_share_their_parameters_share_a_gate() -> None:
     # A score is the square of a sum over a group's runs, not of one of them or of each.
     model = random_model("albert", num_hidden_layers=4, num_hidden_groups=1)
-    found = fisher_importance(model, SPLIT, KIND).scores
+    found = fisher_importance(Base(model), SPLIT, KIND).scores
     (group,) = model.albert.encoder.albert_layer_groups
     dense = {
         SiteId(0, "attention"): group.albert_layers[0].attention.dense,
@@ -117,7 +117,7 @@ def test_a_unit_without_effect_has_no_importance() -> None:
     with torch.no_grad():
         model.bert.encoder.layer[1].attention.output.dense.weight[:, 16:24] = 0  # head 2
         model.bert.encoder.layer[2].output.dense.weight[:, 7] = 0
-    importance = fisher_importance(model, SPLIT, KIND)
+    importance = fisher_importance(Base(model), SPLIT, KIND)
     assert importance.scores[SiteId(1, "attention")][2] == 0
     assert importance.scores[SiteId(2, "ffn")][7] == 0
     assert importance.order(SiteId(1, "attention"))[0] == 2
@@ -125,7 +125,7 @@ def test_a_unit_without_effect_has_no_importance() -> None:
 
 
 def test_same_again() -> None:
-    first, again = (fisher_importance(tiny_bert(), SPLIT, KIND).to_dict() for _ in range(2))
+    first, again = (fisher_importance(Base(tiny_bert()), SPLIT, KIND).to_dict() for _ in range(2))
     assert first == again
 
 
@@ -135,7 +135,7 @@ def test_base_is_as_it_was() -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fisher_importance(model, SPLIT, KIND)
+    fisher_importance(Base(model), SPLIT, KIND)
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == frozen
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -147,14 +147,14 @@ def test_base_is_as_it_was_after_a_failure() -> None:
     model = tiny_bert()
     impossible = Split("calibration", SPLIT.inputs, SPLIT.targets + 5, pad_id=0)
     with pytest.raises(IndexError, match="Target"):
-        fisher_importance(model, impossible, KIND)
+        fisher_importance(Base(model), impossible, KIND)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_progress_is_told() -> None:
     done: list[int] = []
-    fisher_importance(tiny_bert(), SPLIT, KIND, on_batch=done.append)
+    fisher_importance(Base(tiny_bert()), SPLIT, KIND, on_batch=done.append)
     assert done == [32, 32, 6]
 
 
@@ -180,8 +180,8 @@ def test_an_order_of_its_own_comes_before_the_scores() -> None:
 
 
 def test_squared_slopes_sum_to_the_scores() -> None:
-    slopes = gate_slopes(tiny_bert(), SPLIT, KIND)
-    scores = fisher_importance(tiny_bert(), SPLIT, KIND).scores
+    slopes = gate_slopes(Base(tiny_bert()), SPLIT, KIND)
+    scores = fisher_importance(Base(tiny_bert()), SPLIT, KIND).scores
     assert set(slopes) == set(scores)
     for site, own in slopes.items():
         assert own.dtype == np.float32
@@ -193,10 +193,10 @@ def test_squared_slopes_sum_to_the_scores() -> None:
 def test_rows_of_slopes_are_in_the_splits_order() -> None:
     # Batches are not: they go by length.
     assert list(SPLIT.lengths) != sorted(SPLIT.lengths)
-    slopes = gate_slopes(tiny_bert(), SPLIT, KIND)
+    slopes = gate_slopes(Base(tiny_bert()), SPLIT, KIND)
     for row in (0, 33, COUNT - 1):
         alone = Split("calibration", [SPLIT.inputs[row]], SPLIT.targets[[row]], pad_id=0)
-        for site, own in gate_slopes(tiny_bert(), alone, KIND).items():
+        for site, own in gate_slopes(Base(tiny_bert()), alone, KIND).items():
             np.testing.assert_allclose(slopes[site][[row]], own, rtol=1e-3, atol=1e-6)
 
 
@@ -206,7 +206,7 @@ def test_counts_are_those_of_a_model_that_was_made_smaller() -> None:
     with torch.no_grad():
         model.bert.encoder.layer[1].attention.output.dense.weight[:, 16:24] = 0  # head 2
         model.bert.encoder.layer[2].output.dense.weight[:, 60:] = 0
-    whole = fisher_importance(model, SPLIT, KIND).scores
+    whole = fisher_importance(Base(model), SPLIT, KIND).scores
     small = shrink(
         model,
         Recipe.of(
@@ -218,7 +218,7 @@ def test_counts_are_those_of_a_model_that_was_made_smaller() -> None:
     )
     every = {site: tuple(range(len(scores))) for site, scores in whole.items()} | kept
     counts = {site: len(units) for site, units in every.items()}
-    found = fisher_importance(small, SPLIT, KIND, counts=counts).scores
+    found = fisher_importance(Base(small), SPLIT, KIND, counts=counts).scores
     for site, units in every.items():
         np.testing.assert_allclose(found[site], whole[site][list(units)], rtol=1e-3, atol=1e-12)
 
@@ -228,17 +228,17 @@ def along_path(model: BertForSequenceClassification, made: list[Recipe]) -> Impo
         made.append(recipe)
         return shrink(model, recipe)
 
-    return importance_along_path(model, SPLIT, KIND, make, "none")
+    return importance_along_path(Base(model), SPLIT, KIND, make, "none")
 
 
 def test_along_the_path_every_unit_has_one_place() -> None:
     model, made = tiny_bert(), list[Recipe]()
     importance = along_path(model, made)
-    sites = sites_by_id(model)
+    sites = Base(model).sites
     assert set(importance.orders) == set(sites)
     for site_id, site in sites.items():
         assert sorted(importance.order(site_id)) == list(range(site.units.count))
-    scores = fisher_importance(model, SPLIT, KIND).scores
+    scores = fisher_importance(Base(model), SPLIT, KIND).scores
     assert all((importance.scores[site] == own).all() for site, own in scores.items())
     # Each model is the one before it with more gone, and what is gone comes first in the orders.
     total = sum(site.units.count * site.unit_parameters for site in sites.values())
@@ -258,7 +258,7 @@ def test_along_the_path_every_unit_has_one_place() -> None:
 def test_first_to_go_are_the_least_important_per_parameter() -> None:
     model, made = tiny_bert(), list[Recipe]()
     importance = along_path(model, made)
-    sites = sites_by_id(model)
+    sites = Base(model).sites
     worth = {
         (site_id, unit): score / sites[site_id].unit_parameters
         for site_id, scores in importance.scores.items()
@@ -284,7 +284,7 @@ def test_scores_along_the_path_are_those_of_the_smaller_models() -> None:
     }
     every = {site: kept.get(site, tuple(range(len(s)))) for site, s in importance.scores.items()}
     counts = {site: len(units) for site, units in every.items()}
-    last = fisher_importance(shrink(model, made[-1]), SPLIT, KIND, counts=counts)
+    last = fisher_importance(Base(shrink(model, made[-1])), SPLIT, KIND, counts=counts)
     for site, units in every.items():
         expected = tuple(units[place] for place in last.order(site))
         assert importance.order(site)[-len(units) :] == expected
@@ -303,6 +303,6 @@ def test_progress_along_the_path_is_told() -> None:
     done: list[int] = []
     model = tiny_bert()
     importance_along_path(
-        model, SPLIT, KIND, lambda recipe: shrink(model, recipe), "none", on_batch=done.append
+        Base(model), SPLIT, KIND, lambda recipe: shrink(model, recipe), "none", on_batch=done.append
     )
     assert sum(done) == COUNT * (1 + len(PATH))

@@ -17,9 +17,9 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import NonFiniteError, Predictions, Predictor, predict
 from axsearch.models.architectures import architectures
+from axsearch.models.base_model import Base, shrink
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import measure_moments
-from axsearch.models.surgery import shrink, sites_by_id
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode
@@ -121,7 +121,7 @@ def tokens(count: int = 40, seed: int = 0) -> Split:
 
 @functools.cache
 def moments(model_type: str) -> Moments:
-    return measure_moments(deep_model(model_type), tokens(), BINARY)
+    return measure_moments(deep_base(model_type), tokens(), BINARY)
 
 
 def mixed(model_type: str, number: int) -> Recipe:
@@ -136,8 +136,12 @@ def mixed(model_type: str, number: int) -> Recipe:
     return Recipe.of(sites, ways[int(draw.integers(2))])
 
 
+def deep_base(model_type: str) -> Base:
+    return Base(deep_model(model_type))
+
+
 def repeats(model_type: str) -> int:
-    return max(site.repeats for site in sites_by_id(deep_model(model_type)).values())
+    return max(site.repeats for site in deep_base(model_type).sites.values())
 
 
 def made(model_type: str, recipe: Recipe) -> PreTrainedModel:
@@ -165,13 +169,13 @@ class TestKeeping:
     def test_many_recipes_give_what_they_give_alone(
         self, model_type: str, memory: int, dtype: str
     ) -> None:
-        keeping, base = Predictor(BINARY, memory=memory), deep_model(model_type)
+        keeping, base = Predictor(BINARY, memory=memory), deep_base(model_type)
         ran = whole = 0
         for number in range(24):
             recipe = mixed(model_type, number % 20)  # some come back
             alone = Predictor(BINARY, memory=0)
             model = made(model_type, recipe)
-            wanted = alone.predict(model, tokens(), None, None, dtype=dtype)
+            wanted = alone.predict(model, tokens(), base, None, dtype=dtype)
             assert_same(keeping.predict(model, tokens(), base, recipe, dtype=dtype), wanted)
             assert keeping._kept.held <= memory
             ran, whole = keeping.layers_run, whole + alone.layers_run
@@ -185,7 +189,7 @@ class TestKeeping:
             assert len(keeping._kept) > 0
 
     def test_layers_below_the_change_are_not_run(self, model_type: str) -> None:
-        keeping, base, split = Predictor(BINARY, memory=1 << 26), deep_model(model_type), tokens()
+        keeping, base, split = Predictor(BINARY, memory=1 << 26), deep_base(model_type), tokens()
         keeping.predict(made(model_type, EXACT), split, base, EXACT)
         shared = repeats(model_type) > 1
         for layer in range(LAYERS // (2 if shared else 1)):
@@ -252,7 +256,7 @@ def test_just_the_layers_that_two_recipes_share_are_skipped(
         predictor = Predictor(BINARY, memory=1 << 26)
         for recipe in recipes:
             before = predictor.layers_run
-            found = predictor.predict(made("bert", recipe), tokens(), deep_model("bert"), recipe)
+            found = predictor.predict(made("bert", recipe), tokens(), deep_base("bert"), recipe)
             assert_same(found, bert_predictions(recipe))
         layers = len(made("bert", recipes[1]).bert.encoder.layer)
         # What the topmost layer gave is not kept.
@@ -263,21 +267,21 @@ def test_just_the_layers_that_two_recipes_share_are_skipped(
 
 def test_exact_layers_are_told_apart() -> None:
     """Two exact layers had the same hash: a layer was taken for the one below it."""
-    hashes = accuracy._prefixes(deep_model("bert"), EXACT, "float32")
+    hashes = accuracy._prefixes(deep_base("bert"), EXACT, "float32")
     assert len(set(hashes)) == len(hashes) == LAYERS
-    assert not set(hashes) & set(accuracy._prefixes(deep_model("bert"), EXACT, "bfloat16"))
-    some = [*accuracy._prefixes(deep_model("bert"), without_layers(1), "float32")]
+    assert not set(hashes) & set(accuracy._prefixes(deep_base("bert"), EXACT, "bfloat16"))
+    some = [*accuracy._prefixes(deep_base("bert"), without_layers(1), "float32")]
     assert len(some) == LAYERS - 1
     assert set(some) & set(hashes) == {hashes[0]}
 
 
 def test_layers_that_share_their_parameters_are_never_skipped() -> None:
-    assert accuracy._prefixes(deep_model("albert"), EXACT, "float32") == []
+    assert accuracy._prefixes(deep_base("albert"), EXACT, "float32") == []
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_another_split_is_not_mistaken_for_this_one() -> None:
-    predictor, base = Predictor(BINARY, memory=1 << 26), deep_model("bert")
+    predictor, base = Predictor(BINARY, memory=1 << 26), deep_base("bert")
     for recipe in (EXACT, ffn(3)):
         for split in (tokens(), tokens(seed=1), tokens(count=7)):
             model = made("bert", recipe)
@@ -288,7 +292,7 @@ def test_another_split_is_not_mistaken_for_this_one() -> None:
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("where", [1, 3])
 def test_layers_are_put_back_after_an_exception(where: int) -> None:
-    predictor, base, recipe = Predictor(BINARY, memory=1 << 26), deep_model("bert"), ffn(3)
+    predictor, base, recipe = Predictor(BINARY, memory=1 << 26), deep_base("bert"), ffn(3)
     predictor.predict(made("bert", EXACT), tokens(), base, EXACT)
     model = made("bert", recipe)
     layers = list(model.bert.encoder.layer)
@@ -310,7 +314,7 @@ def test_layers_are_put_back_after_an_exception(where: int) -> None:
 
 @pytest.mark.usefixtures("small_batches")
 def test_a_recipe_that_is_not_finite_does_not_spoil_another() -> None:
-    predictor, base = Predictor(BINARY, memory=1 << 26), deep_model("bert")
+    predictor, base = Predictor(BINARY, memory=1 << 26), deep_base("bert")
     broken = made("bert", ffn(2))
     with torch.no_grad():
         broken.bert.encoder.layer[2].output.dense.weight = nn.Parameter(

@@ -14,7 +14,7 @@ from axsearch.approximations.choices import Choice, Kept
 from axsearch.approximations.site import SiteId
 from axsearch.evaluation import latency
 from axsearch.evaluation.latency import Scenario, measure_latency, workload
-from axsearch.models.surgery import shrink
+from axsearch.models.base_model import shrink
 from axsearch.space.recipe import Recipe
 from axsearch.tasks.task import Split
 from tests.conftest import tiny_bert

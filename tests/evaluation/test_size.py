@@ -14,7 +14,7 @@ from torch import Tensor
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.evaluation.size import METADATA, parameter_count, safetensors_bytes
-from axsearch.models.surgery import sliced_state
+from axsearch.models.base_model import Base
 from axsearch.space.recipe import Recipe
 from tests.conftest import tiny_bert
 
@@ -48,7 +48,7 @@ def test_whole_models(layers: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_recipes(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    state = sliced_state(tiny_bert().to(dtype), RECIPES[name])
+    state = Base(tiny_bert().to(dtype)).cut(RECIPES[name])
     assert safetensors_bytes(state) == written(state, tmp_path / "model.safetensors")
 
 

@@ -353,7 +353,7 @@ class TestEvaluator:
         asked: list[int] = []
         measured = evaluator.measure(WORSE, bar=lambda *_: asked.append(1))
         assert asked == [1]
-        assert measured.accuracy < evaluator.base.accuracy - 0.2
+        assert measured.accuracy < evaluator.baseline.accuracy - 0.2
 
     def test_what_is_stored_is_not_stopped(self, task: Task, database: Database) -> None:
         evaluator = Evaluator(task, database.engine, None)

@@ -19,8 +19,8 @@ from axsearch.export import hf
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.export.modeling_source import modeling_source
 from axsearch.models.architectures import architectures
+from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
-from axsearch.models.surgery import sites_by_id
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import task_kinds
 from tests.bundles import bundle_of, write_export
@@ -369,7 +369,7 @@ def test_a_compensated_model_is_written_as_it_was_measured(
     base = tiny_bert()
     draw = torch.Generator().manual_seed(0)
     means, covariances = {}, {}
-    for site in sites_by_id(base).values():
+    for site in Base(base).sites.values():
         sample = torch.randn(100, site.units.count * site.units.width, generator=draw)
         means[site.id], covariances[site.id] = sample.mean(0).double(), sample.T.cov().double()
     moments = Moments(means, covariances)

@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.site import SELECTABLE_SCORES, SiteId
 from axsearch.errors import UsageError
 from axsearch.kernels.native import native_library
 from axsearch.models.architectures import architecture_of, architectures
-from axsearch.models.surgery import shrink
+from axsearch.models.base_model import shrink
 from axsearch.space.recipe import Recipe
 from tests.bundles import bundle_of, write_export
 from tests.families import PICTURES, padded_batch, tiny_model
@@ -63,7 +63,7 @@ def recipes(model_type: str) -> dict[str, Recipe]:
     """Every kind of change in two layers, and whole layers."""
     lacks = architecture_of(model_type).lacks
     topk: dict[str, dict[str, Choice]] = {
-        mode: {} if "topk" in lacks else {"topk": Setting(value=3, mode=mode)}
+        mode: {} if SELECTABLE_SCORES in lacks else {"topk": Setting(value=3, mode=mode)}
         for mode in ("renormalised", "hard")
     }
     layers: list[dict[SiteId, dict[str, Choice]]] = [

@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.site import SELECTABLE_SCORES, SiteId
 from axsearch.export.base import run_check
 from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
 from axsearch.models.architectures import architecture_of, architectures
-from axsearch.models.surgery import shrink
+from axsearch.models.base_model import shrink
 from axsearch.space.recipe import Recipe
 from tests.families import PICTURES, padded_batch, tiny_model
 
@@ -60,7 +60,7 @@ def recipe(model_type: str) -> Recipe:
         A1: {"heads": Kept(of=4, kept=(1,))},
         F1: {"ffn_topk": Setting(value=8, mode="largest")},
     }
-    if "topk" not in architecture_of(model_type).lacks:
+    if SELECTABLE_SCORES not in architecture_of(model_type).lacks:
         sites[A1] |= topk
     return Recipe.of(sites)
 

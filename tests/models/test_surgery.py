@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.modeling import Position, apply_choices
 from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.architectures import architectures
-from axsearch.models.surgery import plan, shrink, sites_by_id, sliced_state
+from axsearch.models.architectures.modeling.blocks import NormOnlyAttention, NormOnlyOutput
+from axsearch.models.base_model import Base, shrink
+from axsearch.models.surgery import halves_of
 from axsearch.space.recipe import Compensation, Recipe
 from tests.conftest import reviews, tiny_bert, tiny_tokenizer
 from tests.families import PICTURES, random_model, short_batch, tiny_model
@@ -336,13 +340,13 @@ def test_shared_layers_are_shared_in_the_smaller_model_too() -> None:
 
 def test_sites_are_found_once_a_model_and_told_apart_by_model() -> None:
     base, other = tiny_bert(layers=2), tiny_bert(layers=3)
-    first = sites_by_id(base)
+    first = Base(base).sites
     assert len(first) == 4
-    assert len(sites_by_id(other)) == 6
-    assert {site.length for site in sites_by_id(base, 40).values()} == {40}
-    assert sites_by_id(base) == first  # the length of another call is not kept
+    assert len(Base(other).sites) == 6
+    assert {site.length for site in Base(base, 40).sites.values()} == {40}
+    assert Base(base).sites == first  # the length of another call is not kept
     first.clear()
-    assert len(sites_by_id(base)) == 4
+    assert len(Base(base).sites) == 4
 
 
 def test_exact_recipe_copies_no_weight() -> None:
@@ -378,7 +382,7 @@ def test_tensors_are_really_smaller() -> None:
     assert set(third.output.state_dict()) == {"LayerNorm.weight", "LayerNorm.bias"}
     assert not third.intermediate.state_dict()
     # No masks: the module holds what the state dict holds, and nothing beside it.
-    state = sliced_state(BASE, recipe)
+    state = Base(BASE).cut(recipe)
     held = dict(small.state_dict())
     assert {n: t.shape for n, t in held.items()} == {n: t.shape for n, t in state.items()}
     assert sum(p.numel() for p in small.parameters()) == parameter_count(state)
@@ -388,7 +392,7 @@ def test_tensors_are_really_smaller() -> None:
 
 def test_rows_are_those_of_the_kept_units() -> None:
     recipe = Recipe.of({SiteId(1, "attention"): {"heads": Kept(of=HEADS, kept=(1, 2))}})
-    state, base = sliced_state(BASE, recipe), BASE.state_dict()
+    state, base = Base(BASE).cut(recipe), BASE.state_dict()
     at = "bert.encoder.layer.1.attention."
     assert torch.equal(state[f"{at}self.key.weight"], base[f"{at}self.key.weight"][8:24])
     assert torch.equal(state[f"{at}output.dense.weight"], base[f"{at}output.dense.weight"][:, 8:24])
@@ -414,7 +418,7 @@ def test_parameters_removed_from_bert_base(
         base = BertForSequenceClassification(BERT_BASE)
     recipe = Recipe.of({site: choices})
     before = sum(parameter.numel() for parameter in base.parameters())
-    assert before - parameter_count(sliced_state(base, recipe)) == removed
+    assert before - parameter_count(Base(base).cut(recipe)) == removed
     small = shrink(base, recipe)
     assert before - sum(parameter.numel() for parameter in small.parameters()) == removed
 
@@ -426,11 +430,11 @@ def test_a_layer_of_bert_base_takes_its_norms_along() -> None:
         {SiteId(0, "attention"): {"heads": Kept(of=12, kept=())}}
         | {SiteId(0, "ffn"): {"ffn": Kept(of=3072, kept=())}}
     )
-    removed = parameter_count(base.state_dict()) - parameter_count(sliced_state(base, recipe))
+    removed = parameter_count(base.state_dict()) - parameter_count(Base(base).cut(recipe))
     assert removed == 4_722_432 + 2_362_368 + 2 * 2 * 768
 
 
-def test_plan_lists_the_layers_that_stay_and_their_shapes() -> None:
+def test_plan_lists_the_layers_that_stay() -> None:
     recipe = Recipe.of(
         {SiteId(0, "attention"): NO_ATTENTION, SiteId(0, "ffn"): NO_FFN}
         | {
@@ -438,19 +442,19 @@ def test_plan_lists_the_layers_that_stay_and_their_shapes() -> None:
             SiteId(1, "ffn"): NO_FFN,
         }
     )
-    wanted = plan(BASE, recipe)
+    wanted = Base(BASE).plan(recipe)
     assert wanted.layers == (1, 2)
-    topk = {"value": 5, "mode": "hard"}
     assert not wanted.whole
-    assert wanted.shapes == [
-        {"layer": 1, "attends": 0, "heads": HEADS, "kept_heads": None, "topk": None}
-        | {"ffn": 0, "ffn_topk": None},
-        {"layer": 2, "attends": 1, "heads": HEADS, "kept_heads": None, "topk": topk}
-        | {"ffn": NEURONS, "ffn_topk": None},
-    ]
+    first, second = shrink(BASE, recipe).bert.encoder.layer
+    assert isinstance(first.output, NormOnlyOutput)
+    assert not hasattr(first.attention.self, "topk")
+    assert first.attention.self.num_attention_heads == HEADS
+    assert (second.attention.self.topk, second.attention.self.topk_mode) == (5, "hard")
+    assert second.attention.self.num_attention_heads == HEADS
+    assert second.intermediate.dense.out_features == NEURONS
 
 
-def test_plan_says_which_heads_and_how_many_neurons_a_token_uses() -> None:
+def test_modules_say_which_heads_and_how_many_neurons_a_token_uses() -> None:
     attention: dict[str, Choice] = {"heads": Kept(of=HEADS, kept=(1, 3))}
     ffn: dict[str, Choice] = {
         "ffn": without(NEURONS, 5),
@@ -460,24 +464,42 @@ def test_plan_says_which_heads_and_how_many_neurons_a_token_uses() -> None:
         {SiteId(0, "attention"): NO_ATTENTION, SiteId(1, "attention"): attention}
         | {SiteId(1, "ffn"): ffn}
     )
-    assert plan(BASE, recipe).shapes[:2] == [
-        {"layer": 0, "attends": 0, "heads": 0, "kept_heads": [], "topk": None}
-        | {"ffn": NEURONS, "ffn_topk": None},
-        {"layer": 1, "attends": 0, "heads": 2, "kept_heads": [1, 3], "topk": None}
-        | {"ffn": NEURONS - 1, "ffn_topk": {"value": 8, "mode": "largest"}},
+    first, second, _ = shrink(BASE, recipe).bert.encoder.layer
+    assert isinstance(first.attention, NormOnlyAttention)
+    assert first.intermediate.dense.out_features == NEURONS
+    assert second.attention.self.kept_units == [1, 3]
+    assert second.attention.self.num_attention_heads == 2
+    assert second.attention.self.query.out_features == second.attention.self.all_head_size
+    assert second.intermediate.dense.out_features == NEURONS - 1
+    assert second.intermediate.intermediate_act_fn.k == 8
+
+
+def test_a_family_is_told_where_each_layer_stands() -> None:
+    recipe = Recipe.of(
+        {SiteId(0, "attention"): NO_ATTENTION}
+        | {SiteId(1, "attention"): NO_ATTENTION, SiteId(1, "ffn"): NO_FFN}
+    )
+    seen: list[Position] = []
+    base = Base(tiny_bert(layers=LAYERS))
+    base.family.set_layers(base.model, (0, 2))
+    layout = replace(base.family.layout, finish=lambda _, position, __: seen.append(position))
+    halves = halves_of(recipe)
+    apply_choices(base.model, recipe.to_dict()["sites"], (0, 2), layout, halves)
+    assert seen == [
+        Position(0, frozenset({"attention"}), {"attention": 0, "ffn": 0}),
+        Position(2, frozenset(), {"attention": 0, "ffn": 1}),
     ]
-    assert plan(BASE, recipe).shapes[2]["attends"] == 1
 
 
 @pytest.mark.parametrize("layers", [(), (0,), (1, 2), (0, 1, 2)], ids=str)
 def test_whole_layers_are_told_from_changed_ones(layers: tuple[int, ...]) -> None:
-    assert plan(BASE, no_layer(*layers)).whole
+    assert Base(BASE).plan(no_layer(*layers)).whole
     for choices in (NO_ATTENTION, {"topk": Setting(value=3, mode="hard")}):
-        assert not plan(BASE, Recipe.of({SiteId(1, "attention"): choices})).whole
+        assert not Base(BASE).plan(Recipe.of({SiteId(1, "attention"): choices})).whole
 
 
 def test_sites_are_those_of_the_base() -> None:
-    assert list(sites_by_id(BASE)) == [
+    assert list(Base(BASE).sites) == [
         SiteId(layer, kind) for layer in range(LAYERS) for kind in ("attention", "ffn")
     ]
 
@@ -542,6 +564,6 @@ def test_a_compensated_recipe_needs_calibration_data(way: Compensation) -> None:
     recipe = Recipe.of({SiteId(1, "ffn"): {"ffn": without(NEURONS, 3)}}, way)
     with pytest.raises(UsageError, match=f"compensation '{way}', which needs calibration data"):
         shrink(BASE, recipe)
-    shapes = {name: tensor.shape for name, tensor in sliced_state(BASE, recipe).items()}
+    shapes = {name: tensor.shape for name, tensor in Base(BASE).cut(recipe).items()}
     plain = Recipe.of({site: dict(choices) for site, choices in recipe.sites})
-    assert shapes == {name: tensor.shape for name, tensor in sliced_state(BASE, plain).items()}
+    assert shapes == {name: tensor.shape for name, tensor in Base(BASE).cut(plain).items()}

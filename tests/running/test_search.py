@@ -18,6 +18,7 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.latency import measure_latency
 from axsearch.evaluation.stages import Bar, DominatedError
+from axsearch.models.base_model import Base
 from axsearch.models.refit.moments import measure_moments
 from axsearch.running.holdout import evaluate_front, holdout_speed
 from axsearch.running.worker import Worker
@@ -742,7 +743,7 @@ def test_accuracy_and_size_are_those_of_the_real_smaller_model(finished: tuple[s
 
     _, study = finished
     task = Task.load(study.spec.model, study.spec.data)
-    moments = measure_moments(task.model, task.calibration, task.kind)
+    moments = measure_moments(Base(task.model), task.calibration, task.kind)
     for member in study.front()[:3]:
         model = shrink(task.model, Recipe.from_dict(member.recipe), moments)
         right = []

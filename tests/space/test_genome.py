@@ -12,7 +12,7 @@ from optuna.distributions import IntDistribution
 
 from axsearch.approximations import approximations
 from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import Axis, Site, SiteId, SiteKind, Units
+from axsearch.approximations.site import SELECTABLE_SCORES, Axis, Site, SiteId, SiteKind, Units
 from axsearch.errors import UsageError
 from axsearch.space.genome import SearchSpace, frozen_sites
 from axsearch.space.recipe import Recipe
@@ -160,12 +160,12 @@ class TestAllowList:
 
     @pytest.mark.parametrize("name", ["topk", "topk_hard"])
     def test_what_the_family_lacks_is_refused_by_name(self, name: str) -> None:
-        lacking = sites(lacks={"topk": "its scores are its own"})
+        lacking = sites(lacks={SELECTABLE_SCORES: "its scores are its own"})
         with pytest.raises(UsageError, match=f"'{name}' is not supported .*its scores are its own"):
             SearchSpace(lacking, orders(), names=[name])
 
     def test_what_the_family_lacks_is_left_out_by_default(self) -> None:
-        lacking = SearchSpace(sites(lacks={"topk": "no"}), orders())
+        lacking = SearchSpace(sites(lacks={SELECTABLE_SCORES: "no"}), orders())
         assert set(lacking.distributions()) == {
             name for name in SPACE.distributions() if not name.endswith(".topk")
         }

@@ -234,7 +234,7 @@ class TestJson:
             {"version": 1, "sites": None},
             {"version": 1, "sites": {"layer0.ffn": {}}},
             {"version": 1, "sites": {"layer000.ffn": {}}},
-            {"version": 1, "sites": {"layer00.mlp": {}}},
+            {"version": 1, "sites": {"layer00": {}}},
             {"version": 1, "sites": {"layer-1.ffn": {}}},
             {"version": 1, "sites": {"layer00.ffn\n": {}}},
             {"version": 1, "sites": {"layer٣٣.ffn": {}}},

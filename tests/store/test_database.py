@@ -198,7 +198,7 @@ def test_an_evaluation_of_the_version_before_losses_is_done_again_once(
     np.testing.assert_array_equal(known.outcome.values, old.values)
     for expected in (80, 0):
         evaluator = Evaluator(task, database.engine, None)
-        assert evaluator.base.accuracy > 0.5
+        assert evaluator.baseline.accuracy > 0.5
         assert evaluator.losses(recipe).shape == (80,)
         assert evaluator.examples_forwarded == expected
     with database.engine.connect() as connection:

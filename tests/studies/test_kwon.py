@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
-from axsearch.models.surgery import plan, shrink, sites_by_id
+from axsearch.models.base_model import Base, shrink
 from axsearch.space.recipe import Recipe
 from tests.conftest import tiny_bert
 
@@ -32,7 +32,7 @@ def load() -> Any:
 
 kwon = load()
 MODEL = tiny_bert()
-SITES = sites_by_id(MODEL)
+SITES = Base(MODEL).sites
 
 
 def random_slopes(examples: int = 40) -> dict[SiteId, NDArray[np.float32]]:
@@ -99,7 +99,7 @@ def test_budget_is_kept_and_used(share: float) -> None:
     # What is left buys no neuron; heads alone are bought only as they fit.
     assert all_neurons or used > share * total - neuron
     assert recipe.compensation == "least_squares"
-    plan(MODEL, recipe)
+    Base(MODEL).plan(recipe)
 
 
 def test_the_whole_budget_buys_the_base() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from axsearch.approximations.site import Axis, Site, SiteId, SiteKind, Units
-from axsearch.models.architectures.modeling.blocks import Block, Layout
+from axsearch.approximations.modeling import Block, Layout, fan_in
+from axsearch.approximations.site import OUTSIDE, Axis, Site, SiteId, Units
 
 
 class Architecture(ABC):
@@ -83,65 +83,74 @@ class Architecture(ABC):
         return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
 
     def sites(self, model: PreTrainedModel, length: int = 1) -> tuple[Site, ...]:
-        """Every attention and FFN site of the base, layer by layer.
+        """Every site of the base, layer by layer; those outside of layers come last.
 
         ``length`` is the longest input in tokens. Tensor names are those of the base's state
         dict.
         """
-        heads = model.config.num_attention_heads
         sites = []
         for number, layer in enumerate(self.layers(model)):
             prefix = self.layer_prefix(model, number)
             repeats = self.repeats(model.config, number)
-            kinds: tuple[tuple[SiteKind, Block, int | None], ...] = (
-                ("attention", self.layout.attention, heads),
-                ("ffn", self.layout.ffn, None),
-            )
-            for kind, block, count in kinds:
-                units = _units(layer, prefix, block, count)
-                state = {name: p.numel() for name, p in layer.named_parameters(prefix[:-1])}
-                unit = sum(state[axis.tensor] // units.count for axis in units.axes)
-                sites.append(Site(SiteId(number, kind), units, unit, length, repeats, self.lacks))
+            for kind, block in self.layout.blocks.items():
+                units = _units(layer, prefix, block, model.config)
+                size = _unit_parameters(layer, prefix, units)
+                sites.append(Site(SiteId(number, kind), units, size, length, repeats, self.lacks))
+        body = model.base_model
+        prefix = "" if body is model else f"{model.base_model_prefix}."
+        for kind, block in self.layout.outside.items():
+            units = _units(body, prefix, block, model.config)
+            size = _unit_parameters(body, prefix, units)
+            sites.append(Site(SiteId(OUTSIDE, kind), units, size, length, 1, self.lacks))
         return tuple(sites)
 
-    def gates(self, model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
-        """For each layer, the modules whose input holds the heads and the neurons side by side.
+    def gates(self, model: PreTrainedModel) -> dict[SiteId, nn.Module]:
+        """For each site with units the module whose input holds them side by side.
 
-        The input's last dimension is ``heads * head_size`` and ``neurons``.
+        The input's last dimension is ``units * width``. Layers count from the model's own first.
         """
-        return [
-            (
-                layer.get_submodule(self.layout.attention.output),
-                layer.get_submodule(self.layout.ffn.output),
-            )
-            for layer in self.layers(model)
-        ]
+        return {
+            SiteId(number, kind): layer.get_submodule(block.output)
+            for number, layer in enumerate(self.layers(model))
+            for kind, block in self.layout.blocks.items()
+            if block.output is not None
+        }
 
 
-def _units(layer: nn.Module, prefix: str, block: Block, count: int | None) -> Units:
-    output: Any = layer.get_submodule(block.output)
-    fan_in = output.weight.shape[0 if isinstance(output, Conv1D) else 1]
+def _units(module: nn.Module, prefix: str, block: Block, config: PreTrainedConfig) -> Units | None:
+    if block.output is None:
+        return None
+    output: Any = module.get_submodule(block.output)
+    full = fan_in(output)
+    count = full if block.units is None else int(getattr(config, block.units))
     axes = []
-    modules = dict(layer.named_modules())
+    modules = dict(module.named_modules())
     for name in block.inputs:
-        module: Any = modules.get(name)
-        if module is None:  # a projection that only some configs have
+        found: Any = modules.get(name)
+        if found is None:  # a projection that only some configs have
             continue
-        fan_out = 1 if isinstance(module, Conv1D) else 0
+        fan_out = 1 if isinstance(found, Conv1D) else 0
         axes.append(Axis(f"{prefix}{name}.weight", fan_out, block.parts))
-        if module.bias is not None:
+        if found.bias is not None:
             axes.append(Axis(f"{prefix}{name}.bias", 0, block.parts))
     out = Axis(f"{prefix}{block.output}.weight", 0 if isinstance(output, Conv1D) else 1)
     bias = f"{prefix}{block.output}.bias" if output.bias is not None else None
     whole = [bias] if bias is not None else []
     if block.norm is not None:
-        norm = layer.get_submodule(block.norm)
+        norm = module.get_submodule(block.norm)
         whole += [f"{prefix}{block.norm}.{name}" for name, _ in norm.named_parameters()]
     return Units(
-        count=count or fan_in,
-        width=fan_in // count if count else 1,
+        count=count,
+        width=full // count,
         axes=(*axes, out),
         whole=tuple(whole),
         output=out,
         bias=bias,
     )
+
+
+def _unit_parameters(module: nn.Module, prefix: str, units: Units | None) -> int:
+    if units is None:
+        return 0
+    state = {name: p.numel() for name, p in module.named_parameters(prefix.removesuffix("."))}
+    return sum(state[axis.tensor] // units.count for axis in units.axes)

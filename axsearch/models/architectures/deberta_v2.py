@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from transformers import PreTrainedConfig
 
+from axsearch.approximations.site import SELECTABLE_SCORES
 from axsearch.models.architectures.base import Architecture
 from axsearch.models.architectures.modeling import deberta_v2 as modeling
 
@@ -17,7 +18,9 @@ class DebertaV2(Architecture):
     model_types = ("deberta-v2",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
-    lacks = MappingProxyType({"topk": "disentangled attention adds to scores that it makes itself"})
+    lacks = MappingProxyType(
+        {SELECTABLE_SCORES: "disentangled attention adds to scores that it makes itself"}
+    )
     attention = "eager"
 
     def stays(self, config: PreTrainedConfig, layer: int, lost: Collection[int]) -> bool:

@@ -20,7 +20,7 @@ second moments about zero in place of C. A block that is gone as a whole has no 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from torch import Tensor
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import Axis, Site, SiteId, Units
 from axsearch.space.recipe import Compensation, Recipe
-from axsearch.system.memory import RecentlyUsed, budget
+from axsearch.system.memory import RecentlyUsed
 
 DAMPING = 1e-2
 """The ridge a, as a share of the mean variance of the units kept."""
@@ -55,10 +55,6 @@ class Moments:
 
     mean: Mapping[SiteId, Tensor]
     covariance: Mapping[SiteId, Tensor]
-    refits: RecentlyUsed[tuple[Hashable, ...], Refit] = field(
-        default_factory=lambda: RecentlyUsed(budget(share=1 / 16)), compare=False, repr=False
-    )
-    """Weights that were refitted before: a search comes back to the same choices."""
 
 
 def compensate(
@@ -67,25 +63,28 @@ def compensate(
     sites: Mapping[SiteId, Site],
     recipe: Recipe,
     moments: Moments,
+    refits: RecentlyUsed[tuple[Hashable, ...], Refit],
 ) -> None:
     """Put the compensated output weights and biases of a recipe into ``state``.
 
     It is computed in float64 on the CPU, as not every device has it.
 
-    ``base`` and ``state`` are state dicts of the base and, already cut, of the smaller model. A
-    block that also has a k keeps the units of its dense form in mind.
+    ``base`` and ``state`` are state dicts of the base and, already cut, of the smaller model, with
+    the base's names. A block that also has a k is refitted as its dense form is. ``refits`` holds
+    weights that were refitted before: a search comes back to the same choices.
     """
     for site_id, _, choice in recipe.choices():
         if not isinstance(choice, Kept) or not choice.kept:
             continue
         units = sites[site_id].units
+        assert units is not None
         weight = base[units.output.tensor]
         key = (site_id, choice, recipe.compensation, weight.dtype, weight.device)
-        refit = moments.refits.get(key)
+        refit = refits.get(key)
         if refit is None:
             refit = _refit(base, units, choice, recipe.compensation, site_id, moments)
             size = sum(t.numel() * t.element_size() for t in refit if t is not None)
-            moments.refits.put(key, refit, size)
+            refits.put(key, refit, size)
         if refit.weight is not None:
             state[units.output.tensor] = refit.weight
         if refit.bias is not None and units.bias is not None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from axsearch.approximations.site import SiteId
-from axsearch.models.architectures import architecture_of
+from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ SENSITIVE = 0.9
 
 
 def measure_moments(
-    model: PreTrainedModel,
+    base: Base,
     split: Split,
     kind: TaskKind[Any, Any],
     *,
@@ -46,11 +45,7 @@ def measure_moments(
 
     ``on_batch`` is told how many examples were done, and of how many. The result is on the CPU.
     """
-    family = architecture_of(model.config.model_type)
-    modules: dict[SiteId, nn.Module] = {}
-    for layer, (heads, neurons) in enumerate(family.gates(model)):
-        modules[SiteId(layer, "attention")] = heads
-        modules[SiteId(layer, "ffn")] = neurons
+    model, modules = base.model, base.gates(base.model)
     sums: dict[SiteId, Tensor] = {}
     squares: dict[SiteId, Tensor] = {}
     totals = dict.fromkeys(modules, 0.0)

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from axsearch.approximations import named
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
 
@@ -20,8 +21,6 @@ NO_TABLE = (
 )
 DECADES = 5
 """The colours reach down to this many powers of ten below the greatest damage."""
-
-LEVELS = {"heads": "heads kept", "ffn": "neurons kept", "topk": "keys attended to"}
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
@@ -152,7 +151,7 @@ def _columns_title(
     if any(_parsed(p)[2] is not None for p in parameters):
         return "part"
     if all(_values(p, damage, levels) is not None for p in parameters):
-        return LEVELS.get(name, "value of the level")
+        return next((one.axis for one in named([name])), "value of the level")
     return "level, 0 being exact"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from axsearch.approximations import removal
+from axsearch.approximations.site import KIND_TITLES
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
 from axsearch.space.latency_table import LatencyTable
@@ -18,8 +21,6 @@ NO_TABLE = (
     "measures one."
 )
 
-KINDS = {"attention": ("heads", "heads kept"), "ffn": ("ffn", "neurons kept")}
-
 SETTINGS = (style.VERMILLION, style.PURPLE, style.ORANGE, style.SKY)
 
 
@@ -29,8 +30,10 @@ def of_study(data: StudyData) -> list[go.Figure]:
         return [style.nothing(TITLE, NO_TABLE)]
     units = {}
     if data.baseline is not None:
-        for unit, _ in KINDS.values():
-            units[unit] = max(kept[unit] or 0 for kept in data.baseline.choices.values())
+        for kind in data.latency_table.kinds:
+            if (one := removal(kind)) is not None:
+                every = data.baseline.choices.values()
+                units[one.name] = max(kept.get(one.name) or 0 for kept in every)
     return [latency_table_figure(data.latency_table, units, data.scenario)]
 
 
@@ -49,14 +52,14 @@ def latency_table_figure(
         scenario: what it was measured for, in words.
     """
     units = units or {}
-    panels = [kind for kind in KINDS if any(_parsed(key)[0] == kind for key in table.blocks)]
+    panels = [(kind, one) for kind in table.kinds if (one := removal(kind)) is not None]
     figure = make_subplots(
         rows=1, cols=max(len(panels), 1), shared_yaxes=True, horizontal_spacing=0.05
     )
-    looks = zip((style.BLUE, style.GREEN), ("circle", "square"), strict=True)
-    for column, (kind, (colour, symbol)) in enumerate(zip(panels, looks, strict=False), start=1):
-        unit, title = KINDS[kind]
-        line, settings = _places(table.blocks, kind, unit, units.get(unit))
+    looks = itertools.cycle(zip((style.BLUE, style.GREEN), ("circle", "square"), strict=True))
+    for column, ((kind, one), look) in enumerate(zip(panels, looks, strict=False), start=1):
+        (colour, symbol), title = look, one.axis
+        line, settings = _places(table.blocks, kind, one.name, units.get(one.name))
         xs = [x for x, _ in line]
         shares = [100 * share for _, share in line]
         if line:
@@ -65,7 +68,7 @@ def latency_table_figure(
             x=xs,
             y=style.all_rounded(shares),
             mode="lines+markers",
-            name=kind if kind != "ffn" else "FFN",
+            name=KIND_TITLES.get(kind, kind),
             line={"color": colour},
             marker={"symbol": symbol, "size": 6},
             hovertemplate=f"%{{x}} {title}<br>%{{y:.3f}} % of the base's pass<extra></extra>",
@@ -77,14 +80,14 @@ def latency_table_figure(
                 x=[x for x, _ in own],
                 y=style.all_rounded(100 * share for _, share in own),
                 mode="markers",
-                name=_in_words(setting),
+                name=setting,
                 marker={
                     "color": SETTINGS[index % len(SETTINGS)],
                     "symbol": style.SYMBOLS[index % len(style.SYMBOLS)] + "-open",
                     "size": 9,
                     "line": {"width": 2},
                 },
-                hovertemplate=f"{_in_words(setting)}<br>%{{x}} {title}<br>%{{y:.3f}} % of the "
+                hovertemplate=f"{setting}<br>%{{x}} {title}<br>%{{y:.3f}} % of the "
                 "base's pass<extra></extra>",
                 row=1,
                 col=column,
@@ -120,13 +123,11 @@ def _places(
         x = full if kept is None else int(kept)
         if own_kind != kind or x is None:
             continue
-        setting = ", ".join(f"{name} {value}" for name, value in choices.items())
+        setting = ", ".join(
+            f"{style.in_words(name)} {value.replace('.', ', ')}" for name, value in choices.items()
+        )
         (settings.setdefault(setting, []) if setting else line).append((x, share))
     return sorted(line), {setting: sorted(own) for setting, own in settings.items()}
-
-
-def _in_words(setting: str) -> str:
-    return style.in_words(setting).replace("topk", "top-k").replace(".", ", ")
 
 
 def _add_band(

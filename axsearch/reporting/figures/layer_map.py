@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from axsearch.approximations import is_removed
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
 from axsearch.statistics.measurement import Measurement
@@ -89,8 +90,8 @@ def layer_map(front: Sequence[Measurement], baseline: Measurement) -> go.Figure:
 
 
 def removed_layers(member: Measurement) -> list[str]:
-    """The layers of which a model keeps neither heads nor neurons."""
-    return [n for n, kept in member.choices.items() if kept["heads"] == 0 and kept["ffn"] == 0]
+    """The layers of which a model keeps no block."""
+    return [name for name, kept in member.choices.items() if is_removed(kept)]
 
 
 def _kept(member: Measurement, layer: str, name: str) -> int | None:

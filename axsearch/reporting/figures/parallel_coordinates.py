@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from axsearch.approximations import UnitRemoval, named
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
 from axsearch.reporting.figures.layer_map import removed_layers
@@ -36,8 +37,8 @@ def parallel_coordinates_figure(
 ) -> go.Figure:
     """A line for each member of the front, coloured by its accuracy.
 
-    The axes: the trial, accuracy, the costs, and of the shares of heads and neurons kept, the
-    layers with top-k attention and the layers removed those in which members differ.
+    The axes: the trial, accuracy, the costs, and of the shares of units kept, the layers with a
+    setting such as top-k attention and the layers removed those in which members differ.
     """
     accuracy = [m.accuracy for m in front]
     axes: list[tuple[str, list[float | None], bool]] = [(style.in_words(metric), [*accuracy], True)]
@@ -46,9 +47,7 @@ def parallel_coordinates_figure(
     if "size" in costs:
         axes.append(("size ratio", [m.size_ratio for m in front], True))
     axes += [
-        ("heads kept (%)", [100 * _share(m, baseline, "heads") for m in front], False),
-        ("neurons kept (%)", [100 * _share(m, baseline, "ffn") for m in front], False),
-        ("layers with top-k", [_with_topk(m) for m in front], False),
+        *_of_approximations(front, baseline),
         ("layers removed", [len(removed_layers(m)) for m in front], False),
     ]
     dimensions = [_trials(front)]
@@ -90,15 +89,28 @@ def parallel_coordinates_figure(
     )
 
 
+def _of_approximations(
+    front: Sequence[Measurement], baseline: Measurement
+) -> list[tuple[str, list[float | None], bool]]:
+    names = dict.fromkeys(name for kept in baseline.choices.values() for name in kept)
+    axes: list[tuple[str, list[float | None], bool]] = []
+    for one in named(names):
+        if isinstance(one, UnitRemoval):
+            label = f"{one.axis} (%)"
+            axes.append((label, [100 * _share(m, baseline, one.name) for m in front], False))
+        else:
+            label = f"layers with {one.title}"
+            axes.append((label, [_layers_with(m, one.name) for m in front], False))
+    return axes
+
+
 def _share(member: Measurement, baseline: Measurement, unit: str) -> float:
-    full = sum(kept[unit] or 0 for kept in baseline.choices.values())
-    return sum(kept[unit] or 0 for kept in member.choices.values()) / full if full else 0.0
+    full = sum(kept.get(unit) or 0 for kept in baseline.choices.values())
+    return sum(kept.get(unit) or 0 for kept in member.choices.values()) / full if full else 0.0
 
 
-def _with_topk(member: Measurement) -> int:
-    return sum(
-        bool(kept["heads"]) and kept.get("topk") is not None for kept in member.choices.values()
-    )
+def _layers_with(member: Measurement, name: str) -> int:
+    return sum(kept.get(name) is not None for kept in member.choices.values())
 
 
 def _trials(front: Sequence[Measurement]) -> dict[str, Any]:

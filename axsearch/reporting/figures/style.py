@@ -9,6 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from axsearch.approximations import named
+
 # Figures have no background of their own, so the same text is read on white paper and on a dark
 # page. No grey has 4.5:1 on both; this one has the most on the worse of the two, 4.06:1.
 TEXT = "#7e7e7e"
@@ -41,9 +43,6 @@ CROWD = 300
 
 MOST_NAMED = 30
 """Members of a front beside which the trial can still be read; of more, hovering says it."""
-
-NAMES = {"heads": "heads", "ffn": "neurons", "topk": "top-k keys", "ffn_topk": "top-k neurons"}
-"""What users call the choices; others go by their own name."""
 
 NO_TRIALS = "No model was evaluated yet; `axsearch search` evaluates them."
 
@@ -193,7 +192,8 @@ def evenly(count: int, most: int) -> list[int]:
 
 def in_words(name: str) -> str:
     """A metric's or a choice's name as it stands in a title."""
-    return NAMES.get(name, name.replace("_", " "))
+    titles = (one.title for one in named([name]))
+    return next(titles, "") or name.replace("_", " ")
 
 
 def capitalised(text: str) -> str:

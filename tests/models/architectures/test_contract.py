@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import Site, SiteId
+from axsearch.approximations.site import SELECTABLE_SCORES, Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.architectures import Architecture, architecture_of, architectures
-from axsearch.models.surgery import shrink, sliced_state
+from axsearch.models.base_model import Base, shrink
 from axsearch.space.recipe import Recipe
 from tests.families import LENGTH, every_site, padded_batch, random_recipe, short_batch, tiny_model
 from tests.reference import Masked, masked
@@ -92,7 +92,7 @@ class TestEveryArchitecture:
     def test_sites_are_an_attention_and_an_ffn_a_layer(self, model_type: str) -> None:
         assert len(architecture_of(model_type).layers(tiny_model(model_type))) == LAYERS
         assert [site.id for site in every_site(model_type)] == [
-            (layer, kind) for layer in range(LAYERS) for kind in ("attention", "ffn")
+            SiteId(layer, kind) for layer in range(LAYERS) for kind in ("attention", "ffn")
         ]
         assert all(site.length == LENGTH for site in every_site(model_type))
         assert [site.units.count for site in every_site(model_type)] == [4, 64] * LAYERS
@@ -171,10 +171,10 @@ class TestEveryArchitecture:
         def topk(k: int) -> Recipe:
             return Recipe.of({site.id: {"topk": Setting(value=k, mode=mode)}})
 
-        if "topk" in site.lacks:
+        if SELECTABLE_SCORES in site.lacks:
             with pytest.raises(UsageError, match=f"'topk' at {site.id}, not supported") as refused:
                 shrink(tiny_model(model_type), topk(3))
-            assert site.lacks["topk"] in str(refused.value)
+            assert site.lacks[SELECTABLE_SCORES] in str(refused.value)
             return
         recipe, expected = first_settled(model_type, map(topk, range(3, 12)))
         assert_same_as_masked(model_type, recipe, expected)
@@ -221,7 +221,7 @@ class TestEveryArchitecture:
                     for site in sites[2 * layer : 2 * layer + 2]:
                         there -= {axis.tensor for axis in site.units.axes} | set(site.units.whole)
                     predicted += sum(state[name].numel() for name in there)
-            left = parameter_count(sliced_state(base, recipe))
+            left = parameter_count(Base(base).cut(recipe))
             assert parameter_count(state) - left == predicted
             assert sum(parameter.numel() for parameter in small.parameters()) == left
             for site_id, name, choice in recipe.choices():
@@ -232,7 +232,7 @@ class TestEveryArchitecture:
         if number < RANDOM_RECIPES:
             return
         expected_kinds = {"layer", "no attention", "no ffn", "heads", "ffn", "ffn_topk", "largest"}
-        lacking = "topk" in sites[0].lacks
+        lacking = SELECTABLE_SCORES in sites[0].lacks
         assert seen == expected_kinds | (set() if lacking else {"topk", *ATTENTION_MODES})
 
     def test_exact_recipe_changes_nothing(self, model_type: str) -> None:
@@ -248,7 +248,7 @@ class TestEveryArchitecture:
     def test_forward_and_backward_in_train_mode(self, model_type: str) -> None:
         base, batch = tiny_model(model_type), short_batch(model_type)
         heads, neurons, more_heads, more_neurons = every_site(model_type)
-        topk = {} if "topk" in heads.lacks else {"topk": Setting(value=4, mode="hard")}
+        topk = {} if SELECTABLE_SCORES in heads.lacks else {"topk": Setting(value=4, mode="hard")}
         some = {"ffn_topk": Setting(value=3, mode="largest")}
         recipes = [
             Recipe.of(

@@ -14,7 +14,7 @@ from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.models.architectures import architecture_of, architectures
-from axsearch.models.surgery import plan, shrink, sites_by_id, sliced_state
+from axsearch.models.base_model import Base, shrink
 from axsearch.space.recipe import Recipe
 from tests.families import LENGTH, PICTURES, padded_batch, random_model, short_batch, tiny_model
 from tests.reference import masked
@@ -38,7 +38,7 @@ def without_layers(*layers: int) -> Recipe:
 def mixed(base: PreTrainedModel, seed: int = 0) -> Recipe:
     """Some units gone at every site, others in every layer."""
     sites: dict[SiteId, dict[str, Choice]] = {}
-    for number, site in enumerate(sites_by_id(base), seed):
+    for number, site in enumerate(Base(base).sites, seed):
         kept = [(0, 2, 3), (1, 2), (3,), (0, 1)][number % 4]
         if site.kind == "attention":
             sites[site] = {"heads": Kept(of=4, kept=kept)}
@@ -72,7 +72,7 @@ def test_heads_of_other_tasks(model_type: str, auto_class: str, outputs: set[str
     small = shrink(base, mixed(base)).train()
     answer = small(**batch)
     sum(answer[name].square().sum() for name in outputs).backward()
-    gate, _ = architecture_of(model_type).gates(small)[0]
+    gate = architecture_of(model_type).gates(small)[SiteId(0, "attention")]
     assert gate.weight.grad.any()  # type: ignore[union-attr]
 
 
@@ -125,7 +125,7 @@ class TestAlbert:
         self, layers: int, groups: int, repeats: list[int]
     ) -> None:
         base = random_model("albert", num_hidden_layers=layers, num_hidden_groups=groups)
-        sites = list(sites_by_id(base).values())
+        sites = list(Base(base).sites.values())
         assert [site.repeats for site in sites[::2]] == repeats
         assert [site.repeats for site in sites[1::2]] == repeats
         runs: list[int] = []
@@ -137,7 +137,7 @@ class TestAlbert:
 
     def test_groups_keep_their_place(self) -> None:
         base = tiny_model("albert")
-        wanted = plan(base, without_layers(0))
+        wanted = Base(base).plan(without_layers(0))
         assert wanted.layers == (0, 1)
         assert not wanted.whole
         small = shrink(base, without_layers(0))
@@ -145,23 +145,23 @@ class TestAlbert:
 
     def test_groups_of_several_layers_are_refused(self) -> None:
         with pytest.raises(UsageError, match="inner_group_num 2 is not supported"):
-            sites_by_id(random_model("albert", inner_group_num=2))
+            Base(random_model("albert", inner_group_num=2))
 
 
 class TestDeberta:
     def test_the_first_layer_keeps_its_place_for_the_convolution(self) -> None:
         base = tiny_model("deberta-v2")
-        assert plan(base, without_layers(0)).layers == (0, 1)
-        assert plan(base, without_layers(1)).layers == (0,)
-        assert not plan(base, without_layers(0)).whole
-        assert plan(base, without_layers(1)).whole
+        assert Base(base).plan(without_layers(0)).layers == (0, 1)
+        assert Base(base).plan(without_layers(1)).layers == (0,)
+        assert not Base(base).plan(without_layers(0)).whole
+        assert Base(base).plan(without_layers(1)).whole
         small = shrink(base, without_layers(0))
         assert not list(architecture_of("deberta-v2").layers(small)[0].parameters())
         assert list(small.base_model.encoder.conv.parameters())
 
     def test_without_a_convolution_it_goes(self) -> None:
         base = random_model("deberta-v2", conv_kernel_size=0)
-        assert plan(base, without_layers(0)).layers == (1,)
+        assert Base(base).plan(without_layers(0)).layers == (1,)
         assert len(architecture_of("deberta-v2").layers(shrink(base, without_layers(0)))) == 1
 
     def test_without_a_convolution_one_stays_where_all_are_lost(self) -> None:
@@ -172,7 +172,7 @@ class TestDeberta:
             assert small(**padded_batch("deberta-v2")).logits.isfinite().all()
 
     def test_position_projections_lose_their_rows_too(self) -> None:
-        state = sliced_state(tiny_model("deberta-v2"), mixed(tiny_model("deberta-v2")))
+        state = Base(tiny_model("deberta-v2")).cut(mixed(tiny_model("deberta-v2")))
         names = [n for n in state if "layer.0.attention.self.pos_" in n and n.endswith("weight")]
         assert len(names) == 2
         assert all(state[name].shape == (24, 32) for name in names)
@@ -218,7 +218,7 @@ class TestGpt2:
 
     def test_fused_projections_lose_the_units_of_each_part(self) -> None:
         base = tiny_model("gpt2")
-        state, whole = sliced_state(base, mixed(base)), base.state_dict()
+        state, whole = Base(base).cut(mixed(base)), base.state_dict()
         at = "transformer.h.0.attn."
         # Heads 0, 2 and 3, each 8 wide, of query, key and value, 32 each.
         columns = [32 * p + 8 * h + i for p in range(3) for h in (0, 2, 3) for i in range(8)]
@@ -229,8 +229,8 @@ class TestGpt2:
     def test_scales_that_depend_on_the_layer_need_the_modeling_file(self) -> None:
         plain = tiny_model("gpt2")
         scaled = random_model("gpt2", scale_attn_by_inverse_layer_idx=True)
-        assert plan(plain, without_layers(0)).whole
-        assert not plan(scaled, without_layers(0)).whole
+        assert Base(plain).plan(without_layers(0)).whole
+        assert not Base(scaled).plan(without_layers(0)).whole
 
 
 class TestModernBert:
@@ -243,7 +243,7 @@ class TestModernBert:
             assert shrink(base, recipe).config.layer_types == left
             assert difference(base, recipe, short_batch("modernbert")) <= 1e-5
             # The first layer alone has no norm before its attention.
-            assert plan(base, recipe).whole is (0 not in gone)
+            assert Base(base).plan(recipe).whole is (0 not in gone)
 
     def test_the_layer_that_becomes_the_first_keeps_its_norm(self) -> None:
         base, family = tiny_model("modernbert"), architecture_of("modernbert")
@@ -255,7 +255,7 @@ class TestModernBert:
     def test_fused_and_gated_projections_lose_the_units_of_each_part(self) -> None:
         base = tiny_model("modernbert")
         recipe = mixed(base)
-        state, whole = sliced_state(base, recipe), base.state_dict()
+        state, whole = Base(base).cut(recipe), base.state_dict()
         rows = [32 * p + 8 * h + i for p in range(3) for h in (0, 2, 3) for i in range(8)]
         name = "model.layers.0.attn.Wqkv.weight"
         assert torch.equal(state[name], whole[name][rows])

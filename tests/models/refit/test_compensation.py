@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import SiteId
-from axsearch.models.architectures import architecture_of
+from axsearch.models.base_model import Base, shrink
 from axsearch.models.refit import compensation
 from axsearch.models.refit.compensation import DAMPING, Moments
-from axsearch.models.surgery import shrink, sites_by_id, sliced_state
+from axsearch.models.weights import ClosedForm
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.system.memory import RecentlyUsed
 from tests.families import random_model, tiny_model
@@ -48,13 +48,12 @@ def moments_of(model: PreTrainedModel) -> Moments:
 
 def blocks(model: PreTrainedModel, site: SiteId) -> tuple[Floats, Floats]:
     """The inputs and outputs of a block's output projection, token by token."""
-    heads, neurons = architecture_of(model.config.model_type).gates(model)[site.layer]
     seen: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.extend((inputs[0], output))
 
-    gate = heads if site.kind == "attention" else neurons
+    gate = Base(model).gates(model)[site]
     with gate.register_forward_hook(look), torch.no_grad():
         model(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS))
     x, y = (tensor.flatten(0, 1).double().numpy() for tensor in seen)
@@ -77,7 +76,7 @@ def places(site: SiteId) -> tuple[list[int], list[int]]:
 
 def weights(model: PreTrainedModel, state: dict[str, Tensor], site: SiteId) -> tuple[Floats, Any]:
     """(out, in) weight and bias of a block's output projection in a state dict."""
-    units = sites_by_id(model)[site].units
+    units = Base(model).sites[site].units
     weight = state[units.output.tensor].double().numpy()
     weight = weight.T if model.config.model_type == "gpt2" else weight
     return weight, None if units.bias is None else state[units.bias].double().numpy()
@@ -104,7 +103,7 @@ class TestAgainstNumpy:
         base = tiny_model(model_type)
         weight, bias = weights(base, base.state_dict(), site)
         expected, expected_bias = least_squares(blocks(base, site)[0], weight, bias, site)
-        state = sliced_state(base, recipe_of(site, "least_squares"), moments(model_type))
+        state = ClosedForm(Base(base), moments(model_type)).state(recipe_of(site, "least_squares"))
         found, found_bias = weights(base, state, site)
         assert np.abs(expected - weight[:, places(site)[0]]).max() > 1e-3
         np.testing.assert_allclose(found, expected, atol=2e-4)
@@ -116,7 +115,7 @@ class TestAgainstNumpy:
         base = tiny_model(model_type)
         weight, bias = weights(base, base.state_dict(), site)
         kept, gone = places(site)
-        state = sliced_state(base, recipe_of(site, "bias"), moments(model_type))
+        state = ClosedForm(Base(base), moments(model_type)).state(recipe_of(site, "bias"))
         found, found_bias = weights(base, state, site)
         np.testing.assert_array_equal(found, weight[:, kept])
         if found_bias is None:
@@ -144,7 +143,7 @@ class TestAgainstNumpy:
     def test_shapes_and_modules_are_those_without(self, model_type: str, site: SiteId) -> None:
         base = tiny_model(model_type)
         plain = shrink(base, recipe_of(site, "none"))
-        units = sites_by_id(base)[site].units
+        units = Base(base).sites[site].units
         for way in ("bias", "least_squares"):
             small = shrink(base, recipe_of(site, way), moments(model_type))
             assert str(small) == str(plain)
@@ -172,8 +171,8 @@ def test_a_block_that_is_gone_and_a_site_left_alone_have_nothing_to_refit() -> N
         SITES[1]: {"ffn": Kept(of=64, kept=NEURONS)},
         SITES[2]: {"topk": Setting(value=3, mode="hard")},
     }
-    plain = sliced_state(base, Recipe.of(some))
-    found = sliced_state(base, Recipe.of(some, "least_squares"), moments("bert"))
+    plain = Base(base).cut(Recipe.of(some))
+    found = ClosedForm(Base(base), moments("bert")).state(Recipe.of(some, "least_squares"))
     assert list(found) == list(plain)
     changed = {name for name in plain if not torch.equal(found[name], plain[name])}
     assert changed == {f"bert.encoder.layer.0.output.dense.{end}" for end in ("weight", "bias")}
@@ -182,15 +181,15 @@ def test_a_block_that_is_gone_and_a_site_left_alone_have_nothing_to_refit() -> N
 def test_a_k_beside_the_units_does_not_change_the_fit() -> None:
     base, site = tiny_model("bert"), SITES[0]
     k = recipe_of(site, "least_squares", topk=Setting(value=3, mode="hard"))
-    with_k = sliced_state(base, k, moments("bert"))
-    without = sliced_state(base, recipe_of(site, "least_squares"), moments("bert"))
+    with_k = ClosedForm(Base(base), moments("bert")).state(k)
+    without = ClosedForm(Base(base), moments("bert")).state(recipe_of(site, "least_squares"))
     assert all(torch.equal(with_k[name], tensor) for name, tensor in without.items())
 
 
 def test_without_compensation_moments_change_nothing() -> None:
     base = tiny_model("bert")
-    plain = sliced_state(base, recipe_of(SITES[0], "none"))
-    given = sliced_state(base, recipe_of(SITES[0], "none"), moments("bert"))
+    plain = Base(base).cut(recipe_of(SITES[0], "none"))
+    given = ClosedForm(Base(base), moments("bert")).state(recipe_of(SITES[0], "none"))
     assert all(torch.equal(plain[name], tensor) for name, tensor in given.items())
 
 
@@ -206,7 +205,7 @@ def test_units_that_never_vary(way: Compensation) -> None:
 
 def test_a_dtype_of_less_precision_is_kept() -> None:
     base = random_model("bert").to(torch.bfloat16)
-    state = sliced_state(base, recipe_of(SITES[1], "least_squares"), moments("bert"))
+    state = ClosedForm(Base(base), moments("bert")).state(recipe_of(SITES[1], "least_squares"))
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
 
 
@@ -216,7 +215,7 @@ def test_what_was_refitted_before_is_the_same_to_the_last_bit(
 ) -> None:
     base = tiny_model(model_type)
     seen = moments(model_type)
-    kept = Moments(seen.mean, seen.covariance)
+    kept = ClosedForm(Base(base), seen)
     ways: tuple[Compensation, ...] = ("bias", "least_squares")
     other = Recipe.of({SITES[1]: {"ffn": Kept(of=64, kept=tuple(range(40)))}}, "least_squares")
     both = Recipe.of(
@@ -224,18 +223,19 @@ def test_what_was_refitted_before_is_the_same_to_the_last_bit(
         "least_squares",
     )
     recipes = [*(recipe_of(site, way) for way in ways for site in SITES), other, both]
-    fresh = [sliced_state(base, r, Moments(seen.mean, seen.covariance)) for r in recipes]
-    none_kept = Moments(seen.mean, seen.covariance, RecentlyUsed(0))
+    fresh = [ClosedForm(Base(base), seen).state(r) for r in recipes]
+    none_kept = ClosedForm(Base(base), seen)
+    none_kept.refits = RecentlyUsed(0)
     for turn in range(2):
         if turn:
             monkeypatch.setattr(compensation, "_refit", None)  # all is known
         for recipe, wanted in zip(recipes, fresh, strict=True):
-            found = sliced_state(base, recipe, kept)
+            found = kept.state(recipe)
             assert list(found) == list(wanted)
             assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     monkeypatch.undo()
     for recipe, wanted in zip(recipes, fresh, strict=True):
-        found = sliced_state(base, recipe, none_kept)
+        found = none_kept.state(recipe)
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert none_kept.refits.held == 0
     assert kept.refits.held > 0

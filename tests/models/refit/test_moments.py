@@ -18,12 +18,12 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from axsearch.approximations.site import SiteId
-from axsearch.models.architectures import architecture_of, architectures
+from axsearch.models.architectures import architectures
+from axsearch.models.base_model import Base
 from axsearch.models.refit import moments, moments_cache
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import SENSITIVE, measure_moments
 from axsearch.models.refit.moments_cache import kept_moments
-from axsearch.models.surgery import sites_by_id
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import Split
 from tests.conftest import fill
@@ -64,12 +64,10 @@ def tokens(model: PreTrainedModel, rows: NDArray[np.int64]) -> dict[SiteId, tupl
         return hook
 
     handles = [
-        gate.register_forward_hook(look(SiteId(layer, kind)))  # type: ignore[arg-type]
-        for layer, gates in enumerate(architecture_of(model.config.model_type).gates(model))
-        for kind, gate in zip(("attention", "ffn"), gates, strict=True)
+        gate.register_forward_hook(look(site)) for site, gate in Base(model).gates(model).items()
     ]
     found: dict[SiteId, tuple[list[Floats], list[Floats]]] = {
-        site: ([], []) for site in sites_by_id(model)
+        site: ([], []) for site in Base(model).sites
     }
     for row, label in ((SPLIT.inputs[i], SPLIT.targets[i]) for i in rows):
         seen.clear()
@@ -88,7 +86,7 @@ def tokens(model: PreTrainedModel, rows: NDArray[np.int64]) -> dict[SiteId, tupl
 
 
 def assert_moments_of(model: PreTrainedModel, rows: NDArray[np.int64]) -> None:
-    found = measure_moments(model, SPLIT, KIND)
+    found = measure_moments(Base(model), SPLIT, KIND)
     expected = tokens(model, rows)
     assert set(found.mean) == set(found.covariance) == set(expected)
     for site, (x, weights) in expected.items():
@@ -110,7 +108,7 @@ def test_the_answer_rests_on_one_token_in_the_last_ffn() -> None:
     first = np.cumsum([0, *SPLIT.lengths[:-1]])
     even = 1 / SPLIT.lengths
     np.testing.assert_allclose(weights[first], SENSITIVE + (1 - SENSITIVE) * even, atol=1e-6)
-    found = measure_moments(tiny_model("bert"), SPLIT, KIND).mean[SiteId(1, "ffn")]
+    found = measure_moments(Base(tiny_model("bert")), SPLIT, KIND).mean[SiteId(1, "ffn")]
     expected = SENSITIVE * x[first].mean(0) + (1 - SENSITIVE) * np.average(
         x, axis=0, weights=np.repeat(even, SPLIT.lengths)
     )
@@ -121,7 +119,7 @@ def test_a_loss_that_feels_nothing_weighs_all_tokens_alike() -> None:
     base = random_model("bert")
     with torch.no_grad():
         base.classifier.weight.zero_()
-    found = measure_moments(base, SPLIT, KIND)
+    found = measure_moments(Base(base), SPLIT, KIND)
     for site, (x, _) in tokens(base, np.arange(COUNT)).items():
         even = np.repeat(1 / SPLIT.lengths, SPLIT.lengths)
         np.testing.assert_allclose(found.mean[site], np.average(x, 0, even), atol=1e-4)
@@ -141,7 +139,10 @@ def test_only_as_many_examples_as_needed_from_all_over_the_split(
 def test_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     measure_moments(
-        tiny_model("bert"), SPLIT, KIND, on_batch=lambda done, total: told.append((done, total))
+        Base(tiny_model("bert")),
+        SPLIT,
+        KIND,
+        on_batch=lambda done, total: told.append((done, total)),
     )
     assert told == [(32, 40), (40, 40)]
 
@@ -156,9 +157,9 @@ def test_base_is_as_it_was(fails: bool) -> None:
     if fails:
         unknown = [{"input_ids": [999], "attention_mask": [1]}]
         with pytest.raises(IndexError):
-            measure_moments(model, Split("calibration", unknown, np.zeros(1, int), 0), KIND)
+            measure_moments(Base(model), Split("calibration", unknown, np.zeros(1, int), 0), KIND)
     else:
-        measure_moments(model, SPLIT, KIND)
+        measure_moments(Base(model), SPLIT, KIND)
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(model.state_dict()[name], t) for name, t in before.items())
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == frozen
@@ -167,8 +168,8 @@ def test_base_is_as_it_was(fails: bool) -> None:
 
 def test_a_base_without_trainable_parameters_has_the_same_moments() -> None:
     free, frozen = tiny_model("bert"), random_model("bert").requires_grad_(False)
-    wanted, found = (measure_moments(model, SPLIT, KIND) for model in (free, frozen))
-    for site in sites_by_id(free):
+    wanted, found = (measure_moments(Base(model), SPLIT, KIND) for model in (free, frozen))
+    for site in Base(free).sites:
         torch.testing.assert_close(found.covariance[site], wanted.covariance[site])
 
 

@@ -17,6 +17,7 @@ from axsearch.calibration.importance import fisher_importance
 from axsearch.cli import app
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import NonFiniteError, predict
+from axsearch.models.base_model import Base
 from axsearch.statistics import metrics
 from axsearch.statistics.metrics import estimate, paired_difference
 from axsearch.tasks.data import read_data
@@ -274,7 +275,7 @@ class TestKind:
     def test_importance_is_found(
         self, kind: TaskKind[Any, Any], model: PreTrainedModel, split: Split
     ) -> None:
-        scores = fisher_importance(model, split, kind).scores
+        scores = fisher_importance(Base(model), split, kind).scores
         assert all((found > 0).all() for found in scores.values())
 
     @pytest.mark.parametrize("task", KINDS)

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from axsearch.models.architectures.modeling.blocks import Block, Layout, NormOnly, Nothing
+from axsearch.approximations.modeling import Block, encoder_layout
+from axsearch.models.architectures.modeling.blocks import NormOnly, Nothing
 
 
 def remove_attention(group: Any) -> None:
@@ -30,8 +31,8 @@ class EmptyGroup(nn.Module):
         return hidden_states
 
 
-LAYOUT = Layout(
-    layers="encoder.albert_layer_groups",
+LAYOUT = encoder_layout(
+    "encoder.albert_layer_groups",
     attention=Block(
         (
             "albert_layers.0.attention.query",
@@ -39,11 +40,17 @@ LAYOUT = Layout(
             "albert_layers.0.attention.value",
         ),
         "albert_layers.0.attention.dense",
+        remove_attention,
+        units="num_attention_heads",
+        core="albert_layers.0.attention",
+        counts=("num_attention_heads",),
+        widths=("all_head_size",),
     ),
-    ffn=Block(("albert_layers.0.ffn",), "albert_layers.0.ffn_output"),
-    core="albert_layers.0.attention",
-    activation="albert_layers.0.activation",
-    remove_attention=remove_attention,
-    remove_ffn=remove_ffn,
+    ffn=Block(
+        ("albert_layers.0.ffn",),
+        "albert_layers.0.ffn_output",
+        remove_ffn,
+        activation="albert_layers.0.activation",
+    ),
     empty_layer=EmptyGroup,
 )

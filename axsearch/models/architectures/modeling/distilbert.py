@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from axsearch.models.architectures.modeling.blocks import Block, Layout, NoAttention, Nothing
+from axsearch.approximations.modeling import Block, encoder_layout
+from axsearch.models.architectures.modeling.blocks import NoAttention, Nothing
 
 
 def remove_attention(layer: Any) -> None:
@@ -17,14 +18,16 @@ def remove_ffn(layer: Any) -> None:
     layer.ffn = Nothing()
 
 
-LAYOUT = Layout(
-    layers="transformer.layer",
-    attention=Block(("attention.q_lin", "attention.k_lin", "attention.v_lin"), "attention.out_lin"),
-    ffn=Block(("ffn.lin1",), "ffn.lin2"),
-    core="attention",
-    activation="ffn.activation",
-    remove_attention=remove_attention,
-    remove_ffn=remove_ffn,
-    heads=("n_heads",),
-    width=("dim",),
+LAYOUT = encoder_layout(
+    "transformer.layer",
+    attention=Block(
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        "attention.out_lin",
+        remove_attention,
+        units="num_attention_heads",
+        core="attention",
+        counts=("n_heads",),
+        widths=("dim",),
+    ),
+    ffn=Block(("ffn.lin1",), "ffn.lin2", remove_ffn, activation="ffn.activation"),
 )

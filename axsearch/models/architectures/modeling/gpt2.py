@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from axsearch.models.architectures.modeling.blocks import Block, Layout, NoAttention, Nothing
+from axsearch.approximations.modeling import Block, Position, encoder_layout
+from axsearch.models.architectures.modeling.blocks import NoAttention, Nothing
 
 
 def remove_attention(layer: Any) -> None:
@@ -19,25 +20,29 @@ def remove_ffn(layer: Any) -> None:
     layer.mlp, layer.ln_2 = Nothing(), nn.Identity()
 
 
-def finish(layer: Any, shape: dict[str, Any], config: Any) -> None:
+def finish(layer: Any, position: Position, config: Any) -> None:
     """Keep the scale of the base's layer, and a place in the cache without gaps."""
-    if shape["heads"]:
+    if "attention" not in position.removed:
         core = layer.attn
         core.scaling = core.head_dim**-0.5 if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
-            core.scaling /= shape["layer"] + 1
-        core.layer_idx = shape["attends"]
+            core.scaling /= position.layer + 1
+        core.layer_idx = position.below["attention"]
 
 
-LAYOUT = Layout(
-    layers="h",
-    attention=Block(("attn.c_attn",), "attn.c_proj", parts=3, norm="ln_1"),
-    ffn=Block(("mlp.c_fc",), "mlp.c_proj", norm="ln_2"),
-    core="attn",
-    activation="mlp.act",
-    remove_attention=remove_attention,
-    remove_ffn=remove_ffn,
+LAYOUT = encoder_layout(
+    "h",
+    attention=Block(
+        ("attn.c_attn",),
+        "attn.c_proj",
+        remove_attention,
+        parts=3,
+        norm="ln_1",
+        units="num_attention_heads",
+        core="attn",
+        counts=("num_heads",),
+        widths=("split_size", "embed_dim"),
+    ),
+    ffn=Block(("mlp.c_fc",), "mlp.c_proj", remove_ffn, norm="ln_2", activation="mlp.act"),
     finish=finish,
-    heads=("num_heads",),
-    width=("split_size", "embed_dim"),
 )

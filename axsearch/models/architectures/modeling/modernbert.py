@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from axsearch.models.architectures.modeling.blocks import Block, Layout, NoAttention, Nothing
+from axsearch.approximations.modeling import Block, Position, encoder_layout
+from axsearch.models.architectures.modeling.blocks import NoAttention, Nothing
 
 
 def remove_attention(layer: Any) -> None:
@@ -19,23 +20,26 @@ def remove_ffn(layer: Any) -> None:
     layer.mlp, layer.mlp_norm = Nothing(), nn.Identity()
 
 
-def finish(layer: Any, shape: dict[str, Any], config: Any) -> None:
+def finish(layer: Any, position: Position, config: Any) -> None:
     """Give a layer that became the first its norm back, which the base's first layer lacks."""
-    if shape["heads"] and shape["layer"] and isinstance(layer.attn_norm, nn.Identity):
+    removed = "attention" in position.removed
+    if not removed and position.layer and isinstance(layer.attn_norm, nn.Identity):
         layer.attn_norm = nn.LayerNorm(
             config.hidden_size, eps=config.norm_eps, bias=config.norm_bias
         )
 
 
-LAYOUT = Layout(
-    layers="layers",
-    attention=Block(("attn.Wqkv",), "attn.Wo", parts=3, norm="attn_norm"),
-    ffn=Block(("mlp.Wi",), "mlp.Wo", parts=2, norm="mlp_norm"),
-    core="attn",
-    activation="mlp.act",
-    remove_attention=remove_attention,
-    remove_ffn=remove_ffn,
+LAYOUT = encoder_layout(
+    "layers",
+    attention=Block(
+        ("attn.Wqkv",),
+        "attn.Wo",
+        remove_attention,
+        parts=3,
+        norm="attn_norm",
+        units="num_attention_heads",
+        core="attn",
+    ),
+    ffn=Block(("mlp.Wi",), "mlp.Wo", remove_ffn, parts=2, norm="mlp_norm", activation="mlp.act"),
     finish=finish,
-    heads=(),
-    width=(),
 )

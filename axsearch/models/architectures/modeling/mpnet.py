@@ -7,14 +7,15 @@ from typing import Any
 from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
+from axsearch.approximations.modeling import Block, Position, encoder_layout
 from axsearch.kernels.topk_attention import topk_attention
-from axsearch.models.architectures.modeling.blocks import Block, Layout, NormOnly, leave_output_norm
+from axsearch.models.architectures.modeling.blocks import NormOnly, leave_output_norm
 
 
 class ShapedMPNetSelfAttention(MPNetSelfAttention):
     """Attention of some of the base's heads, each with its own column of the position bias."""
 
-    kept_heads: list[int] | None = None
+    kept_units: list[int] | None = None
     topk: int | None = None
     topk_mode: Any = "renormalised"
     attend = staticmethod(topk_attention)
@@ -28,8 +29,8 @@ class ShapedMPNetSelfAttention(MPNetSelfAttention):
         **kwargs: Any,
     ) -> tuple[Any, ...]:
         """(batch, length, hidden) in and out; the bias is (batch, heads of the base, n, n)."""
-        if position_bias is not None and self.kept_heads is not None:
-            position_bias = position_bias[:, self.kept_heads]
+        if position_bias is not None and self.kept_units is not None:
+            position_bias = position_bias[:, self.kept_units]
         if self.topk is None:
             return super().forward(  # type: ignore[no-any-return, no-untyped-call]
                 hidden_states, attention_mask, position_bias, output_attentions, **kwargs
@@ -53,22 +54,28 @@ def remove_attention(layer: Any) -> None:
     layer.attention = NormOnly(layer.attention.LayerNorm)
 
 
-def finish(layer: Any, shape: dict[str, Any], config: Any) -> None:
-    """Tell the attention which of the base's heads it has."""
-    if shape["heads"] and (shape["kept_heads"] is not None or shape["topk"] is not None):
+def finish(layer: Any, position: Position, config: Any) -> None:
+    """Let the attention know which of the base's heads it has, and a k."""
+    if "attention" not in position.removed:
         layer.attention.attn.__class__ = ShapedMPNetSelfAttention  # same tensors, another forward
-        layer.attention.attn.kept_heads = shape["kept_heads"]
 
 
-LAYOUT = Layout(
-    layers="encoder.layer",
+LAYOUT = encoder_layout(
+    "encoder.layer",
     attention=Block(
-        ("attention.attn.q", "attention.attn.k", "attention.attn.v"), "attention.attn.o"
+        ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        "attention.attn.o",
+        remove_attention,
+        units="num_attention_heads",
+        core="attention.attn",
+        counts=("num_attention_heads",),
+        widths=("all_head_size",),
     ),
-    ffn=Block(("intermediate.dense",), "output.dense"),
-    core="attention.attn",
-    activation="intermediate.intermediate_act_fn",
-    remove_attention=remove_attention,
-    remove_ffn=leave_output_norm,
+    ffn=Block(
+        ("intermediate.dense",),
+        "output.dense",
+        leave_output_norm,
+        activation="intermediate.intermediate_act_fn",
+    ),
     finish=finish,
 )

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from axsearch.models.architectures.modeling.blocks import Block, Layout, NoAttention, Nothing
+from axsearch.approximations.modeling import Block, encoder_layout
+from axsearch.models.architectures.modeling.blocks import NoAttention, Nothing
 
 
 def remove_attention(layer: Any) -> None:
@@ -19,17 +20,22 @@ def remove_ffn(layer: Any) -> None:
     layer.mlp, layer.layernorm_after = Nothing(), nn.Identity()
 
 
-LAYOUT = Layout(
-    layers="layers",
+LAYOUT = encoder_layout(
+    "layers",
     attention=Block(
         ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
         "attention.o_proj",
+        remove_attention,
         norm="layernorm_before",
+        units="num_attention_heads",
+        core="attention",
+        counts=("num_attention_heads",),
     ),
-    ffn=Block(("mlp.fc1",), "mlp.fc2", norm="layernorm_after"),
-    core="attention",
-    activation="mlp.activation_fn",
-    remove_attention=remove_attention,
-    remove_ffn=remove_ffn,
-    width=(),
+    ffn=Block(
+        ("mlp.fc1",),
+        "mlp.fc2",
+        remove_ffn,
+        norm="layernorm_after",
+        activation="mlp.activation_fn",
+    ),
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from axsearch.approximations.base import Level, TopK
-from axsearch.approximations.choices import Choice, Setting
+from collections.abc import Mapping
+
+from axsearch.approximations.base import TopK
+from axsearch.approximations.choices import Choice, Kept, Level, Setting
 from axsearch.approximations.site import Site
 
 
@@ -19,16 +21,25 @@ class TopKFfn(TopK):
     kinds = ("ffn",)
     summary = "FFN neurons each token uses"
     searched = False
+    unit = "neurons a token"
+    short = "n"
+    title = "top-k neurons"
+    axis = "neurons a token uses"
     modes = ("largest",)
     mode = "largest"
 
     def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """All neurons, then halves of them down to a sixteenth."""
-        neurons = site.units.count
+        neurons = site.count
         return (None, *(k for k in (neurons // share for share in (2, 4, 8, 16)) if k))
 
     def misfit(self, site: Site, choice: Choice) -> str | None:
         """Nor does a k that leaves out no neuron."""
-        if isinstance(choice, Setting) and choice.value >= site.units.count:
-            return f"keeps all {site.units.count} neurons; leave it out"
+        if isinstance(choice, Setting) and choice.value >= site.count:
+            return f"keeps all {site.count} neurons; leave it out"
         return super().misfit(site, choice)
+
+    def idle(self, choice: Choice, others: Mapping[str, Choice]) -> bool:
+        """Where no more neurons are kept than a token may use."""
+        kept = [len(other.kept) for other in others.values() if isinstance(other, Kept)]
+        return isinstance(choice, Setting) and bool(kept) and choice.value >= min(kept)

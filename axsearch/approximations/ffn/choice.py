@@ -16,8 +16,11 @@ class FfnNeurons(UnitRemoval):
     name = "ffn"
     kinds = ("ffn",)
     summary = "FFN neurons kept"
+    unit = "neurons"
+    title = "neurons"
+    axis = "neurons kept"
     fractions = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4, 1 / 8)
 
     def grain(self, site: Site) -> int:
         """Multiples of 32, since odd widths run slower than wider even ones; 1 in toy models."""
-        return 32 if site.units.count >= 256 else 1
+        return 32 if site.count >= 256 else 1

@@ -26,4 +26,4 @@ class FfnMask(UnitMask):
 
     def parts(self, site: Site) -> int:
         """Twelve groups; a neuron each where there are fewer."""
-        return min(GROUPS, site.units.count)
+        return min(GROUPS, site.count)

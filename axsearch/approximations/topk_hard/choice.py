@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axsearch.approximations.site import SiteKind
-from axsearch.approximations.topk import TopKAttention
+from axsearch.approximations.topk.choice import TopKAttention
 
 
 class HardTopKAttention(TopKAttention):
@@ -17,6 +17,7 @@ class HardTopKAttention(TopKAttention):
     name = "topk_hard"
     summary = "keys each query attends to, not renormalised"
     searched = False
+    title = ""
     mode = "hard"
     keys = (64, 30, 16, 8)
 

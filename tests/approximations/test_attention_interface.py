@@ -10,9 +10,9 @@ from torch import Tensor
 
 from axsearch.approximations.choices import Setting
 from axsearch.approximations.site import SiteId
-from axsearch.kernels import attention_interface
+from axsearch.approximations.topk import attention_interface
 from axsearch.kernels.native import SWITCH
-from axsearch.models.surgery import shrink
+from axsearch.models.base_model import shrink
 from axsearch.space.recipe import Recipe
 from tests.families import padded_batch, tiny_model
 

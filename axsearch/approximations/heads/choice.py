@@ -16,6 +16,9 @@ class Heads(UnitRemoval):
     name = "heads"
     kinds = ("attention",)
     summary = "attention heads kept"
+    unit = "heads"
+    title = "heads"
+    axis = "heads kept"
     fractions = (5 / 6, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
 
     def grain(self, site: Site) -> int:

@@ -23,4 +23,4 @@ class HeadMask(UnitMask):
 
     def parts(self, site: Site) -> int:
         """Every head."""
-        return site.units.count
+        return site.count

@@ -1,0 +1,1 @@
+"""FFN neurons: removed from the projections."""

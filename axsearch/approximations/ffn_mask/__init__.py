@@ -1,0 +1,1 @@
+"""Groups of FFN neurons, each a parameter of the genome."""

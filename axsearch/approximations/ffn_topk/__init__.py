@@ -1,0 +1,1 @@
+"""Top-k FFN: each token uses its k strongest neurons."""

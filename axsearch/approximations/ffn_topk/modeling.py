@@ -1,0 +1,38 @@
+"""Top-k FFN: an activation that keeps each token's k largest pre-activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from axsearch.approximations.modeling import Modeling, Place, replace_module
+from axsearch.kernels.topk_activation import topk_activation
+
+
+class TopKActivation(nn.Module):
+    """An FFN's activation that keeps each token's k largest pre-activations."""
+
+    def __init__(self, activation: nn.Module, k: int) -> None:
+        super().__init__()
+        self.activation = activation
+        self.k = k
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(..., neurons) in and out."""
+        return topk_activation(scores, self.k, self.activation)
+
+
+class TopKFfnModeling(Modeling):
+    """Puts the activation of top-k around the block's own."""
+
+    type = "ffn_topk"
+
+    @classmethod
+    def install(cls, place: Place, choice: Mapping[str, Any]) -> None:
+        """Replace the activation."""
+        name = place.block.activation
+        assert name is not None
+        activation = place.module.get_submodule(name)
+        replace_module(place.module, name, TopKActivation(activation, choice["value"]))

@@ -1,0 +1,1 @@
+"""Single attention heads, each a parameter of the genome."""

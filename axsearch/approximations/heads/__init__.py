@@ -1,0 +1,1 @@
+"""Attention heads: removed from the projections."""

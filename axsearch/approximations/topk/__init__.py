@@ -1,0 +1,1 @@
+"""Top-k attention: each query attends to its k best keys."""

@@ -1,0 +1,24 @@
+"""Top-k attention: the attention implementation of transformers that attends to k keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from axsearch.approximations.modeling import Modeling, Place
+from axsearch.approximations.topk.attention_interface import ATTENTION_NAME
+
+
+class TopKAttentionModeling(Modeling):
+    """Lets a layer attend through :mod:`axsearch.approximations.topk.attention_interface`."""
+
+    type = "topk"
+
+    @classmethod
+    def install(cls, place: Place, choice: Mapping[str, Any]) -> None:
+        """Tell the module that attends its k; transformers then calls the function for it."""
+        assert place.block.core is not None
+        core: Any = place.module.get_submodule(place.block.core)
+        core.topk, core.topk_mode = choice["value"], choice["mode"]
+        if place.model._supports_sdpa:  # else the family's own module reads topk
+            place.model.config._attn_implementation = ATTENTION_NAME

@@ -1,0 +1,1 @@
+"""Selective hard attention: top-k without renormalisation."""

@@ -1,0 +1,118 @@
+"""Base: the user's model, and all that making smaller ones of it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from axsearch.approximations.modeling import apply_choices
+from axsearch.approximations.site import Site, SiteId
+from axsearch.models import surgery
+from axsearch.models.architectures import architecture_of
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.surgery import Plan
+from axsearch.space.recipe import Recipe
+
+PLANS = 64
+"""Recipes whose plans are kept: one recipe is asked about several times in a row."""
+
+
+class Base:
+    """A fine-tuned model that stays as it is, its family and its sites.
+
+    Args:
+        model: in evaluation mode.
+        length: the longest input, in tokens, that the model will see.
+
+    Raises:
+        UsageError: the model's family is not supported.
+
+    Attributes:
+        model: the model itself; smaller models share what is unchanged.
+        family: what axsearch knows of the models of its type.
+        sites: what can be approximated, layer by layer.
+    """
+
+    def __init__(self, model: PreTrainedModel, length: int = 1) -> None:
+        self.model = model
+        self.family = architecture_of(model.config.model_type)
+        self.sites: Mapping[SiteId, Site] = {
+            site.id: site for site in self.family.sites(model, length)
+        }
+        self.plan: Callable[[Recipe], Plan] = lru_cache(maxsize=PLANS)(self._plan)
+        """Which layers stay; raises UsageError where a recipe does not fit the model."""
+
+    def _plan(self, recipe: Recipe) -> Plan:
+        return surgery.plan(self.model, self.family, self.sites, recipe)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The state dict, on the device where the model is now."""
+        return dict(self.model.state_dict())
+
+    @property
+    def repeats(self) -> bool:
+        """Whether one layer's module is run by several layers."""
+        return any(site.repeats > 1 for site in self.sites.values())
+
+    def layers(self, model: PreTrainedModel) -> nn.ModuleList:
+        """The layers of the base or of a smaller model of it."""
+        return self.family.layers(model)
+
+    def gates(self, model: PreTrainedModel) -> dict[SiteId, nn.Module]:
+        """Of the base or a smaller model, see :meth:`Architecture.gates`."""
+        return self.family.gates(model)
+
+    def cut(
+        self, recipe: Recipe, refit: Callable[[dict[str, Tensor]], None] | None = None
+    ) -> dict[str, Tensor]:
+        """The state dict of a smaller model: sliced where the recipe says so, shared elsewhere.
+
+        Works on meta tensors too. Without ``refit``, which changes the cut tensors in place under
+        their names in the base, all shapes are right, which is enough to know a size. Raises
+        UsageError where the recipe does not fit the model.
+        """
+        stays = self.plan(recipe).layers
+        state = self.state
+        surgery.cut(self.sites, recipe, state)
+        if refit is not None:
+            refit(state)
+        lost = surgery.lost_layers(self.sites, recipe)
+        return surgery.renamed(self.model, self.family, stays, lost, state)
+
+    def shrink(self, recipe: Recipe, state: Mapping[str, Tensor]) -> PreTrainedModel:
+        """A smaller model in evaluation mode, of the tensors of ``state``; the base is untouched.
+
+        Raises UsageError where the recipe does not fit the model.
+        """
+        stays = self.plan(recipe).layers
+        small = surgery.twin(self.model)
+        self.family.set_layers(small, stays)
+        with torch.device("meta"):
+            apply_choices(
+                small,
+                recipe.to_dict()["sites"],
+                stays,
+                self.family.layout,
+                surgery.halves_of(recipe),
+            )
+        small.load_state_dict(state, assign=True)
+        small.eval()
+        return small
+
+
+def shrink(
+    model: PreTrainedModel, recipe: Recipe, moments: Moments | None = None
+) -> PreTrainedModel:
+    """A smaller model in evaluation mode; the base is untouched and shares what is unchanged.
+
+    Raises UsageError where the recipe does not fit the model, or compensates and no ``moments``
+    (:func:`axsearch.models.refit.moments.measure_moments`) were given.
+    """
+    from axsearch.models.weights import ClosedForm  # which is made of a Base
+
+    return ClosedForm(Base(model), moments).shrink(recipe)

@@ -1,0 +1,95 @@
+"""Weights: what a recipe's tensors are, and where they come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from functools import cached_property
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from axsearch.errors import UsageError
+from axsearch.models.base_model import Base
+from axsearch.models.refit.compensation import Moments, Refit, compensate
+from axsearch.space.recipe import Recipe
+from axsearch.system.memory import RecentlyUsed, budget
+
+
+class Weights(ABC):
+    """Where the tensors of smaller models come from.
+
+    A study compares every model with its *reference*, the user's base. Its *source* is the model
+    whose tensors are cut: the base, or a super-network or soup of the same shape. In a trial
+    :meth:`state` is asked for a recipe's tensors once the recipe is known to fit; :meth:`prepare`
+    is called before the first trial, when progress can be shown.
+
+    Attributes:
+        key: what tells these weights from others of the same recipe, base and calibration split;
+            part of the key of every accuracy, latency and export. Empty for the closed form.
+        source: the model whose tensors are cut.
+    """
+
+    key: str
+    source: Base
+
+    @abstractmethod
+    def state(self, recipe: Recipe) -> dict[str, Tensor]:
+        """The state dict of a recipe's model; an export writes this very dictionary."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Measure or load what every recipe needs."""
+
+    def shrink(self, recipe: Recipe) -> PreTrainedModel:
+        """A recipe's model, in evaluation mode; raises UsageError where it does not fit."""
+        return self.source.shrink(recipe, self.state(recipe))
+
+
+class ClosedForm(Weights):
+    """The source's own tensors, refitted in closed form where a recipe compensates.
+
+    Args:
+        source: the base.
+        moments: what calibration saw of it, or a function that measures that when it is first
+            needed; None where no recipe compensates.
+
+    Attributes:
+        refits: weights that were refitted before, those used last.
+    """
+
+    key = ""
+
+    def __init__(
+        self, source: Base, moments: Moments | Callable[[], Moments] | None = None
+    ) -> None:
+        self.source = source
+        self._moments = moments
+        self.refits: RecentlyUsed[tuple[Hashable, ...], Refit] = RecentlyUsed(budget(share=1 / 16))
+
+    @cached_property
+    def moments(self) -> Moments:
+        """What the refit needs to know of the base; raises UsageError where there is nothing."""
+        if self._moments is None:
+            raise UsageError("Compensation needs calibration data.")
+        return self._moments() if callable(self._moments) else self._moments
+
+    def prepare(self) -> None:
+        """Measure the moments."""
+        _ = self.moments
+
+    def state(self, recipe: Recipe) -> dict[str, Tensor]:
+        """Cut, then refitted; raises UsageError where no moments were given and it compensates."""
+        if recipe.compensation == "none":
+            return self.source.cut(recipe)
+        if self._moments is None:
+            raise UsageError(
+                f"The recipe has compensation {recipe.compensation!r}, which needs calibration "
+                "data."
+            )
+
+        def refit(state: dict[str, Tensor]) -> None:
+            source = self.source
+            compensate(source.state, state, source.sites, recipe, self.moments, self.refits)
+
+        return self.source.cut(recipe, refit)
