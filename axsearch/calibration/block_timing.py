@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
-from axsearch.evaluation.latency import Scenario, quiet, settle
+from axsearch.evaluation.latency import quiet, settle
 from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from axsearch.tasks.split import Batch
 
 SECONDS = 55.0

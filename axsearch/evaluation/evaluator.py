@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache, cached_property
@@ -19,9 +18,9 @@ from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
     PAIRS,
     Latency,
-    Scenario,
     measure_latency,
     workload,
+    workload_fingerprint,
 )
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.evaluation.stages import (
@@ -39,6 +38,7 @@ from axsearch.models.weights import ClosedForm, Weights
 from axsearch.progress import progress_bar
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.metrics import estimate
 from axsearch.statistics.outcome import Estimate, Outcome
@@ -319,10 +319,7 @@ class Evaluator:
         assert self.scenario is not None
         vocabulary = self.base.model.config.vocab_size
         examples = workload(split, self.scenario, vocabulary, batches)
-        digest = hashlib.sha256(repr(sorted(self.scenario.to_dict().items())).encode())
-        for batch in examples:
-            digest.update(batch["input_ids"].numpy().data)
-        return examples, digest.hexdigest()
+        return examples, workload_fingerprint(self.scenario, examples)
 
     def choices(self, recipe: Recipe) -> dict[str, dict[str, int | None]]:
         """Units kept and k, layer by layer of the base."""

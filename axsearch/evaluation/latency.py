@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from axsearch.space.scenario import Scenario
 from axsearch.tasks.task import Batch, Split
 
 PAIRS = 5
@@ -19,25 +21,6 @@ WARM_UP = 1
 SPREAD = 0.1
 MOST = 3
 OWN_LENGTH_BATCHES = 3
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What latency is measured for.
-
-    ``sequence_length`` None means the examples' own lengths: batches taken at even steps of the
-    search split sorted by length, each padded to its longest example.
-    """
-
-    batch_size: int = 32
-    sequence_length: int | None = None
-    threads: int | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
-
-    def to_dict(self) -> dict[str, int | str | None]:
-        """As plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -73,6 +56,14 @@ def workload(
     size = min(scenario.batch_size, len(order))
     starts = [int((i + 0.5) / batches * (len(order) - size)) for i in range(batches)]
     return [split.collate(order[start : start + size]) for start in sorted(set(starts))]
+
+
+def workload_fingerprint(scenario: Scenario, batches: Sequence[Batch]) -> str:
+    """SHA-256 of a scenario and the tokens that it times, under which latencies are kept."""
+    digest = hashlib.sha256(scenario.key.encode())
+    for batch in batches:
+        digest.update(batch["input_ids"].numpy().data)
+    return digest.hexdigest()
 
 
 def measure_latency(

@@ -284,7 +284,7 @@ class Report:
 def search_command(study: Study) -> str:
     """The command that makes a study like this one; folders are shown without where they lie."""
     spec = study.spec
-    scenario = spec.scenario or {}
+    scenario = {} if spec.scenario is None else spec.scenario.to_dict()
     given: dict[str, object] = {
         "model": study.model_name,
         "data": study.data_name,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.evaluation.latency import Latency, Scenario
+from axsearch.evaluation.latency import Latency
 from axsearch.progress import steps
 from axsearch.running.session import load_task
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from axsearch.study.study import Study
 
 
@@ -37,8 +40,8 @@ def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8)
     trial, or the study's model or data are not what they were.
     """
     recipe = Recipe.from_dict(study.trial(trial).recipe)
-    given = study.spec.scenario or {"device": study.spec.device}
-    scenario = Scenario(**{**given, "sequence_length": None})  # type: ignore[arg-type]
+    own = study.spec.scenario or Scenario(device=study.spec.device)
+    scenario = replace(own, sequence_length=None)
     with steps(2) as begin:
         begin("Loading model and data")
         task = load_task(study.spec)

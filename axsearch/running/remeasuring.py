@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,14 +10,15 @@ import torch
 from axsearch.calibration.preparation import latency_table
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import EXACT, Evaluator
-from axsearch.evaluation.latency import Latency, Scenario
+from axsearch.evaluation.latency import Latency
 from axsearch.progress import progress_bar, steps
 from axsearch.running.session import load_task, spaces
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario, in_words
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import ORDERS
 from axsearch.study.rankings import keep_ranking
-from axsearch.study.spec import StudySpec, in_words
+from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study, front_of
 from axsearch.system.machine import machine_name
 
@@ -43,7 +44,7 @@ class Ranking:
     @property
     def words(self) -> str:
         """The scenario in words."""
-        return in_words(self.scenario)
+        return in_words(Scenario.from_dict(self.scenario))
 
 
 def remeasure(
@@ -80,29 +81,26 @@ def remeasure(
             what they were.
     """
     asked = {"batch_size": batch_size, "threads": threads, "device": device}
-    given: dict[str, Any] = {
-        **(study.spec.scenario or {"device": study.spec.device}),
-        **{name: value for name, value in asked.items() if value is not None},
-    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if sequence_length is not None:
         given["sequence_length"] = sequence_length or None
     for name in ("batch_size", "sequence_length", "threads"):
         if (value := given.get(name)) is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
-    given["threads"] = given.get("threads") or torch.get_num_threads()  # a number, as in a study
+    scenario = replace(study.spec.scenario or Scenario(device=study.spec.device), **given)
+    threads = scenario.threads or torch.get_num_threads()  # a number, as in a study
+    scenario = replace(scenario, threads=threads)
     trials, (_, settings) = study.measurements, study.asked
     _ = study.baseline  # or there is nothing to rank
     with steps(1) as begin:
         begin("Loading model and data")
-        task = load_task(study.spec, model=model, data=data, device=given["device"])
+        task = load_task(study.spec, model=model, data=data, device=scenario.device)
     longest = task.base.family.longest(task.model.config)
-    if (given.get("sequence_length") or 0) > longest:
+    if (scenario.sequence_length or 0) > longest:
         raise UsageError(
-            f"--sequence-length {given['sequence_length']} is above the model's {longest}."
+            f"--sequence-length {scenario.sequence_length} is above the model's {longest}."
         )
-    evaluator = Evaluator(
-        task, study.database.engine, Scenario(**given), given["device"], study.spec.dtype
-    )
+    evaluator = Evaluator(task, study.database.engine, scenario, scenario.device, study.spec.dtype)
     sites = task.base.sites.values()
     space = spaces(task, settings, study.spec.compensation)(
         {site.id: range(site.count) for site in sites}, {}
@@ -129,11 +127,10 @@ def remeasure(
             latencies[member.trial] = found
             front.append(_with(member, found.ratio, base, measured=True))
     front.sort(key=ORDERS["latency"])
-    scenario, workload = Scenario(**given).to_dict(), evaluator.workload[1]
+    workload = evaluator.workload[1]
     keep_ranking(study, scenario, workload, machine_name(), [m.trial or 0 for m in front])
-    return Ranking(
-        machine_name(), scenario, _with(baseline, 1.0, base, measured=True), front, latencies
-    )
+    baseline = _with(baseline, 1.0, base, measured=True)
+    return Ranking(machine_name(), scenario.to_dict(), baseline, front, latencies)
 
 
 def _any_latency(spec: StudySpec) -> StudySpec:

@@ -15,7 +15,6 @@ from optuna.study import StudyDirection
 from axsearch.errors import UsageError
 from axsearch.evaluation.bfloat16 import DTYPES, is_fast
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.evaluation.latency import Scenario
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.progress import console, steps
 from axsearch.reporting.dashboard.serving import annotate
@@ -26,6 +25,7 @@ from axsearch.samplers import build_sampler, check_sampler, own_approximations
 from axsearch.space.genome import check_names, shared_layers, supported
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Compensation
+from axsearch.space.scenario import Scenario
 from axsearch.store.database import Database, check_database, open_database
 from axsearch.store.studies import (
     ModelFacts,
@@ -218,7 +218,7 @@ def search(
         label_column=label_column,
         search_examples=search_examples,
         objectives=tuple(objectives),
-        scenario=None if scenario is None else scenario.to_dict(),
+        scenario=scenario,
         max_drop=max_drop,
         max_latency_ratio=max_latency_ratio,
         max_size_ratio=max_size_ratio,

@@ -11,7 +11,6 @@ from axsearch.approximations.site import SiteId
 from axsearch.calibration.preparation import prepare
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.evaluation.latency import Scenario
 from axsearch.running.worker import Worker
 from axsearch.samplers import own_approximations
 from axsearch.space.genome import SearchSpace, frozen_sites
@@ -125,9 +124,9 @@ def work(
     if threads is not None:
         torch.set_num_threads(threads)
     task = load_task(spec, model=model, data=data, device=device)
-    scenario = None if spec.scenario is None else Scenario(**spec.scenario)  # type: ignore[arg-type]
+    where = device or spec.device
     evaluator = Evaluator(
-        task, database.engine, scenario, device or spec.device, spec.dtype, machine=spec.machine
+        task, database.engine, spec.scenario, where, spec.dtype, machine=spec.machine
     )
     problem = problem_of(evaluator, spec, settings)
     if problem.space.fingerprint != spec.space_fingerprint:

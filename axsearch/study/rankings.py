@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from axsearch.study.spec import in_words
+from axsearch.space.scenario import Scenario, in_words
 from axsearch.study.study import Study
 
 RANKED = "remeasured for "
@@ -13,7 +13,7 @@ RANKED = "remeasured for "
 
 
 def keep_ranking(
-    study: Study, scenario: Mapping[str, Any], workload: str, machine: str, trials: Sequence[int]
+    study: Study, scenario: Scenario, workload: str, machine: str, trials: Sequence[int]
 ) -> None:
     """Keep which trials are the front in another scenario or on another machine."""
     name = f"{RANKED}{in_words(scenario)}, on {machine}"

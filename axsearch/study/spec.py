@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeInt,
@@ -17,17 +18,9 @@ from pydantic import (
 )
 
 from axsearch.space.recipe import Compensation
+from axsearch.space.scenario import Scenario
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.records import read_record
-
-SCENARIO: Mapping[str, Any] = {
-    "batch_size": int,
-    "sequence_length": int | None,
-    "threads": int | None,
-    "device": str,
-    "dtype": str,
-}
-"""What a study's scenario says; :class:`axsearch.evaluation.latency.Scenario` imports torch."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +50,10 @@ OBJECTIVES: Mapping[str, Objective] = {
 """The objectives by their name on the command line."""
 
 
+def _scenario(given: object) -> object:
+    return Scenario.from_dict(given) if isinstance(given, Mapping) else given
+
+
 class StudySpec(BaseModel):
     """What a study is about, kept with it.
 
@@ -74,7 +71,7 @@ class StudySpec(BaseModel):
     label_column: str | None
     search_examples: PositiveInt | None
     objectives: tuple[str, ...]
-    scenario: dict[str, int | str | None] | None
+    scenario: Annotated[Scenario | None, BeforeValidator(_scenario)]
     max_drop: float | None
     max_latency_ratio: PositiveFloat | None
     max_size_ratio: PositiveFloat | None = None
@@ -103,8 +100,6 @@ class StudySpec(BaseModel):
             raise ValueError("splits are calibration, search and holdout")
         if self.scenario is None and "latency" in self.objectives:
             raise ValueError("there is no scenario to measure latency for")
-        if self.scenario is not None and not _is_scenario(self.scenario):
-            raise ValueError(f"scenario holds {', '.join(SCENARIO)}")
         return self
 
     def differences(self, other: StudySpec) -> list[str]:
@@ -144,17 +139,6 @@ class Settings(BaseModel):
     freeze: tuple[str, ...]
 
 
-def in_words(scenario: Mapping[str, Any]) -> str:
-    """What latency is measured for."""
-    length = scenario["sequence_length"]
-    return (
-        f"batches of {scenario['batch_size']}, "
-        f"{'the examples at their own lengths' if length is None else f'{length} tokens'}, "
-        f"{scenario['threads']} thread{'' if scenario['threads'] == 1 else 's'}, "
-        f"{scenario['device']}, {scenario['dtype']}"
-    )
-
-
 def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> dict[str, float]:
     """How far a model is above each limit of the study; zero or less is feasible."""
     found = {}
@@ -168,13 +152,6 @@ def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> d
     return found
 
 
-def _is_scenario(given: Mapping[str, int | str | None]) -> bool:
-    return set(given) == set(SCENARIO) and all(
-        isinstance(given[name], kind) and (not isinstance(value := given[name], int) or value > 0)
-        for name, kind in SCENARIO.items()
-    )
-
-
 def _instead(theirs: str, ours: str, otherwise: str) -> str:
     return f"{theirs} {otherwise}" if theirs == ours else f"{theirs}, not {ours}"
 
@@ -182,6 +159,7 @@ def _instead(theirs: str, ours: str, otherwise: str) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    if isinstance(value, dict):
-        return " ".join(f"{key}={item}" for key, item in value.items() if item is not None)
+    if isinstance(value, Scenario):
+        items = value.to_dict().items()
+        return " ".join(f"{key}={item}" for key, item in items if item is not None)
     return str(value)

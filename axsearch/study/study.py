@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import in_words
 from axsearch.statistics import pareto
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
@@ -31,7 +32,7 @@ from axsearch.store.records import read_record
 from axsearch.store.studies import asked_for, front_candidates, study_names, study_spec, trial_ids
 from axsearch.study import choosing
 from axsearch.study.choosing import By, choose
-from axsearch.study.spec import OBJECTIVES, Settings, StudySpec, in_words, limits
+from axsearch.study.spec import OBJECTIVES, Settings, StudySpec, limits
 from axsearch.study.trial_records import check_choices, read_measurement
 
 

@@ -23,9 +23,10 @@ from sqlalchemy import create_engine
 from axsearch import Evaluator, Task, shrink
 from axsearch.calibration.block_timing import measure_latency_table
 from axsearch.calibration.costs import slower_levels
-from axsearch.evaluation.latency import Scenario, measure_latency
+from axsearch.evaluation.latency import measure_latency
 from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
+from axsearch.space.scenario import Scenario
 
 MODELS = 30
 PAIRS = 15

@@ -36,13 +36,13 @@ from axsearch.calibration.damage import calibration_sample, divergence_of_losses
 from axsearch.calibration.importance import gate_slopes
 from axsearch.calibration.preparation import prepare
 from axsearch.evaluation.evaluator import EXACT, machine_name
-from axsearch.evaluation.latency import Scenario
 from axsearch.models.base_model import Base
 from axsearch.samplers import build_sampler, finished, own_approximations
 from axsearch.samplers.auto import AutoSampler, Parts
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Problem
+from axsearch.space.scenario import Scenario
 from axsearch.store.attributes import DIVERGENCE_ATTR, MEAN_LOSS_ATTR, NOT_WORSE_ATTR
 from axsearch.store.database import open_database
 

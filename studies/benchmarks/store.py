@@ -26,6 +26,7 @@ from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.running.trial_loop import End, TrialLoop
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from axsearch.store.database import open_database
 from axsearch.store.studies import ModelFacts, save_machine, save_study
 from axsearch.study.spec import StudySpec
@@ -147,8 +148,7 @@ def spec():
     return StudySpec(
         model="base", data="data", task="text-classification", metric="accuracy", text_columns=None,
         label_column=None, search_examples=None, objectives=("accuracy", "latency", "size"),
-        scenario={"batch_size": 32, "sequence_length": None, "threads": 2, "device": "cpu",
-                  "dtype": "float32"},
+        scenario=Scenario(threads=2),
         max_drop=None, max_latency_ratio=None, max_size_ratio=None, device="cpu",
         machine="here", seed=0, model_fingerprint=fingerprint,
         splits={"calibration": fingerprint, "search": fingerprint, "holdout": fingerprint},

@@ -27,7 +27,6 @@ from sqlalchemy import text
 
 from axsearch import search
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.evaluation.latency import Scenario
 from axsearch.running.session import load_task, problem_of
 from axsearch.space.recipe import Recipe
 from axsearch.store.database import open_database
@@ -46,9 +45,8 @@ def prepare(url: str, model: str, data: str, count: int) -> None:
     study = Study.of(database, NAME)
     spec, (_, settings) = study.spec, study.asked
     task = load_task(spec)
-    scenario = Scenario(**spec.scenario)
     evaluator = Evaluator(
-        task, database.engine, scenario, spec.device, spec.dtype, machine=spec.machine
+        task, database.engine, spec.scenario, spec.device, spec.dtype, machine=spec.machine
     )
     space = problem_of(evaluator, spec, settings).space
     draw, waiting = np.random.default_rng(0), 0

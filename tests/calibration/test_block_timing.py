@@ -17,11 +17,11 @@ from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.calibration import block_timing as module_under_test
 from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table, shapes
-from axsearch.evaluation.latency import Scenario
 from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from tests.families import every_site, random_model, short_batch
 
 REST = 0.004

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from axsearch.approximations.choices import Choice, Kept
 from axsearch.approximations.site import SiteId
 from axsearch.evaluation import latency
-from axsearch.evaluation.latency import Scenario, measure_latency, workload
+from axsearch.evaluation.latency import measure_latency, workload, workload_fingerprint
 from axsearch.models.base_model import shrink
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from axsearch.tasks.task import Split
 from tests.conftest import tiny_bert
 
@@ -63,6 +65,44 @@ class TestWorkload:
     def test_small_split_is_one_batch(self, count: int) -> None:
         batches = workload(split_of(*range(1, count + 1)), Scenario(batch_size=8), VOCABULARY)
         assert [batch["input_ids"].shape for batch in batches] == [(count, count)]
+
+
+class TestFingerprint:
+    """Latencies of earlier versions are kept under these: they must be found again."""
+
+    @pytest.mark.parametrize(
+        ("scenario", "before"),
+        [
+            (
+                Scenario(batch_size=5, sequence_length=24, threads=2),
+                "29c34833bcf8693cc6152fbe279e989594ae2ed43cfa8f6fdeba6d9ccf81765a",
+            ),
+            (
+                Scenario(batch_size=4, threads=1),
+                "f3ae92f865e92a400cba8fc8898f6cf418aaf3fad68973584c2cbf70d751a257",
+            ),
+            (
+                Scenario(batch_size=4, device="cuda"),
+                "a45da049c0efbe7dfa2639db1ca47d1329608e8b5bb8a7c9c7e62d0e619b52f8",
+            ),
+        ],
+    )
+    def test_is_what_it_was_before_there_were_runtimes(
+        self, scenario: Scenario, before: str
+    ) -> None:
+        batches = workload(split_of(*range(1, 41)), scenario, VOCABULARY)
+        assert workload_fingerprint(scenario, batches) == before
+
+    def test_differs_by_runtime_precision_and_tokens(self) -> None:
+        scenario = Scenario(batch_size=5, sequence_length=24)
+        batches = workload(split_of(3), scenario, VOCABULARY)
+        changes: list[dict[str, Any]] = [
+            {}, {"runtime": "other"}, {"precision": "int8"}, {"batch_size": 6},
+            {"runtime": "other", "precision": "int8"},
+        ]  # fmt: skip
+        found = {workload_fingerprint(replace(scenario, **c), batches) for c in changes}
+        found.add(workload_fingerprint(scenario, [{"input_ids": batches[0]["input_ids"] + 1}]))
+        assert len(found) == len(changes) + 1
 
 
 class Clock:
@@ -178,8 +218,3 @@ class TestRealModels:
         found = measure_latency(base, small, batches, scenario=self.SCENARIO, pairs=9)
         assert found.ratio < 0.6
         assert found.model_ms < found.base_ms
-
-
-def test_scenario_is_plain_data() -> None:
-    scenario = Scenario(batch_size=4, sequence_length=128, threads=2)
-    assert Scenario(**scenario.to_dict()) == scenario  # type: ignore[arg-type]

@@ -26,7 +26,8 @@ SPEC: dict[str, Any] = {
     "text_columns": ["text"], "label_column": None, "search_examples": 80,
     "objectives": ["accuracy", "latency", "size"],
     "scenario": {
-        "batch_size": 4, "sequence_length": None, "threads": 1, "device": "cpu", "dtype": "float32",
+        "batch_size": 4, "sequence_length": None, "threads": 1, "device": "cpu",
+        "runtime": "torch", "precision": "float32",
     },
     "max_drop": 0.1, "max_latency_ratio": None, "max_size_ratio": 0.99, "device": "cpu",
     "machine": "here", "seed": 0, "model_fingerprint": "m" * 64,

@@ -38,13 +38,22 @@ def opened(path: Path) -> Study | None:
 def scenario(value: Any) -> bool:
     fields = {
         "batch_size": whole(1), "sequence_length": optional(whole(1)),
-        "threads": optional(whole(1)), "device": text, "dtype": text,
+        "threads": optional(whole(1)), "device": text,
     }  # fmt: skip
-    return (
-        isinstance(value, dict)
-        and set(value) == set(fields)
-        and all(check(value[name]) for name, check in fields.items())
+    ours, older = ("runtime", "precision"), ("dtype",)
+    return isinstance(value, dict) and any(
+        set(value) == {*fields, *more}
+        and all(fields.get(name, text)(own) for name, own in value.items())
+        for more in (ours, older)
     )
+
+
+def of_this_version(scenario: dict[str, Any]) -> dict[str, Any]:
+    """The same, if it was written before there were runtimes."""
+    if "dtype" not in scenario:
+        return scenario
+    left = {name: value for name, value in scenario.items() if name != "dtype"}
+    return {**left, "runtime": "torch", "precision": scenario["dtype"]}
 
 
 def objectives(value: Any) -> bool:
@@ -83,7 +92,7 @@ def meaning(data: Any) -> dict[str, Any] | None:
         return None
     if data["scenario"] is None and "latency" in data["objectives"]:
         return None
-    return {**DEFAULTS, **data}
+    return {**DEFAULTS, **data, "scenario": data["scenario"] and of_this_version(data["scenario"])}
 
 
 def front(spec: dict[str, Any]) -> list[int]:
@@ -115,7 +124,13 @@ LIKELY = st.sampled_from(
         ["accuracy", "size"], ["latency", "accuracy", "size"], ["accuracy"] * 2, {}, None, True,
     ]
 )  # fmt: skip
-SPECS = st.just(SPEC)
+OLDER: dict[str, Any] = {
+    **SPEC,
+    "scenario": {
+        "batch_size": 4, "sequence_length": None, "threads": 1, "device": "cpu", "dtype": "float32",
+    },
+}  # fmt: skip
+SPECS = st.sampled_from([SPEC, OLDER])
 NAMES = KEYS | st.sampled_from(sorted(FIELDS))
 
 

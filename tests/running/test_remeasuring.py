@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,10 @@ def test_what_was_timed_is_not_timed_again_unless_asked(
 def test_a_length_of_0_is_the_examples_own(study: Study, clock: Clock) -> None:
     own = study.spec.scenario
     assert own is not None
-    study.spec = study.spec.model_copy(update={"scenario": {**own, "sequence_length": 16}})
+    longer = replace(own, sequence_length=16)
+    study.spec = study.spec.model_copy(update={"scenario": longer})
     assert remeasure(study).scenario["sequence_length"] == 16
-    assert remeasure(study, sequence_length=0).scenario == own
+    assert remeasure(study, sequence_length=0).scenario == own.to_dict()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""A study's record: how a scenario of an earlier version is read, compared and written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from axsearch.errors import UsageError
+from axsearch.space.scenario import Scenario
+from axsearch.study.spec import StudySpec
+from tests.faults.studies import SPEC
+
+OLDER: dict[str, Any] = {
+    **SPEC,
+    "scenario": {
+        "batch_size": 4, "sequence_length": None, "threads": 1, "device": "cpu", "dtype": "float32",
+    },
+}  # fmt: skip
+
+
+def test_a_study_of_before_there_were_runtimes_is_the_same_study() -> None:
+    older = StudySpec.stored("reviews", OLDER)
+    assert older.scenario == Scenario(batch_size=4, threads=1)
+    asked = StudySpec.model_validate({**SPEC, "scenario": Scenario(batch_size=4, threads=1)})
+    assert asked.differences(older) == []
+    assert older.differences(asked) == []
+    assert older.model_dump(mode="json") == SPEC  # as it is written from now on
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"precision": "int8"}, "precision=float32, not .* precision=int8"),
+        ({"runtime": "other"}, "runtime=torch .*, not .* runtime=other"),
+        ({"batch_size": 8}, "batch_size=4 .*, not batch_size=8"),
+    ],
+)
+def test_another_scenario_is_another_study(change: dict[str, Any], words: str) -> None:
+    known = StudySpec.stored("reviews", SPEC)
+    assert known.scenario is not None
+    asked = known.model_copy(update={"scenario": replace(known.scenario, **change)})
+    (difference,) = asked.differences(known)
+    assert difference.startswith("scenario (")
+    assert re.search(words, difference)
+
+
+def test_a_scenario_that_is_none_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UsageError, match=r"'reviews' .* damaged .*scenario: scenario holds batch"):
+        StudySpec.stored("reviews", {**SPEC, "scenario": {"batch_size": 4}})
