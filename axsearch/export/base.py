@@ -139,17 +139,6 @@ class ExportFormat(ABC):
         """
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of an export; raises UsageError where it is not one."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict):
-        raise UsageError(f"{path} is missing or damaged; export the model again.")
-    return data
-
-
 def run_check(script: str, folder: Path, *arguments: str) -> float:
     """Run a script in a new, isolated Python; the number on its last line of output.
 

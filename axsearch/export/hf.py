@@ -7,16 +7,14 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import transformers
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.size import METADATA, safetensors_bytes
-from axsearch.export.base import RECIPE, Bundle, ExportFormat, read_json, run_check
+from axsearch.export.base import RECIPE, Bundle, ExportFormat, run_check
 from axsearch.export.card import model_card
 from axsearch.export.modeling_source import modeling_source
-from axsearch.models.architectures import architectures
+from axsearch.models.exported import PREFIX, exported_classes, read_json
 from axsearch.space.recipe import Recipe
 
 WEIGHTS, MODELING = "model.safetensors", "modeling_axsearch"
@@ -88,7 +86,7 @@ class HuggingFace(ExportFormat):
         if strange or "auto_map" in known or not (folder / WEIGHTS).is_file():
             culprit = strange[0] if strange else tokenizer
             raise UsageError(f"{culprit} is not as axsearch writes it; export the model again.")
-        base, auto_class = _classes(folder, config)
+        base, auto_class = exported_classes(folder, config)
         remote = "auto_map" in config or modeling.exists()
         # Exactly ours: transformers reads `x--y` in here as code of the hub repository x.
         if remote and (
@@ -101,25 +99,6 @@ class HuggingFace(ExportFormat):
                 "so it is not run; export the model again."
             )
         return run_check(CHECK, folder, auto_class, "1" if remote else "0")
-
-
-def _classes(folder: Path, config: dict[str, Any]) -> tuple[type[PreTrainedModel], str]:
-    # Names out of a file become source and attributes: only classes that transformers itself lists
-    # for a family of ours are taken.
-    ours = config.get("axsearch")
-    ours = ours if isinstance(ours, dict) else {}
-    kind = str(config.get("model_type")).removeprefix("axsearch_")
-    auto_class, base = str(ours.get("auto_class")), str(ours.get("base_class"))
-    auto = getattr(transformers, auto_class, None) if auto_class.startswith("AutoModel") else None
-    if kind in architectures() and auto is not None:
-        own = transformers.AutoConfig.for_model(kind).__class__
-        listed = auto._model_mapping.get(own, None)
-        for member in listed if isinstance(listed, tuple) else (listed,):
-            if member is not None and member.__name__ == base:
-                return member, auto_class
-    raise UsageError(
-        f"{folder / 'config.json'} names a model that axsearch does not write; export it again."
-    )
 
 
 def _types(recipe: Recipe) -> list[str]:
@@ -146,7 +125,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         return {**config, "architectures": [type(model).__name__], "axsearch": ours}
     return {
         **config,
-        "model_type": f"axsearch_{model.config.model_type}",
+        "model_type": f"{PREFIX}{model.config.model_type}",
         "architectures": ["AxsearchModel"],
         "auto_map": _auto_map(bundle.auto_class),
         "axsearch": {**ours, "layers": list(wanted.layers)},
