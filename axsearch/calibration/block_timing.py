@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
-from axsearch.evaluation.latency import quiet, settle
 from axsearch.models.base_model import Base
+from axsearch.runtimes import Session, open_session
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
@@ -87,11 +84,8 @@ def measure_latency_table(
     }
     alone = _outside(space, base.sites)
     generator = np.random.default_rng(0)
-    moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
-    with quiet(scenario), torch.inference_mode():
-        passes = [
-            float(_layer_times(base, base.model, moved, scenario.device)[-1]) for _ in range(2)
-        ]
+    with open_session(base.model, scenario) as session, session.quiet():
+        passes = [float(session.layer_times(batches)[-1]) for _ in range(2)]
     pairings = PAIRINGS
     while pairings > 1 and FEWEST * _passes(there, layers, pairings) * min(passes) > seconds:
         pairings -= 1  # a large model is timed in fewer pairs of shapes
@@ -100,14 +94,17 @@ def measure_latency_table(
     recipes = (*designs, *held_out, *alone.values())
     models = [base.shrink(recipe, base.cut(recipe)) for recipe in recipes]
     rounds: list[NDArray[np.float64]] = []
-    with quiet(scenario), torch.inference_mode():
-        for model in (base.model, *models):
-            _layer_times(base, model, moved, scenario.device)  # warm-up
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_session(m, scenario)) for m in (base.model, *models)]
+        for session in opened:
+            stack.enter_context(session.quiet())
+        for session in opened:
+            session.layer_times(batches)  # warm-up
         began = time.perf_counter()
         while len(rounds) < FEWEST or (
             len(rounds) < ROUNDS and time.perf_counter() - began < seconds
         ):
-            rounds.append(_round(base, models, moved, scenario.device))
+            rounds.append(_round(opened[0], opened[1:], batches))
             if on_round is not None:
                 on_round(len(rounds), ROUNDS)
     repeats = {site.id.layer: site.repeats for site in base.sites.values()}
@@ -198,54 +195,21 @@ def _removes(choices: Mapping[str, Choice]) -> bool:
 
 
 def _round(
-    base: Base, models: Sequence[PreTrainedModel], batches: Sequence[Batch], device: str
+    base: Session, models: Sequence[Session], batches: Sequence[Batch]
 ) -> NDArray[np.float64]:
     """One pass of each model: its layers' and its whole time over that of the base around it.
 
     Base first, then the models: (1 + models, layers + 1); layers that a model lacks are NaN.
     """
-    passes = [_layer_times(base, base.model, batches, device)]
+    passes = [base.layer_times(batches)]
     found = []
     for model in models:
-        own = _layer_times(base, model, batches, device)
-        passes.append(_layer_times(base, base.model, batches, device))
+        own = model.layer_times(batches)
+        passes.append(base.layer_times(batches))
         padded = np.full_like(passes[0], np.nan)
         padded[: len(own) - 1], padded[-1] = own[:-1], own[-1]
         found.append(padded / ((passes[-1][-1] + passes[-2][-1]) / 2))
     return np.stack([np.median([own / own[-1] for own in passes], axis=0), *found])
-
-
-def _layer_times(
-    base: Base, model: PreTrainedModel, batches: Sequence[Batch], device: str
-) -> NDArray[np.float64]:
-    """Seconds of each layer and of the whole pass, (layers + 1,)."""
-    layers = base.layers(model)
-    times = np.zeros(len(layers) + 1)
-    started = 0.0
-
-    def start(*_: Any) -> None:
-        nonlocal started
-        settle(device)
-        started = time.perf_counter()
-
-    def stop(layer: int, *_: Any) -> None:
-        settle(device)
-        times[layer] += time.perf_counter() - started
-
-    hooks: list[Any] = []
-    for number, layer in enumerate(layers):
-        hooks.append(layer.register_forward_pre_hook(start))
-        hooks.append(layer.register_forward_hook(partial(stop, number)))
-    try:
-        began = time.perf_counter()
-        for batch in batches:
-            model(**batch)
-        settle(device)
-        times[-1] = time.perf_counter() - began
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return times
 
 
 def _fit(

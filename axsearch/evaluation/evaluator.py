@@ -36,6 +36,7 @@ from axsearch.models.refit.moments import measure_moments
 from axsearch.models.refit.moments_cache import kept_moments
 from axsearch.models.weights import ClosedForm, Weights
 from axsearch.progress import progress_bar
+from axsearch.runtimes import open_session
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
@@ -333,12 +334,11 @@ class Evaluator:
 
     def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:
         assert self.scenario is not None
-        device = self.scenario.device
-        base, small = on_device(self.base.model, device), on_device(model, device)
-        try:
-            return measure_latency(base, small, batches, scenario=self.scenario, pairs=pairs)
-        finally:
-            on_device(self.base.model, self.device)
+        with (
+            open_session(self.base.model, self.scenario) as base,
+            open_session(model, self.scenario) as small,
+        ):
+            return measure_latency(base, small, batches, pairs=pairs)
 
 
 def closed_form(task: Task, device: str) -> ClosedForm:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
+from axsearch.runtimes.base import Inputs, Session
 from axsearch.space.scenario import Scenario
 from axsearch.tasks.task import Batch, Split
 
@@ -67,12 +65,7 @@ def workload_fingerprint(scenario: Scenario, batches: Sequence[Batch]) -> str:
 
 
 def measure_latency(
-    base: PreTrainedModel,
-    model: PreTrainedModel,
-    batches: Sequence[Batch],
-    *,
-    scenario: Scenario,
-    pairs: int = PAIRS,
+    base: Session, model: Session, batches: Sequence[Batch], *, pairs: int = PAIRS
 ) -> Latency:
     """Time model and base in turn (A B A B …) after a warm-up of each.
 
@@ -80,18 +73,16 @@ def measure_latency(
     does not, and the median over pairs drops the ones that something else disturbed. While the
     quartiles of the ratios lie more than 10 % apart, up to three times ``pairs`` are measured.
     """
-    moved = [{k: v.to(scenario.device) for k, v in batch.items()} for batch in batches]
-    with quiet(scenario), torch.inference_mode():
+    ours = [base.prepare(batch) for batch in batches]
+    theirs = [model.prepare(batch) for batch in batches]
+    with base.quiet(), model.quiet():
         for _ in range(WARM_UP):
-            _pass(base, moved, scenario.device)
-            _pass(model, moved, scenario.device)
+            _pass(base, ours)
+            _pass(model, theirs)
         measured: list[tuple[float, float]] = []
         spread = np.inf
         while spread > SPREAD and len(measured) < MOST * pairs:
-            measured += [
-                (_pass(base, moved, scenario.device), _pass(model, moved, scenario.device))
-                for _ in range(pairs)
-            ]
+            measured += [(_pass(base, ours), _pass(model, theirs)) for _ in range(pairs)]
             times = np.array(measured)
             low, ratio, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.5, 0.75))
             spread = (high - low) / ratio
@@ -99,45 +90,9 @@ def measure_latency(
     return Latency(model_ms, base_ms, float(ratio), float(low), float(high), len(measured))
 
 
-def _pass(model: PreTrainedModel, batches: Sequence[Batch], device: str) -> float:
+def _pass(session: Session, batches: Sequence[Inputs]) -> float:
     start = time.perf_counter()
     for batch in batches:
-        model(**batch)
-    settle(device)
+        session.run(batch)
+    session.settle()
     return time.perf_counter() - start
-
-
-def settle(device: str) -> None:
-    """Wait until a device has done all it was given; a CPU has."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    elif device.startswith("mps"):
-        torch.mps.synchronize()
-
-
-@contextmanager
-def quiet(scenario: Scenario) -> Iterator[None]:
-    """The scenario's threads, and no garbage collection in the midst of a measurement."""
-    with _threads(scenario.threads), _no_collection():
-        yield
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -25,6 +25,7 @@ from axsearch.calibration.block_timing import measure_latency_table
 from axsearch.calibration.costs import slower_levels
 from axsearch.evaluation.latency import measure_latency
 from axsearch.models.base_model import Base
+from axsearch.runtimes import open_session
 from axsearch.space.genome import SearchSpace
 from axsearch.space.scenario import Scenario
 
@@ -65,9 +66,9 @@ def main() -> None:
             for d in space.dimensions
         }
         recipe = space.recipe(genome)
-        measured = measure_latency(
-            task.model, shrink(task.model, recipe), batches, scenario=scenario, pairs=options.pairs
-        )
+        small = shrink(task.model, recipe)
+        with open_session(task.model, scenario) as base, open_session(small, scenario) as session:
+            measured = measure_latency(base, session, batches, pairs=options.pairs)
         rows.append({"predicted": table.ratio(recipe), "measured": measured.ratio})
     predicted, measured_ratios = (np.array([r[k] for r in rows]) for k in ("predicted", "measured"))
     errors = np.abs(predicted / measured_ratios - 1)

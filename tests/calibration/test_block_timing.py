@@ -13,11 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+import axsearch.runtimes.torch
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.calibration import block_timing as module_under_test
 from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table, shapes
 from axsearch.models.base_model import Base
+from axsearch.runtimes import Session
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
@@ -50,7 +52,7 @@ LAYER = 0.002
 
 
 class Clock:
-    """Stands for ``_layer_times`` and the clock: a machine that drifts and is disturbed."""
+    """Stands for a runtime and the clock: a machine that drifts and is disturbed."""
 
     def __init__(
         self, repeats: Mapping[int, int], drift: float, noise: float, stays: bool = False
@@ -77,10 +79,10 @@ class Clock:
     def ratio(self, recipe: Recipe) -> float:
         return (REST + sum(self.layers(recipe))) / (REST + sum(self.layers(Recipe.of({}))))
 
-    def __call__(
-        self, base: Any, model: Any, batches: Sequence[Any], device: str
-    ) -> NDArray[np.float64]:
-        recipe = model.recipe if isinstance(model, SimpleNamespace) else Recipe.of({})
+    def open(self, model: Any, scenario: Scenario) -> Opened:
+        return Opened(self, model.recipe if isinstance(model, SimpleNamespace) else Recipe.of({}))
+
+    def timed(self, recipe: Recipe) -> NDArray[np.float64]:
         self.passes.append(recipe)
         self.speed *= np.exp(self.draw.normal(0, self.drift))
         layers = np.array([*self.layers(recipe), REST])
@@ -89,6 +91,20 @@ class Clock:
             layers *= 3  # something else ran
         self.now += 1.0
         return np.array([*layers[:-1], layers.sum()])
+
+
+class Opened(Session):
+    """A model of a recipe, whose passes take what the clock says."""
+
+    def __init__(self, clock: Clock, recipe: Recipe) -> None:
+        self.clock = clock
+        self.recipe = recipe
+
+    def run(self, batch: Any) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    def layer_times(self, batches: Sequence[Any]) -> NDArray[np.float64]:
+        return self.clock.timed(self.recipe)
 
 
 Measure = Callable[..., tuple[LatencyTable, Clock, SearchSpace]]
@@ -117,7 +133,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
         )
         repeats = {i.layer: s.repeats for i, s in sites.items()}
         clock = Clock(repeats, drift, noise, stays=model_type == "albert")
-        monkeypatch.setattr(module_under_test, "_layer_times", clock)
+        monkeypatch.setattr(module_under_test, "open_session", clock.open)
         monkeypatch.setattr(Base, "shrink", lambda _, r, state: SimpleNamespace(recipe=r))
         monkeypatch.setattr(Base, "cut", lambda _, r: {})
         watch = SimpleNamespace(perf_counter=lambda: clock.now)
@@ -319,7 +335,8 @@ def model_of_some_size() -> PreTrainedModel:
 def test_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
     # The time of this thread alone: other processes may be at work.
     watch = SimpleNamespace(perf_counter=time.thread_time)
-    monkeypatch.setattr(module_under_test, "time", watch)
+    for module in (module_under_test, axsearch.runtimes.torch):
+        monkeypatch.setattr(module, "time", watch)
     base = model_of_some_size()
     sites = Base(base, 24).sites
     dropped = {f"layer0{n}.ffn": range(96, 928, 32) for n in range(2)}

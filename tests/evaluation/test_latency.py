@@ -16,6 +16,8 @@ from axsearch.approximations.site import SiteId
 from axsearch.evaluation import latency
 from axsearch.evaluation.latency import measure_latency, workload, workload_fingerprint
 from axsearch.models.base_model import shrink
+from axsearch.runtimes import Session, open_session
+from axsearch.runtimes.torch import TorchSession
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.tasks.task import Split
@@ -113,15 +115,21 @@ class Clock:
         self.calls: list[str] = []
         self.surroundings: set[tuple[int, bool, bool]] = set()
 
-    def model(self, name: str, seconds: Iterator[float]) -> Any:
-        def run(**batch: torch.Tensor) -> None:
-            self.calls.append(name)
-            self.now += next(seconds)
-            self.surroundings.add(
-                (torch.get_num_threads(), gc.isenabled(), torch.is_inference_mode_enabled())
-            )
+    def model(self, name: str, seconds: Iterator[float], threads: int | None = None) -> Session:
+        clock = self
 
-        return run
+        class StandIn:
+            device = torch.device("cpu")
+
+            def __call__(self, **batch: torch.Tensor) -> None:
+                clock.calls.append(name)
+                clock.now += next(seconds)
+                clock.surroundings.add(
+                    (torch.get_num_threads(), gc.isenabled(), torch.is_inference_mode_enabled())
+                )
+
+        model: Any = StandIn()
+        return TorchSession(model, threads, "cpu")
 
 
 @pytest.fixture
@@ -142,7 +150,7 @@ class TestMeasuring:
         model = clock.model(
             "model", iter([0.1 * d * (9 if i == 4 else 1) for i, d in enumerate(drift)])
         )
-        found = measure_latency(base, model, BATCHES[:1], scenario=Scenario(), pairs=5)
+        found = measure_latency(base, model, BATCHES[:1], pairs=5)
         assert found.pairs == 5
         assert (found.low, found.ratio, found.high) == pytest.approx((0.5, 0.5, 0.5))
         assert (found.base_ms, found.model_ms) == pytest.approx((600, 300))
@@ -150,29 +158,29 @@ class TestMeasuring:
     def test_quartiles(self, clock: Clock) -> None:
         base = clock.model("base", iter([1.0] * 6))
         model = clock.model("model", iter([9, 0.52, 0.4, 0.5, 0.49, 0.51]))
-        found = measure_latency(base, model, BATCHES[:1], scenario=Scenario(), pairs=5)
+        found = measure_latency(base, model, BATCHES[:1], pairs=5)
         assert (found.low, found.ratio, found.high) == pytest.approx((0.49, 0.5, 0.51))
 
     def test_more_pairs_while_ratios_are_far_apart(self, clock: Clock) -> None:
         base = clock.model("base", iter([1.0] * 99))
         calm = clock.model("calm", iter([9, 0.1, 0.5, 0.9, *[0.5] * 99]))
-        found = measure_latency(base, calm, BATCHES[:1], scenario=Scenario(), pairs=3)
+        found = measure_latency(base, calm, BATCHES[:1], pairs=3)
         assert (found.ratio, found.pairs) == (0.5, 6)
         wild = clock.model("wild", iter([0.1, 0.9] * 99))
-        found = measure_latency(base, wild, BATCHES[:1], scenario=Scenario(), pairs=3)
+        found = measure_latency(base, wild, BATCHES[:1], pairs=3)
         assert found.pairs == latency.MOST * 3
 
     def test_passes_alternate_over_all_batches_after_a_warm_up(self, clock: Clock) -> None:
         base, model = (clock.model(name, iter([1.0] * 99)) for name in ("base", "model"))
-        found = measure_latency(base, model, BATCHES, scenario=Scenario(), pairs=3)
+        found = measure_latency(base, model, BATCHES, pairs=3)
         count = len(BATCHES)
         assert clock.calls == (["base"] * count + ["model"] * count) * (latency.WARM_UP + 3)
         assert found.base_ms == pytest.approx(1000 * count)
 
     def test_threads_are_set_and_restored(self, clock: Clock) -> None:
         before = torch.get_num_threads()
-        models = [clock.model(name, iter([1.0] * 99)) for name in ("base", "model")]
-        measure_latency(*models, BATCHES, scenario=Scenario(threads=before + 1), pairs=1)
+        models = [clock.model(name, iter([1.0] * 99), before + 1) for name in ("base", "model")]
+        measure_latency(*models, BATCHES, pairs=1)
         # No garbage is collected and no graph is kept meanwhile.
         assert clock.surroundings == {(before + 1, False, True)}
         assert torch.get_num_threads() == before
@@ -181,17 +189,15 @@ class TestMeasuring:
     def test_threads_are_left_alone_where_none_are_asked_for(self, clock: Clock) -> None:
         before = torch.get_num_threads()
         models = [clock.model(name, iter([1.0] * 99)) for name in ("base", "model")]
-        measure_latency(*models, BATCHES, scenario=Scenario(), pairs=1)
+        measure_latency(*models, BATCHES, pairs=1)
         assert {threads for threads, _, _ in clock.surroundings} == {before}
 
     def test_everything_is_restored_after_a_failure(self, clock: Clock) -> None:
         before = torch.get_num_threads()
-        broken = clock.model("model", iter([]))
+        base = clock.model("base", iter([1.0] * 99), before + 1)
+        broken = clock.model("model", iter([]), before + 1)
         with pytest.raises(StopIteration):
-            measure_latency(
-                clock.model("base", iter([1.0] * 99)), broken, BATCHES,
-                scenario=Scenario(threads=before + 1),
-            )  # fmt: skip
+            measure_latency(base, broken, BATCHES)
         assert torch.get_num_threads() == before
         assert gc.isenabled()
         assert not torch.is_inference_mode_enabled()
@@ -203,7 +209,8 @@ class TestRealModels:
     def test_base_against_itself(self) -> None:
         base = tiny_bert(layers=6)
         batches = workload(split_of(1), self.SCENARIO, VOCABULARY)
-        found = measure_latency(base, base, batches, scenario=self.SCENARIO, pairs=15)
+        with open_session(base, self.SCENARIO) as ours, open_session(base, self.SCENARIO) as same:
+            found = measure_latency(ours, same, batches, pairs=15)
         assert 0.6 < found.ratio < 1.6
         assert found.low <= found.ratio <= found.high
 
@@ -215,6 +222,7 @@ class TestRealModels:
             sites[SiteId(layer, "ffn")] = {"ffn": Kept(of=64, kept=())}
         batches = workload(split_of(1), self.SCENARIO, VOCABULARY)
         small = shrink(base, Recipe.of(sites))
-        found = measure_latency(base, small, batches, scenario=self.SCENARIO, pairs=9)
+        with open_session(base, self.SCENARIO) as ours, open_session(small, self.SCENARIO) as less:
+            found = measure_latency(ours, less, batches, pairs=9)
         assert found.ratio < 0.6
         assert found.model_ms < found.base_ms

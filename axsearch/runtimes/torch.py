@@ -1,0 +1,126 @@
+"""PyTorch: a model is run as transformers runs it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from axsearch.models.architectures import architecture_of
+from axsearch.models.exported import open_export
+from axsearch.runtimes.base import Inputs, Runtime, Session
+
+
+class TorchSession(Session):
+    """A model on its device; its threads are those of the process, set while it is timed."""
+
+    def __init__(self, model: PreTrainedModel, threads: int | None, device: str) -> None:
+        self.model = _at(model, device)
+        self.threads = threads
+        self.device = device
+
+    def prepare(self, batch: Inputs) -> Inputs:
+        """The same tensors on the device."""
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def run(self, batch: Inputs) -> Mapping[str, Any]:
+        """The model's own output."""
+        with torch.inference_mode():
+            return self.model(**batch)  # type: ignore[no-any-return]
+
+    def settle(self) -> None:
+        """Wait for a GPU."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        elif self.device.startswith("mps"):
+            torch.mps.synchronize()
+
+    def layer_times(self, batches: Sequence[Inputs]) -> NDArray[np.float64]:
+        """Taken by hooks before and after each layer, which wait for the device."""
+        layers = architecture_of(self.model.config.model_type).layers(self.model)
+        times = np.zeros(len(layers) + 1)
+        started = 0.0
+
+        def start(*_: Any) -> None:
+            nonlocal started
+            self.settle()
+            started = time.perf_counter()
+
+        def stop(layer: int, *_: Any) -> None:
+            self.settle()
+            times[layer] += time.perf_counter() - started
+
+        ready = [self.prepare(batch) for batch in batches]
+        hooks: list[Any] = []
+        for number, layer in enumerate(layers):
+            hooks.append(layer.register_forward_pre_hook(start))
+            hooks.append(layer.register_forward_hook(partial(stop, number)))
+        try:
+            self.settle()
+            began = time.perf_counter()
+            for batch in ready:
+                self.run(batch)
+            self.settle()
+            times[-1] = time.perf_counter() - began
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return times
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """The session's threads, and no garbage collection."""
+        before = torch.get_num_threads()
+        with super().quiet():
+            torch.set_num_threads(self.threads or before)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(before)
+
+    def close(self) -> None:
+        """Let go of the model, and of its copy if it was made."""
+        del self.model
+
+
+class Torch(Runtime):
+    """PyTorch with the kernels of transformers, and axsearch's for top-k."""
+
+    name = "torch"
+    precisions = ("float32",)
+    export_format = "hf"
+
+    def open(
+        self,
+        model: PreTrainedModel | Path,
+        *,
+        precision: str,
+        threads: int | None,
+        device: str,
+    ) -> TorchSession:
+        """A model on another device is copied to this one; one from a folder is loaded first."""
+        opened = open_export(model) if isinstance(model, Path) else model
+        return TorchSession(opened, threads, device)
+
+
+def _at(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model itself where it is on the device, else a copy: others use it where it is."""
+    wanted = torch.device(device)
+    if model.device.type == wanted.type and wanted.index in (None, model.device.index):
+        return model
+    there: dict[int, Tensor] = {
+        id(tensor): nn.Parameter(tensor.detach().to(wanted), tensor.requires_grad)
+        for tensor in model.parameters()
+    }
+    there |= {id(tensor): tensor.to(wanted) for tensor in model.buffers()}
+    return copy.deepcopy(model, there)
