@@ -23,7 +23,7 @@ from axsearch.errors import AxsearchError
 from axsearch.evaluation.bfloat16 import lowered, settle
 from axsearch.models.base_model import Base
 from axsearch.space.recipe import Recipe
-from axsearch.system.memory import RecentlyUsed, budget
+from axsearch.system.memory import TensorCache, budget
 from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.split import Batch, Split
 
@@ -86,7 +86,7 @@ class Predictor:
         self.kind = kind
         self.device = device
         self.layers_run = 0
-        self._kept: RecentlyUsed[tuple[str, int, str], Any] = RecentlyUsed(
+        self._kept: TensorCache[tuple[str, int, str], Any] = TensorCache(
             _room(device) if memory is None else memory
         )
         self._lowered: WeakKeyDictionary[PreTrainedModel, Mapping[str, Tensor]] = (
@@ -233,10 +233,7 @@ class Predictor:
                 layers[number] = there[number]
 
     def _keep(self, key: tuple[str, int, str], _: nn.Module, inputs: Any, output: Any) -> None:
-        parts = output if isinstance(output, tuple) else (output,)
-        tensors = [part for part in parts if isinstance(part, Tensor)]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        self._kept.put(key, output, size)
+        self._kept[key] = output
 
 
 class _Given(nn.Module):

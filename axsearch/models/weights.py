@@ -13,7 +13,7 @@ from axsearch.errors import UsageError
 from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments, Refit, compensate
 from axsearch.space.recipe import Recipe
-from axsearch.system.memory import RecentlyUsed, budget
+from axsearch.system.memory import TensorCache, budget
 
 
 class Weights(ABC):
@@ -65,7 +65,7 @@ class ClosedForm(Weights):
     ) -> None:
         self.source = source
         self._moments = moments
-        self.refits: RecentlyUsed[tuple[Hashable, ...], Refit] = RecentlyUsed(budget(share=1 / 16))
+        self.refits: TensorCache[tuple[Hashable, ...], Refit] = TensorCache(budget(share=1 / 16))
 
     @cached_property
     def moments(self) -> Moments:

@@ -1,12 +1,13 @@
-"""Keep what was used last, within a number of bytes."""
+"""Caches of tensors that are limited in bytes, and how many bytes they may take."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import psutil
+from cachetools import LRUCache
+from torch import Tensor
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -15,39 +16,25 @@ MOST = 2 << 30
 SHARE = 0.25
 
 
-class RecentlyUsed(Generic[K, V]):
-    """A dictionary that forgets what was used least recently once it holds too many bytes."""
+class TensorCache(LRUCache[K, V]):
+    """Tensors, or tuples with tensors in them, of at most ``maxsize`` bytes altogether.
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.held = 0
-        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
+    A new value takes the place of those least recently read or written. A value larger than the
+    whole cache is not stored, and nothing is removed for it but an older value of its key.
+    """
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __setitem__(self, key: K, value: V) -> None:
+        """Store a value if it fits; LRUCache alone would raise ValueError if it does not."""
+        if self.getsizeof(value) > self.maxsize:
+            self.pop(key, None)
+        else:
+            super().__setitem__(key, value)
 
-    def get(self, key: K) -> V | None:
-        """The value, from now on the one used last; None where it is not there."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        self._entries.move_to_end(key)
-        return entry[0]
-
-    def put(self, key: K, value: V, size: int) -> None:
-        """Keep a value of ``size`` bytes; one that is larger than all there is room for is not."""
-        self._drop(key)
-        if size > self.most:
-            return
-        self._entries[key] = (value, size)
-        self.held += size
-        while self.held > self.most:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, key: K) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.held -= entry[1]
+    @staticmethod
+    def getsizeof(value: Any) -> int:
+        """The bytes of a tensor, or of the tensors in a tuple."""
+        parts = value if isinstance(value, tuple) else (value,)
+        return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
 
 def budget(share: float = SHARE, most: int = MOST, free: int | None = None) -> int:

@@ -177,7 +177,7 @@ class TestKeeping:
             model = made(model_type, recipe)
             wanted = alone.predict(model, tokens(), base, None, dtype=dtype)
             assert_same(keeping.predict(model, tokens(), base, recipe, dtype=dtype), wanted)
-            assert keeping._kept.held <= memory
+            assert keeping._kept.currsize <= memory
             ran, whole = keeping.layers_run, whole + alone.layers_run
         if memory == 0 or repeats(model_type) > 1:
             assert ran == whole
@@ -279,6 +279,28 @@ def test_layers_that_share_their_parameters_are_never_skipped() -> None:
     assert accuracy._prefixes(deep_base("albert"), EXACT, "float32") == []
 
 
+def test_the_outputs_least_recently_used_are_forgotten() -> None:
+    few = tokens(count=7)  # one batch
+    each = 4 * 7 * int(few.lengths.max()) * 32  # bytes of what a layer returns, in float32
+    first, second, third = (ffn(0, kept=kept) for kept in (1, 2, 3))
+
+    def layers_run(predictor: Predictor, recipe: Recipe) -> int:
+        before = predictor.layers_run
+        found = predictor.predict(made("bert", recipe), few, deep_model("bert"), recipe)
+        assert_same(found, Predictor(BINARY, memory=0).predict(made("bert", recipe), few))
+        return (predictor.layers_run - before) // len(few)
+
+    # All but the last layer's are kept: three of the recipe before, and the third of the first,
+    # which is used again before the others must go.
+    predictor = Predictor(BINARY, memory=4 * each)
+    recipes = (first, second, first, third, first, second)
+    assert [layers_run(predictor, recipe) for recipe in recipes] == [4, 4, 1, 4, 1, 4]
+    assert predictor._kept.currsize == 4 * each
+    too_small = Predictor(BINARY, memory=each - 1)
+    assert [layers_run(too_small, recipe) for recipe in (first, first)] == [4, 4]
+    assert len(too_small._kept) == 0
+
+
 @pytest.mark.usefixtures("small_batches")
 def test_another_split_is_not_mistaken_for_this_one() -> None:
     predictor, base = Predictor(BINARY, memory=1 << 26), deep_base("bert")
@@ -343,5 +365,5 @@ def test_losses_are_those_of_the_answers() -> None:
 
 def test_room_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4000, 9000))
-    assert Predictor(BINARY, "cuda:0")._kept.most == 1000
-    assert Predictor(BINARY)._kept.most > 1000
+    assert Predictor(BINARY, "cuda:0")._kept.maxsize == 1000
+    assert Predictor(BINARY)._kept.maxsize > 1000

@@ -1,80 +1,104 @@
-"""What is kept within a number of bytes, and how many bytes that may be."""
+"""Caches of tensors stay within a number of bytes, and how many bytes that may be."""
 
 from __future__ import annotations
 
 import random
 from collections import OrderedDict
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from axsearch.system import memory
-from axsearch.system.memory import RecentlyUsed, budget
+from axsearch.system.memory import TensorCache, budget
 
 
-def test_what_was_used_last_stays() -> None:
-    kept: RecentlyUsed[str, int] = RecentlyUsed(30)
-    for number, key in enumerate("abc"):
-        kept.put(key, number, 10)
-    assert kept.get("a") == 0  # used again: "b" is now the one to go
-    kept.put("d", 3, 10)
-    assert [kept.get(key) for key in "abcd"] == [0, None, 2, 3]
-    assert (len(kept), kept.held) == (3, 30)
+def of(size: int) -> Tensor:
+    """A tensor of so many bytes."""
+    return torch.empty(size, dtype=torch.uint8)
 
 
-def test_as_many_go_as_room_is_needed_for() -> None:
-    kept: RecentlyUsed[str, int] = RecentlyUsed(30)
-    for number, key in enumerate("abc"):
-        kept.put(key, number, 10)
-    kept.put("d", 3, 11)
-    assert [kept.get(key) for key in "abcd"] == [None, None, 2, 3]
-    assert kept.held == 21
+def filled(maxsize: int, **sizes: int) -> TensorCache[str, Tensor]:
+    cache: TensorCache[str, Tensor] = TensorCache(maxsize)
+    for key, size in sizes.items():
+        cache[key] = of(size)
+    return cache
 
 
-def test_what_is_too_large_is_not_kept_and_takes_nothing_away() -> None:
-    kept: RecentlyUsed[str, int] = RecentlyUsed(30)
-    kept.put("a", 0, 30)
-    kept.put("b", 1, 31)
-    assert (kept.get("a"), kept.get("b"), kept.held) == (0, None, 30)
-    kept.put("a", 2, 31)  # the old value is no longer true
-    assert (kept.get("a"), kept.held, len(kept)) == (None, 0, 0)
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (torch.empty(3, 5), 60),
+        (torch.empty(3, 5, dtype=torch.bfloat16), 30),
+        ((torch.empty(2, dtype=torch.float64), None, "text", torch.empty(3)), 28),
+        (torch.empty(0), 0),
+        (None, 0),
+    ],
+    ids=["float32", "bfloat16", "tuple", "empty", "none"],
+)
+def test_sizes_are_the_bytes_of_tensors(value: Any, size: int) -> None:
+    cache: TensorCache[str, Any] = TensorCache(100)
+    cache["a"] = value
+    assert cache.currsize == size
+
+
+def test_the_value_read_last_stays() -> None:
+    cache = filled(30, a=10, b=10, c=10)
+    assert cache.get("a") is not None  # "b" is now the least recently used
+    cache["d"] = of(10)
+    assert {*cache} == {"a", "c", "d"}
+    assert cache.get("b") is None
+    assert (len(cache), cache.currsize) == (3, 30)
+
+
+def test_as_many_are_removed_as_room_is_needed_for() -> None:
+    cache = filled(30, a=10, b=10, c=10, d=11)
+    assert {*cache} == {"c", "d"}
+    assert cache.currsize == 21
+
+
+def test_a_value_that_is_too_large_is_not_stored_and_removes_no_other() -> None:
+    cache = filled(30, a=30, b=31)
+    assert ({*cache}, cache.currsize) == ({"a"}, 30)
+    cache["a"] = of(31)  # the old value is no longer true
+    assert (cache.get("a"), cache.currsize, len(cache)) == (None, 0, 0)
 
 
 def test_a_value_is_replaced_and_counted_once() -> None:
-    kept: RecentlyUsed[str, int] = RecentlyUsed(30)
-    kept.put("a", 0, 20)
-    kept.put("a", 1, 5)
-    assert (kept.get("a"), kept.held, len(kept)) == (1, 5, 1)
+    cache = filled(30, a=20)
+    cache["a"] = new = of(5)
+    assert cache.get("a") is new
+    assert (cache.currsize, len(cache)) == (5, 1)
 
 
-def test_nothing_is_kept_without_room() -> None:
-    kept: RecentlyUsed[str, int] = RecentlyUsed(0)
-    kept.put("a", 0, 1)
-    assert (kept.get("a"), kept.held) == (None, 0)
+def test_nothing_is_stored_without_room() -> None:
+    assert len(filled(0, a=1)) == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_against_a_plain_list(seed: int) -> None:
     draw, most = random.Random(seed), 50
-    kept: RecentlyUsed[int, int] = RecentlyUsed(most)
-    plain: OrderedDict[int, tuple[int, int]] = OrderedDict()  # the one used last is last
-    for value in range(500):
+    cache: TensorCache[int, Tensor] = TensorCache(most)
+    plain: OrderedDict[int, Tensor] = OrderedDict()  # the one used last is last
+    for _ in range(500):
         key = draw.randrange(12)
         if draw.random() < 0.5:
             found = plain.pop(key, None)
             if found is not None:
                 plain[key] = found
-            assert kept.get(key) == (None if found is None else found[0])
+            assert cache.get(key) is found
         else:
-            size = draw.randint(1, 60)
+            value = of(draw.randint(1, 60))
             plain.pop(key, None)
-            if size <= most:
-                plain[key] = (value, size)
-                while sum(own for _, own in plain.values()) > most:
+            if len(value) <= most:
+                plain[key] = value
+                while sum(map(len, plain.values())) > most:
                     plain.popitem(last=False)
-            kept.put(key, value, size)
-        assert kept.held == sum(own for _, own in plain.values()) <= most
-        assert len(kept) == len(plain)
+            cache[key] = value
+        assert cache.currsize == sum(map(len, plain.values())) <= most
+        assert len(cache) == len(plain)
 
 
 @pytest.mark.parametrize(("free", "wanted"), [(1 << 30, 1 << 28), (1 << 40, 2 << 30), (0, 0)])

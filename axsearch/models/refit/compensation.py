@@ -29,7 +29,7 @@ from torch import Tensor
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import Axis, Site, SiteId, Units
 from axsearch.space.recipe import Compensation, Recipe
-from axsearch.system.memory import RecentlyUsed
+from axsearch.system.memory import TensorCache
 
 DAMPING = 1e-2
 """The ridge a, as a share of the mean variance of the units kept."""
@@ -63,7 +63,7 @@ def compensate(
     sites: Mapping[SiteId, Site],
     recipe: Recipe,
     moments: Moments,
-    refits: RecentlyUsed[tuple[Hashable, ...], Refit],
+    refits: TensorCache[tuple[Hashable, ...], Refit],
 ) -> None:
     """Put the compensated output weights and biases of a recipe into ``state``.
 
@@ -83,8 +83,7 @@ def compensate(
         refit = refits.get(key)
         if refit is None:
             refit = _refit(base, units, choice, recipe.compensation, site_id, moments)
-            size = sum(t.numel() * t.element_size() for t in refit if t is not None)
-            refits.put(key, refit, size)
+            refits[key] = refit
         if refit.weight is not None:
             state[units.output.tensor] = refit.weight
         if refit.bias is not None and units.bias is not None:

@@ -19,7 +19,7 @@ from axsearch.models.refit import compensation
 from axsearch.models.refit.compensation import DAMPING, Moments
 from axsearch.models.weights import ClosedForm
 from axsearch.space.recipe import Compensation, Recipe
-from axsearch.system.memory import RecentlyUsed
+from axsearch.system.memory import TensorCache
 from tests.families import random_model, tiny_model
 
 Floats = NDArray[np.float64]
@@ -225,7 +225,7 @@ def test_what_was_refitted_before_is_the_same_to_the_last_bit(
     recipes = [*(recipe_of(site, way) for way in ways for site in SITES), other, both]
     fresh = [ClosedForm(Base(base), seen).state(r) for r in recipes]
     none_kept = ClosedForm(Base(base), seen)
-    none_kept.refits = RecentlyUsed(0)
+    none_kept.refits = TensorCache(0)
     for turn in range(2):
         if turn:
             monkeypatch.setattr(compensation, "_refit", None)  # all is known
@@ -237,5 +237,28 @@ def test_what_was_refitted_before_is_the_same_to_the_last_bit(
     for recipe, wanted in zip(recipes, fresh, strict=True):
         found = none_kept.state(recipe)
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert none_kept.refits.held == 0
-    assert kept.refits.held > 0
+    assert none_kept.refits.currsize == 0
+    stored = [tensor for refit in kept.refits.values() for tensor in refit if tensor is not None]
+    assert kept.refits.currsize == sum(t.numel() * t.element_size() for t in stored) > 0
+
+
+def test_the_refits_least_recently_used_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, seen = tiny_model("bert"), moments("bert")
+    first, second, third = (
+        Recipe.of({SITES[1]: {"ffn": Kept(of=64, kept=tuple(range(s, s + 8)))}}, "least_squares")
+        for s in (0, 8, 16)
+    )
+    each = 4 * (32 * 8 + 32)  # float32 weight and bias
+    known, too_small = ClosedForm(Base(base), seen), ClosedForm(Base(base), seen)
+    known.refits, too_small.refits = TensorCache(2 * each), TensorCache(each - 1)
+    made, refit = [], compensation._refit
+    monkeypatch.setattr(compensation, "_refit", lambda *args: made.append(1) or refit(*args))
+    recipes = (first, second, first, third, first, second)
+    for recipe, refitted in zip(recipes, (1, 2, 2, 3, 3, 4), strict=True):
+        known.state(recipe)
+        assert len(made) == refitted
+    assert known.refits.currsize == 2 * each
+    for _ in range(2):
+        too_small.state(first)
+    assert len(made) == 6
+    assert len(too_small.refits) == 0
