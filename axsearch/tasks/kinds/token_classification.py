@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import torch
-from nervaluate.entities import Entity
-from nervaluate.strategies import StrictEvaluation
 from numpy.typing import NDArray
 from tokenizers import pre_tokenizers
 from transformers import (
@@ -44,20 +42,28 @@ class Tagged(NamedTuple):
     tags: tuple[str, ...]
 
 
+class Entity(NamedTuple):
+    """A named entity: its type, and the positions of its first and its last word."""
+
+    type: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Sentences(Split):
     """Tagged words; the targets are the tag of each word at its first token.
 
     Attributes:
-        tags: the tag of every word by its class id, those beyond the cut too.
-        words: which words the tokens with a target begin, for each feature.
+        tags: for each example, the class id of every word, words that were cut off included.
+        words: for each feature, the positions of the words whose first token has a target.
     """
 
     tags: Sequence[Sequence[int]] = ()
     words: Sequence[Sequence[int]] = ()
 
     def references(self) -> Sequence[Any]:
-        """All tags, and what they are called, which decides where entities are."""
+        """All tags, and their names, which decide where entities are."""
         return (self.tags, self.names)
 
     def take(self, examples: NDArray[np.int64]) -> Split:
@@ -93,12 +99,14 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         """``tokens`` and the first of :data:`TAG_COLUMNS`, unless they are given."""
         texts = tuple(text_columns or ("tokens",))
         if len(texts) != 1:
-            raise UsageError(f"Token classification takes one --text-columns, not {len(texts)}.")
+            raise UsageError(
+                f"Token classification takes one column in --text-columns, not {len(texts)}."
+            )
         there = [column for column in TAG_COLUMNS if column in table.column_names]
         if label_column is None and not there:
             raise UsageError(
                 f"{source} has none of the columns {', '.join(TAG_COLUMNS)}; it has "
-                f"{', '.join(table.column_names)}: name the tags' with --label-column."
+                f"{', '.join(table.column_names)}; name the column of tags with --label-column."
             )
         return Columns(texts, label_column or there[0])
 
@@ -121,13 +129,13 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
                 or not all(isinstance(tag, str) or type(tag) is int for tag in tags)
             ):
                 raise UsageError(
-                    f"{source}: the {name} split has a row {number} without a list of words and "
-                    "a list of as many tags, which are texts or whole numbers."
+                    f"{source}: row {number} of the {name} split must have a list of words and a "
+                    "list of as many tags, which are strings or integers."
                 )
             if names and not all(-1 <= tag < len(names) for tag in tags):
                 raise UsageError(
-                    f"{source}: the {name} split has tags in row {number} that are not numbers of "
-                    f"its {len(names)} tags."
+                    f"{source}: row {number} of the {name} split has a tag that is not one of the "
+                    f"ids 0 to {len(names) - 1}."
                 )
             called = (names[tag] if names else str(tag) for tag in tags)
             found.append(Tagged(tuple(words), tuple(called)))
@@ -166,7 +174,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
             )
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let each word begin with a space, as in running text: RoBERTa's kind asks for it."""
+        """Let each word begin with a space, as in running text; byte-level tokenizers need it."""
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         found: Any = getattr(backend, "pre_tokenizer", None)
         steps: Any = found if isinstance(found, pre_tokenizers.Sequence) else [found]
@@ -213,7 +221,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         )
 
     def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross entropy, its mean over the words of each example."""
+        """Mean cross entropy over the words of each example."""
         each = torch.nn.functional.cross_entropy(
             logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED
         )
@@ -222,13 +230,13 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def divergence(
         self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Its mean over the words of each example."""
+        """Mean divergence over the words of each example."""
         words = targets != IGNORED
         each = super().divergence(logits, base, targets)
         return (each * words).sum(1) / words.sum(1).clamp(min=1)
 
     def margins(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The least of the words of each example."""
+        """The smallest margin among the words of each example."""
         each = super().margins(logits, targets)
         return each.masked_fill(targets == IGNORED, torch.inf).amin(1)
 
@@ -241,9 +249,9 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         return [tags[words].tolist() for tags, words in zip(likeliest, read, strict=True)]
 
     def outcome(self, metric: str, split: Sentences, answers: Sequence[list[int]]) -> Outcome:
-        """Entities right, predicted and there in each example; or words right, and words.
+        """For each example, its :func:`entity_counts`; or words tagged correctly, and all words.
 
-        Words that were cut off, or that have no token, are taken for ``O``.
+        Words that were cut off, or that have no token, count as tagged ``O``.
         """
         called = (*split.names, OUTSIDE)
         rows: list[tuple[int, ...]] = []
@@ -263,17 +271,16 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
 
 
 def entity_counts(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
-    """Entities found with their type and both ends right, predicted, and there."""
-    there, found = entities(gold), entities(predicted)
-    result, _ = StrictEvaluation().evaluate(there, found, [])
-    return result.correct, result.actual, result.possible
+    """How many entities are in both, with the same type and both ends; predicted; and in gold."""
+    there, found = set(entities(gold)), set(entities(predicted))
+    return len(there & found), len(found), len(there)
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """Where entities are, by the rules of CoNLL's evaluation, which seqeval's default follows.
+    """The entities that tags mark, by the rules of CoNLL's evaluation, as seqeval's default does.
 
     An entity begins at ``B-`` or ``S-``, after ``E-`` or ``S-``, and where the type changes, also
-    from ``O``; it goes on until another begins or ``O`` comes.
+    from ``O``; it continues until another begins or ``O`` follows.
     """
     found: list[Entity] = []
     before = OUTSIDE
@@ -283,7 +290,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
             if begins or before == OUTSIDE:
                 found.append(Entity(tag[2:], position, position))
             else:
-                found[-1].end = position
+                found[-1] = found[-1]._replace(end=position)
         before = tag
     return found
 

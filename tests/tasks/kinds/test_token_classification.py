@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -55,10 +58,13 @@ class TestEntities:
             ("S-X S-X", [("X", 0, 0), ("X", 1, 1)]),
             ("S-X E-X", [("X", 0, 0), ("X", 1, 1)]),
             ("B-X-1 I-X-1", [("X-1", 0, 1)]),
+            # from seqeval's documentation and tests of get_entities
+            ("B-PER I-PER O B-LOC", [("PER", 0, 1), ("LOC", 3, 3)]),
+            ("O O O B-MISC I-MISC I-MISC O B-PER I-PER", [("MISC", 3, 5), ("PER", 7, 8)]),
         ],
     )
     def test_where_they_are(self, tags: str, found: list[tuple[str, int, int]]) -> None:
-        assert [(e.label, e.start, e.end) for e in entities(tags.split())] == found
+        assert entities(tags.split()) == found
 
     @pytest.mark.parametrize(
         ("gold", "said", "counts"),
@@ -173,13 +179,30 @@ class TestData:
         content = rows(KIND.name, 30, 0)
         content[2] = {**content[2], **change}
         message = self.refused(tmp_path, content)
-        assert "a row 3 without a list of words and a list of as many tags" in message
+        assert (
+            "row 3 of the train split must have a list of words and a list of as many tags"
+            in message
+        )
 
     @pytest.mark.parametrize("column", ["tokens", "tags"])
     @pytest.mark.parametrize("value", [0.5, True, ["a"], {"a": 1}], ids=str)
     def test_what_is_no_word_or_tag(self, tmp_path: Path, column: str, value: Any) -> None:
         content = [{**row, column: [value] * len(row["tags"])} for row in rows(KIND.name, 30, 0)]
-        assert "row 1 without a list of words" in self.refused(tmp_path, content, task=KIND.name)
+        assert "row 1 of the train split must have a list of words" in self.refused(
+            tmp_path, content, task=KIND.name
+        )
+
+    @pytest.mark.parametrize("tag", [-2, 2])
+    def test_ids_of_no_tag(self, tmp_path: Path, tag: int) -> None:
+        tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-X"]))
+        features = datasets.Features(
+            {"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags}
+        )
+        columns = {"tokens": [["a", "b"]] * 30, "ner_tags": [[0, 1]] * 29 + [[0, tag]]}
+        table = pa.table(columns, schema=features.arrow_schema)
+        parquet.write_table(table, tmp_path / "train.parquet")
+        with pytest.raises(UsageError, match="row 30 of the train split has a tag that is not one"):
+            read_data(str(tmp_path))
 
     def test_no_column_of_tags(self, tmp_path: Path) -> None:
         content = [{"tokens": row["tokens"], "pos": row["tags"]} for row in rows(KIND.name, 30, 0)]
@@ -218,9 +241,24 @@ def test_labels_of_a_new_head() -> None:
         KIND.new_labels(train, [Tagged(("a",), ("B-Z",))])
 
 
+def all_spans(tags: list[str]) -> set[tuple[str, int, int]]:
+    """Every run of words that is an entity, each tried on its own."""
+    begins = [
+        tag != "O" and (tag[0] in "BS" or before[0] in "OES" or before[2:] != tag[2:])
+        for before, tag in pairwise(["O", *tags])
+    ]
+    ends = [tag == "O" or begin for tag, begin in zip(tags, begins, strict=True)] + [True]
+    return {
+        (tags[start][2:], start, end)
+        for start in range(len(tags))
+        for end in range(start, len(tags))
+        if begins[start] and not any(ends[start + 1 : end + 1]) and ends[end + 1]
+    }
+
+
 def test_random_tags_give_counts_that_add_up() -> None:
     draw = np.random.default_rng(0)
     for _ in range(200):
         gold, said = draw.choice(["O", "B-X", "I-X", "B-Y", "I-Y", "S-X", "E-Y"], (2, 9)).tolist()
-        there, found = ({(e.label, e.start, e.end) for e in entities(t)} for t in (gold, said))
+        there, found = all_spans(gold), all_spans(said)
         assert entity_counts(gold, said) == (len(there & found), len(found), len(there))
