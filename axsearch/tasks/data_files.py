@@ -1,7 +1,7 @@
 """Reading one file of examples: CSV, JSON lines or Parquet.
 
-CSV and JSON lines are read by Python's own readers: every value is what stands in the file, text
-is never taken for a number or a date, and what could be read in two ways is refused.
+CSV and JSON lines are read by Python's own readers: every value is exactly what the file says, text
+is never converted to a number or a date, and a file that could be read in two ways is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 LONGEST_FIELD = (1 << 31) - 1
 BLANK = " \t\r\n"
 KINDS = {
-    str: "texts", int: "whole numbers", float: "fractions", bool: "true or false", list: "lists",
+    str: "strings", int: "integers", float: "floats", bool: "booleans", list: "lists",
     dict: "objects",
 }  # fmt: skip
 
@@ -47,6 +47,8 @@ def read_file(path: Path) -> datasets.Dataset:
 
 
 def _read_csv(path: Path) -> pa.Table:
+    # Not pyarrow.csv, which has no strict mode: a quote that is never closed may turn the rest of
+    # the file into one value, `"a"b` is read as `ab`, and errors count rows instead of lines.
     csv.field_size_limit(LONGEST_FIELD)
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, strict=True)
@@ -58,7 +60,7 @@ def _read_csv(path: Path) -> pa.Table:
                 if len(row) != len(names):
                     raise UsageError(
                         f"{path} cannot be read: line {lines.line_num} has {len(row)} columns, "
-                        f"its header {len(names)}."
+                        f"the header has {len(names)}."
                     )
                 for column, cell in zip(columns, row, strict=True):
                     column.append(cell)
@@ -104,7 +106,9 @@ def _table(
         raise UsageError(f"{path} has the column {twice[0]!r} twice; rename one.")
     strange = [name for name in names if "\0" in name]
     if strange:
-        raise UsageError(f"{path} has the column {strange[0]!r}, whose name is no text; rename it.")
+        raise UsageError(
+            f"{path} has the column {strange[0]!r}, whose name contains a NUL; rename it."
+        )
     return pa.Table.from_arrays(list(columns), names=list(names), metadata=metadata)
 
 
@@ -113,10 +117,12 @@ def _array(path: Path, name: str, values: list[Any]) -> pa.Array:
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) > 1 and kinds != {int, float}:  # true would become 1 beside a fraction
         mixed = " and ".join(called for kind, called in KINDS.items() if kind in kinds)
-        raise UsageError(f"{where} mixes {mixed}; write values of one kind.")
+        raise UsageError(f"{where} mixes {mixed}; use one type in a column.")
     try:
         return pa.array(values)
     except UnicodeEncodeError:
-        raise UsageError(f"{where} has half of a surrogate pair, which is no character.") from None
+        raise UsageError(
+            f"{where} contains half of a surrogate pair, which is not a character."
+        ) from None
     except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
-        raise UsageError(f"{where} does not hold values of one kind ({cause(error)}).") from None
+        raise UsageError(f"{where} has values that do not fit one type ({cause(error)}).") from None

@@ -280,7 +280,7 @@ class TestRefusedFolder:
     def test_ragged_csv(self, tmp_path: Path) -> None:
         message = refused(folder_of(tmp_path, "text,label\na,1\nb,0,oops\n"))
         assert f"{tmp_path / 'train.csv'} cannot be read" in message
-        assert "line 3 has 3 columns, its header 2" in message
+        assert "line 3 has 3 columns, the header has 2" in message
 
     def test_column_named_twice(self, tmp_path: Path) -> None:
         message = refused(folder_of(tmp_path, "text,label,label\n" + "a,1,0\nb,0,1\n" * COUNT))
@@ -519,7 +519,7 @@ class TestAsWritten:
         write(
             tmp_path / "train.jsonl", [row | {"label": (0.5, True)[row["label"]]} for row in rows()]
         )
-        assert "column 'label' mixes fractions and true or false" in refused(tmp_path)
+        assert "column 'label' mixes floats and booleans" in refused(tmp_path)
 
     @pytest.mark.parametrize(
         ("line", "reason"),
@@ -543,12 +543,22 @@ class TestAsWritten:
         ("content", "reason"),
         [
             ('text,label\n"a,1\nb,0\n', "line 3: unexpected end of data"),
+            ('text,label\na,"1\nb,0\n', "line 3: unexpected end of data"),
+            ('text\n"', "line 2: unexpected end of data"),
             ('text,label\n"a"b,1\n', "line 2: ',' expected after"),
             (f"{'x' * 200_000},label\na,1\n", "has none of the text columns"),
-            ("text,la\0bel\na,1\n", r"the column 'la\x00bel', whose name is no text"),
+            ("text,la\0bel\na,1\n", r"the column 'la\x00bel', whose name contains a NUL"),
             ('"a\nb",label\na,1\n', r"it has a\nb, label"),
         ],
-        ids=["open quote", "after a quote", "long name", "NUL", "line break"],
+        ids=[
+            "open quote",
+            "in the last column",
+            "at the end",
+            "after a quote",
+            "long name",
+            "NUL",
+            "line break",
+        ],
     )
     def test_csv(self, tmp_path: Path, content: str, reason: str) -> None:
         assert reason in refused(folder_of(tmp_path, content))
