@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import psutil
 from alembic.script import ScriptDirectory
-from optuna.study._frozen import FrozenStudy
 from packaging.requirements import Requirement
 from sqlalchemy import text
 
@@ -32,6 +31,7 @@ from axsearch.store.database import (
     schema_version,
     shown_url,
 )
+from axsearch.store.optuna_internals import id_of_study
 
 LITTLE_MEMORY = 2 * 2**30
 LITTLE_DISK = 2**30
@@ -217,8 +217,9 @@ def _database(storage: str) -> Iterator[Finding]:
             yield _look("disk", _disk, database)
         for study in database.storage.get_all_studies():
             name = study.study_name
-            yield _look(f"heartbeats of {name}", _heartbeat, database, study)
-            yield _look(f"artifacts of {name}", _artifacts, database, study)
+            given = database, name, id_of_study(study)
+            yield _look(f"heartbeats of {name}", _heartbeat, *given)
+            yield _look(f"artifacts of {name}", _artifacts, *given)
 
 
 def _commit(database: Database) -> Finding:
@@ -263,10 +264,10 @@ def _disk(database: Database) -> Finding:
     return _judged("disk", found, free >= LITTLE_DISK, advice)
 
 
-def _heartbeat(database: Database, study: FrozenStudy) -> Finding:
-    running, grace = database.storage.others(study._study_id), database.storage.grace
+def _heartbeat(database: Database, study: str, study_id: int) -> Finding:
+    name = f"heartbeats of {study}"
+    running, grace = database.storage.others(study_id), database.storage.grace
     silent = [trial.number for trial in running if trial.silent > grace]
-    name = f"heartbeats of {study.study_name}"
     if silent:
         return Finding(
             name,
@@ -277,9 +278,9 @@ def _heartbeat(database: Database, study: FrozenStudy) -> Finding:
     return Finding(name, "ok", f"{len(running)} trials are running")
 
 
-def _artifacts(database: Database, study: FrozenStudy) -> Finding:
-    name = f"artifacts of {study.study_name}"
-    files = list(attached(database.engine, study._study_id))
+def _artifacts(database: Database, study: str, study_id: int) -> Finding:
+    name = f"artifacts of {study}"
+    files = list(attached(database.engine, study_id))
     broken = [f"{file.name} of trial {file.trial}" for file in files if not file.whole]
     if broken:
         return Finding(

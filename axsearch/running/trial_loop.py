@@ -18,14 +18,14 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study._tell import _tell_with_warning
 from optuna.trial import TrialState
 
 from axsearch.errors import AxsearchError, UsageError, cause
 from axsearch.progress import console
 from axsearch.space.recipe import Recipe
 from axsearch.store.attributes import DROPPED_ATTR, FAILED_ATTR, RECIPE_ATTR
-from axsearch.store.claims import RETRIES, BudgetFullError, Work
+from axsearch.store.claims import RECIPE_RETRIES, Assignment, BudgetFullError
+from axsearch.store.optuna_internals import begin_trial, end_trial, id_of_study, id_of_trial
 from axsearch.store.outages import database_error, is_of_database
 from axsearch.store.work_storage import WorkStorage
 from axsearch.system.interrupts import Interrupts
@@ -64,8 +64,8 @@ class End:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """What a loop evaluates."""
+class ObjectiveFunction(Protocol):
+    """What a loop evaluates; an :class:`axsearch.study.spec.Objective` is one number of it."""
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """Suggest the trial's parameters and say which recipe they are."""
@@ -142,7 +142,7 @@ class TrialLoop:
         self,
         study: optuna.Study,
         storage: WorkStorage,
-        objective: Objective,
+        objective: ObjectiveFunction,
         *,
         worker: str,
         wanted: int,
@@ -153,7 +153,7 @@ class TrialLoop:
         self.study = study
         self.storage = storage
         self.objective = objective
-        self.work = Work(study._study_id, wanted, worker)
+        self.assignment = Assignment(id_of_study(study), wanted, worker)
         self.is_dead = is_dead
         self.on_trial = on_trial
         self.ready = ready
@@ -173,7 +173,7 @@ class TrialLoop:
                 database failed; :class:`DatabaseAwayError` where it was away for long.
             KeyboardInterrupt: a signal came; the trial that ran waits to be tried again.
         """
-        self.storage.work_on(self.work)
+        self.storage.work_on(self.assignment)
         pulse = Pulse(self.storage, self.storage.grace / 4)
         try:
             with Interrupts() as interrupts, pulse.running():
@@ -193,32 +193,30 @@ class TrialLoop:
             try:
                 trial = self._ask()
             except BudgetFullError:
-                if self.storage.finished(self.work.study_id) >= self.work.wanted:
+                if self.storage.finished(self.assignment.study_id) >= self.assignment.wanted:
                     break
                 self._wait(interrupts)
                 continue
             except KeyError:
                 raise self._gone() from None
             self._waits = False
-            with pulse.of(trial._trial_id):
+            with pulse.of(id_of_trial(trial)):
                 self._run(trial, interrupts)
             self.spent += time.monotonic() - began
             if self._nothing_new >= NOTHING_NEW:
                 console.print(
                     f"The sampler proposed nothing new {NOTHING_NEW} times: the study has "
-                    f"{self.storage.finished(self.work.study_id)} models."
+                    f"{self.storage.finished(self.assignment.study_id)} models."
                 )
                 break
 
     def _ask(self) -> optuna.Trial:
-        """What Study.ask does, which looks through all trials for one that waits."""
-        if self.storage.first_waiting(self.work.study_id) is not None:
+        if self.storage.first_waiting(self.assignment.study_id) is not None:
             return self.study.ask()
-        self.study._thread_local.cached_all_trials = None
-        return optuna.Trial(self.study, self.study._storage.create_new_trial(self.work.study_id))
+        return begin_trial(self.study)
 
     def _run(self, trial: optuna.Trial, interrupts: Interrupts) -> None:
-        trial_id = trial._trial_id
+        trial_id = id_of_trial(trial)
         try:
             with interrupts.at_once():
                 recipe = self.objective.recipe(trial)
@@ -241,7 +239,7 @@ class TrialLoop:
                 self._fail(trial, problem)
                 raise
         except BaseException:
-            self.storage.give_back(self.work.study_id, trial_id)
+            self.storage.give_back(self.assignment.study_id, trial_id)
             raise
         if problem is not None:
             self._fail(trial, problem)
@@ -253,7 +251,7 @@ class TrialLoop:
             self.done += 1
             self._recent.append(False)
             if self.on_trial is not None:
-                self.on_trial(self.storage.finished(self.work.study_id))
+                self.on_trial(self.storage.finished(self.assignment.study_id))
 
     def _problem(self, end: End) -> str | None:
         if end.values is None:
@@ -269,8 +267,7 @@ class TrialLoop:
     ) -> bool:
         """End a trial; false where others did, who thought that this worker had died."""
         try:
-            # What Study.tell does, but for reading the whole trial again.
-            _tell_with_warning(self.study, trial, values, state)
+            end_trial(self.study, trial, values, state)
         except TAKEN:
             if not self._taken(trial):
                 raise
@@ -280,7 +277,7 @@ class TrialLoop:
     def _taken(self, trial: optuna.Trial) -> bool:
         """Whether others ended a trial; raises AxsearchError where it is gone."""
         try:
-            state = self.storage.get_trial(trial._trial_id).state
+            state = self.storage.get_trial(id_of_trial(trial)).state
         except KeyError:
             raise self._gone() from None
         if state == TrialState.RUNNING:
@@ -323,20 +320,20 @@ class TrialLoop:
         """Let the trials of workers that died be tried again, every quarter of the grace period."""
         if time.monotonic() - self._looked < self.storage.grace / 4:
             return
-        lost, given_up = self.storage.retry_lost(self.work.study_id, self.is_dead)
+        lost, given_up = self.storage.retry_lost(self.assignment.study_id, self.is_dead)
         self._looked = time.monotonic()
         for number in lost:
             console.print(f"Trial {number} was lost with its worker; its model is tried again.")
         for number in given_up:
             console.print(
-                f"Trial {number} was lost with its worker, as {RETRIES} before it; its model is "
-                "given up.",
+                f"Trial {number} was lost with its worker, as {RECIPE_RETRIES} before it; its "
+                "model is given up.",
                 style="yellow",
             )
 
     def _wait(self, interrupts: Interrupts) -> None:
         """Wait for what other workers run: should they die, there is more to do."""
-        if not self._waits and (others := self.storage.others(self.work.study_id)):
+        if not self._waits and (others := self.storage.others(self.assignment.study_id)):
             self._waits = True
             numbers = ", ".join(str(trial.number) for trial in others)
             console.print(f"Waiting for other workers' trials: {numbers}.", style="dim")

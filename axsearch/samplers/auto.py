@@ -19,7 +19,7 @@ from axsearch.samplers.knapsack import Knapsack
 from axsearch.samplers.surrogate import Seen, Surrogate, stacked
 from axsearch.space.problem import Floats, Genomes, Problem
 from axsearch.statistics import pareto
-from axsearch.store.attributes import DIVERGENCE_ATTR, STOPPED_ATTR
+from axsearch.store.attributes import DIVERGENCE_ATTR, FIXED_ATTR, STOPPED_ATTR
 
 WEIGHTS = 24
 """Genomes of the knapsack a proposal, for weights drawn anew each time."""
@@ -201,7 +201,7 @@ class AutoSampler(GenomeSampler):
                 rows.append(self._read[trial.number][0])
             elif trial.number != number and not interrupted(trial):
                 # Of a trial that has only just begun not every parameter is written yet.
-                params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                params = {**trial.system_attrs.get(FIXED_ATTR, {}), **trial.params}
                 if all(d.name in params for d in self.problem.space.dimensions):
                     rows.append(self.problem.array(params))
                 elif trial.number in self._proposed:

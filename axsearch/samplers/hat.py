@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.samplers.nsgaii._elite_population_selection_strategy import (
-    NSGAIIElitePopulationSelectionStrategy,
-)
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.samplers import GenomeSampler, interrupted, turn
 from axsearch.space.problem import Genomes, Problem
-from axsearch.store.attributes import GENERATION_ATTR
+from axsearch.store.attributes import FIXED_ATTR, GENERATION_ATTR
+from axsearch.store.optuna_internals import elite, id_of_study, set_system_attr, storage_of
 
 POPULATION = 125
 """Members of generation 0: those of the warm start and, for the rest, random ones."""
@@ -71,14 +69,13 @@ class HatSampler(GenomeSampler):
         super().__init__(problem)
         self._seed = seed
         self._names = [d.name for d in problem.space.dimensions]
-        self._best = NSGAIIElitePopulationSelectionStrategy(population_size=PARENTS)
         self._bred: tuple[Any, Genomes] | None = None
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next member of the latest generation, or the first of a new one."""
-        if "fixed_params" in trial.system_attrs:
+        if FIXED_ATTR in trial.system_attrs:
             return {}  # a genome that someone else gave, if only in part
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         generation, position = _place(others)
@@ -86,15 +83,14 @@ class HatSampler(GenomeSampler):
         # A generator of its own for each trial: none has to be carried over to a resumed study.
         rng = np.random.default_rng((self._seed, turn(others, trial)))
         row = self._propose(rng, parents, position, {self._row(t) for t in others})
-        # Optuna's public API gives samplers no system attributes; its own use the storage as well.
-        study._storage.set_trial_system_attr(trial._trial_id, GENERATION_ATTR, generation)
+        set_system_attr(study, trial, GENERATION_ATTR, generation)
         return self.problem.genome(row)
 
     def _row(self, trial: FrozenTrial) -> _Row | None:
         # A waiting trial has its genome as fixed parameters only.
         genome = trial.params
         if len(genome) < len(self._names):
-            genome = {**trial.system_attrs.get("fixed_params", {}), **genome}
+            genome = {**trial.system_attrs.get(FIXED_ATTR, {}), **genome}
         try:
             return tuple([genome[name] for name in self._names])
         except KeyError:
@@ -105,11 +101,11 @@ class HatSampler(GenomeSampler):
         # Only earlier generations count, so that all of one generation have the same parents.
         complete = [t for t in trials if t.state == TrialState.COMPLETE]
         before = [t for t in complete if t.system_attrs.get(GENERATION_ATTR, 0) < generation]
-        key = (study._storage, study._study_id, generation, len(before))
+        key = (storage_of(study), id_of_study(study), generation, len(before))
         if self._bred is None or self._bred[0] != key:
             # A genome that was evaluated twice is one member.
             members = {row: t for t in before if (row := self._row(t)) is not None}
-            best = self._best(study, list(members.values()))
+            best = elite(study, list(members.values()), PARENTS)
             rows = [self._row(t) for t in best]
             self._bred = key, np.array(rows, dtype=np.int64).reshape(-1, len(self._names))
         return self._bred[1]

@@ -18,19 +18,16 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Engine, delete, insert, select
 from sqlalchemy.orm import Session
 
 from axsearch.store.models import ArtifactRow
+from axsearch.store.optuna_internals import SYSTEM_ATTRS, TRIALS
 from axsearch.store.outages import outlast
 
 PREFIX = "artifacts:"
 """Of the attributes under which Optuna keeps what a trial's artifacts are."""
-
-ATTRS = models.TrialSystemAttributeModel.__table__
-TRIALS = models.TrialModel.__table__
 
 
 class ArtifactStore:
@@ -78,7 +75,7 @@ def attach(session: Session, trial_id: int, name: str, data: bytes) -> None:
         "encoding": encoding,
     }
     session.execute(
-        insert(ATTRS).values(
+        insert(SYSTEM_ATTRS).values(
             trial_id=trial_id,
             key=PREFIX + row.id,
             # Twice, as Optuna has it: it gives attributes their JSON, and this one is a string.
@@ -100,13 +97,13 @@ class Attached:
 def attached(engine: Engine, study_id: int) -> Iterator[Attached]:
     """Every artifact of a study's complete trials, with its checksum compared."""
     wanted = (
-        select(TRIALS.c.number, ATTRS.c.value_json, ArtifactRow.sha256, ArtifactRow.data)
-        .join(TRIALS, TRIALS.c.trial_id == ATTRS.c.trial_id)
-        .join(ArtifactRow, ATTRS.c.key == PREFIX + ArtifactRow.id, isouter=True)
+        select(TRIALS.c.number, SYSTEM_ATTRS.c.value_json, ArtifactRow.sha256, ArtifactRow.data)
+        .join(TRIALS, TRIALS.c.trial_id == SYSTEM_ATTRS.c.trial_id)
+        .join(ArtifactRow, SYSTEM_ATTRS.c.key == PREFIX + ArtifactRow.id, isouter=True)
         .where(
             TRIALS.c.study_id == study_id,
             TRIALS.c.state == TrialState.COMPLETE,
-            ATTRS.c.key.startswith(PREFIX),
+            SYSTEM_ATTRS.c.key.startswith(PREFIX),
         )
         .order_by(TRIALS.c.number)
     )

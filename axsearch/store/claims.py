@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Table, delete, func, insert, select, update
 from sqlalchemy.orm import Session
@@ -16,15 +15,17 @@ from sqlalchemy.orm import Session
 from axsearch.errors import AxsearchError
 from axsearch.store.attributes import WORKER_ATTR
 from axsearch.store.models import RecipeRow, TrialRow
-from axsearch.store.running_trial import SYSTEM_ATTR
+from axsearch.store.optuna_internals import (
+    HEARTBEATS,
+    NOT_FOUND,
+    STUDIES,
+    SYSTEM_ATTRS,
+    TRIALS,
+)
 
-TRIALS = models.TrialModel.__table__
-HEARTBEATS = models.TrialHeartbeatModel.__table__
-STUDIES = models.StudyModel.__table__
-SYSTEM = SYSTEM_ATTR.__table__
 ROWS = cast(Table, TrialRow.__table__)
 
-RETRIES = 3
+RECIPE_RETRIES = 3
 """How often a recipe is tried again whose trial was lost."""
 
 
@@ -33,7 +34,7 @@ class BudgetFullError(AxsearchError):
 
 
 @dataclass(frozen=True)
-class Work:
+class Assignment:
     """What a worker is at: so many distinct recipes are to be finished in a study."""
 
     study_id: int
@@ -66,20 +67,20 @@ def lock_study(session: Session, study_id: int) -> None:
     if session.get_bind().dialect.name == "sqlite":
         locked = session.execute(update(STUDIES).where(own).values(study_id=study_id))
         if locked.rowcount != 1:  # type: ignore[attr-defined]
-            raise KeyError(models.NOT_FOUND_MSG)
+            raise KeyError(NOT_FOUND)
     elif session.scalar(select(STUDIES.c.study_id).where(own).with_for_update()) is None:
-        raise KeyError(models.NOT_FOUND_MSG)
+        raise KeyError(NOT_FOUND)
 
 
-def check_budget(session: Session, work: Work, *, begun: int = 0) -> None:
+def check_budget(session: Session, assignment: Assignment, *, begun: int = 0) -> None:
     """Raises BudgetFullError where enough is finished or running; needs the study's lock.
 
     ``begun`` trials, which the session has just begun, are left out.
     """
     # In this order: a trial that ends between the two is counted twice, and not left out.
-    others = trials_in(session, work.study_id, TrialState.RUNNING) - begun
-    if others + finished_recipes(session, work.study_id) >= work.wanted:
-        raise BudgetFullError(f"{work.wanted} trials are finished or running.")
+    others = trials_in(session, assignment.study_id, TrialState.RUNNING) - begun
+    if others + finished_recipes(session, assignment.study_id) >= assignment.wanted:
+        raise BudgetFullError(f"{assignment.wanted} trials are finished or running.")
 
 
 def finished_recipes(session: Session, study_id: int) -> int:
@@ -103,7 +104,7 @@ def begin(session: Session, trial_id: int, worker: str) -> None:
         session.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == trial_id))
     session.execute(insert(HEARTBEATS).values(trial_id=trial_id))
     value = {"trial_id": trial_id, "key": WORKER_ATTR, "value_json": json.dumps(worker)}
-    session.execute(insert(SYSTEM).values(value))
+    session.execute(insert(SYSTEM_ATTRS).values(value))
 
 
 def beat(session: Session, trial_id: int) -> None:
@@ -115,9 +116,9 @@ def beat(session: Session, trial_id: int) -> None:
 def runs(session: Session, trial_id: int, worker: str) -> bool:
     """Whether a trial runs that this worker began, as :func:`begin` was told."""
     found = session.execute(
-        select(TRIALS.c.state, SYSTEM.c.value_json)
-        .join(SYSTEM, SYSTEM.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.trial_id == trial_id, SYSTEM.c.key == WORKER_ATTR)
+        select(TRIALS.c.state, SYSTEM_ATTRS.c.value_json)
+        .join(SYSTEM_ATTRS, SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WORKER_ATTR)
     ).first()
     return (
         found is not None
@@ -126,14 +127,14 @@ def runs(session: Session, trial_id: int, worker: str) -> bool:
     )
 
 
-def start_waiting(session: Session, trial_id: int, work: Work) -> bool:
+def start_waiting(session: Session, trial_id: int, assignment: Assignment) -> bool:
     """Start a trial that waits; false where another worker has."""
     waiting = (TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
     now = datetime.now(UTC).replace(tzinfo=None)
     started = update(TRIALS).where(*waiting).values(state=TrialState.RUNNING, datetime_start=now)
     if session.execute(started).rowcount != 1:  # type: ignore[attr-defined]
         return False
-    begin(session, trial_id, work.worker)
+    begin(session, trial_id, assignment.worker)
     return True
 
 
@@ -158,7 +159,7 @@ def holder(session: Session, study_id: int, recipe: str) -> Claim | None:
         return Claim("finished", row.trial_id, row.attempt)
     if row.state in (TrialState.RUNNING, TrialState.WAITING):
         return Claim("held", row.trial_id, row.attempt)
-    return Claim("given up" if row.attempt > RETRIES else "own", row.trial_id, row.attempt)
+    return Claim("given up" if row.attempt > RECIPE_RETRIES else "own", row.trial_id, row.attempt)
 
 
 def take_over(
@@ -216,12 +217,12 @@ def signs_of_life(session: Session, study_id: int) -> list[Running]:
     found = session.execute(
         select(
             TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.datetime_start,
-            HEARTBEATS.c.heartbeat, SYSTEM.c.value_json,
+            HEARTBEATS.c.heartbeat, SYSTEM_ATTRS.c.value_json,
         )
         .join(HEARTBEATS, HEARTBEATS.c.trial_id == TRIALS.c.trial_id, isouter=True)
         .join(
-            SYSTEM,
-            (SYSTEM.c.trial_id == TRIALS.c.trial_id) & (SYSTEM.c.key == WORKER_ATTR),
+            SYSTEM_ATTRS,
+            (SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id) & (SYSTEM_ATTRS.c.key == WORKER_ATTR),
             isouter=True,
         )
         .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)

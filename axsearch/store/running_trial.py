@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Table
 
-PARAM = models.TrialParamModel
-USER_ATTR = models.TrialUserAttributeModel
-SYSTEM_ATTR = models.TrialSystemAttributeModel
-STEP = models.TrialIntermediateValueModel
+from axsearch.store.optuna_internals import (
+    NOT_FOUND,
+    PARAMS,
+    STEPS,
+    SYSTEM_ATTRS,
+    USER_ATTRS,
+    id_of_trial,
+    to_stored_step,
+)
 
-Kind = Any  # one of the four tables above
-Key = tuple[Kind, Any]  # and the name, key or step in it
+Key = tuple[Table, Any]  # one of the four tables above, and the name, key or step in it
 
 
 class RunningTrial:
@@ -29,7 +33,7 @@ class RunningTrial:
 
     def __init__(self, study_id: int, trial: FrozenTrial) -> None:
         self.study_id = study_id
-        self.trial_id = trial._trial_id
+        self.trial_id = id_of_trial(trial)
         self.unwritten: dict[Key, Any] = {}
         self._begun = trial.number, trial.values, trial.datetime_start
         self._params = dict(trial.params)
@@ -40,15 +44,15 @@ class RunningTrial:
             for name, distribution in trial.distributions.items()
         }
         # As JSON, so that what is read back is a copy, and the same before it is written and after.
-        self._attrs: dict[Kind, dict[str, str]] = {
-            USER_ATTR: {key: json.dumps(value) for key, value in trial.user_attrs.items()},
-            SYSTEM_ATTR: {key: json.dumps(value) for key, value in trial.system_attrs.items()},
+        self._attrs: dict[Table, dict[str, str]] = {
+            USER_ATTRS: {key: json.dumps(value) for key, value in trial.user_attrs.items()},
+            SYSTEM_ATTRS: {key: json.dumps(value) for key, value in trial.system_attrs.items()},
         }
         self._written: set[Key] = {
-            *((PARAM, name) for name in trial.params),
-            *((USER_ATTR, key) for key in trial.user_attrs),
-            *((SYSTEM_ATTR, key) for key in trial.system_attrs),
-            *((STEP, step) for step in trial.intermediate_values),
+            *((PARAMS, name) for name in trial.params),
+            *((USER_ATTRS, key) for key in trial.user_attrs),
+            *((SYSTEM_ATTRS, key) for key in trial.system_attrs),
+            *((STEPS, step) for step in trial.intermediate_values),
         }
         self._since = 0.0
         self._shown = False
@@ -60,20 +64,20 @@ class RunningTrial:
         if name in self._internal:
             return
         text = distribution_to_json(distribution)
-        self._keep((PARAM, name), (internal, text))
+        self._keep((PARAMS, name), (internal, text))
         self._internal[name] = internal
         self._params[name] = distribution.to_external_repr(internal)
         self._distributions[name] = distribution
 
-    def set_attr(self, kind: Kind, key: str, value: Any) -> None:
+    def set_attr(self, table: Table, key: str, value: Any) -> None:
         """Set an attribute; raises TypeError where JSON cannot hold it."""
         text = json.dumps(value)
-        self._keep((kind, key), text)
-        self._attrs[kind][key] = text
+        self._keep((table, key), text)
+        self._attrs[table][key] = text
 
     def set_step(self, step: int, value: float) -> None:
         """Set an intermediate value."""
-        self._keep((STEP, step), value)
+        self._keep((STEPS, step), value)
         self._steps[step] = value
 
     def _keep(self, key: Key, value: Any) -> None:
@@ -86,7 +90,7 @@ class RunningTrial:
     @property
     def hidden(self) -> bool:
         """Whether it has parameters, none of which is written."""
-        return not self._shown and any(kind is PARAM for kind, _ in self.unwritten)
+        return not self._shown and any(table is PARAMS for table, _ in self.unwritten)
 
     @property
     def age(self) -> float:
@@ -98,11 +102,11 @@ class RunningTrial:
         try:
             return self._internal[name]
         except KeyError:
-            raise KeyError(models.NOT_FOUND_MSG) from None
+            raise KeyError(NOT_FOUND) from None
 
-    def attrs(self, kind: Kind) -> dict[str, Any]:
-        """A copy of its attributes of a kind."""
-        return {key: json.loads(text) for key, text in dict(self._attrs[kind]).items()}
+    def attrs(self, table: Table) -> dict[str, Any]:
+        """A copy of its attributes in a table."""
+        return {key: json.loads(text) for key, text in dict(self._attrs[table]).items()}
 
     def frozen(self) -> FrozenTrial:
         """A copy of all of it."""
@@ -116,42 +120,42 @@ class RunningTrial:
             datetime_complete=None,
             params=dict(self._params),
             distributions=dict(self._distributions),
-            user_attrs=self.attrs(USER_ATTR),
-            system_attrs=self.attrs(SYSTEM_ATTR),
+            user_attrs=self.attrs(USER_ATTRS),
+            system_attrs=self.attrs(SYSTEM_ATTRS),
             intermediate_values=dict(self._steps),
             trial_id=self.trial_id,
         )
 
     # What is to be written
 
-    def new_rows(self) -> Iterator[tuple[Kind, list[dict[str, Any]]]]:
+    def new_rows(self) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
         """For each table the rows to insert."""
-        for kind in (PARAM, USER_ATTR, SYSTEM_ATTR, STEP):
+        for table in (PARAMS, USER_ATTRS, SYSTEM_ATTRS, STEPS):
             rows = [
-                self._row(kind, name, value)
+                self._row(table, name, value)
                 for (of, name), value in self.unwritten.items()
-                if of is kind and (kind, name) not in self._written
+                if of is table and (table, name) not in self._written
             ]
             if rows:
-                yield kind, rows
+                yield table, rows
 
-    def changed(self) -> Iterator[tuple[Kind, Any, Any]]:
-        """Attributes and intermediate values that have a row already: kind, key and new value."""
-        for (kind, name), value in self.unwritten.items():
-            if (kind, name) in self._written:
-                yield kind, name, value if kind is STEP else json.loads(value)
+    def changed(self) -> Iterator[tuple[Table, Any, Any]]:
+        """Attributes and intermediate values that have a row already: table, key and new value."""
+        for (table, name), value in self.unwritten.items():
+            if (table, name) in self._written:
+                yield table, name, value if table is STEPS else json.loads(value)
 
     def mark_written(self) -> None:
         """Nothing is to be written any more."""
-        self._shown = self._shown or any(kind is PARAM for kind, _ in self.unwritten)
+        self._shown = self._shown or any(table is PARAMS for table, _ in self.unwritten)
         self._written.update(self.unwritten)
         self.unwritten.clear()
 
-    def _row(self, kind: Kind, name: Any, value: Any) -> dict[str, Any]:
-        if kind is PARAM:
+    def _row(self, table: Table, name: Any, value: Any) -> dict[str, Any]:
+        if table is PARAMS:
             columns = {"param_name": name, "param_value": value[0], "distribution_json": value[1]}
-        elif kind is STEP:
-            stored, stored_type = STEP.intermediate_value_to_stored_repr(value)
+        elif table is STEPS:
+            stored, stored_type = to_stored_step(value)
             columns = {
                 "step": name,
                 "intermediate_value": stored,

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from optuna.storages._rdb import models
-from sqlalchemy import Engine, Text, cast, delete, select, text, update
+from sqlalchemy import Engine, Text, bindparam, cast, delete, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from axsearch import strict_json
 from axsearch.space.recipe import Recipe
 from axsearch.store.models import ExportRow, MachineRow, ModelRow, StudyRow, TaskRow, TrialRow
+from axsearch.store.optuna_internals import STUDIES, STUDY_SYSTEM_ATTRS, TRIALS
 from axsearch.store.outages import outlast
 from axsearch.store.queries import add, save_with_recipe
 from axsearch.store.records import damaged
@@ -136,9 +136,8 @@ def front_candidates(engine: Engine, study_id: int, base: str) -> list[int]:
 @outlast
 def trial_ids(engine: Engine, study_id: int, numbers: Sequence[int]) -> list[int]:
     """The ids of a study's trials with these numbers."""
-    trials = models.TrialModel.__table__.c
-    wanted = select(trials.trial_id).where(
-        trials.study_id == study_id, trials.number.in_(set(numbers))
+    wanted = select(TRIALS.c.trial_id).where(
+        TRIALS.c.study_id == study_id, TRIALS.c.number.in_(set(numbers))
     )
     with Session(engine) as session:
         return sorted(session.scalars(wanted))
@@ -158,23 +157,27 @@ def change_attributes(
         study_id: Optuna's id of it.
         change: is given all that there are, and gives those to write.
     """
-    studies: Any = models.StudyModel.__table__
-    attribute: Any = models.StudySystemAttributeModel
-    ours = studies.c.study_id == study_id
-    with Session(engine) as session:
+    ours, attrs = STUDIES.c.study_id == study_id, STUDY_SYSTEM_ATTRS
+    with engine.begin() as connection:
         # Changes nothing, and holds the study's row, or all of SQLite, until the end.
-        held = session.execute(update(studies).where(ours).values(study_name=studies.c.study_name))
-        if not held.rowcount:  # type: ignore[attr-defined]
+        held = update(STUDIES).where(ours).values(study_name=STUDIES.c.study_name)
+        if not connection.execute(held).rowcount:
             return
-        found = session.scalars(select(attribute).where(attribute.study_id == study_id))
-        rows = {row.key: row for row in found}
-        before = {key: json.loads(row.value_json) for key, row in rows.items()}
+        own = attrs.c.study_id == study_id
+        found = connection.execute(select(attrs.c.key, attrs.c.value_json).where(own))
+        before = {key: json.loads(value) for key, value in found}
+        new, changed = [], []
         for key, value in change(before).items():
-            if key not in rows:
-                session.add(attribute(study_id=study_id, key=key, value_json=json.dumps(value)))
+            if key not in before:
+                new.append({"study_id": study_id, "key": key, "value_json": json.dumps(value)})
             elif before[key] != value:
-                rows[key].value_json = json.dumps(value)
-        session.commit()
+                changed.append({"changed": key, "value_json": json.dumps(value)})
+        if new:
+            connection.execute(insert(attrs), new)
+        if changed:
+            connection.execute(
+                update(attrs).where(own, attrs.c.key == bindparam("changed")), changed
+            )
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ class TrialHistory:
 @outlast
 def trial_history(engine: Engine, study_id: int) -> list[TrialHistory]:
     """All trials of a study, by number, in one query."""
-    trials, own = models.TrialModel.__table__.c, TrialRow
+    trials, own = TRIALS.c, TrialRow
     wanted = (
         select(
             trials.number,

@@ -18,26 +18,31 @@ from optuna.distributions import (
     json_to_distribution,
 )
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
-
-# axsearch pins optuna below 6: its tables, its sessions and the methods that its cache calls are
-# private, but they are the only place where writes can be joined without a fork of it.
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from axsearch.store.running_trial import PARAM, STEP, SYSTEM_ATTR, USER_ATTR, RunningTrial
-from axsearch.store.trial_rows import TRIAL, finish_trial, read_distribution, read_trials
+from axsearch.store.optuna_internals import (
+    NOT_FOUND,
+    PARAMS,
+    STEPS,
+    STUDIES,
+    SYSTEM_ATTRS,
+    TRIALS,
+    USER_ATTRS,
+    ExtensibleStorage,
+    id_of_trial,
+)
+from axsearch.store.running_trial import RunningTrial
+from axsearch.store.trial_rows import finish_trial, read_distribution, read_trials
 
 log = logging.getLogger(__name__)
 
 SHOWN_WITHIN = 0.5  # seconds
 
 
-class TrialStorage(RDBStorage):
+class TrialStorage(ExtensibleStorage):
     """An RDBStorage that keeps what is set on the trials it runs and writes it at once.
 
     A trial is kept from the moment this object starts it until its state changes; its state and
@@ -80,13 +85,12 @@ class TrialStorage(RDBStorage):
 
     # Where trials begin and end
 
-    def _create_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None = None
-    ) -> FrozenTrial:
-        trial = super()._create_new_trial(study_id, template_trial)
-        if template_trial is None:
+    def create_trial(self, study_id: int, template: FrozenTrial | None = None) -> FrozenTrial:
+        """Begin a trial, of which what is set is kept, or add one that is as the template."""
+        trial = super().create_trial(study_id, template)
+        if template is None:
             with self._kept:
-                self._running[trial._trial_id] = RunningTrial(study_id, trial)
+                self._running[id_of_trial(trial)] = RunningTrial(study_id, trial)
         return trial
 
     def set_trial_state_values(
@@ -109,9 +113,11 @@ class TrialStorage(RDBStorage):
             return done
 
     def _take(self, trial_id: int) -> None:
-        with _create_scoped_session(self.scoped_session) as session:
-            study_id = session.scalar(select(TRIAL.study_id).where(TRIAL.trial_id == trial_id))
-            found = read_trials(session, [TRIAL.trial_id == trial_id], {})
+        with self.transaction() as session:
+            study_id = session.scalar(
+                select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial_id)
+            )
+            found = read_trials(session, [TRIALS.c.trial_id == trial_id], {})
         if study_id is not None and found and found[0].state == TrialState.RUNNING:
             self._running[trial_id] = RunningTrial(study_id, found[0])
 
@@ -127,32 +133,31 @@ class TrialStorage(RDBStorage):
 
     # What is set on them
 
-    def _set_trial_param(
+    def set_param(
         self,
         trial_id: int,
-        param_name: str,
-        param_value_internal: float,
+        name: str,
+        internal: float,
         distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None,
+        earlier: BaseDistribution | None,
     ) -> None:
+        """Set a parameter of a trial; ValueError where earlier trials have another kind of it."""
         with self._kept:
             running = self._running.get(trial_id)
             if running is not None:
-                earlier = previous_distribution or self._earlier(running.study_id, param_name)
+                earlier = earlier or self._earlier(running.study_id, name)
                 if earlier is not None:
                     check_distribution_compatibility(earlier, distribution)
-                running.set_param(param_name, param_value_internal, distribution)
-                self._distributions.setdefault((running.study_id, param_name), distribution)
+                running.set_param(name, internal, distribution)
+                self._distributions.setdefault((running.study_id, name), distribution)
                 self._flush_old(running)
                 return
-        super()._set_trial_param(
-            trial_id, param_name, param_value_internal, distribution, previous_distribution
-        )
+        super().set_param(trial_id, name, internal, distribution, earlier)
 
     def _earlier(self, study_id: int, name: str) -> BaseDistribution | None:
         known = self._distributions.get((study_id, name))
         if known is None:
-            with _create_scoped_session(self.scoped_session) as session:
+            with self.transaction() as session:
                 known = read_distribution(session, study_id, name)
             if known is not None:
                 self._distributions[study_id, name] = known
@@ -160,12 +165,12 @@ class TrialStorage(RDBStorage):
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute of a trial."""
-        if not self._keep(trial_id, lambda running: running.set_attr(USER_ATTR, key, value)):
+        if not self._keep(trial_id, lambda running: running.set_attr(USER_ATTRS, key, value)):
             super().set_trial_user_attr(trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute of a trial that is Optuna's or a sampler's."""
-        if not self._keep(trial_id, lambda running: running.set_attr(SYSTEM_ATTR, key, value)):
+        if not self._keep(trial_id, lambda running: running.set_attr(SYSTEM_ATTRS, key, value)):
             super().set_trial_system_attr(trial_id, key, value)
 
     def set_trial_intermediate_value(
@@ -222,7 +227,7 @@ class TrialStorage(RDBStorage):
     ) -> bool:
         """Write what is kept of a trial, and how it ended if it did, in one transaction."""
         try:
-            with _create_scoped_session(self.scoped_session) as session:
+            with self.transaction() as session:
                 self._check(session, running.trial_id)
                 self._insert(session, running)
                 if state.is_finished():
@@ -246,36 +251,34 @@ class TrialStorage(RDBStorage):
     def _check(self, session: Session, trial_id: int) -> None:
         # Locked before its rows are added: to lock it after them could end in a deadlock.
         if session.get_bind().dialect.name == "sqlite":  # its lock is a write
-            own = update(models.TrialModel.__table__).where(TRIAL.trial_id == trial_id)
+            own = update(TRIALS).where(TRIALS.c.trial_id == trial_id)
             session.execute(own.values(trial_id=trial_id))
         found = session.scalar(
-            select(TRIAL.state).where(TRIAL.trial_id == trial_id).with_for_update()
+            select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id).with_for_update()
         )
         if found is None:
-            raise KeyError(models.NOT_FOUND_MSG)
+            raise KeyError(NOT_FOUND)
         self.check_trial_is_updatable(trial_id, found)
 
     def _insert(self, session: Session, running: RunningTrial) -> None:
-        for kind, rows in running.new_rows():
-            session.execute(insert(kind.__table__), rows)
-        for kind, key, value in running.changed():
-            if kind is STEP:
-                self._set_trial_intermediate_value_without_commit(
-                    session, running.trial_id, key, value
-                )
+        for table, rows in running.new_rows():
+            session.execute(insert(table), rows)
+        for table, key, value in running.changed():
+            if table is STEPS:
+                self.write_step(session, running.trial_id, key, value)
             else:
-                self._set_trial_attr_without_commit(session, kind, running.trial_id, key, value)
+                self.write_attr(session, table, running.trial_id, key, value)
 
     def _write_one_by_one(self, running: RunningTrial) -> None:
         trial_id = running.trial_id
-        for (kind, key), value in running.unwritten.items():
-            if kind is PARAM:
+        for (table, key), value in running.unwritten.items():
+            if table is PARAMS:
                 internal, text = value
                 distribution = json_to_distribution(text)
-                super()._set_trial_param(trial_id, key, internal, distribution, distribution)
-            elif kind is STEP:
+                super().set_param(trial_id, key, internal, distribution, distribution)
+            elif table is STEPS:
                 super().set_trial_intermediate_value(trial_id, key, value)
-            elif kind is USER_ATTR:
+            elif table is USER_ATTRS:
                 super().set_trial_user_attr(trial_id, key, json.loads(value))
             else:
                 super().set_trial_system_attr(trial_id, key, json.loads(value))
@@ -285,32 +288,30 @@ class TrialStorage(RDBStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial with all that is set on it."""
         running = dict(self._running)  # before its state is read, or what is kept could be missed
-        with _create_scoped_session(self.scoped_session) as session:
-            found = read_trials(session, [TRIAL.trial_id == trial_id], running)
+        with self.transaction() as session:
+            found = read_trials(session, [TRIALS.c.trial_id == trial_id], running)
         if not found:
-            raise KeyError(models.NOT_FOUND_MSG)
+            raise KeyError(NOT_FOUND)
         return found[0]
 
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
+    def find_trials(
+        self, study_id: int, states: Container[TrialState] | None, known: set[int], after: int
     ) -> list[FrozenTrial]:
-        conditions = [TRIAL.study_id == study_id]
+        """Trials of a study; raises KeyError where there is no such study."""
+        conditions = [TRIALS.c.study_id == study_id]
         if states is not None:
-            conditions.append(TRIAL.state.in_([state for state in TrialState if state in states]))
-        if trial_id_greater_than > -1:
-            older = [i for i in included_trial_ids if i <= trial_id_greater_than]
             conditions.append(
-                or_(TRIAL.trial_id > trial_id_greater_than, TRIAL.trial_id.in_(older))
+                TRIALS.c.state.in_([state for state in TrialState if state in states])
             )
+        if after > -1:
+            older = [i for i in known if i <= after]
+            conditions.append(or_(TRIALS.c.trial_id > after, TRIALS.c.trial_id.in_(older)))
         running = dict(self._running)
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             trials = read_trials(session, conditions, running)
-            if not trials:
-                models.StudyModel.find_or_raise_by_id(study_id, session)
+            own = select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id)
+            if not trials and session.scalar(own) is None:
+                raise KeyError(NOT_FOUND)
         for found in trials:
             for name, distribution in found.distributions.items():
                 self._distributions.setdefault((study_id, name), distribution)
@@ -326,9 +327,9 @@ class TrialStorage(RDBStorage):
     def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
         """The attributes of a trial."""
         running = self._running.get(trial_id)
-        return running.attrs(USER_ATTR) if running else super().get_trial_user_attrs(trial_id)
+        return running.attrs(USER_ATTRS) if running else super().get_trial_user_attrs(trial_id)
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
         """The attributes of a trial that are Optuna's or a sampler's."""
         running = self._running.get(trial_id)
-        return running.attrs(SYSTEM_ATTR) if running else super().get_trial_system_attrs(trial_id)
+        return running.attrs(SYSTEM_ATTRS) if running else super().get_trial_system_attrs(trial_id)

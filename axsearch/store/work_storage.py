@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, insert, select, update
@@ -31,10 +30,11 @@ from axsearch.store.attributes import (
     RETRY_ATTR,
     WORKER_ATTR,
 )
-from axsearch.store.claims import RETRIES, TRIALS, Claim, Running, Work
+from axsearch.store.claims import RECIPE_RETRIES, Assignment, Claim, Running
 from axsearch.store.models import StudyRow, TrialRow
+from axsearch.store.optuna_internals import TRIALS, USER_ATTRS, id_of_trial
 from axsearch.store.outages import attempts, outlast
-from axsearch.store.running_trial import USER_ATTR, RunningTrial
+from axsearch.store.running_trial import RunningTrial
 from axsearch.store.trial_rows import AT_ONCE, read_trials
 from axsearch.store.trial_storage import TrialStorage
 
@@ -51,59 +51,58 @@ class WorkStorage(TrialStorage):
 
     def __init__(self, url: str, *, grace_period: float, **arguments: Any) -> None:
         self.grace = grace_period
-        self._work: Work | None = None
+        self._assignment: Assignment | None = None
         self._ends: dict[int, tuple[Mapping[str, Any], Mapping[str, bytes]]] = {}
         super().__init__(url, **arguments)
 
-    def work_on(self, work: Work) -> None:
-        """From now on claim trials for this work; BudgetFullError then ends :meth:`Study.ask`."""
-        self._work = work
+    def work_on(self, assignment: Assignment) -> None:
+        """From now on claim trials for this; BudgetFullError then ends :meth:`Study.ask`."""
+        self._assignment = assignment
 
     # Trials begin
 
-    def _create_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None = None
-    ) -> FrozenTrial:
-        work = self._work
-        if template_trial is not None or work is None or work.study_id != study_id:
-            return super()._create_new_trial(study_id, template_trial)
+    def create_trial(self, study_id: int, template: FrozenTrial | None = None) -> FrozenTrial:
+        """Begin a trial where the budget has room for it, or add one that is as the template."""
+        assignment = self._assignment
+        if template is not None or assignment is None or assignment.study_id != study_id:
+            return super().create_trial(study_id, template)
         for attempt in attempts():
             with attempt:
                 # If the connection broke after the first attempt was written, here it is.
                 again = attempt.retry_state.attempt_number > 1
-                trial = (self._mine(work) if again else None) or self._begin_new(work)
+                trial = (self._mine(assignment) if again else None) or self._begin_new(assignment)
         with self._kept:
-            self._running[trial._trial_id] = RunningTrial(study_id, trial)
+            self._running[id_of_trial(trial)] = RunningTrial(study_id, trial)
         return trial
 
-    def _begin_new(self, work: Work) -> FrozenTrial:
-        with _create_scoped_session(self.scoped_session) as session:
-            claims.lock_study(session, work.study_id)
-            row = self._get_prepared_new_trial(work.study_id, None, session)
-            if row.number >= work.wanted:  # else there are fewer of all trials
-                claims.check_budget(session, work, begun=1)
-            claims.begin(session, int(row.trial_id), work.worker)
+    def _begin_new(self, assignment: Assignment) -> FrozenTrial:
+        with self.transaction() as session:
+            claims.lock_study(session, assignment.study_id)
+            row = self.insert_trial(session, assignment.study_id, None)
+            if row.number >= assignment.wanted:  # else there are fewer of all trials
+                claims.check_budget(session, assignment, begun=1)
+            claims.begin(session, row.trial_id, assignment.worker)
             return FrozenTrial(  # as it would be read, in five statements fewer
-                number=int(row.number),
+                number=row.number,
                 state=TrialState.RUNNING,
                 value=None,
-                datetime_start=row.datetime_start,
+                datetime_start=row.began,
                 datetime_complete=None,
                 params={},
                 distributions={},
                 user_attrs={},
-                system_attrs={WORKER_ATTR: work.worker},
+                system_attrs={WORKER_ATTR: assignment.worker},
                 intermediate_values={},
-                trial_id=int(row.trial_id),
+                trial_id=row.trial_id,
             )
 
-    def _mine(self, work: Work) -> FrozenTrial | None:
+    def _mine(self, assignment: Assignment) -> FrozenTrial | None:
         """A trial that this worker began without knowing."""
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             mine = [
                 found.trial_id
-                for found in claims.signs_of_life(session, work.study_id)
-                if found.worker == work.worker and found.trial_id not in self._running
+                for found in claims.signs_of_life(session, assignment.study_id)
+                if found.worker == assignment.worker and found.trial_id not in self._running
             ]
             found = read_trials(session, [TRIALS.c.trial_id.in_(mine)], {}) if mine else []
         return found[0] if found else None
@@ -112,12 +111,12 @@ class WorkStorage(TrialStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Set the state; a waiting trial goes to one worker only, and an end is written once."""
-        work = self._work
+        assignment = self._assignment
         for attempt in attempts():
             with attempt:
                 again = attempt.retry_state.attempt_number > 1
-                if state == TrialState.RUNNING and work is not None:
-                    done = self._start(trial_id, work, again)
+                if state == TrialState.RUNNING and assignment is not None:
+                    done = self._start(trial_id, assignment, again)
                     continue
                 try:
                     done = super().set_trial_state_values(trial_id, state, values)
@@ -130,14 +129,14 @@ class WorkStorage(TrialStorage):
             self._ends.pop(trial_id, None)
         return done
 
-    def _start(self, trial_id: int, work: Work, again: bool) -> bool:
-        with _create_scoped_session(self.scoped_session) as session:
-            claims.lock_study(session, work.study_id)
+    def _start(self, trial_id: int, assignment: Assignment, again: bool) -> bool:
+        with self.transaction() as session:
+            claims.lock_study(session, assignment.study_id)
             # If the connection broke after the first attempt was written, it runs here already.
-            started = again and claims.runs(session, trial_id, work.worker)
+            started = again and claims.runs(session, trial_id, assignment.worker)
             if not started:
-                claims.check_budget(session, work)
-                started = claims.start_waiting(session, trial_id, work)
+                claims.check_budget(session, assignment)
+                started = claims.start_waiting(session, trial_id, assignment)
         if started:
             with self._kept:
                 self._take(trial_id)
@@ -148,7 +147,7 @@ class WorkStorage(TrialStorage):
         return stored.state == state and list(stored.values or ()) == list(values or ())
 
     def _beat(self, trial_id: int) -> None:
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             claims.beat(session, trial_id)
 
     # Studies are deleted
@@ -168,7 +167,7 @@ class WorkStorage(TrialStorage):
 
     @outlast
     def _forget(self, study_id: int) -> None:
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             for rows in (TrialRow, StudyRow):
                 session.execute(delete(rows).where(rows.study_id == study_id))
 
@@ -180,7 +179,7 @@ class WorkStorage(TrialStorage):
         study_id = self._running[trial_id].study_id
         while True:
             try:
-                with _create_scoped_session(self.scoped_session) as session:
+                with self.transaction() as session:
                     found = claims.holder(session, study_id, recipe.hash)
                     if found is None:
                         claims.add_claim(session, study_id, recipe.hash, recipe.to_json(), trial_id)
@@ -207,13 +206,13 @@ class WorkStorage(TrialStorage):
         The state of the claim is ``own`` where it waits now, else what keeps it from that.
         """
         try:
-            with _create_scoped_session(self.scoped_session) as session:
+            with self.transaction() as session:
                 claims.lock_study(session, study_id)
                 found = claims.holder(session, study_id, recipe.hash)
                 if found is not None and found.state != "own":
                     return found
-                row = self._get_prepared_new_trial(study_id, _waiting(params), session)
-                trial_id, attempt = int(row.trial_id), 1 if found is None else found.attempt + 1
+                trial_id = self.insert_trial(session, study_id, _waiting(params)).trial_id
+                attempt = 1 if found is None else found.attempt + 1
                 if found is None:
                     text = recipe.to_json()
                     claims.add_claim(session, study_id, recipe.hash, text, trial_id)
@@ -255,7 +254,7 @@ class WorkStorage(TrialStorage):
             if running is not None and running.unwritten:
                 with suppress(UpdateFinishedTrialError, KeyError):
                     self._flush(running)
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             claims.lock_study(session, study_id)
             failed = (TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
             now = datetime.now(UTC).replace(tzinfo=None)
@@ -270,19 +269,17 @@ class WorkStorage(TrialStorage):
             mark: dict[str, Any] = {"key": INTERRUPTED_ATTR, "value_json": "true"}
             if own is not None:
                 recipe, attempt = own
-                state = "given up" if lost and attempt > RETRIES else "waiting"
+                state = "given up" if lost and attempt > RECIPE_RETRIES else "waiting"
                 if state == "waiting":
                     trial = read_trials(session, [TRIALS.c.trial_id == trial_id], {})[0]
                     # One that was waiting may have been lost before its parameters were written.
                     given = trial.system_attrs.get(FIXED_ATTR, {})
                     waiting = _waiting({**given, **trial.params}, trial.number)
-                    row = self._get_prepared_new_trial(study_id, waiting, session)
-                    claims.take_over(
-                        session, study_id, recipe, trial_id, int(row.trial_id), attempt + lost
-                    )
+                    next_id = self.insert_trial(session, study_id, waiting).trial_id
+                    claims.take_over(session, study_id, recipe, trial_id, next_id, attempt + lost)
                 else:
                     mark = {"key": GIVEN_UP_ATTR, "value_json": str(attempt)}
-            session.execute(insert(USER_ATTR.__table__).values(trial_id=trial_id, **mark))
+            session.execute(insert(USER_ATTRS).values(trial_id=trial_id, **mark))
         with self._kept:
             self._running.pop(trial_id, None)
         return state
@@ -290,14 +287,14 @@ class WorkStorage(TrialStorage):
     @outlast
     def is_running(self, trial_id: int) -> bool:
         """Whether a trial runs, as the database has it."""
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             state = session.scalar(select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id))
         return state == TrialState.RUNNING
 
     @outlast
     def others(self, study_id: int) -> list[Running]:
         """The trials of a study that do not run in this object."""
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             found = claims.signs_of_life(session, study_id)
         return [trial for trial in found if trial.trial_id not in self._running]
 
@@ -310,8 +307,8 @@ class WorkStorage(TrialStorage):
 
         Args:
             study_id: of the study.
-            is_dead: whether a worker, as ``Work.worker`` named it, is known to have died; others
-                are thought to have after the grace period without a heartbeat.
+            is_dead: whether a worker, as ``Assignment.worker`` named it, is known to have died;
+                others are thought to have after the grace period without a heartbeat.
         """
         found = self.others(study_id)
         lost = [
@@ -330,7 +327,7 @@ class WorkStorage(TrialStorage):
     def trials(self, ids: Sequence[int]) -> list[FrozenTrial]:
         """Some trials, by their ids; :meth:`get_all_trials` takes long where a study has many."""
         found: list[FrozenTrial] = []
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             for start in range(0, len(ids), AT_ONCE):
                 some = ids[start : start + AT_ONCE]
                 found += read_trials(session, [TRIALS.c.trial_id.in_(some)], {})
@@ -339,19 +336,19 @@ class WorkStorage(TrialStorage):
     @outlast
     def first_waiting(self, study_id: int) -> int | None:
         """The id of the trial of a study that waits longest; None where none does."""
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             return claims.first_waiting(session, study_id)
 
     @outlast
     def completed(self, study_id: int) -> int:
         """How many trials of a study are complete."""
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             return claims.trials_in(session, study_id, TrialState.COMPLETE)
 
     @outlast
     def finished(self, study_id: int) -> int:
         """How many distinct recipes of a study are finished: what its budget counts."""
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.transaction() as session:
             return claims.finished_recipes(session, study_id)
 
 
@@ -381,7 +378,7 @@ for _name in (
     "set_trial_intermediate_value",
     "set_trial_system_attr",
     "set_trial_user_attr",
-    "_get_trials",
-    "_set_trial_param",
+    "find_trials",
+    "set_param",
 ):
     setattr(WorkStorage, _name, outlast(getattr(WorkStorage, _name)))

@@ -20,6 +20,7 @@ from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
 from axsearch.store.database import Database, open_database
+from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.queries import (
     Evaluation,
     EvaluationKey,
@@ -93,7 +94,7 @@ class Study:
     @property
     def id(self) -> int:
         """Optuna's id of it."""
-        return self.optuna._study_id
+        return id_of_study(self.optuna)
 
     @property
     def count(self) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from axsearch.store.artifacts import attached
 from axsearch.store.attributes import FAILED_ATTR, GIVEN_UP_ATTR, INTERRUPTED_ATTR, RETRY_ATTR
-from axsearch.store.claims import RETRIES
+from axsearch.store.claims import RECIPE_RETRIES
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import load_recipes
 from tests.faults.cheap import NAME, values_of
@@ -79,7 +79,7 @@ def check_nothing_lost(
         assert len({row.trial_id for row in rows}) == len(rows), "a trial has one recipe"
         assert {row.recipe for row in rows if row.finished} == hashes
         for row in rows:
-            assert row.attempt <= 1 + RETRIES
+            assert row.attempt <= 1 + RECIPE_RETRIES
             trial = by_id[row.trial_id]
             if row.finished:
                 assert trial.state == TrialState.COMPLETE

@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from axsearch.space.recipe import Recipe
-from axsearch.store.claims import BudgetFullError, Work
+from axsearch.store.claims import Assignment, BudgetFullError
 from axsearch.store.database import Database, open_database
 from tests.faults import cheap, definition
 from tests.faults.cheap import Cheap, recipe_of, values_of
@@ -37,7 +37,7 @@ class Process:
             sampler=optuna.samplers.RandomSampler(seed=number),
             load_if_exists=True,
         )
-        self.storage.work_on(Work(self.study._study_id, WANTED, self.name))
+        self.storage.work_on(Assignment(self.study._study_id, WANTED, self.name))
         self.trial: optuna.Trial | None = None
         self.found: Recipe | None = None
 

@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 from axsearch.cli.explain import explain
 from axsearch.cli.front import print_front, print_json
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.reporting.dashboard.serving import annotate
+from axsearch.reporting.dashboard.annotating import annotate
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.study import Study
 from tests.faults.checks import map_of, number, optional, positive, whole

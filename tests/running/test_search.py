@@ -595,15 +595,17 @@ def test_the_bar_is_above_the_best_that_costs_no_more(finished: tuple[str, Study
     storage, study = finished
     worker = WORKERS[storage]
     floor = worker.problem.reference(study.baseline.accuracy)
-    by_number = {m.trial: m.accuracy for m in (study.baseline, *worker.front)}
+    by_number = {m.trial: m.accuracy for m in (study.baseline, *worker.standing.front)}
     accuracies = [by_number[number] for number in sorted(by_number)]
     for latency, size in [
         *((m.objective_latency or 0.0, m.size_ratio) for m in study.measurements), (0.0, 0.0),
     ]:  # fmt: skip
         cheaper = [
-            m for m in worker.front if m.objective_latency <= latency and m.size_ratio <= size
+            m
+            for m in worker.standing.front
+            if m.objective_latency <= latency and m.size_ratio <= size
         ]
-        bar = worker._bar(latency, size)
+        bar = worker.objective.bar(latency, size)
         best = max((m.accuracy for m in cheaper), default=floor)
         assert best <= bar.value <= max(*accuracies, floor) + 0.0201
         # Whatever order they have on the front, which their measured latencies change.
@@ -613,8 +615,8 @@ def test_the_bar_is_above_the_best_that_costs_no_more(finished: tuple[str, Study
             continue
         (rival,) = (m for m in cheaper if bar.rival == f"trial {m.trial}")
         assert rival.accuracy == best
-    worker._front = worker.front[::-1]
-    again = worker._bar(0.0, 0.0)
+    worker.standing._front = worker.standing.front[::-1]
+    again = worker.objective.bar(0.0, 0.0)
     assert [known.values.mean() for known in again.known] == accuracies
 
 

@@ -22,7 +22,7 @@ from axsearch.errors import UsageError
 from axsearch.space.recipe import Recipe
 from axsearch.statistics import pareto
 from axsearch.statistics.outcome import Outcome
-from axsearch.store.claims import BudgetFullError, Work
+from axsearch.store.claims import Assignment, BudgetFullError
 from axsearch.store.database import check_database, open_database
 from axsearch.store.models import Base, RecipeRow, TrialRow
 from axsearch.store.queries import EvaluationKey, load_evaluation
@@ -291,7 +291,7 @@ def test_studies_of_the_previous_release_are_in_the_new_tables(url: str) -> None
             )
         ]  # fmt: skip
         assert sorted(front) == sorted(expected)
-    database.storage.work_on(Work(loaded._study_id, 20, "me"))
+    database.storage.work_on(Assignment(loaded._study_id, 20, "me"))
     with pytest.raises(BudgetFullError):  # they count
         database.storage.create_new_trial(loaded._study_id)
     database.close()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from optuna.study import StudyDirection
 from sqlalchemy import text
 
 from axsearch.space.recipe import Recipe
@@ -87,3 +89,42 @@ def test_exports_are_kept(database: Database) -> None:
     with database.engine.connect() as connection:
         rows = connection.execute(text("SELECT study, trial, format, path FROM ax_exports")).all()
     assert sorted(map(tuple, rows)) == [("one", 7, "hf", "small"), ("one", 7, "hf", "small again")]
+
+
+def test_two_that_write_attributes_at_once_leave_the_text_of_one(database: Database) -> None:
+    number = database.storage.create_new_study([StudyDirection.MINIMIZE], "s")
+
+    def write(letter: str, parts: int) -> None:
+        for _ in range(20):
+            s.change_attributes(
+                database.engine,
+                number,
+                lambda before: {
+                    **dict.fromkeys(before, ""),
+                    **{f"part{n}": letter for n in range(parts)},
+                },
+            )
+
+    with ThreadPoolExecutor() as threads:
+        for done in [threads.submit(write, *given) for given in (("a", 9), ("b", 3))]:
+            done.result()
+    left = database.storage.get_study_system_attrs(number)
+    assert "".join(left[f"part{n}"] for n in range(9)) in ("a" * 9, "b" * 3)
+
+
+def test_of_a_study_that_is_gone_no_attribute_is_written(database: Database) -> None:
+    s.change_attributes(database.engine, 7, lambda before: {"a": "b"})
+    with database.engine.connect() as connection:
+        count = text("SELECT count(*) FROM study_system_attributes")
+        assert connection.execute(count).scalar() == 0
+
+
+def test_only_attributes_that_changed_are_written(database: Database) -> None:
+    number = database.storage.create_new_study([StudyDirection.MINIMIZE], "s")
+    other = database.storage.create_new_study([StudyDirection.MINIMIZE], "other")
+    database.storage.set_study_system_attr(other, "a", 1)
+    for given in ({"a": 1, "b": "x"}, {"a": 1, "b": "y", "c": [None]}, {"c": {}}):
+        s.change_attributes(database.engine, number, lambda before, given=given: given)  # type: ignore[misc]
+    left = database.storage.get_study_system_attrs(number)
+    assert left == {"a": 1, "b": "y", "c": {}}
+    assert database.storage.get_study_system_attrs(other) == {"a": 1}

@@ -13,7 +13,7 @@ from axsearch.running.engines import Engine, Job, Place, be_worker
 from axsearch.running.engines.local import processors
 from axsearch.store.outages import DatabaseAwayError
 
-RETRIES = 6
+WORKER_RETRIES = 6
 """How often Ray starts a worker again whose process or node died."""
 
 TICK = 1.0
@@ -52,7 +52,7 @@ def _run(ray: Any, place: Place, job: Job, poll: Callable[[], int]) -> None:
     task = ray.remote(
         num_cpus=threads,
         num_gpus=place.gpus,
-        max_retries=RETRIES,
+        max_retries=WORKER_RETRIES,
         retry_exceptions=[DatabaseAwayError],
     )(_work)
     left = [task.remote(job, threads) for _ in range(place.workers)]
