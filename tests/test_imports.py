@@ -18,6 +18,7 @@ LIGHT = [
     "axsearch.study.study",
     "axsearch.running.trial_loop",
     "axsearch.running.engines",
+    "axsearch.reporting.dashboard.annotating",
     "axsearch.reporting.dashboard.serving",
 ]
 HEAVY = ("torch", "transformers", "datasets")
@@ -38,6 +39,23 @@ def test_plain_data_imports_no_torch() -> None:
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == {name: [] for name in LIGHT}
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("axsearch.running.worker", ("optuna_dashboard", "waitress", "plotly", "jinja2")),
+        ("axsearch.reporting.dashboard.annotating", ("optuna_dashboard", "waitress")),
+    ],
+)
+def test_what_shows_a_study_is_imported_where_it_is_used(
+    name: str, without: tuple[str, ...]
+) -> None:
+    script = f"import sys, {name}; print([m for m in {without!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_every_public_name_is_there() -> None:

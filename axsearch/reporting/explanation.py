@@ -12,14 +12,12 @@ from typing import Any
 
 from axsearch.approximations import UnitRemoval, approximations, is_removed, named, recorded
 from axsearch.approximations.site import OUTSIDE, SiteId, layer_of
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.study.comparison import SelectionBias, Ties
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
-
-EXACT = Recipe.of({})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from axsearch.evaluation.bfloat16 import DTYPES, is_fast
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.progress import console, steps
-from axsearch.reporting.dashboard.serving import annotate
+from axsearch.reporting.dashboard.annotating import annotate
 from axsearch.running.engines import Job, Place, check_place, run_workers
 from axsearch.running.session import problem_of, spaces
 from axsearch.running.worker import Worker
@@ -27,6 +27,7 @@ from axsearch.space.problem import Problem
 from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
 from axsearch.store.database import Database, check_database, open_database
+from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.studies import (
     ModelFacts,
     ask_for,
@@ -281,7 +282,7 @@ def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) 
     save_study(
         database.engine,
         name,
-        made._study_id,
+        id_of_study(made),
         spec.model_dump(mode="json"),
         ModelFacts(
             name=spec.model,
@@ -348,7 +349,7 @@ def _check(
 
 def _known_spec(database: Database, name: str, objectives: Sequence[str]) -> StudySpec | None:
     known, storage = study_spec(database.engine, name), database.storage
-    ids = {frozen.study_name: frozen._study_id for frozen in storage.get_all_studies()}
+    ids = {frozen.study_name: id_of_study(frozen) for frozen in storage.get_all_studies()}
     if known is not None and name in ids:
         return StudySpec.stored(name, known)
     if known is not None:  # it was deleted by something that does not know axsearch's tables

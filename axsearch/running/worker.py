@@ -1,45 +1,40 @@
-"""One worker: evaluates the trials of a study with a model of its own in memory."""
+"""One worker: runs the trials of a study in this process, with a model of its own in memory."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import optuna
 from optuna.trial import TrialState
 
-from axsearch.calibration.damage import divergence_of_losses
 from axsearch.errors import AxsearchError, cause
-from axsearch.evaluation.accuracy import NonFiniteError
-from axsearch.evaluation.evaluator import EXACT, Evaluator
-from axsearch.evaluation.stages import Bar, DominatedError, worth
 from axsearch.progress import console, progress_bar
-from axsearch.reporting.dashboard.serving import annotate, is_due
-from axsearch.running.trial_loop import End, TrialLoop
+from axsearch.running.objective import RecipeObjective
+from axsearch.running.standing import Standing
+from axsearch.running.trial_loop import TrialLoop
 from axsearch.samplers import build_sampler, finished, own_approximations
 from axsearch.samplers.warm_start import warm_start
-from axsearch.space.problem import Genomes, Problem
+from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
-from axsearch.statistics.measurement import Measurement
-from axsearch.store.attributes import (
-    CONSTRAINTS_ATTR,
-    DIVERGENCE_ATTR,
-    MEAN_LOSS_ATTR,
-    MEASUREMENT_ATTR,
-    NOT_WORSE_ATTR,
-    STOPPED_ATTR,
-)
 from axsearch.store.outages import at_once, is_of_database
-from axsearch.study.spec import OBJECTIVES, Settings, limits
-from axsearch.study.study import Study, front_of
+from axsearch.study.spec import Settings
+from axsearch.study.study import Study
 from axsearch.system.liveness import is_dead, worker_name
 from axsearch.system.machine import machine_name
+
+if TYPE_CHECKING:
+    from axsearch.evaluation.evaluator import Evaluator
+
+
+def is_due(count: int) -> bool:
+    """Whether the dashboard is brought up to date after so many trials.
+
+    What it costs grows with the study, so that it is done every 20 trials at first and every 500
+    in the end.
+    """
+    return count % (20 if count <= 200 else 100 if count <= 2000 else 500) == 0
 
 
 class Worker:
@@ -48,7 +43,7 @@ class Worker:
     Args:
         study: to work on.
         evaluator: of the study's task, with its latency table.
-        problem: what the sampler is told.
+        problem: the study's search space, and what is known of it before a trial.
         settings: how trials are run.
     """
 
@@ -59,20 +54,22 @@ class Worker:
         self.evaluator = evaluator
         self.problem = problem
         self.space = problem.space
-        # A greedy that begins at the base must go through models above a limit.
-        self.greedy = own_approximations(settings.sampler) is not None
-        self.staged = settings.staged
-        self.warm_start = [self.space.exact()] if self.greedy else warm_start(problem)
-        self.objectives = [OBJECTIVES[name] for name in study.spec.objectives]
         self.optuna = study.optuna
         self.optuna.sampler = build_sampler(settings.sampler, problem, study.spec.seed)
         self.storage = study.database.storage
         self.name = worker_name()
-        self.finished: list[Measurement] = []
-        self._seen: set[int] = set()
-        self._has_base = False
-        self._front: list[Measurement] | None = None
-        self._evaluating = 0.0
+        self.standing = Standing(study, evaluator)
+        greedy = own_approximations(settings.sampler) is not None
+        self.warm_start = [self.space.exact()] if greedy else warm_start(problem)
+        self.objective = RecipeObjective(
+            study,
+            evaluator,
+            problem,
+            self.standing,
+            staged=settings.staged,
+            limited=not greedy,
+            worker=self.name,
+        )
         self._noted = 0
 
     def until(self, wanted: int) -> None:
@@ -82,15 +79,15 @@ class Worker:
             AxsearchError: trials keep failing, or the study was deleted.
             KeyboardInterrupt: a signal came; what was finished is kept.
         """
-        self._sync()
+        self.standing.refresh()
         try:
-            if self._count() < wanted or not self._has_base:
+            if self._count() < wanted or not self.standing.has_base:
                 self._run(wanted)
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
         except BaseException:
-            # The study or its database may be gone: what ended the work is told, not that.
+            # The study or its database may be gone, too: only what ended the work is reported.
             with suppress(Exception), at_once():
                 self._note()
             raise
@@ -98,20 +95,24 @@ class Worker:
 
     def _note(self) -> None:
         """Bring the notes and figures in the dashboard up to date."""
-        self._sync()
-        if self._has_base:
-            self.study.refresh()
-            try:
-                annotate(self.study)
-            except Exception as error:
-                if is_of_database(error):
-                    raise
-                # A search of hours does not end for what can be drawn later.
-                console.print(
-                    "The notes and figures for the dashboard could not be brought up to date: "
-                    f"{type(error).__name__}: {cause(error)}.",
-                    style="yellow",
-                )
+        self.standing.refresh()
+        if not self.standing.has_base:
+            return
+        self.study.refresh()
+        try:
+            # Not at the top: plotly comes with it, and many workers end without a note of theirs.
+            from axsearch.reporting.dashboard.annotating import annotate
+
+            annotate(self.study)
+        except Exception as error:
+            if is_of_database(error):
+                raise
+            # A search of hours does not end for what can be drawn later.
+            console.print(
+                "The notes and figures for the dashboard could not be brought up to date: "
+                f"{type(error).__name__}: {cause(error)}.",
+                style="yellow",
+            )
 
     def _run(self, wanted: int) -> None:
         if self.space.compensation != "none":
@@ -122,10 +123,11 @@ class Worker:
         with progress_bar() as progress:
             bar = progress.add_task("Searching", total=wanted, completed=self._count())
 
-            def tell(count: int) -> None:
+            def show(count: int) -> None:
                 nonlocal evaluating
-                evaluating += self._evaluating
-                standing = self._standing()
+                evaluating += self.objective.seconds
+                self.standing.refresh()
+                standing = self.standing.words
                 progress.update(bar, completed=count, description=f"Searching · {standing}")
                 if not console.is_terminal:
                     spent = f"{time.monotonic() - began:.0f} s"
@@ -137,30 +139,33 @@ class Worker:
             loop = TrialLoop(
                 self.optuna,
                 self.storage,
-                self,
+                self.objective,
                 worker=self.name,
-                wanted=max(wanted, self._count() + (not self._has_base)),
+                wanted=max(wanted, self._count() + (not self.standing.has_base)),
                 is_dead=is_dead,
-                on_trial=tell,
+                on_trial=show,
                 ready=self._ready,
             )
             loop.run()
         if loop.done:
-            spent = time.monotonic() - began
-            stopped = self.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-            console.print(
-                f"{loop.done} trials in {spent:.0f} s, of which sampler, storage and dashboard "
-                f"took {(loop.spent - evaluating) / loop.done * 1e3:.0f} ms a trial; "
-                f"{len(stopped)} of all trials were stopped: above a limit, or confidently adding "
-                "next to nothing.",
-                style="dim",
-            )
+            self._report(loop, time.monotonic() - began, evaluating)
+
+    def _report(self, loop: TrialLoop, spent: float, evaluating: float) -> None:
+        """Say how long a loop took, of which so many seconds were the evaluator's."""
+        stopped = self.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        console.print(
+            f"{loop.done} trials in {spent:.0f} s, of which sampler, storage and dashboard "
+            f"took {(loop.spent - evaluating) / loop.done * 1e3:.0f} ms a trial; "
+            f"{len(stopped)} of all trials were stopped: above a limit, or confidently adding "
+            "next to nothing.",
+            style="dim",
+        )
 
     def _ready(self) -> bool:
         """See to the base, without which no study has a baseline; true where all is tried."""
-        if not self._has_base:
-            self._sync()
-        if not self._has_base and self._queue(self.space.exact()) == "given up":
+        if not self.standing.has_base:
+            self.standing.refresh()
+        if not self.standing.has_base and self._queue(self.space.exact()) == "given up":
             raise AxsearchError(
                 "The base itself cannot be evaluated; see why its trials failed, above or in the "
                 "dashboard."
@@ -183,172 +188,10 @@ class Worker:
         """Time the real models of the front, each in turn with the base."""
         if self.evaluator.scenario is None or self.study.spec.machine != machine_name():
             return
-        self._sync()
+        self.standing.refresh()
         with progress_bar() as progress:
-            for member in progress.track(self.front, description="Timing the front"):
+            for member in progress.track(self.standing.front, description="Timing the front"):
                 self.evaluator.latency(Recipe.from_dict(member.recipe))
-
-    @property
-    def front(self) -> list[Measurement]:
-        """The front so far."""
-        if self._front is None:
-            base = self.evaluator.baseline
-            self._front = front_of(self.study.spec, base, self.finished)
-        return self._front
-
-    def _sync(self) -> None:
-        """Read what was finished, here and elsewhere, since this was called last."""
-        trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        new = [trial for trial in trials if trial.number not in self._seen]
-        if not new:
-            return
-        found = self.study.measured(new)
-        self._seen.update(trial.number for trial in new)
-        self.finished += found
-        self._has_base = self._has_base or any(m.recipe == EXACT.to_dict() for m in found)
-        if self._front is not None:
-            base = self.evaluator.baseline
-            self._front = front_of(self.study.spec, base, [*self._front, *found])
 
     def _count(self) -> int:
         return self.storage.finished(self.study.id)
-
-    # What the loop evaluates
-
-    def recipe(self, trial: optuna.Trial) -> Recipe:
-        """Suggest a genome."""
-        genome = {
-            name: trial.suggest_int(name, distribution.low, distribution.high)
-            for name, distribution in self.space.distributions().items()
-        }
-        return self.space.recipe(genome)
-
-    def evaluate(self, trial: optuna.Trial, recipe: Recipe) -> End:
-        """Evaluate a recipe; raises NonFiniteError where its model gives no finite numbers."""
-        started = time.perf_counter()
-        costs = self.problem.array(trial.params)[None]
-        if recipe != EXACT and not self.greedy and not self.problem.feasible(costs)[0]:
-            self._evaluating = 0.0
-            return self._above_a_limit(trial, costs)
-        self._sync()
-        staged = self.staged and recipe != EXACT
-        evaluator, spec = self.evaluator, self.study.spec
-        began = time.perf_counter()
-        try:
-            found = evaluator.measure(recipe, trial=trial.number, bar=self._bar if staged else None)
-            losses = evaluator.losses(recipe)
-        except DominatedError as stop:
-            seen = {"examples": stop.seen, "dominated_by": stop.rival, **stop.estimate._asdict()}
-            trial.set_user_attr(STOPPED_ATTR, seen)
-            return End(None, self._columns(time.perf_counter() - started))
-        except NonFiniteError:
-            trial.set_user_attr(STOPPED_ATTR, {"reason": "numbers that are not finite"})
-            raise
-        finally:
-            self._evaluating = time.perf_counter() - began
-        base_accuracy, base_losses = evaluator.baseline.accuracy, evaluator.losses(EXACT)
-        trial.set_user_attr(
-            MEASUREMENT_ATTR,
-            found.model_dump(mode="json", exclude={"trial", "recipe", "holdout_accuracy"}),
-        )
-        trial.set_user_attr(MEAN_LOSS_ATTR, float(losses.mean(dtype=np.float64)))
-        trial.set_user_attr(NOT_WORSE_ATTR, float((losses <= base_losses).mean()))
-        trial.set_user_attr(DIVERGENCE_ATTR, divergence_of_losses(losses, base_losses))
-        excess = limits(spec, base_accuracy, found)
-        self._constrain(trial, excess)
-        feasible = all(value <= 1e-12 for value in excess.values())
-        return End(
-            tuple(objective.value(found) for objective in self.objectives),
-            self._columns(time.perf_counter() - started, found, feasible),
-            _files(recipe, found) if feasible and self._is_new(found) else {},
-        )
-
-    def _columns(
-        self, seconds: float, found: Measurement | None = None, feasible: bool = False
-    ) -> dict[str, Any]:
-        columns: dict[str, Any] = {"seconds": seconds, "worker": self.name}
-        if found is None:
-            return columns
-        names = self.study.spec.objectives
-        return columns | {
-            "feasible": feasible,
-            "accuracy": found.accuracy,
-            "accuracy_low": found.accuracy_low,
-            "accuracy_high": found.accuracy_high,
-            "latency": found.objective_latency if "latency" in names else None,
-            "size": found.size_ratio if "size" in names else None,
-            "latency_ratio": found.latency_ratio,
-            "size_ratio": found.size_ratio,
-            "size_bytes": found.size_bytes,
-            "parameters": found.parameters,
-        }
-
-    def _is_new(self, found: Measurement) -> bool:
-        """Whether a model comes on the front; what will be on it in the end does so now."""
-        return found in front_of(self.study.spec, self.evaluator.baseline, [*self.front, found])
-
-    def _above_a_limit(self, trial: optuna.Trial, genome: Genomes) -> End:
-        """End a trial that is known to break a limit before its model is made."""
-        excess = self.problem.excess(genome)
-        self._constrain(trial, {name: float(over[0]) for name, over in excess.items()})
-        trial.set_user_attr(STOPPED_ATTR, {"reason": "above a limit on latency or size"})
-        return End(None, self._columns(0.0))
-
-    def _constrain(self, trial: optuna.Trial, violations: dict[str, float]) -> None:
-        for name, value in violations.items():
-            trial.set_constraint(name, value)
-        if violations:
-            self.storage.set_trial_system_attr(
-                trial._trial_id, CONSTRAINTS_ATTR, list(violations.values())
-            )
-
-    def _bar(self, latency: float | None, size: float) -> Bar:
-        """What a recipe of these costs must reach to add to the front."""
-        evaluator, front = self.evaluator, self.front
-        reference = self.problem.reference(evaluator.baseline.accuracy)
-        columns = [
-            (objective, cost)
-            for objective, cost in ((OBJECTIVES["latency"], latency), (OBJECTIVES["size"], size))
-            if objective in self.objectives and cost is not None
-        ]
-        own = np.array([cost for _, cost in columns])
-        costs = np.array([[objective.loss(m) for objective, _ in columns] for m in front])
-        costs = costs.reshape(len(front), len(columns))
-        accuracy = np.array([m.accuracy for m in front])
-        cheaper = [m for m, theirs in zip(front, costs, strict=True) if (theirs <= own).all()]
-        rival, least = "the least that counts", reference
-        if cheaper:
-            best = max(cheaper, key=lambda m: (m.accuracy, -(m.trial or 0)))
-            rival, least = f"trial {best.trial}", best.accuracy
-        # In the order they were found: that of the front changes when its models are timed, and of
-        # two that a recipe differs from equally the first is compared with.
-        found = sorted(front, key=lambda m: m.trial or 0)
-        recipes = dict.fromkeys((EXACT, *(Recipe.from_dict(m.recipe) for m in found)))
-        known = [evaluator.accuracy(recipe, evaluator.task.search) for recipe in recipes]
-        return Bar(
-            rival,
-            worth(least, own, accuracy, costs, reference),
-            [evaluation.outcome for evaluation in known],
-        )
-
-    def _standing(self) -> str:
-        self._sync()
-        base = self.evaluator.baseline
-        # What users ask first: how much faster (or smaller) at no loss?
-        name = "latency" if self.study.spec.scenario is not None else "size"
-        field = OBJECTIVES[name].field
-        as_good = [getattr(m, field) for m in self.finished if m.accuracy >= base.accuracy]
-        best = f" · best {name} at no loss {min(as_good):.2f} of the base" if as_good else ""
-        return f"front {len(self.front)}{best}"
-
-
-def _files(recipe: Recipe, found: Measurement) -> dict[str, bytes]:
-    """The artifacts of a front member: its recipe, and what each layer keeps."""
-    text = json.dumps({**recipe.to_dict(), "sha256": recipe.hash}, indent=1, sort_keys=True) + "\n"
-    names = list(next(iter(found.choices.values())))
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["layer", *names])
-    for layer, choices in found.choices.items():
-        writer.writerow([layer, *(choices[name] for name in names)])
-    return {"recipe.json": text.encode(), "layers.csv": table.getvalue().encode()}

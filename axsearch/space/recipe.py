@@ -168,6 +168,10 @@ class Recipe(BaseModel):
         return recipe
 
 
+EXACT = Recipe.of({})
+"""The recipe of the base itself, which has no choice in it."""
+
+
 def _effective(choices: Mapping[str, Choice]) -> dict[str, Choice]:
     """The choices at a site without those that have no effect."""
     own = {name: choice for name, choice in choices.items() if not choice.exact}

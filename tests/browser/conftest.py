@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from axsearch import Study, search
-from axsearch.reporting.dashboard.serving import annotate
+from axsearch.reporting.dashboard.annotating import annotate
 from axsearch.running.holdout import evaluate_front
 from axsearch.space.latency_table import LatencyTable
 

@@ -1,45 +1,22 @@
-"""Notes and figures for Optuna Dashboard, and serving it."""
+"""Serving Optuna Dashboard: the web server, and what it adds to the dashboard's pages."""
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-import plotly.graph_objects as go
 from optuna_dashboard import wsgi
-from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA, split_plot_data
-from optuna_dashboard._note import (
-    get_note_from_system_attrs,
-    note_str_key_prefix,
-    note_ver_key,
-    split_body,
-)
 from waitress import create_server, wasyncore
 
 from axsearch.errors import UsageError, cause
 from axsearch.reporting.dashboard.guard import Guard
 from axsearch.reporting.dashboard.login import Login, check_password
-from axsearch.reporting.explanation import (
-    cuts_of,
-    export_command,
-    in_markdown,
-    worth,
-    worth_headings,
-)
-from axsearch.reporting.figures import front, hypervolume, layer_map, style
-from axsearch.reporting.figures.data import StudyData
-from axsearch.reporting.gallery import study_data
-from axsearch.statistics.measurement import Measurement
 from axsearch.store.artifacts import ArtifactStore
 from axsearch.store.database import open_database
-from axsearch.store.studies import change_attributes
-from axsearch.study.comparison import Ties, ties
-from axsearch.study.study import Study
-from axsearch.study.tables import Tables
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -53,157 +30,9 @@ SERVER = {
     "log_socket_errors": False,
 }
 
-
-HEIGHT = 450
-"""Pixels of the box that the dashboard has for a figure."""
-
 STYLE = b"<style>main p{white-space:normal!important;overflow-wrap:anywhere}</style>"
 """The dashboard breaks no lines of attributes: one long value makes a trial's page, with its note,
 six thousand pixels wide."""
-
-
-def is_due(count: int) -> bool:
-    """Whether the dashboard is brought up to date after so many trials.
-
-    What it costs grows with the study, so that it is done every 20 trials at first and every 500
-    in the end.
-    """
-    return count % (20 if count <= 200 else 100 if count <= 2000 else 500) == 0
-
-
-def annotate(study: Study) -> None:
-    """Bring up to date what Optuna Dashboard shows of a study whose base was measured.
-
-    That is a note on the study and on each trial of its front, and three figures. All of it is
-    written in one transaction, and only what has changed.
-    """
-    members, tables = study.front(), Tables(study)
-    tied = ties(study, members)
-    trials = study.frozen([m.trial for m in members if m.trial is not None])
-    notes: dict[int | None, str] = {None: study_note(study, members, tied)}
-    for member in members:
-        trial = trials[member.trial or 0]
-        notes[trial._trial_id] = trial_note(study, member, tables, trial.params)
-    figures = {
-        f"axsearch-{name}": style.fitted(figure, HEIGHT).to_json()
-        for name, figure in _figures(study_data(study, tied))
-    }
-
-    def change(before: Mapping[str, Any]) -> dict[str, Any]:
-        written: dict[str, Any] = {}
-        for trial_id, body in notes.items():
-            known = get_note_from_system_attrs(before, trial_id)
-            if known["body"] != body:
-                parts = split_body(body, trial_id)
-                written |= {note_ver_key(trial_id): known["version"] + 1}
-                written |= _whole(before, note_str_key_prefix(trial_id), parts)
-        for name, text in figures.items():
-            prefix = f"{SYSTEM_ATTR_PLOT_DATA}{name}:"
-            written |= _whole(before, prefix, split_plot_data(text, prefix))
-        return written
-
-    change_attributes(study.database.engine, study.id, change)
-
-
-def _whole(before: Mapping[str, Any], prefix: str, parts: Mapping[str, str]) -> dict[str, str]:
-    """The parts of a text, and nothing in those that a longer one had."""
-    return {**{key: "" for key in before if key.startswith(prefix)}, **parts}
-
-
-def _figures(data: StudyData) -> Iterator[tuple[str, go.Figure]]:
-    """The three, by names that stay."""
-    yield "front", front.of_study(data)[0]
-    yield "layer-map", layer_map.of_study(data)[0]
-    yield "hypervolume", hypervolume.of_study(data, compact=True)[0]
-
-
-def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) -> str:
-    """What a study is about, its front, and how to export a model of it, in Markdown."""
-    spec, base = study.spec, study.baseline
-    name, model, data = map(in_markdown, (study.name, study.model_name, study.data_name))
-    limits = [
-        f"{name} {value}"
-        for name, value in (
-            ("at most a drop of", spec.max_drop),
-            ("latency ratio at most", spec.max_latency_ratio),
-            ("size ratio at most", spec.max_size_ratio),
-        )
-        if value is not None
-    ]
-    facts = {
-        "model": f"{model}, {base.parameters:,} parameters, {base.size_bytes / 1e6:.1f} MB",
-        "task": f"{spec.task}, {spec.metric}, on {data}",
-        "machine": spec.machine,
-        "latency": study.scenario or "not measured",
-        "base": f"{spec.metric} {base.accuracy:.4f} ({base.accuracy_low:.4f} to "
-        f"{base.accuracy_high:.4f}) on the search split",
-        "limits": "; ".join(limits) or "none",
-    }
-    letters = tied.letters if tied else {}
-    rows = [
-        f"| {m.trial} | {m.accuracy:.4f} ({m.accuracy_low:.4f} to {m.accuracy_high:.4f}) "
-        f"| {letters.get(m.trial or 0, '')} | {_ratio(m.latency_ratio)} | {m.size_ratio:.3f} |"
-        for m in members
-    ]
-    return "\n".join(
-        [
-            f"# {name}",
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {about} | {fact} |" for about, fact in facts.items()),
-            "",
-            "## The front",
-            "",
-            "Latency and size are ratios to the base; below 1 is better. "
-            + (tied.words if tied else ""),
-            "",
-            f"| trial | {spec.metric} | ties | latency | size |",
-            "|--:|--:|---|--:|--:|",
-            *rows,
-            "",
-            "## Export one of them",
-            "",
-            f"    {export_command(study, 'N')}",
-            "",
-        ]
-    )
-
-
-def trial_note(study: Study, member: Measurement, tables: Tables, params: Mapping[str, int]) -> str:
-    """What a front member keeps of each layer, and what the cuts were worth, in Markdown."""
-    assert member.trial is not None
-    names = [
-        name
-        for name in next(iter(member.choices.values()))
-        if any(
-            kept[name] is not None for m in (member, study.baseline) for kept in m.choices.values()
-        )
-    ]
-    cuts = list(cuts_of(study, member, tables, params))
-    shown = worth_headings(cuts)
-    rows = [
-        [
-            layer,
-            *("all" if kept[name] is None else str(kept[name]) for name in names),
-            *(worth([cut for cut in cuts if cut.layer == layer], heading) for heading in shown),
-        ]
-        for layer, kept in member.choices.items()
-    ]
-    return "\n".join(
-        [
-            f"{study.spec.metric} **{member.accuracy:.4f}** ({member.accuracy_low:.4f} to "
-            f"{member.accuracy_high:.4f}), latency **{_ratio(member.latency_ratio)}** and size "
-            f"**{member.size_ratio:.3f}** of the base, {member.parameters:,} parameters.",
-            "",
-            f"| {' | '.join(['layer', *names, *shown])} |",
-            f"|---|{'--:|' * (len(names) + len(shown))}",
-            *(f"| {' | '.join(row)} |" for row in rows),
-            "",
-            f"    {export_command(study, member.trial)}",
-            "",
-        ]
-    )
 
 
 def serve(
@@ -286,7 +115,3 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((address[0], port), family=family)
     except (OSError, ValueError) as error:
         raise UsageError(f"Port {port} on {host} cannot be used: {cause(error)}.") from None
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

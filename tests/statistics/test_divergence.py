@@ -1,0 +1,35 @@
+"""The divergence that follows from losses, against that of whole outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from axsearch.statistics.divergence import divergence_of_losses
+from axsearch.tasks.kinds import task_kinds
+
+KIND = task_kinds()["text-classification"]
+
+
+def test_it_is_that_of_all_answers_where_there_are_two() -> None:
+    draw = np.random.default_rng(0)
+    ours, theirs = (torch.tensor(draw.normal(0, 1, (50, 2))) for _ in range(2))
+    labels = torch.tensor(draw.integers(0, 2, 50))
+    expected = float(KIND.divergence(ours, theirs, labels).mean())
+    losses = [KIND.losses(x, labels).float().numpy() for x in (ours, theirs)]
+    assert divergence_of_losses(*losses) == pytest.approx(expected, rel=1e-4)
+
+
+def test_it_is_no_more_where_there_are_several() -> None:
+    draw = np.random.default_rng(1)
+    ours, theirs = (torch.tensor(draw.normal(0, 1, (50, 5))) for _ in range(2))
+    labels = torch.tensor(draw.integers(0, 5, 50))
+    losses = [KIND.losses(x, labels).float().numpy() for x in (ours, theirs)]
+    assert 0 < divergence_of_losses(*losses) < float(KIND.divergence(ours, theirs, labels).mean())
+
+
+def test_that_of_the_base_itself_is_0_and_extremes_are_finite() -> None:
+    losses = np.array([0.0, 1e-9, 0.7, 200.0], np.float32)
+    assert divergence_of_losses(losses, losses) == 0
+    assert 1 < divergence_of_losses(losses, losses[::-1].copy()) < 20
