@@ -27,6 +27,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 SHA256 = String(64)
 MACHINE = String(200)
 
+CLOSED_FORM = ""
+"""The key of weights that are computed, not trained.
+
+They are the base's own tensors, cut as the recipe says, with the closed-form compensation that it
+names: all that was measured before revision 0005. The key of trained weights is a SHA-256.
+"""
+
 # MySQL's TEXT and BLOB hold 64 KB, less than a recipe of a large model.
 LongText = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 Blob = LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb")
@@ -153,8 +160,9 @@ class TrialRow(Base):
 
 
 class EvaluationRow(Base):
-    """Accuracy of one recipe of one model on one split.
+    """Accuracy of one recipe of one model, with these weights, on one split.
 
+    ``weights`` is the key of what the recipe's tensors are, see :data:`CLOSED_FORM`.
     ``stage`` is ``whole``, or how many of how many examples were seen, such as ``125/1000``, where
     evaluation was stopped; its value is then an estimate for the whole split. ``statistic`` and
     ``outcome`` are those of :class:`axsearch.statistics.outcome.Outcome`, packed. ``losses`` has
@@ -166,6 +174,9 @@ class EvaluationRow(Base):
 
     model: Mapped[str] = mapped_column(SHA256, primary_key=True)
     recipe: Mapped[str] = mapped_column(SHA256, ForeignKey(RecipeRow.hash), primary_key=True)
+    weights: Mapped[str] = mapped_column(
+        SHA256, primary_key=True, default=CLOSED_FORM, server_default=CLOSED_FORM
+    )
     split: Mapped[str] = mapped_column(SHA256, primary_key=True)
     dtype: Mapped[str] = mapped_column(String(16), primary_key=True)
     metric: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -184,6 +195,7 @@ class EvaluationRow(Base):
 class LatencyRow(Base):
     """A latency measured on one machine for one scenario: of a recipe, or an entry of a table.
 
+    ``weights`` is the key of the tensors that were timed, see :data:`CLOSED_FORM`.
     ``ratio`` is the median of paired ratios to the base, ``low`` and ``high`` their quartiles. Of a
     latency table's ``entry``, such as ``attention heads=8``, it is the block's share of the base's
     time, and ``pairs`` the rounds it was measured in; the rest is null.
@@ -194,6 +206,7 @@ class LatencyRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     model: Mapped[str] = mapped_column(SHA256, index=True)
     recipe: Mapped[str | None] = mapped_column(SHA256, ForeignKey(RecipeRow.hash), index=True)
+    weights: Mapped[str] = mapped_column(SHA256, default=CLOSED_FORM, server_default=CLOSED_FORM)
     entry: Mapped[str | None] = mapped_column(String(200))
     workload: Mapped[str] = mapped_column(SHA256)
     machine: Mapped[str] = mapped_column(MACHINE, ForeignKey(MachineRow.name))
@@ -236,7 +249,10 @@ class ArtifactRow(Base):
 
 
 class ExportRow(Base):
-    """A model that was exported; ``sha256`` is that of the export's manifest."""
+    """A model that was exported; ``sha256`` is that of the export's manifest.
+
+    ``weights`` is the key of the tensors that were exported, see :data:`CLOSED_FORM`.
+    """
 
     __tablename__ = "ax_exports"
 
@@ -244,6 +260,7 @@ class ExportRow(Base):
     study: Mapped[str] = mapped_column(String(200))
     trial: Mapped[int]
     recipe: Mapped[str] = mapped_column(SHA256, ForeignKey(RecipeRow.hash))
+    weights: Mapped[str] = mapped_column(SHA256, default=CLOSED_FORM, server_default=CLOSED_FORM)
     format: Mapped[str] = mapped_column(String(16))
     path: Mapped[str] = mapped_column(LongText)
     sha256: Mapped[str] = mapped_column(SHA256)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, delete, inspect, select
+from sqlalchemy import ColumnElement, Engine, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, make_transient
 
 from axsearch.errors import cause
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.outcome import Outcome, packed, unpacked
-from axsearch.store.models import CalibrationRow, EvaluationRow, LatencyRow, RecipeRow
+from axsearch.store.models import (
+    CLOSED_FORM,
+    CalibrationRow,
+    EvaluationRow,
+    LatencyRow,
+    RecipeRow,
+)
 from axsearch.store.outages import outlast
 from axsearch.store.records import damaged
 
@@ -44,7 +50,7 @@ class EvaluationKey:
     """What makes two evaluations the same: they give the same result and are done once.
 
     ``calibration`` is the fingerprint of the calibration split, which makes a compensated model
-    what it is.
+    what it is; ``weights`` is the key of the weights that the recipe was given.
     """
 
     model: str
@@ -52,6 +58,7 @@ class EvaluationKey:
     split: str
     dtype: str
     metric: str
+    weights: str = CLOSED_FORM
 
     @property
     def compensated(self) -> str:
@@ -86,6 +93,7 @@ def load_evaluations(
     wanted = select(EvaluationRow).where(
         # A recipe compensates or does not, so a hash is found under one of the two only.
         EvaluationRow.model.in_((key.model, key.compensated)),
+        EvaluationRow.weights == key.weights,
         EvaluationRow.split == key.split,
         EvaluationRow.dtype.in_((key.dtype, "float32")),
         EvaluationRow.metric == key.metric,
@@ -126,6 +134,7 @@ def save_evaluation(
         EvaluationRow(
             model=key.model if recipe.compensation == "none" else key.compensated,
             recipe=recipe.hash,
+            weights=key.weights,
             split=key.split,
             dtype=key.dtype,
             metric=key.metric,
@@ -144,11 +153,21 @@ def save_evaluation(
 
 @dataclass(frozen=True)
 class LatencyKey:
-    """Where and for what a latency was measured; ``workload`` fingerprints the batches."""
+    """Where and for what a latency was measured; ``workload`` fingerprints the batches.
+
+    ``weights`` is the key of the weights that were timed. The time of a recipe is mostly one of its
+    shapes, whatever numbers are in them, but not always (tokens that are dropped and layers that
+    are left early depend on what the model computes), so one is not taken for the other.
+    """
 
     model: str
     workload: str
     machine: str
+    weights: str = CLOSED_FORM
+
+    def where(self) -> list[ColumnElement[bool]]:
+        """The conditions that its rows meet."""
+        return [getattr(LatencyRow, name) == value for name, value in asdict(self).items()]
 
 
 @outlast
@@ -156,12 +175,7 @@ def load_latency(engine: Engine, key: LatencyKey, recipe: str) -> dict[str, floa
     """The newest latency of a recipe: model_ms, base_ms, ratio, low, high, pairs."""
     wanted = (
         select(LatencyRow)
-        .where(
-            LatencyRow.model == key.model,
-            LatencyRow.workload == key.workload,
-            LatencyRow.machine == key.machine,
-            LatencyRow.recipe == recipe,
-        )
+        .where(*key.where(), LatencyRow.recipe == recipe)
         .order_by(LatencyRow.id.desc())
         .limit(1)
     )
@@ -176,12 +190,7 @@ def load_ratios(engine: Engine, key: LatencyKey, recipes: Iterable[str]) -> dict
     """The newest latency ratio of each of these recipes that was timed."""
     wanted = (
         select(LatencyRow.recipe, LatencyRow.ratio)
-        .where(
-            LatencyRow.model == key.model,
-            LatencyRow.workload == key.workload,
-            LatencyRow.machine == key.machine,
-            LatencyRow.recipe.in_(set(recipes)),
-        )
+        .where(*key.where(), LatencyRow.recipe.in_(set(recipes)))
         .order_by(LatencyRow.id)
     )
     with Session(engine) as session:
@@ -202,14 +211,7 @@ def save_latency(
     save_with_recipe(
         engine,
         recipe,
-        LatencyRow(
-            model=key.model,
-            workload=key.workload,
-            machine=key.machine,
-            recipe=recipe.hash,
-            scenario=scenario,
-            **latency,
-        ),
+        LatencyRow(**asdict(key), recipe=recipe.hash, scenario=scenario, **latency),
     )
 
 
@@ -226,16 +228,10 @@ def save_latency_table(
         entries: the share of the base's time by entry.
         pairs: how often each was measured.
     """
-    own = {"model": key.model, "workload": key.workload, "machine": key.machine}
     with Session(engine) as session:
-        session.execute(
-            delete(LatencyRow).where(
-                *(getattr(LatencyRow, name) == value for name, value in own.items()),
-                LatencyRow.entry.is_not(None),
-            )
-        )
+        session.execute(delete(LatencyRow).where(*key.where(), LatencyRow.entry.is_not(None)))
         session.add_all(
-            LatencyRow(**own, entry=entry, scenario=scenario, ratio=share, pairs=pairs)
+            LatencyRow(**asdict(key), entry=entry, scenario=scenario, ratio=share, pairs=pairs)
             for entry, share in entries.items()
         )
         session.commit()

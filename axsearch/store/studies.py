@@ -14,7 +14,15 @@ from sqlalchemy.orm import Session
 
 from axsearch import strict_json
 from axsearch.space.recipe import Recipe
-from axsearch.store.models import ExportRow, MachineRow, ModelRow, StudyRow, TaskRow, TrialRow
+from axsearch.store.models import (
+    CLOSED_FORM,
+    ExportRow,
+    MachineRow,
+    ModelRow,
+    StudyRow,
+    TaskRow,
+    TrialRow,
+)
 from axsearch.store.optuna_internals import STUDIES, STUDY_SYSTEM_ATTRS, TRIALS
 from axsearch.store.outages import outlast
 from axsearch.store.queries import add, save_with_recipe
@@ -257,13 +265,26 @@ def save_machine(engine: Engine, name: str, facts: Mapping[str, Any]) -> None:
 
 
 def save_export(
-    engine: Engine, study: str, trial: int, recipe: Recipe, format: str, path: str, sha256: str
+    engine: Engine,
+    study: str,
+    trial: int,
+    recipe: Recipe,
+    format: str,
+    path: str,
+    sha256: str,
+    weights: str = CLOSED_FORM,
 ) -> None:
     """Record that a trial's model was exported; ``sha256`` is its manifest's."""
     save_with_recipe(
         engine,
         recipe,
         ExportRow(
-            study=study, trial=trial, recipe=recipe.hash, format=format, path=path, sha256=sha256
+            study=study,
+            trial=trial,
+            recipe=recipe.hash,
+            weights=weights,
+            format=format,
+            path=path,
+            sha256=sha256,
         ),
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Engine, create_engine, insert, inspect, text
+from sqlalchemy import Connection, Engine, MetaData, create_engine, insert, inspect, text
 
 from axsearch import Evaluator, Task, store
 from axsearch.approximations.choices import Kept
@@ -21,11 +22,11 @@ from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.space.recipe import Recipe
 from axsearch.statistics import pareto
-from axsearch.statistics.outcome import Outcome
+from axsearch.statistics.outcome import Outcome, packed
 from axsearch.store.claims import Assignment, BudgetFullError
 from axsearch.store.database import check_database, open_database
 from axsearch.store.models import Base, RecipeRow, TrialRow
-from axsearch.store.queries import EvaluationKey, load_evaluation
+from axsearch.store.queries import EvaluationKey, LatencyKey, load_evaluation, load_latency
 
 
 def test_opening_makes_both_kinds_of_tables_and_again_changes_nothing(url: str) -> None:
@@ -294,6 +295,69 @@ def test_studies_of_the_previous_release_are_in_the_new_tables(url: str) -> None
     database.storage.work_on(Assignment(loaded._study_id, 20, "me"))
     with pytest.raises(BudgetFullError):  # they count
         database.storage.create_new_trial(loaded._study_id)
+    database.close()
+
+
+def test_what_was_measured_before_there_were_weights_is_of_the_closed_form(url: str) -> None:
+    recipe, right = Recipe.of({}), Outcome("mean", np.array([True, False, True]))
+    losses = np.array([0.1, 2.0, 0.3], np.float32)
+    latency = {"model_ms": 1.0, "base_ms": 2.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 5}
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def rows_of(connection: Connection, split: str) -> None:
+        """Rows as the version before writes them, which knows no weights."""
+        tables = MetaData()
+        tables.reflect(connection, only=["ax_evaluations", "ax_latencies", "ax_exports"])
+        evaluation = {
+            "model": "m", "recipe": recipe.hash, "split": split, "dtype": "float32",
+            "metric": "accuracy", "stage": "whole", "split_name": "search", "value": 0.8,
+            "low": 0.7, "high": 0.9, "examples": 3, "statistic": "mean",
+            "outcome": right.packed(), "losses": packed(losses), "created": now,
+        }  # fmt: skip
+        timed = {
+            "model": "m", "recipe": recipe.hash, "workload": split, "machine": "here",
+            "scenario": {}, "created": now, **latency,
+        }  # fmt: skip
+        exported = {
+            "study": "one", "trial": 7, "recipe": recipe.hash, "format": "hf", "path": split,
+            "sha256": "5", "created": now,
+        }  # fmt: skip
+        for table, row in (
+            ("ax_evaluations", evaluation), ("ax_latencies", timed), ("ax_exports", exported),
+        ):  # fmt: skip
+            connection.execute(insert(tables.tables[table]), row)
+
+    theirs = optuna.storages.RDBStorage(url)  # Optuna's tables, which ax_front is a view on
+    theirs.remove_session()
+    theirs.engine.dispose()
+    engine = create_engine(url)
+    upgrade(engine, "0004")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO ax_recipes (hash, json) VALUES (:hash, :json)"),
+            {"hash": recipe.hash, "json": recipe.to_json()},
+        )
+        connection.execute(
+            text("INSERT INTO ax_machines (name, created) VALUES ('here', :now)"), {"now": now}
+        )
+        rows_of(connection, "s")
+    engine.dispose()
+    database = open_database(url.replace("+psycopg", ""))
+    with database.engine.begin() as connection:
+        rows_of(connection, "t")  # a worker of the version before that still runs
+    for split in ("s", "t"):
+        key = EvaluationKey("m", "c", split, "float32", "accuracy")
+        known = load_evaluation(database.engine, key, recipe.hash)
+        assert known is not None
+        assert (known.value, known.low, known.high) == (0.8, 0.7, 0.9)
+        np.testing.assert_array_equal(known.outcome.values, right.values)
+        np.testing.assert_array_equal(known.losses, losses)
+        timed = load_latency(database.engine, LatencyKey("m", split, "here"), recipe.hash)
+        assert timed == latency
+    with database.engine.connect() as connection:
+        for table in ("ax_evaluations", "ax_latencies", "ax_exports"):
+            found = connection.execute(text(f"SELECT weights FROM {table}")).scalars().all()
+            assert found == ["", ""]
     database.close()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,50 @@ def test_another_model_split_type_or_metric_is_another_evaluation(database: Data
         q.EvaluationKey(KEY.model, KEY.calibration, KEY.split, KEY.dtype, "f1"),
     ):
         assert q.load_evaluation(database.engine, other, RECIPE.hash) is None
+
+
+@pytest.mark.parametrize("compensation", ["none", "bias"])
+def test_a_recipe_s_evaluations_with_other_weights_are_others(
+    database: Database, compensation: Any
+) -> None:
+    recipe = Recipe.of(
+        {SiteId(0, "attention"): {"heads": Kept(of=4, kept=(0, 2))}}, compensation=compensation
+    )
+    trained = replace(KEY, weights="a" * 64)
+    right = Outcome("mean", np.array([True, False]))
+    for _ in range(2):  # a second worker with the same result does no harm
+        for key, accuracy in ((KEY, 0.5), (trained, 0.75)):
+            result = q.Evaluation(accuracy, 0.4, 0.9, right, np.ones(2, np.float32))
+            q.save_evaluation(database.engine, key, recipe, "search", result)
+
+    def found(key: q.EvaluationKey) -> list[float]:
+        return [e.value for e in q.load_evaluations(database.engine, key, [recipe.hash]).values()]
+
+    assert (found(KEY), found(trained)) == ([0.5], [0.75])
+    assert found(replace(KEY, weights="b" * 64)) == []
+    half = replace(trained, dtype="bfloat16")
+    assert found(half) == [0.75]  # float32 serves where there is none in bfloat16: of its weights
+    with database.engine.connect() as connection:
+        rows = connection.execute(text("SELECT weights, value FROM ax_evaluations")).all()
+    assert sorted(map(tuple, rows)) == [("", 0.5), ("a" * 64, 0.75)]
+
+
+def test_a_recipe_s_latencies_with_other_weights_are_others(database: Database) -> None:
+    key = q.LatencyKey("m" * 64, "w" * 64, "here")
+    trained = replace(key, weights="a" * 64)
+    latency = {"model_ms": 5.0, "base_ms": 10.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 5}
+    entries = {"rest": 0.1}
+    for one, ratio in ((key, 0.5), (trained, 0.25)):
+        q.save_latency(database.engine, one, RECIPE, {}, {**latency, "ratio": ratio})
+        q.save_latency_table(database.engine, one, {}, entries, 9)
+    for one, ratio in ((key, 0.5), (trained, 0.25)):
+        loaded = q.load_latency(database.engine, one, RECIPE.hash)
+        assert loaded == {**latency, "ratio": ratio}
+        assert q.load_ratios(database.engine, one, [RECIPE.hash]) == {RECIPE.hash: ratio}
+    assert q.load_latency(database.engine, replace(key, weights="b" * 64), RECIPE.hash) is None
+    with database.engine.connect() as connection:
+        tables = text("SELECT weights FROM ax_latencies WHERE entry IS NOT NULL")
+        assert sorted(connection.execute(tables).scalars()) == ["", "a" * 64]
 
 
 def test_float32_serves_where_the_dtype_has_none_with_losses(database: Database) -> None:

@@ -86,9 +86,17 @@ def test_a_deleted_study_is_forgotten(database: Database) -> None:
 def test_exports_are_kept(database: Database) -> None:
     for path in ("small", "small again"):
         s.save_export(database.engine, "one", 7, Recipe.of({}), "hf", path, "5" * 64)
+    s.save_export(
+        database.engine, "one", 7, Recipe.of({}), "hf", "trained", "6" * 64, weights="a" * 64
+    )
+    columns = "study, trial, format, path, weights"
     with database.engine.connect() as connection:
-        rows = connection.execute(text("SELECT study, trial, format, path FROM ax_exports")).all()
-    assert sorted(map(tuple, rows)) == [("one", 7, "hf", "small"), ("one", 7, "hf", "small again")]
+        rows = connection.execute(text(f"SELECT {columns} FROM ax_exports")).all()
+    assert sorted(map(tuple, rows)) == [
+        ("one", 7, "hf", "small", ""),
+        ("one", 7, "hf", "small again", ""),
+        ("one", 7, "hf", "trained", "a" * 64),
+    ]
 
 
 def test_two_that_write_attributes_at_once_leave_the_text_of_one(database: Database) -> None:
