@@ -1,4 +1,8 @@
-"""The two errors a user sees, each one sentence that says what is wrong and what to do."""
+"""The two errors a user sees, each one sentence that says what is wrong and what to do.
+
+A sentence names an argument in backticks, as Python has it: `max_drop`, `force=True`, `by="size"`.
+The command line writes its own option there (:mod:`axsearch.cli.options`).
+"""
 
 LONGEST = 2000
 """Characters of a message; what is longer quotes something long, and loses its middle."""

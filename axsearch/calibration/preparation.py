@@ -51,7 +51,7 @@ def prepare(
     objectives: Sequence[str],
     limits: Mapping[str, float],
     epsilon: float | None = None,
-    masks: bool = False,
+    calibrated: bool = True,
 ) -> Problem:
     """Measure what is not in the store yet: latency table, importance, damage.
 
@@ -65,7 +65,8 @@ def prepare(
         objectives: of the study.
         limits: as :class:`Problem` has them.
         epsilon: see :class:`Problem`.
-        masks: whether the space is one of masks, whose search needs neither importance nor damage.
+        calibrated: whether importance and damage are measured, and levels left out that are no
+            faster than a more exact one.
     """
     task = evaluator.task
     model, calibration = task.model_fingerprint, task.calibration
@@ -86,11 +87,11 @@ def prepare(
         table = latency_table(evaluator, asked, machine)
         evaluator.table = table
         costs = {"latency": latency_cost(table), **costs}
-        if not masks:  # AxFormer's k is there for the loss, faster or not
+        if calibrated:
             dropped = slower_levels(asked, table)
             _tell(dropped)
     found, orders = Damage({}, {}), in_order
-    if not masks:
+    if calibrated:
         importance = _importance(evaluator, asked.compensation)
         orders = {
             site_id: importance.order(site_id)
@@ -99,7 +100,7 @@ def prepare(
             for site_id in sites
         }
     space = space_of(orders, dropped)
-    if not masks:
+    if calibrated:
         sample = calibration_sample(calibration)
         found = Damage.from_dict(
             _kept(
@@ -127,7 +128,7 @@ def prepare(
             both_splits(calibration.fingerprint, task.search.fingerprint),
             trivial_kind(task.metric),
         ),
-        "Answering without looking",
+        "Evaluating a constant prediction",
         lambda _: {"accuracy": task.kind.trivial(task.metric, calibration, task.search)},
     )
     neighbours = {tuple(pair.split(" ")): c for pair, c in found.together.items()}
@@ -186,7 +187,10 @@ def _tell(dropped: Mapping[str, Collection[Level]]) -> None:
         values.setdefault(dimension.partition(".")[2], {}).update(dict.fromkeys(levels))
     for name, levels in values.items():
         shown = ", ".join(map(str, levels))
-        console.print(f"Not faster than less, and left out: {name} {shown}", style="dim")
+        console.print(
+            f"Left out of the search, no faster than a more exact level: {name} {shown}",
+            style="dim",
+        )
 
 
 def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:

@@ -6,24 +6,20 @@ to stdout, everything else to stderr; exit status 0 done, 1 failed, 2 wrong use.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, get_type_hints
 
 import typer
 
-from axsearch import __version__, discovery
-from axsearch.cli import options
+from axsearch import __version__
+from axsearch.cli.commands import Group
 from axsearch.errors import AxsearchError, one_line
-from axsearch.progress import silenced
 
 INTERRUPTED = 130  # how typer ends on Ctrl-C
 
 app = typer.Typer(
     name="axsearch",
+    cls=Group,
     help="Search the approximations of a fine-tuned transformer; export a smaller, faster model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -44,33 +40,6 @@ def _callback(
     ),
 ) -> None:
     pass
-
-
-def _with_quiet(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that also takes --quiet, as all of them do."""
-
-    @functools.wraps(command)
-    def quietly(*, quiet: bool, **given: Any) -> None:
-        with silenced(quiet):
-            command(**given)
-
-    # Names in annotations are those of the command's module, so they are looked up there.
-    hints = {**get_type_hints(command, include_extras=True), "quiet": options.Quiet}
-    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False)
-    signature = inspect.signature(command)
-    parameters = [
-        parameter.replace(annotation=hints[name])
-        for name, parameter in (*signature.parameters.items(), ("quiet", quiet))
-    ]
-    quietly.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    quietly.__annotations__ = hints
-    return quietly
-
-
-for _module in discovery.modules(sys.modules[__name__]):
-    _name = _module.__name__.rpartition(".")[2]
-    if hasattr(_module, _name):
-        app.command(_name)(_with_quiet(getattr(_module, _name)))
 
 
 def main() -> None:

@@ -8,33 +8,33 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from axsearch.cli import options
+from axsearch.options import Option
+from axsearch.running.request import Storage
 
 PASSWORD = "AXSEARCH_DASHBOARD_PASSWORD"
 
 
 def dashboard(
-    storage: options.Storage,
+    storage: Storage,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; one that is not loopback needs a password.")
+        str, Option("Address to listen on; any other than loopback needs a password")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8080,
-    password_file: Annotated[
+    port: Annotated[int, Option("Port to listen on; 0 picks a free one")] = 8080,
+    password: Annotated[
         Path | None,
-        typer.Option(
-            help="File, for its owner only, with the password in its first line; without it "
-            f"the password is that of the environment variable {PASSWORD}, if there is one."
+        Option(
+            "File with the password in its first line, readable by its owner only",
+            omitted=f"the password is taken from the environment variable {PASSWORD}, if set",
+            flag="--password-file",
         ),
     ] = None,
 ) -> None:
     """Serve Optuna Dashboard on the studies of a database, until Ctrl-C.
 
-    Who can open it can delete studies. It listens on this machine only; another --host needs a
-    password, which is then asked for. The password and all else go over plain HTTP: on a network
-    that you do not trust, put TLS before it (a reverse proxy that passes the Host header on) or
-    use an SSH tunnel. The page /login logs out.
+    Anyone who can open it can delete studies. It listens on this machine only; any other --host
+    needs a password, which the login page asks for. Everything, the password too, is sent over
+    plain HTTP: on a network that you do not trust, put TLS in front of it (a reverse proxy that
+    passes on the Host header) or use an SSH tunnel. The page /login also logs out.
 
     \b
     Example:
@@ -46,9 +46,9 @@ def dashboard(
     def say(address: str) -> None:
         print(f"Optuna Dashboard on {address} (Ctrl-C stops it)", file=sys.stderr, flush=True)
 
-    password = os.environ.get(PASSWORD) if password_file is None else read_password(password_file)
+    secret = os.environ.get(PASSWORD) if password is None else read_password(password)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(storage, host, port, password=password, on_ready=say)
+        serve(storage, host, port, password=secret, on_ready=say)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -6,12 +6,13 @@ import json as to_json
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from axsearch.cli import options
+from axsearch.cli.options import Json
 from axsearch.errors import AxsearchError
+from axsearch.options import like
+from axsearch.running.request import SearchRequest
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
 PIPED_WIDTH = 140
@@ -19,12 +20,11 @@ PIPED_WIDTH = 140
 
 def doctor(
     storage: Annotated[
-        str | None,
-        typer.Option(envvar="AXSEARCH_STORAGE", help="Database URL, to look at it as well."),
+        str | None, like(SearchRequest, "storage", omitted="no database is checked")
     ] = None,
-    json: options.Json = False,
+    json: Json = False,
 ) -> None:
-    """Check versions, threads, machine, database, heartbeats and artifacts; say what to do.
+    """Check versions, threads, machine, database, heartbeats and artifacts, and say what to fix.
 
     \b
     Example:

@@ -6,22 +6,23 @@ import json as to_json
 
 from rich.table import Table
 
-from axsearch.cli import options
+from axsearch.cli.options import Json, Trial
 from axsearch.cli.output import say, stdout
 from axsearch.reporting.explanation import Explanation, explain_trial, export_command
+from axsearch.running.request import Storage, StudyName
 from axsearch.study.comparison import selection_bias, ties
 from axsearch.study.study import Study
 
 
 def explain(
-    storage: options.Storage,
-    study: options.StudyName,
-    trial: options.Trial,
-    json: options.Json = False,
+    storage: Storage,
+    study: StudyName,
+    trial: Trial,
+    json: Json = False,
 ) -> None:
-    """Say what a trial's model gave up, what each cut was worth, and which models are as good.
+    """Explain a trial's model: what was removed, what each cut was worth, which models tie with it.
 
-    Damage is the mean KL divergence from the base's outputs that a cut causes alone, on calibration
+    Damage is the mean KL divergence from the base's outputs that a cut alone causes, on calibration
     examples.
 
     \b

@@ -5,27 +5,24 @@ from __future__ import annotations
 import json as to_json
 from typing import Annotated
 
-import typer
-
-from axsearch.cli import options
+from axsearch.cli.options import Json, Trial
+from axsearch.options import Option
+from axsearch.running.request import Storage, StudyName
 from axsearch.study.study import Study
 
 
 def export(
-    storage: options.Storage,
-    study: options.StudyName,
-    trial: options.Trial,
-    out: Annotated[str, typer.Option(help="A folder that does not exist or is empty.")],
-    format: Annotated[str, typer.Option(help="hf, onnx or openvino.")] = "hf",
+    storage: Storage,
+    study: StudyName,
+    trial: Trial,
+    out: Annotated[str, Option("Folder to write to, which does not exist or is empty")],
+    format: Annotated[str, Option("Format: hf, onnx or openvino")] = "hf",
     force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Export a model that is no better than one answer for all, too."
-        ),
+        bool, Option("Export the model even if it is no better than a constant prediction")
     ] = False,
-    json: options.Json = False,
+    json: Json = False,
 ) -> None:
-    """Write a trial's smaller model to a folder.
+    """Write the smaller model of a trial to a folder.
 
     \b
     Example:

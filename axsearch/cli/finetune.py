@@ -5,46 +5,22 @@ from __future__ import annotations
 import json as to_json
 from typing import Annotated
 
-import typer
-
-from axsearch.cli import options
+from axsearch.cli.options import Json, Without
+from axsearch.training.request import FinetuneRequest
 
 
 def finetune(
-    model: options.Model,
-    data: options.Data,
-    out: Annotated[str, typer.Option(help="Folder for the fine-tuned model.")],
-    task: options.Task = None,
-    metric: options.Metric = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = 3,
-    max_length: Annotated[int, typer.Option(help="Longest input in tokens.")] = 128,
-    text_columns: options.TextColumns = None,
-    label_column: options.LabelColumn = None,
-    seed: options.Seed = 0,
-    device: options.Device = "cpu",
-    json: options.Json = False,
+    request: Annotated[FinetuneRequest, Without("search_examples")], json: Json = False
 ) -> None:
-    """Fine-tune a model on labelled data, to have a base to search from.
+    """Fine-tune a model on labelled data, so that there is a base to search from.
 
     \b
     Example:
       axsearch finetune --model bert-base-uncased --data data --out base
     """
-    from axsearch.training.finetuning import finetune as run
+    from axsearch.training.finetuning import train
 
-    done = run(
-        model,
-        data,
-        out,
-        task=task,
-        metric=metric,
-        text_columns=options.columns(text_columns),
-        label_column=label_column,
-        epochs=epochs,
-        max_length=max_length,
-        seed=seed,
-        device=device,
-    )
+    done = train(request)
     if json:
         found = {"path": str(done.path), "metric": done.metric, **done.validation._asdict()}
         print(to_json.dumps({**found, "cached": done.cached}))

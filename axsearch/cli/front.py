@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, cast, get_args
 
-import typer
 from rich.console import Console
 from rich.prompt import Prompt
 
 from axsearch.approximations import UnitRemoval, named
-from axsearch.cli import options
 from axsearch.cli.explain import print_explanation
+from axsearch.cli.options import Json
 from axsearch.cli.output import numbers, ratio, say, stdout, width
 from axsearch.errors import UsageError
+from axsearch.options import Option
 from axsearch.reporting.explanation import explain_trial
+from axsearch.running.request import Storage, StudyName
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import ORDERS, By
 from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
@@ -28,20 +29,17 @@ INTERVAL = "95 % interval"
 
 
 def front(
-    storage: options.Storage,
-    study: options.StudyName,
+    storage: Storage,
+    study: StudyName,
     holdout: Annotated[
         bool,
-        typer.Option(
-            "--holdout",
-            help="Evaluate the front on the holdout split, once, and show the selection bias.",
-        ),
+        Option("Evaluate the front on the holdout split, once, and show the selection bias"),
     ] = False,
-    json: options.Json = False,
+    json: Json = False,
 ) -> None:
     """Print the Pareto front of a study, and which of its models are statistically tied.
 
-    In a terminal it then asks for a trial to explain, or for another order; Enter leaves.
+    In a terminal it then asks for a trial to explain, or for another order; Enter quits.
 
     \b
     Examples:
@@ -120,10 +118,10 @@ def print_front(study: Study, order: By = "latency") -> None:
 def ask(study: Study) -> None:
     """Explain the trials that are asked for, until nothing is."""
     console = Console(highlight=False, stderr=True)
-    words = f"Trial to explain, or {', '.join(ORDERS)} to sort by (Enter leaves)"
+    words = f"Trial to explain, or {', '.join(ORDERS)} to sort by (Enter quits)"
 
     def answer() -> str:
-        with suppress(EOFError, KeyboardInterrupt):  # ways to leave, too
+        with suppress(EOFError, KeyboardInterrupt):  # ways to quit, too
             return Prompt.ask(words, console=console, default="", show_default=False).strip()
         return ""
 

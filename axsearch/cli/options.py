@@ -1,73 +1,158 @@
-"""The options that several commands share."""
+"""From the options that dataclasses declare to those of the command line.
+
+A command takes dataclasses whose fields are options (:mod:`axsearch.options`), and options of its
+own. What it raises names arguments; here they become options again.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-Model = Annotated[str, typer.Option(help="Local directory or hub name of the model.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        help="Folder with train, validation and test as .csv, .jsonl or .parquet, or a hub "
-        "dataset such as nyu-mll/glue:sst2."
-    ),
-]
-Storage = Annotated[
-    str,
-    typer.Option(envvar="AXSEARCH_STORAGE", help="Database URL, such as sqlite:///studies.db."),
-]
-StudyName = Annotated[str, typer.Option("--study", help="Name of the study.")]
-Task = Annotated[
-    str | None,
-    typer.Option(
-        help="text-classification, regression, question-answering, token-classification, or a "
-        "GLUE name such as glue/cola; inferred if not given."
-    ),
-]
-Metric = Annotated[
-    str | None,
-    typer.Option(
-        help="accuracy, f1, matthews_correlation, pearson, spearman or exact_match, where the "
-        "task has it; the task's own if left out."
-    ),
-]
-TextColumns = Annotated[
-    str | None, typer.Option(help="Column of the text, or two columns with a comma between.")
-]
-LabelColumn = Annotated[
-    str | None, typer.Option(help="Column of the label, number, answers or tags.")
-]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Seed of all that is drawn at random.")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
-Address = Annotated[
-    str | None,
-    typer.Option(help="Of a Ray cluster; with --engine ray one is made here if left out."),
-]
-Cpus = Annotated[
-    int | None,
-    typer.Option(help="Processors a worker, also its torch threads; shared alike if left out."),
-]
-Gpus = Annotated[float, typer.Option(min=0.0, help="GPUs a worker, for Ray to place it.")]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", help="Say nothing on stderr but errors: no progress and no notes."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ModelHere = Annotated[
-    str | None,
-    typer.Option("--model", help="Where the model lies here, if not where the search has it."),
-]
-DataHere = Annotated[
-    str | None,
-    typer.Option("--data", help="Where the data lie here, if not where the search has them."),
-]
-Trial = Annotated[int, typer.Option(min=0, help="Number of a finished trial.")]
+from axsearch.errors import AxsearchError
+from axsearch.options import Declared, Option, declared, gather, option_of, required
+from axsearch.progress import silenced
+
+Quiet = Annotated[bool, Option("Print nothing on stderr but errors: no progress and no notes")]
+Json = Annotated[bool, Option("Print JSON")]
+Trial = Annotated[int, Option("Number of a finished trial", minimum=0)]
+
+ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
+"""An argument in a sentence, with its value if it has one."""
 
 
-def columns(text: str | None) -> tuple[str, ...] | None:
-    """``--text-columns`` as a tuple."""
-    return None if text is None else tuple(part.strip() for part in text.split(","))
+@dataclasses.dataclass(frozen=True, init=False)
+class Without:
+    """The fields of a dataclass that are no options of a command, and keep their defaults."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+
+def as_command(function: Callable[..., None]) -> Callable[..., None]:
+    """What typer makes a command of: a function with an argument for each option, and --quiet."""
+    hints = {**get_type_hints(function, include_extras=True), "quiet": Quiet}
+    own = {**inspect.signature(function).parameters, "quiet": _quiet()}
+    options = {
+        option.name: option for name in own for option in _options(name, hints[name], own[name])
+    }
+    flags = {name: _flags(option) for name, option in options.items()}
+
+    @functools.wraps(function)
+    def command(*, quiet: bool, **given: Any) -> None:
+        values = {name: _read(options.get(name), value) for name, value in given.items()}
+        for name in own:
+            if (kind := _dataclass(hints[name])) is not None:
+                values[name] = gather(kind, values)
+        with silenced(quiet):
+            try:
+                function(**values)
+            except AxsearchError as error:
+                error.args = (in_options(str(error), flags),)
+                raise
+
+    shown = [_parameter(option) for option in options.values()]
+    shown += [own[name].replace(annotation=hints[name]) for name in own if _is_foreign(hints[name])]
+    shown = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in shown]
+    shown.sort(key=lambda parameter: parameter.default is not parameter.empty)
+    command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in shown}
+    return command
+
+
+def in_options(sentence: str, flags: Mapping[str, tuple[str, str]]) -> str:
+    """A sentence with a command's options in place of the arguments that it names.
+
+    ```max_drop``` becomes ``--max-drop``, ```by="size"``` becomes ``--by size``, ```force=True```
+    becomes ``--force``. What the command has no option for stays as it is.
+
+    Args:
+        sentence: of an error.
+        flags: by the name of the argument the option, and the one that turns it off.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in flags:
+            return found[0]
+        on, off = flags[name]
+        if value in (None, "True"):
+            return on
+        return off if value == "False" else f"{on} {value.strip(chr(34))}"
+
+    return ARGUMENT.sub(option, sentence)
+
+
+def _quiet() -> inspect.Parameter:
+    return inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False)
+
+
+def _dataclass(hint: Any) -> type | None:
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return kind if dataclasses.is_dataclass(kind) else None  # type: ignore[return-value]
+
+
+def _is_foreign(hint: Any) -> bool:
+    """Whether it is typer's own, such as an argument without a flag."""
+    return _dataclass(hint) is None and option_of(hint) is None
+
+
+def _options(name: str, hint: Any, parameter: inspect.Parameter) -> Iterator[Declared]:
+    """The options that one argument of a command stands for."""
+    if (kind := _dataclass(hint)) is not None:
+        left_out = [one for mark in get_args(hint)[1:] for one in mark.names]
+        yield from (one for one in declared(kind) if one.name not in left_out)
+    elif (option := option_of(hint)) is not None:
+        default = parameter.default
+        missing = dataclasses.MISSING if default is parameter.empty else default
+        yield Declared(name, get_args(hint)[0], missing, option)
+
+
+def _parameter(one: Declared) -> inspect.Parameter:
+    """An option as typer takes it: several names are one text with commas between."""
+    option, several = one.option, _is_several(one.type)
+    switch = one.type is bool  # with typer's own name it would have an opposite
+    names = [option.flag or _flag(one.name)] if option.flag or switch else []
+    shown = typer.Option(
+        *names,
+        help=option.sentence,
+        min=option.minimum,
+        max=option.maximum,
+        envvar=option.variable,
+    )
+    default = inspect.Parameter.empty if required(one) else one.default
+    if several and not required(one):
+        default = ",".join(one.default) if one.default else None
+    kind = str | None if several else one.type
+    return inspect.Parameter(
+        one.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, shown],
+    )
+
+
+def _read(one: Declared | None, value: Any) -> Any:
+    if one is None or not _is_several(one.type):
+        return value
+    return one.default if value is None else tuple(part.strip() for part in value.split(","))
+
+
+def _is_several(kind: Any) -> bool:
+    return any(get_origin(one) is tuple for one in (kind, *get_args(kind)))
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _flags(one: Declared) -> tuple[str, str]:
+    return one.option.flag or _flag(one.name), f"--no-{one.name.replace('_', '-')}"

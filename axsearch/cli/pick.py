@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
-from axsearch.cli import options
+from axsearch.cli.options import Json
+from axsearch.options import Option
 from axsearch.reporting.explanation import export_command
+from axsearch.running.request import Storage, StudyName
 from axsearch.study.choosing import By
 from axsearch.study.comparison import ties
+from axsearch.study.settings import Limits
 from axsearch.study.study import Study
 
 
 def pick(
-    storage: options.Storage,
-    study: options.StudyName,
-    max_drop: Annotated[
-        float | None, typer.Option(help="Accuracy that may be lost at most, such as 0.01.")
-    ] = None,
-    max_latency_ratio: Annotated[
-        float | None, typer.Option(help="Share of the base's time at most, such as 0.5.")
-    ] = None,
-    max_size_ratio: Annotated[
-        float | None, typer.Option(help="Share of the base's bytes at most, such as 0.7.")
-    ] = None,
+    storage: Storage,
+    study: StudyName,
+    limits: Limits,
     by: Annotated[
         By | None,
-        typer.Option(
-            help="What the chosen model is best in, within the limits; equals go to the smaller "
-            "one. Latency if left out with --max-drop, else accuracy."
+        Option(
+            "What the chosen model is the best in, within the limits; of equals the smaller one is "
+            "chosen",
+            omitted="latency with --max-drop, otherwise accuracy",
         ),
     ] = None,
     knee: Annotated[
-        bool, typer.Option("--knee", help="The member nearest to the best of everything.")
+        bool, Option("Choose the model that is nearest to the best in all objectives")
     ] = False,
-    json: options.Json = False,
+    json: Json = False,
 ) -> None:
-    """Choose one model of the front, and print the command that exports it.
+    """Choose one model of the front and print the command that exports it.
 
     \b
     Examples:
@@ -46,13 +41,7 @@ def pick(
       axsearch pick --storage sqlite:///studies.db --study reviews --knee
     """
     opened = Study.open(storage, study)
-    chosen = opened.pick(
-        max_drop=max_drop,
-        max_latency_ratio=max_latency_ratio,
-        max_size_ratio=max_size_ratio,
-        by=by,
-        knee=knee,
-    )
+    chosen = opened.pick(**asdict(limits), by=by, knee=knee)
     if json:
         print(chosen.model_dump_json())
         return

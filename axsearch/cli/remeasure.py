@@ -6,33 +6,32 @@ import json as to_json
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
-from axsearch.cli import options
+from axsearch.cli.options import Json
 from axsearch.cli.output import numbers, ratio, say, stdout
+from axsearch.options import Option, like
+from axsearch.running.request import DataHere, ModelHere, SearchRequest, Storage, StudyName
+from axsearch.study.settings import Load
 from axsearch.study.study import Study
+
+OF_STUDY = "the study's"
 
 
 def remeasure(
-    storage: options.Storage,
-    study: options.StudyName,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples a batch; the study's if left out.")
-    ] = None,
+    storage: Storage,
+    study: StudyName,
+    batch_size: Annotated[int | None, like(Load, "batch_size", omitted=OF_STUDY)] = None,
     sequence_length: Annotated[
         int | None,
-        typer.Option(
-            help="Tokens an example, 0 for the examples' own lengths; the study's if left out."
-        ),
+        like(Load, "sequence_length", omitted=f"{OF_STUDY}; if 0: the examples' own lengths"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Torch threads; the study's.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the study's.")] = None,
-    model: options.ModelHere = None,
-    data: options.DataHere = None,
+    threads: Annotated[int | None, like(Load, "threads", omitted=OF_STUDY)] = None,
+    device: Annotated[str | None, like(SearchRequest, "device", omitted=OF_STUDY)] = None,
+    model: ModelHere = None,
+    data: DataHere = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Time what was timed in this scenario before, too.")
+        bool, Option("Measure again the models that were already measured in this scenario")
     ] = False,
-    json: options.Json = False,
+    json: Json = False,
 ) -> None:
     """Rank a study's models for another scenario, or this machine, without searching again.
 

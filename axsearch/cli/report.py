@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
-
-from axsearch.cli import options
+from axsearch.options import Option
+from axsearch.running.request import Storage, StudyName
 from axsearch.study.study import Study
 
 
 def report(
-    storage: options.Storage,
-    study: options.StudyName,
-    out: Annotated[str, typer.Option(help="The file to write, such as report.html.")],
+    storage: Storage,
+    study: StudyName,
+    out: Annotated[str, Option("File to write, such as report.html")],
     format: Annotated[
         Literal["html", "md"] | None,
-        typer.Option(help="html, or md for a pull request; by the file's name if left out."),
+        Option("Format: html, or md for a pull request", omitted="by the name of the file"),
     ] = None,
     trial: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="The model to explain; if left out the fastest that loses at most 0.01.",
+        Option(
+            "Trial whose model is explained",
+            omitted="the fastest one that loses at most 0.01",
+            minimum=0,
         ),
     ] = None,
 ) -> None:
-    """Write one HTML file to open offline: the front, the figures, a model explained.
+    """Write a report as one file that opens offline: the front, the figures, one model explained.
 
     \b
     Examples:

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from axsearch.cli import options
+from axsearch.cli.options import Json
 
 
 def verify(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder written by export.")],
-    json: options.Json = False,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder that export wrote.")],
+    json: Json = False,
 ) -> None:
-    """Check an exported model: its files, and its answers in a new process without axsearch.
+    """Check an exported model: its files, and its predictions in a new process without axsearch.
 
     \b
     Example:

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-DTYPES = ("auto", "float32", "bfloat16")
-
 SAFETY = 2.0
 """How many times the largest deviation found an answer's logits must lie apart to be believed."""
 

@@ -50,7 +50,7 @@ def formats() -> Mapping[str, ExportFormat]:
 
 
 def format_names() -> tuple[str, ...]:
-    """The names that ``--format`` takes."""
+    """The name of every format."""
     return tuple(formats())
 
 
@@ -86,7 +86,7 @@ def export_model(
         raise UsageError(f"Trial {trial} cannot be exported as {format}: {refusal}.")
     folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UsageError(f"The export folder {folder} is not empty; give another --out.")
+        raise UsageError(f"The export folder {folder} is not empty; give another `out`.")
     _check_room(folder, measurement.size_bytes)
     with steps(3) as begin:
         bundle = _bundle(study, measurement, recipe, force, begin)
@@ -116,7 +116,7 @@ def _bundle(
     if not holdout.value > trivial and not force:
         raise UsageError(
             f"Trial {trial} has {spec.metric} {holdout.value:.4f} on the holdout split, no better "
-            f"than {task.kind.trivial_answer} with {trivial:.4f}; add --force to export it anyway."
+            f"than {task.kind.trivial_answer} with {trivial:.4f}; `force=True` exports it anyway."
         )
     base_holdout = evaluator.accuracy(EXACT, task.holdout)
     on_device(task.model, "cpu")
@@ -170,7 +170,7 @@ def _check_room(folder: Path, size: int) -> None:
     if free < size:
         raise UsageError(
             f"The weights alone take {size / 1e6:.1f} MB, and the disk of {there} has "
-            f"{free / 1e6:.1f} MB left; make room or give another --out."
+            f"{free / 1e6:.1f} MB left; make room or give another `out`."
         )
 
 

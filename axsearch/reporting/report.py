@@ -53,7 +53,7 @@ def write_report(
     if format is None:
         format = "md" if path.suffix.lower() in (".md", ".markdown") else "html"
     if format not in get_args(Format):
-        raise UsageError(f"--format must be one of {', '.join(get_args(Format))}, not {format!r}.")
+        raise UsageError(f"`format` must be one of {', '.join(get_args(Format))}, not {format!r}.")
     with steps(2) as begin:
         begin("Reading the study")
         report = Report(study, trial, in_markdown if format == "md" else str)

@@ -58,13 +58,14 @@ def remeasure(
     device: str | None = None,
     again: bool = False,
 ) -> Ranking:
-    """Time a study's models in another scenario, or on this machine, and rank them anew.
+    """Time a study's models in another scenario, or on this machine, and rank them again.
 
-    A latency table is measured first, where this machine has none for the scenario. By it the front
-    is drawn anew from all finished trials, so that a model which the study's own scenario had no
-    use for can come on it; the front's real models are then timed, each in turn with the base.
-    Accuracies are those that the study has. A limit of the study on latency is not kept to: it was
-    given for another scenario. All of it is stored, so that a call which was interrupted goes on.
+    A latency table is measured first, where this machine has none for the scenario. With it the
+    front is drawn again from all finished trials, so that a model which the study's own scenario
+    had no use for can come on it; the front's real models are then timed, each in turn with the
+    base. Accuracies are those that the study has. A limit of the study on latency is not kept to:
+    it was given for another scenario. All of it is stored, so that a call which was interrupted
+    goes on.
 
     Args:
         study: with finished trials.
@@ -86,7 +87,7 @@ def remeasure(
         given["sequence_length"] = sequence_length or None
     for name in ("batch_size", "sequence_length", "threads"):
         if (value := given.get(name)) is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+            raise UsageError(f"`{name}` must be at least 1, not {value}.")
     scenario = replace(study.spec.scenario or Scenario(device=study.spec.device), **given)
     threads = scenario.threads or torch.get_num_threads()  # a number, as in a study
     scenario = replace(scenario, threads=threads)
@@ -98,7 +99,7 @@ def remeasure(
     longest = task.base.family.longest(task.model.config)
     if (scenario.sequence_length or 0) > longest:
         raise UsageError(
-            f"--sequence-length {scenario.sequence_length} is above the model's {longest}."
+            f"`sequence_length={scenario.sequence_length}` is above the model's {longest}."
         )
     evaluator = Evaluator(task, study.database.engine, scenario, scenario.device, study.spec.dtype)
     sites = task.base.sites.values()

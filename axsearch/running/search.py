@@ -1,32 +1,34 @@
-"""Run a study, or resume it."""
+"""Run a study, or resume it: resolve what is asked for, prepare the study, run its trials."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import optuna
 import torch
 from optuna.study import StudyDirection
 
+from axsearch.approximations.site import Site
 from axsearch.errors import UsageError
-from axsearch.evaluation.bfloat16 import DTYPES, is_fast
+from axsearch.evaluation.bfloat16 import is_fast
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
+from axsearch.options import describes, gather
 from axsearch.progress import console, steps
 from axsearch.reporting.dashboard.annotating import annotate
-from axsearch.running.engines import Job, Place, check_place, run_workers
+from axsearch.running.engines import Job, run_workers
+from axsearch.running.request import HERE, SearchRequest, Workers
+from axsearch.running.resolving import Resolved, resolve
 from axsearch.running.session import problem_of, spaces
 from axsearch.running.worker import Worker
-from axsearch.samplers import build_sampler, check_sampler, own_approximations
-from axsearch.space.genome import check_names, shared_layers, supported
+from axsearch.space.genome import SearchSpace, shared_layers, supported
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
-from axsearch.store.database import Database, check_database, open_database
+from axsearch.store.database import Database, open_database
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.studies import (
     ModelFacts,
@@ -36,15 +38,18 @@ from axsearch.store.studies import (
     save_study,
     study_spec,
 )
-from axsearch.study.spec import OBJECTIVES, Settings, StudySpec
+from axsearch.study.settings import Limits, Load, Settings
+from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec
 from axsearch.study.study import Study
 from axsearch.system.machine import machine_facts, machine_name
-from axsearch.tasks.task import Task, check_device
-
-HERE = Place()
-"""One worker, in this process."""
+from axsearch.tasks.spec import TaskSpec
+from axsearch.tasks.task import Task
 
 
+@describes(
+    SearchRequest,
+    {"place": "Where the workers run and how many they are; by default one, in this process."},
+)
 def search(
     model: str,
     data: str,
@@ -52,28 +57,28 @@ def search(
     storage: str,
     study: str,
     trials: int,
-    task: str | None = None,
-    metric: str | None = None,
-    text_columns: Sequence[str] | None = None,
-    label_column: str | None = None,
-    approximations: Sequence[str] | None = None,
-    freeze: Sequence[str] = (),
+    task: str | None = TaskSpec.task,
+    metric: str | None = TaskSpec.metric,
+    text_columns: Sequence[str] | None = TaskSpec.text_columns,
+    label_column: str | None = TaskSpec.label_column,
+    approximations: Sequence[str] | None = Settings.approximations,
+    freeze: Sequence[str] = Settings.freeze,
     compensation: Compensation | None = None,
-    sampler: str = "auto",
-    epsilon: float | None = None,
-    staged: bool | None = None,
-    objectives: Sequence[str] = ("accuracy", "latency", "size"),
-    max_drop: float | None = None,
-    max_latency_ratio: float | None = None,
-    max_size_ratio: float | None = None,
-    batch_size: int = 32,
-    sequence_length: int | None = None,
-    threads: int | None = None,
-    search_examples: int | None = None,
-    device: str = "cpu",
-    dtype: str = "auto",
-    place: Place = HERE,
-    seed: int = 0,
+    sampler: str = Settings.sampler,
+    epsilon: float | None = Settings.epsilon,
+    staged: bool | None = Settings.staged,
+    objectives: Sequence[str] = Settings.objectives,
+    max_drop: float | None = Limits.max_drop,
+    max_latency_ratio: float | None = Limits.max_latency_ratio,
+    max_size_ratio: float | None = Limits.max_size_ratio,
+    batch_size: int = Load.batch_size,
+    sequence_length: int | None = Load.sequence_length,
+    threads: int | None = Load.threads,
+    search_examples: int | None = TaskSpec.search_examples,
+    device: str = SearchRequest.device,
+    dtype: str = Settings.dtype,
+    place: Workers = HERE,
+    seed: int = TaskSpec.seed,
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
 
@@ -83,160 +88,59 @@ def search(
     the sampler proposes. In the end the front is timed on real models. A study that exists is
     resumed; Ctrl-C keeps what was finished.
 
-    Args:
-        model: local directory or hub name of a fine-tuned classifier.
-        data: folder with train, validation and test files, or a hub dataset.
-        storage: SQLAlchemy URL; a SQLite file is made where there is none.
-        study: name of the study.
-        trials: total number of finished trials wanted.
-        task: see :meth:`Task.load`, as for the next three.
-        metric: the accuracy metric.
-        text_columns: columns with the text or the two texts.
-        label_column: column with the label.
-        approximations: names of those to try, see :mod:`axsearch.approximations`; heads, FFN
-            neurons and top-k attention if None, or what the sampler is made for.
-        freeze: layers and blocks to leave as they are, such as ``layer00`` and ``layer05.ffn``.
-        compensation: how the units that are left make up for those that are gone, see
-            :mod:`axsearch.models.refit.compensation`; ``least_squares`` if None, ``none`` for
-            ``axformer``.
-        sampler: see :func:`axsearch.samplers.sampler_names`.
-        epsilon: for ``axformer``: keep a change while the loss is at most (1 + epsilon) times the
-            base's (its speed-focused form); None for its accuracy-driven form.
-        staged: stop evaluating a recipe that confidently adds next to nothing; if None, for all
-            samplers but ``axformer``, which needs every loss.
-        objectives: any of accuracy, latency, size.
-        max_drop: models whose accuracy is further below the base's are infeasible.
-        max_latency_ratio: models slower than this share of the base's time are infeasible, and not
-            evaluated where that is known before.
-        max_size_ratio: the same for the share of the base's bytes.
-        batch_size: examples a batch, for latency.
-        sequence_length: tokens an example, for latency; None for the examples' own lengths.
-        threads: torch threads, for latency; None for all.
-        search_examples: examples of the validation split to evaluate on; None for all.
-        device: cpu, cuda or mps.
-        dtype: what accuracy is evaluated in: float32, bfloat16 (the answers are those of float32,
-            see :mod:`axsearch.evaluation.bfloat16`), or auto, what a study that exists began with,
-            else bfloat16 where the device is faster in it and the sampler needs no exact losses.
-        place: how many workers run, and where; by default one, in this process.
-        seed: of the examples that are drawn, and of the sampler.
-
     Raises:
         UsageError: something given cannot be used; nothing expensive was done.
         AxsearchError: trials keep failing.
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
-    _check(trials, sampler, objectives, batch_size, sequence_length, threads, search_examples)
-    if not study.isprintable() or not study.strip():
-        raise UsageError(f"--study must be a name of printable characters, not {study!r}.")
-    check_place(place)
-    check_database(storage)
-    limits = {
-        "max_drop": max_drop,
-        "max_latency_ratio": max_latency_ratio,
-        "max_size_ratio": max_size_ratio,
-    }
-    _check_limits(limits)
-    if epsilon is not None and (sampler != "axformer" or not 0 <= epsilon < math.inf):
-        raise UsageError("--epsilon is a number from 0 up, and only for --sampler axformer.")
-    if sampler == "axformer" and staged:
-        raise UsageError("--staged cannot go with --sampler axformer, which needs every loss.")
-    staged = sampler != "axformer" if staged is None else staged
-    masks = own_approximations(sampler)
-    if masks is not None and not set(approximations or ()) <= set(masks):
-        raise UsageError(
-            f"--sampler {sampler} works with --approximations {','.join(masks)} only, "
-            f"not {','.join(approximations or ())}."
-        )
-    compensation = compensation or ("none" if masks else "least_squares")
-    if compensation not in get_args(Compensation):
-        raise UsageError(
-            f"--compensation must be one of {', '.join(get_args(Compensation))}, "
-            f"not {compensation!r}."
-        )
-    check_names(approximations or ())
-    check_device(device)
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.")
-    if dtype == "bfloat16" and sampler == "axformer":
-        raise UsageError("--dtype bfloat16 cannot go with axformer, which compares losses.")
+    return run(prepare(resolve(gather(SearchRequest, dict(locals())))))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is ready for its trials.
+
+    Attributes:
+        study: as it stands in the database.
+        evaluator: of its task.
+        problem: what is known before the first trial.
+        settings: how trials are run, with nothing left to be decided.
+        request: what was asked for.
+    """
+
+    study: Study
+    evaluator: Evaluator
+    problem: Problem
+    settings: Settings
+    request: SearchRequest
+
+
+def prepare(resolved: Resolved) -> Prepared:
+    """Load the task, open the study, and measure what is known before the first trial.
+
+    Raises:
+        UsageError: the model and the data do not go with the request or each other, or the study
+            exists and is about something else.
+    """
+    request = resolved.request
     with steps(1) as begin:
         begin("Loading model and data")
-        loaded = Task.load(
-            model,
-            data,
-            task=task,
-            metric=metric,
-            text_columns=text_columns,
-            label_column=label_column,
-            search_examples=search_examples,
-            seed=seed,
-        )
-    settles = loaded.kind.largest_logit
-    if dtype == "bfloat16" and not settles:
-        raise UsageError(
-            f"--dtype bfloat16 is for answers that are the largest logit; {loaded.kind.name} needs "
-            "float32."
-        )
-    positions = loaded.base.family.longest(loaded.model.config)
-    if sequence_length is not None and sequence_length > positions:
-        raise UsageError(f"--sequence-length {sequence_length} is above the model's {positions}.")
-    timed = "latency" in objectives or max_latency_ratio is not None
-    threads = threads or torch.get_num_threads()  # a number, or a resumed study could mix two
-    scenario = Scenario(batch_size, sequence_length, threads, device) if timed else None
-    database = open_database(storage, create=True)
-    if masks is not None and not approximations:
-        approximations = supported(masks, list(loaded.base.sites.values()))
-    settings = Settings(
-        sampler=sampler,
-        epsilon=epsilon,
-        staged=staged,
-        approximations=None if approximations is None else tuple(approximations),
-        freeze=tuple(freeze),
-    )
-    sites = list(loaded.base.sites.values())
-    if compensation == "bias" and not any(site.units and site.units.bias for site in sites):
-        raise UsageError(
-            "--compensation bias does nothing here: this model's projections have no bias; use "
-            "least_squares or none."
-        )
-    whole = spaces(loaded, settings, compensation)(
-        {site.id: range(site.count) for site in sites}, {}
-    )
-    if masks is not None:  # whether the sampler finds what it needs is known before all measuring
-        build_sampler(sampler, Problem(whole, tuple(objectives), {}), seed)
-    known = _known_spec(database, study, objectives)
-    if dtype == "auto" and known is not None:
-        dtype = known.dtype
-    elif dtype == "auto":
-        half = settles and sampler != "axformer" and is_fast(device)
-        dtype = "bfloat16" if half else "float32"
-    spec = StudySpec(
-        model=_lasting(model),
-        data=_lasting(data),
-        task=task or loaded.kind.name,
-        metric=loaded.metric,
-        text_columns=tuple(text_columns) if text_columns else None,
-        label_column=label_column,
-        search_examples=search_examples,
-        objectives=tuple(objectives),
-        scenario=scenario,
-        max_drop=max_drop,
-        max_latency_ratio=max_latency_ratio,
-        max_size_ratio=max_size_ratio,
-        device=device,
-        machine=machine_name() if known is None else known.machine,
-        seed=seed if known is None else known.seed,
-        model_fingerprint=loaded.model_fingerprint,
-        splits=loaded.split_fingerprints,
-        levels=whole.to_dict(),
-        compensation=compensation,
-        dtype=dtype,
-    )
+        task = Task.of(request.spec)
+    _check_task(resolved, task)
+    database = open_database(request.storage, create=True)
+    sites = list(task.base.sites.values())
+    settings, space = _space(resolved, task, sites)
+    known = _known_spec(database, request.study, settings.objectives)
+    settings = replace(settings, dtype=_dtype(resolved, task, known))
+    scenario = _scenario(resolved)
+    spec = _spec(request, settings, task, scenario, space, known)
     if known is not None:
-        _refuse(study, spec, known)
-    for note in (*loaded.notes, *shared_layers(sites)):
+        _refuse(request.study, spec, known)
+    for note in (*task.notes, *shared_layers(sites)):
         console.print(note, style="dim")
-    evaluator = Evaluator(loaded, database.engine, scenario, device, dtype, machine=spec.machine)
+    evaluator = Evaluator(
+        task, database.engine, scenario, request.device, spec.dtype, machine=spec.machine
+    )
     problem = problem_of(evaluator, spec, settings)
     spec = spec.model_copy(
         update={
@@ -244,23 +148,120 @@ def search(
             "workload": None if scenario is None else evaluator.workload[1],
         }
     )
-    made = _open(database, study, spec, evaluator)
-    if scenario is not None and made.spec.machine != machine_name():
+    study = _open(database, request.study, spec, evaluator)
+    if scenario is not None and study.spec.machine != machine_name():
         console.print(
             f"Latencies are predicted for the machine that the study began on "
-            f"({made.spec.machine}), not for this one.",
+            f"({study.spec.machine}), not for this one.",
             style="yellow",
         )
-    ask_for(database.engine, study, trials, settings.model_dump(mode="json"))
-    worker = Worker(made, evaluator, problem, settings)
-    if place == HERE:
-        worker.until(trials)
-    else:
-        worker.until(1)  # the base, which all workers compare with
-        run_workers(place, Job(storage, study))
-        made.refresh()
-        annotate(made)
-    return made
+    return Prepared(study, evaluator, problem, settings, request)
+
+
+def run(prepared: Prepared) -> Study:
+    """Run trials until the study has as many as are wanted.
+
+    Raises:
+        AxsearchError: trials keep failing.
+        KeyboardInterrupt: stopped by the user; finished trials are kept.
+    """
+    study, request = prepared.study, prepared.request
+    stored = StoredSettings.of(prepared.settings).model_dump(mode="json")
+    ask_for(study.database.engine, study.name, request.trials, stored)
+    worker = Worker(study, prepared.evaluator, prepared.problem, prepared.settings)
+    if request.place == HERE:
+        worker.until(request.trials)
+        return study
+    worker.until(1)  # the base, which all workers compare with
+    run_workers(request.place, Job(request.storage, study.name))
+    study.refresh()
+    annotate(study)
+    return study
+
+
+def _check_task(resolved: Resolved, task: Task) -> None:
+    """Raises UsageError for a dtype in which the answers of this kind of task cannot be had."""
+    if resolved.request.settings.dtype == "bfloat16" and not task.kind.largest_logit:
+        raise UsageError(
+            '`dtype="bfloat16"` is for answers that are the largest logit; '
+            f"{task.kind.name} needs float32."
+        )
+
+
+def _space(resolved: Resolved, task: Task, sites: Sequence[Site]) -> tuple[Settings, SearchSpace]:
+    """The settings and the space, all of it and in no order yet, for the sites of this model.
+
+    Raises UsageError where they have no such approximations, or nothing to be compensated.
+    """
+    sampler, settings = resolved.sampler, resolved.request.settings
+    if sampler.approximations is not None and not settings.approximations:
+        own = supported(sampler.approximations, sites)
+        settings = replace(settings, approximations=own)
+    if settings.compensation == "bias" and not any(
+        site.units and site.units.bias for site in sites
+    ):
+        raise UsageError(
+            '`compensation="bias"` does nothing here: this model\'s projections have no bias; use '
+            "least_squares or none."
+        )
+    assert settings.compensation is not None
+    space = spaces(task, settings, settings.compensation)(
+        {site.id: range(site.count) for site in sites}, {}
+    )
+    if sampler.approximations is not None:  # whether it finds what it needs, before all measuring
+        sampler.build(Problem(space, settings.objectives, {}), resolved.request.spec.seed)
+    return settings, space
+
+
+def _dtype(resolved: Resolved, task: Task, known: StudySpec | None) -> str:
+    """What accuracy is evaluated in: as asked for, as the study began, or what is faster."""
+    asked = resolved.request
+    if asked.settings.dtype != "auto":
+        return asked.settings.dtype
+    if known is not None:
+        return known.dtype
+    exact = resolved.sampler.needs_exact_losses or not task.kind.largest_logit
+    return "float32" if exact or not is_fast(asked.device) else "bfloat16"
+
+
+def _scenario(resolved: Resolved) -> Scenario | None:
+    if not resolved.timed:
+        return None
+    load = resolved.request.load
+    threads = load.threads or torch.get_num_threads()  # a number, or a resumed study could mix two
+    return Scenario(load.batch_size, load.sequence_length, threads, resolved.request.device)
+
+
+def _spec(
+    request: SearchRequest,
+    settings: Settings,
+    task: Task,
+    scenario: Scenario | None,
+    space: SearchSpace,
+    known: StudySpec | None,
+) -> StudySpec:
+    """What the study is about; of one that is known, its machine and its seed."""
+    asked = request.spec
+    return StudySpec(
+        model=_lasting(asked.model),
+        data=_lasting(asked.data),
+        task=asked.task or task.kind.name,
+        metric=task.metric,
+        text_columns=asked.text_columns or None,
+        label_column=asked.label_column,
+        search_examples=asked.search_examples,
+        objectives=settings.objectives,
+        scenario=scenario,
+        **asdict(request.limits),
+        device=request.device,
+        machine=machine_name() if known is None else known.machine,
+        seed=asked.seed if known is None else known.seed,
+        model_fingerprint=task.model_fingerprint,
+        splits=task.split_fingerprints,
+        levels=space.to_dict(),
+        compensation=settings.compensation,  # type: ignore[arg-type]
+        dtype=settings.dtype,
+    )
 
 
 def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) -> Study:
@@ -300,51 +301,14 @@ def _refuse(name: str, spec: StudySpec, known: StudySpec) -> None:
     if differences := spec.differences(known):
         raise UsageError(
             f"Study {name!r} exists with another {'; another '.join(differences)}: "
-            "give this search another --study name."
+            "give this search another `study` name."
         )
-
-
-def _check_limits(limits: Mapping[str, float | None]) -> None:
-    for name, limit in limits.items():
-        option = f"--{name.replace('_', '-')}"
-        if limit is not None and name == "max_drop" and not math.isfinite(limit):
-            raise UsageError(f"{option} must be a number such as 0.01, not {limit}.")
-        if limit is not None and name != "max_drop" and not 0 < limit < math.inf:
-            raise UsageError(f"{option} must be above 0, not {limit}.")
 
 
 def _lasting(name: str) -> str:
     # A folder must be found from another working directory too; a hub name stays as it is.
     path = Path(name).expanduser()
     return str(path.resolve()) if path.is_dir() else name
-
-
-def _check(
-    trials: int,
-    sampler: str,
-    objectives: Sequence[str],
-    batch_size: int,
-    sequence_length: int | None,
-    threads: int | None,
-    search_examples: int | None,
-) -> None:
-    counts = {
-        "--trials": trials,
-        "--batch-size": batch_size,
-        "--sequence-length": sequence_length,
-        "--threads": threads,
-        "--search-examples": search_examples,
-    }
-    for option, value in counts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{option} must be at least 1, not {value}.")
-    check_sampler(sampler)
-    unknown = [name for name in objectives if name not in OBJECTIVES]
-    if unknown or len(set(objectives)) != len(objectives) or "accuracy" not in objectives:
-        raise UsageError(
-            "--objectives takes accuracy and any of latency and size, each once, "
-            f"not {','.join(objectives)}."
-        )
 
 
 def _known_spec(database: Database, name: str, objectives: Sequence[str]) -> StudySpec | None:

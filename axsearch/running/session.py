@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
 
 import torch
 
@@ -12,13 +13,16 @@ from axsearch.calibration.preparation import prepare
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.running.worker import Worker
-from axsearch.samplers import own_approximations
+from axsearch.samplers import sampler_named
 from axsearch.space.genome import SearchSpace, frozen_sites
 from axsearch.space.problem import Problem
 from axsearch.store.database import Database
-from axsearch.study.spec import Settings, StudySpec
+from axsearch.study.settings import Settings
+from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
-from axsearch.tasks.task import Task, check_device
+from axsearch.system.devices import check_device
+from axsearch.tasks.spec import TaskSpec
+from axsearch.tasks.task import Task
 
 SpaceOf = Callable[[Mapping[SiteId, Sequence[int]], Mapping[str, Collection[Level]]], SearchSpace]
 """Makes a study's space from importance orders and the levels to leave out."""
@@ -36,17 +40,9 @@ def load_task(
         device: where it will be evaluated, if elsewhere.
     """
     check_device(device or spec.device)
-    model, data = model or spec.model, data or spec.data
-    task = Task.load(
-        model,
-        data,
-        task=spec.task,
-        metric=spec.metric,
-        text_columns=spec.text_columns,
-        label_column=spec.label_column,
-        search_examples=spec.search_examples,
-        seed=spec.seed,
-    )
+    known = TaskSpec(**{one.name: getattr(spec, one.name) for one in fields(TaskSpec)})
+    model, data = model or known.model, data or known.data
+    task = Task.of(replace(known, model=model, data=data))
     if task.model_fingerprint != spec.model_fingerprint:
         raise UsageError(f"The model {model} is not the one that the study was made with.")
     if task.split_fingerprints != spec.splits:
@@ -78,19 +74,14 @@ def problem_of(evaluator: Evaluator, spec: StudySpec, settings: Settings) -> Pro
     """What is measured before a study's first trial, or read where it was; sets the evaluator's
     latency table.
     """
-    limits = {
-        "max_drop": spec.max_drop,
-        "max_latency_ratio": spec.max_latency_ratio,
-        "max_size_ratio": spec.max_size_ratio,
-    }
     return prepare(
         evaluator,
         spaces(evaluator.task, settings, spec.compensation),
         spec.machine,
         objectives=spec.objectives,
-        limits={name: limit for name, limit in limits.items() if limit is not None},
+        limits=spec.limits.given,
         epsilon=settings.epsilon,
-        masks=own_approximations(settings.sampler) is not None,
+        calibrated=sampler_named(settings.sampler).needs_calibration,
     )
 
 

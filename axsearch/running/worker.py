@@ -14,12 +14,13 @@ from axsearch.progress import console, progress_bar
 from axsearch.running.objective import RecipeObjective
 from axsearch.running.standing import Standing
 from axsearch.running.trial_loop import TrialLoop
-from axsearch.samplers import build_sampler, finished, own_approximations
+from axsearch.samplers import sampler_named
+from axsearch.samplers.base import finished
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
 from axsearch.store.outages import at_once, is_of_database
-from axsearch.study.spec import Settings
+from axsearch.study.settings import Settings
 from axsearch.study.study import Study
 from axsearch.system.liveness import is_dead, worker_name
 from axsearch.system.machine import machine_name
@@ -54,20 +55,20 @@ class Worker:
         self.evaluator = evaluator
         self.problem = problem
         self.space = problem.space
+        sampler = sampler_named(settings.sampler)
         self.optuna = study.optuna
-        self.optuna.sampler = build_sampler(settings.sampler, problem, study.spec.seed)
+        self.optuna.sampler = sampler.build(problem, study.spec.seed)
         self.storage = study.database.storage
         self.name = worker_name()
         self.standing = Standing(study, evaluator)
-        greedy = own_approximations(settings.sampler) is not None
-        self.warm_start = [self.space.exact()] if greedy else warm_start(problem)
+        self.warm_start = [self.space.exact()] if sampler.greedy else warm_start(problem)
         self.objective = RecipeObjective(
             study,
             evaluator,
             problem,
             self.standing,
-            staged=settings.staged,
-            limited=not greedy,
+            staged=bool(settings.staged),
+            limited=not sampler.greedy,
             worker=self.name,
         )
         self._noted = 0

@@ -1,177 +1,46 @@
-"""The samplers that ``--sampler`` names, one file each, found by being there.
+"""The samplers that a search can use, one file each, found by being there.
 
-A module here has a function ``build(problem, seed)`` that returns an Optuna sampler. One that works
-in a space of its own says so with ``APPROXIMATIONS``, the names that the space must be made of.
+A module here with a ``SAMPLER`` (:class:`axsearch.samplers.base.Sampler`) is a sampler, under the
+module's name.
 """
 
 from __future__ import annotations
 
-import importlib
+import functools
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from types import MappingProxyType
 
-import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 
 from axsearch import discovery
 from axsearch.errors import UsageError
+from axsearch.samplers.base import Sampler
 from axsearch.space.problem import Problem
-from axsearch.store.attributes import INTERRUPTED_ATTR
 
 
-@runtime_checkable
-class Finite(Protocol):
-    """A sampler that has nothing left to propose at some time."""
-
-    def finished(self, study: optuna.Study) -> bool:
-        """Whether every trial that it would propose is complete."""
-        ...
-
-
-def interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial was stopped by a signal or lost: it says nothing of its recipe."""
-    return trial.state == TrialState.FAIL and INTERRUPTED_ATTR in trial.user_attrs
-
-
-def turn(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
-    """How many of a study's trials began before this one, interrupted ones left out.
-
-    What a trial draws must not depend on how often the study was stopped.
-    """
-    return sum(other.number < trial.number and not interrupted(other) for other in trials)
-
-
-class GenomeSampler(BaseSampler):
-    """A sampler that proposes a genome as a whole, in ``sample_relative``.
-
-    Args:
-        problem: what is known before the first trial.
-    """
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """The whole space."""
-        return dict(self.problem.space.distributions())
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Exact, for a parameter that is not of the space, or that a given genome leaves open."""
-        return getattr(param_distribution, "low", 0)
-
-
-class PerTrial(BaseSampler):
-    """One of Optuna's samplers, made anew for each trial with a seed of its own.
-
-    Optuna's samplers draw from a stream that a process keeps: a study that is resumed draws again
-    what it drew before, or else something that an uninterrupted one would not have drawn. Here what
-    a trial draws depends on the seed and the trials before it alone.
-
-    Args:
-        make: makes the sampler from a seed.
-        seed: of the study.
-    """
-
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
-        self._make = make
-        self._seed = seed
-        self._made: dict[int, BaseSampler] = {}
-
-    def _of(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
-        if trial.number not in self._made:
-            key = (self._seed, turn(study.get_trials(deepcopy=False), trial))
-            seed = np.random.SeedSequence(key).generate_state(1)[0]
-            with warnings.catch_warnings():  # some of Optuna's arguments are "experimental"
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._made[trial.number] = self._make(int(seed))
-        return self._made[trial.number]
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """As the sampler has it."""
-        return self._of(study, trial).infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """What the sampler draws for all parameters together."""
-        return self._of(study, trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """What the sampler draws for one parameter."""
-        return self._of(study, trial).sample_independent(
-            study, trial, param_name, param_distribution
-        )
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Passed on."""
-        self._of(study, trial).before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """Passed on; the trial's sampler is then let go."""
-        self._of(study, trial).after_trial(study, trial, state, values)
-        del self._made[trial.number]
-
-
-def finished(sampler: BaseSampler, study: optuna.Study) -> bool:
-    """Whether a sampler has nothing left to propose; most never come to an end."""
-    return isinstance(sampler, Finite) and sampler.finished(study)
-
-
-def sampler_names() -> tuple[str, ...]:
-    """Every sampler there is."""
+@functools.cache
+def samplers() -> Mapping[str, Sampler]:
+    """Every sampler by name, in alphabetical order."""
     package = sys.modules[__name__]
-    return tuple(
-        module.__name__.rpartition(".")[2]
-        for module in discovery.modules(package)
-        if hasattr(module, "build")
+    return MappingProxyType(
+        {
+            module.__name__.rpartition(".")[2]: module.SAMPLER
+            for module in discovery.modules(package)
+            if hasattr(module, "SAMPLER")
+        }
     )
 
 
-def check_sampler(name: str) -> None:
-    """Raises UsageError for a sampler that is not there."""
-    if name not in sampler_names():
+def sampler_named(name: str) -> Sampler:
+    """The sampler of this name; raises UsageError where there is none."""
+    if name not in samplers():
         raise UsageError(
-            f"Sampler {name!r} is not in this version; choose {', '.join(sampler_names())}."
+            f"Sampler {name!r} is not in this version; choose {', '.join(samplers())}."
         )
-
-
-def own_approximations(name: str) -> tuple[str, ...] | None:
-    """The approximations of which a sampler's space must be made; None for most, which take any."""
-    check_sampler(name)
-    module = importlib.import_module(f"{__name__}.{name}")
-    return getattr(module, "APPROXIMATIONS", None)
+    return samplers()[name]
 
 
 def build_sampler(name: str, problem: Problem, seed: int) -> BaseSampler:
-    """Make the sampler of this name; raises UsageError for one that is not there."""
-    check_sampler(name)
-    module = importlib.import_module(f"{__name__}.{name}")
-    sampler: BaseSampler = module.build(problem, seed)
-    return sampler
+    """Make Optuna's sampler of this name; raises UsageError where there is none."""
+    return sampler_named(name).build(problem, seed)

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from axsearch.samplers import GenomeSampler, interrupted, turn
+from axsearch.samplers.base import GenomeSampler, Sampler, interrupted, turn
 from axsearch.samplers.knapsack import Knapsack
 from axsearch.samplers.surrogate import Seen, Surrogate, stacked
 from axsearch.space.problem import Floats, Genomes, Problem
@@ -252,3 +252,6 @@ class AutoSampler(GenomeSampler):
 def build(problem: Problem, seed: int) -> BaseSampler:
     """The sampler with all its parts."""
     return AutoSampler(problem, seed)
+
+
+SAMPLER = Sampler(build)

@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.errors import UsageError
-from axsearch.samplers import GenomeSampler
+from axsearch.samplers.base import GenomeSampler, Sampler
 from axsearch.space.genome import Dimension, SearchSpace
 from axsearch.space.problem import Problem
 from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR, STOPPED_ATTR
@@ -166,7 +166,7 @@ class AxFormerSampler(GenomeSampler):
     def __init__(self, problem: Problem) -> None:
         if not changes(problem.space):
             raise UsageError(
-                f"The axformer sampler needs `--approximations {','.join(APPROXIMATIONS)}`."
+                f"The axformer sampler needs `approximations={','.join(APPROXIMATIONS)}`."
             )
         super().__init__(problem)
 
@@ -231,6 +231,22 @@ class AxFormerSampler(GenomeSampler):
 def build(problem: Problem, seed: int) -> BaseSampler:
     """Nothing is drawn: the seed does not matter."""
     return AxFormerSampler(problem)
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if not 0 <= epsilon < math.inf:
+        raise UsageError(f"`epsilon` must be a number from 0 up, not {epsilon}.")
+
+
+SAMPLER = Sampler(
+    build,
+    approximations=APPROXIMATIONS,
+    needs_exact_losses=True,
+    needs_calibration=False,
+    greedy=True,
+    default_compensation="none",
+    options={"epsilon": _check_epsilon},
+)
 
 
 def _of(space: SearchSpace, layer: int, name: str) -> list[Dimension]:

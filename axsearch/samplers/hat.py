@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from axsearch.samplers import GenomeSampler, interrupted, turn
+from axsearch.samplers.base import GenomeSampler, Sampler, interrupted, turn
 from axsearch.space.problem import Genomes, Problem
 from axsearch.store.attributes import FIXED_ATTR, GENERATION_ATTR
 from axsearch.store.optuna_internals import elite, id_of_study, set_system_attr, storage_of
@@ -47,6 +47,9 @@ _Row = tuple[int, ...]
 def build(problem: Problem, seed: int) -> BaseSampler:
     """HAT's search with the paper's settings."""
     return HatSampler(problem, seed)
+
+
+SAMPLER = Sampler(build)
 
 
 class HatSampler(GenomeSampler):

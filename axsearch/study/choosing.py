@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Literal
 
 from axsearch.errors import UsageError
 from axsearch.statistics import pareto
 from axsearch.statistics.measurement import Measurement
+from axsearch.study.settings import Limits
 
 By = Literal["latency", "size", "accuracy"]
 
@@ -26,10 +28,8 @@ ROUNDING = 1e-12
 def choose(
     front: Sequence[Measurement],
     base_accuracy: float,
+    limits: Limits,
     *,
-    max_drop: float | None = None,
-    max_latency_ratio: float | None = None,
-    max_size_ratio: float | None = None,
     by: By | None = None,
 ) -> Measurement:
     """The best member within limits; of equally good ones the smaller one.
@@ -37,45 +37,37 @@ def choose(
     Args:
         front: to choose from.
         base_accuracy: that of the base on the search split.
-        max_drop: how much lower the accuracy may be.
-        max_latency_ratio: share of the base's time at most.
-        max_size_ratio: share of the base's bytes at most.
+        limits: at least one, which the member must keep.
         by: what it is to be best in; if None, latency where ``max_drop`` is given, else accuracy.
 
     Raises:
         UsageError: no limit is given, one that is no number, or nothing keeps them.
     """
-    limits = {
-        "--max-drop": max_drop,
-        "--max-latency-ratio": max_latency_ratio,
-        "--max-size-ratio": max_size_ratio,
-    }
-    given = {option: limit for option, limit in limits.items() if limit is not None}
-    if not given:
-        raise UsageError(f"Give --knee or one of {', '.join(limits)}, such as --max-drop 0.01.")
-    for option, limit in given.items():
-        if not math.isfinite(limit) or (limit <= 0 and option != "--max-drop"):
-            raise UsageError(f"{option} must be a number such as 0.5, not {limit}.")
+    if not limits.given:
+        names = ", ".join(f"`{one.name}`" for one in fields(Limits))
+        raise UsageError(f"Give `knee` or one of {names}, such as `max_drop=0.01`.")
+    limits.check()
     check_front(front)
-    by = by or ("latency" if max_drop is not None else "accuracy")
+    by = by or ("accuracy" if limits.max_drop is None else "latency")
     untimed = any(m.latency_ratio is None for m in front)
-    if untimed and (by == "latency" or max_latency_ratio is not None):
+    if untimed and (by == "latency" or limits.max_latency_ratio is not None):
         raise UsageError(
-            "This study did not measure latency; choose --by size, or --max-size-ratio 0.7 --by "
-            "accuracy."
+            'This study did not measure latency; choose `by="size"`, or `max_size_ratio=0.7` and '
+            '`by="accuracy"`.'
         )
-    floor = -math.inf if max_drop is None else base_accuracy - max_drop
-    latency = math.inf if max_latency_ratio is None else max_latency_ratio
-    size = math.inf if max_size_ratio is None else max_size_ratio
+    drop, latency, size = (
+        math.inf if limit is None else limit + ROUNDING
+        for limit in (limits.max_drop, limits.max_latency_ratio, limits.max_size_ratio)
+    )
     allowed = [
         m
         for m in front
-        if m.accuracy >= floor - ROUNDING
-        and (m.latency_ratio or 0.0) <= latency + ROUNDING
-        and m.size_ratio <= size + ROUNDING
+        if base_accuracy - m.accuracy <= drop
+        and (m.latency_ratio or 0.0) <= latency
+        and m.size_ratio <= size
     ]
     if not allowed:
-        words = " and ".join(f"{option} {limit:g}" for option, limit in given.items())
+        words = " and ".join(f"`{name}={limit:g}`" for name, limit in limits.given.items())
         raise UsageError(f"No model of the front keeps {words}; `axsearch front` shows them.")
     return min(allowed, key=ORDERS[by])
 

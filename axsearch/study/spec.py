@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +21,7 @@ from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.records import read_record
+from axsearch.study.settings import Limits, Settings
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class StudySpec(BaseModel):
         """What a database holds of a study; raises UsageError where it cannot be that."""
         return read_record(cls, data, f"Study {name!r} in this database")
 
+    @property
+    def limits(self) -> Limits:
+        """The limits that models must keep."""
+        return Limits(**{one.name: getattr(self, one.name) for one in fields(Limits)})
+
     @model_validator(mode="after")
     def _consistent(self) -> StudySpec:
         known = set(self.objectives) <= set(OBJECTIVES) and "accuracy" in self.objectives
@@ -123,11 +129,11 @@ class StudySpec(BaseModel):
         return found
 
 
-class Settings(BaseModel):
-    """How the trials of a study are run; unlike its spec, another search may change it.
+class StoredSettings(BaseModel):
+    """The settings that are kept apart from a study's spec, since another search may change them.
 
-    The fields are arguments of :func:`axsearch.running.search.search`, with nothing left to be
-    decided.
+    The fields are those of :class:`axsearch.study.settings.Settings`, with nothing left to be
+    decided but the approximations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,6 +143,20 @@ class Settings(BaseModel):
     staged: bool
     approximations: tuple[str, ...] | None
     freeze: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> StoredSettings:
+        """What is kept of the settings of a search."""
+        return cls(**{name: getattr(settings, name) for name in cls.model_fields})
+
+    def settings(self, spec: StudySpec) -> Settings:
+        """The settings of the last search of the study with this spec."""
+        return Settings(
+            **self.model_dump(),
+            objectives=spec.objectives,
+            compensation=spec.compensation,
+            dtype=spec.dtype,
+        )
 
 
 def limits(spec: StudySpec, base_accuracy: float, measurement: Measurement) -> dict[str, float]:

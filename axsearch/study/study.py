@@ -33,7 +33,8 @@ from axsearch.store.records import read_record
 from axsearch.store.studies import asked_for, front_candidates, study_names, study_spec, trial_ids
 from axsearch.study import choosing
 from axsearch.study.choosing import By, choose
-from axsearch.study.spec import OBJECTIVES, Settings, StudySpec, limits
+from axsearch.study.settings import Limits, Settings
+from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec, limits
 from axsearch.study.trial_records import check_choices, read_measurement
 
 
@@ -89,7 +90,7 @@ class Study:
                 "once."
             )
         where = f"What study {self.name!r} was last asked for"
-        return found[0], read_record(Settings, found[1], where)
+        return found[0], read_record(StoredSettings, found[1], where).settings(self.spec)
 
     @property
     def id(self) -> int:
@@ -185,15 +186,13 @@ class Study:
         Raises:
             UsageError: neither or both ways are given, or limits that nothing keeps.
         """
-        limits = {
-            "max_drop": max_drop,
-            "max_latency_ratio": max_latency_ratio,
-            "max_size_ratio": max_size_ratio,
-        }
+        limits = Limits(
+            max_drop=max_drop, max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio
+        )
         if not knee:
-            return choose(self.front(), self.baseline.accuracy, **limits, by=by)
-        if by is not None or any(limit is not None for limit in limits.values()):
-            raise UsageError("--knee chooses by all objectives: give it without limits and --by.")
+            return choose(self.front(), self.baseline.accuracy, limits, by=by)
+        if by is not None or limits.given:
+            raise UsageError("`knee` chooses by all objectives: give it without limits and `by`.")
         objectives = [OBJECTIVES[name] for name in self.spec.objectives]
         members = self.front()
         return choosing.knee(members, [[o.loss(m) for o in objectives] for m in members])

@@ -26,13 +26,13 @@ from axsearch.models.architectures import architecture_of
 from axsearch.models.base_model import Base
 from axsearch.tasks.data import read_data
 from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metric, task_kinds
+from axsearch.tasks.spec import TaskSpec
 from axsearch.tasks.split import Batch, Split
 
 __all__ = [
     "Batch",
     "Split",
     "Task",
-    "check_device",
     "check_head",
     "input_length",
     "load_config",
@@ -142,15 +142,35 @@ class Task:
         Raises:
             UsageError: the model, the data or their combination cannot be used.
         """
-        if search_examples is not None and search_examples < 1:
-            raise UsageError(f"--search-examples must be at least 1, not {search_examples}.")
-        check_names(task, metric)
+        spec = TaskSpec(
+            model,
+            data,
+            task=task,
+            metric=metric,
+            text_columns=None if text_columns is None else tuple(text_columns),
+            label_column=label_column,
+            search_examples=search_examples,
+            seed=seed,
+        )
+        spec.check()
+        return cls.of(spec)
+
+    @classmethod
+    def of(cls, spec: TaskSpec) -> Task:
+        """Load what :meth:`load` describes; raises UsageError as it does."""
+        model = spec.model
+        check_names(spec.task, spec.metric)
         config = load_config(model)
-        check_head(model, config, named_kind(task))
-        read = read_data(data, task=task, text_columns=text_columns, label_column=label_column)
+        check_head(model, config, named_kind(spec.task))
+        read = read_data(
+            spec.data,
+            task=spec.task,
+            text_columns=spec.text_columns,
+            label_column=spec.label_column,
+        )
         kind = read.kind
         check_head(model, config, kind)
-        metric = resolve_metric(kind, task, metric)
+        metric = resolve_metric(kind, spec.task, spec.metric)
         labels = kind.labels(config, [*read.train, *read.validation, *read.test])
         kind.check_labels(labels, metric)
         tokenizer = load_tokenizer(model)
@@ -165,21 +185,21 @@ class Task:
 
         def split(name: str, examples: list[Any], most: int | None) -> Split:
             if most is not None and most < len(examples):
-                drawn = np.random.default_rng(seed).permutation(len(examples))[:most]
+                drawn = np.random.default_rng(spec.seed).permutation(len(examples))[:most]
                 examples = [examples[row] for row in sorted(drawn)]
             made: Split = kind.split(name, examples, tokenizer, length, labels)
             return made
 
         return cls(
             model_name=model,
-            data_name=data,
+            data_name=spec.data,
             kind=kind,
             metric=metric,
-            seed=seed,
+            seed=spec.seed,
             model=load_model(model, kind.auto_class),
             tokenizer=tokenizer,
             calibration=split("calibration", read.train, CALIBRATION_EXAMPLES),
-            search=split("search", read.validation, search_examples),
+            search=split("search", read.validation, spec.search_examples),
             holdout=split("holdout", read.test, None),
             notes=read.notes,
         )
@@ -203,13 +223,6 @@ class Task:
     def longest(self) -> int:
         """The longest input of calibration and search, in tokens."""
         return int(max(self.calibration.lengths.max(), self.search.lengths.max()))
-
-
-def check_device(device: str) -> None:
-    """Raises UsageError for a device that this machine does not have."""
-    backend: Any = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(device.split(":")[0])
-    if device != "cpu" and (backend is None or not backend.is_available()):
-        raise UsageError(f"The device {device!r} is not available on this machine; use cpu.")
 
 
 def load_config(model: str) -> PreTrainedConfig:
@@ -259,7 +272,7 @@ def check_head(model: str, config: PreTrainedConfig, kind: TaskKind[Any, Any] | 
     if kind is not None and other:
         raise UsageError(
             f"{model} has a head for {other} ({found}), which does not fit {kind.name}; "
-            "give the right --task and data, or fine-tune it with `axsearch finetune`."
+            "give the right `task` and data, or fine-tune it with `axsearch finetune`."
         )
     raise UsageError(
         f"{model} has no head for {'any task' if kind is None else kind.name} "

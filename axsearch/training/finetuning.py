@@ -14,6 +14,8 @@ import datasets
 import torch
 from rich.progress import Progress
 from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -25,20 +27,23 @@ from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
+from axsearch.options import describes, gather
 from axsearch.progress import console, progress_bar
 from axsearch.statistics.metrics import estimate
 from axsearch.statistics.outcome import Estimate
+from axsearch.system.devices import check_device
 from axsearch.tasks.data import read_data
-from axsearch.tasks.kinds import check_names, resolve_metric
-from axsearch.tasks.split import Batch
+from axsearch.tasks.kinds import Labels, TaskKind, check_names, resolve_metric
+from axsearch.tasks.spec import TaskSpec
+from axsearch.tasks.split import Batch, Split
 from axsearch.tasks.task import (
-    check_device,
     input_length,
     load_config,
     load_model,
     load_tokenizer,
     on_device,
 )
+from axsearch.training.request import FinetuneRequest
 
 RECORD = "finetune.json"
 LEARNING_RATE = 5e-5
@@ -56,94 +61,121 @@ class FineTuned:
     cached: bool
 
 
+@describes(FinetuneRequest, {})
 def finetune(
     model: str,
     data: str,
     out: str,
     *,
-    task: str | None = None,
-    metric: str | None = None,
-    text_columns: Sequence[str] | None = None,
-    label_column: str | None = None,
-    epochs: int = 3,
-    max_length: int = 128,
-    seed: int = 0,
-    device: str = "cpu",
+    task: str | None = TaskSpec.task,
+    metric: str | None = TaskSpec.metric,
+    text_columns: Sequence[str] | None = TaskSpec.text_columns,
+    label_column: str | None = TaskSpec.label_column,
+    epochs: int = FinetuneRequest.epochs,
+    max_length: int = FinetuneRequest.max_length,
+    seed: int = TaskSpec.seed,
+    device: str = FinetuneRequest.device,
 ) -> FineTuned:
     """Train a model for a task and save it with its tokenizer in ``out``.
 
-    The arguments are as :meth:`Task.load` has them; the head that the task needs is made. AdamW
-    with linear decay, length-bucketed batches, embeddings frozen, bf16 autocast where the
-    processor has it. An interrupted run goes on from its last epoch; a finished one with the same
-    inputs is not run again.
+    The head that the task needs is made. AdamW with linear decay, length-bucketed batches,
+    embeddings frozen, bf16 autocast where the processor has it. An interrupted run goes on from its
+    last epoch; a finished one with the same inputs is not run again.
 
     Raises:
         UsageError: something given cannot be used; no training was done.
     """
-    if epochs < 1 or max_length < 8:
-        raise UsageError("--epochs must be at least 1 and --max-length at least 8.")
-    if not 0 <= seed < 2**32:  # numpy's
-        raise UsageError(f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
-    check_device(device)
-    check_names(task, metric)
-    config = load_config(model)
-    read = read_data(data, task=task, text_columns=text_columns, label_column=label_column)
-    kind = read.kind
-    metric = resolve_metric(kind, task, metric)
-    labels = kind.new_labels(read.train, [*read.validation, *read.test])
-    kind.check_labels(labels, metric)
-    tokenizer = load_tokenizer(model)
-    kind.prepare_tokenizer(tokenizer)
-    length = min(max_length, input_length(tokenizer, config))
-    tokenizer.model_max_length = length
-    train = kind.split("train", read.train, tokenizer, length, labels)
-    validation = kind.split("validation", read.validation, tokenizer, length, labels)
-    folder = Path(out)
+    return train(gather(FinetuneRequest, dict(locals())))
+
+
+def train(request: FinetuneRequest) -> FineTuned:
+    """Do what :func:`finetune` describes; raises UsageError as it does."""
+    request.check()
+    check_device(request.device)
+    lesson = _read(request)
+    folder = Path(request.out)
     record = {
-        "model": _identity(model),
-        "train": train.fingerprint,
-        "validation": validation.fingerprint,
-        "labels": list(labels.names),
-        "metric": metric,
-        "epochs": epochs,
-        "max_length": max_length,
-        "seed": seed,
+        "model": _identity(request.spec.model),
+        "train": lesson.train.fingerprint,
+        "validation": lesson.validation.fingerprint,
+        "labels": list(lesson.labels.names),
+        "metric": lesson.metric,
+        "epochs": request.epochs,
+        "max_length": request.max_length,
+        "seed": request.spec.seed,
     }
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
     checkpoints = folder / f"checkpoints-{key}"
     done = _finished(folder, record, begun=checkpoints.is_dir())
     if done is not None:
         return done
-    for note in read.notes:
+    for note in lesson.notes:
         console.print(note, style="dim")
+    trained = _trained(request, lesson, checkpoints)
+    trained.float().save_pretrained(folder)
+    lesson.tokenizer.save_pretrained(folder)
+    # Measured as a search will find it: the trained object may still run under autocast.
+    saved = on_device(load_model(str(folder), lesson.kind.auto_class), request.device)
+    answers = predict(saved, lesson.validation, lesson.kind, device=request.device)
+    outcome = lesson.kind.outcome(lesson.metric, lesson.validation, answers)
+    result = estimate(outcome, seed=request.spec.seed)
+    # The record comes last: until it is there, the same command goes on from the checkpoint.
+    partial = folder / f"{RECORD}.partial"
+    partial.write_text(json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n")
+    partial.rename(folder / RECORD)
+    for old in folder.glob("checkpoints-*"):
+        shutil.rmtree(old)
+    return FineTuned(request.out, lesson.metric, result, cached=False)
 
-    set_seed(seed)
-    trained = load_model(
-        model,
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a model is trained on: the splits, and what they are split with."""
+
+    kind: TaskKind[Any, Any]
+    metric: str
+    labels: Labels
+    tokenizer: PreTrainedTokenizerBase
+    train: Split
+    validation: Split
+    notes: tuple[str, ...]
+
+
+def _read(request: FinetuneRequest) -> _Lesson:
+    asked = request.spec
+    check_names(asked.task, asked.metric)
+    config = load_config(asked.model)
+    read = read_data(
+        asked.data,
+        task=asked.task,
+        text_columns=asked.text_columns,
+        label_column=asked.label_column,
+    )
+    kind = read.kind
+    metric = resolve_metric(kind, asked.task, asked.metric)
+    labels = kind.new_labels(read.train, [*read.validation, *read.test])
+    kind.check_labels(labels, metric)
+    tokenizer = load_tokenizer(asked.model)
+    kind.prepare_tokenizer(tokenizer)
+    length = min(request.max_length, input_length(tokenizer, config))
+    tokenizer.model_max_length = length
+    train = kind.split("train", read.train, tokenizer, length, labels)
+    validation = kind.split("validation", read.validation, tokenizer, length, labels)
+    return _Lesson(kind, metric, labels, tokenizer, train, validation, read.notes)
+
+
+def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> PreTrainedModel:
+    """Train, from the last checkpoint where there is one."""
+    kind, train = lesson.kind, lesson.train
+    set_seed(request.spec.seed)
+    model = load_model(
+        request.spec.model,
         kind.auto_class,
         new_head=True,
         attention="eager",  # on a CPU its backward pass is faster than SDPA's
-        **kind.head_config(labels),
+        **kind.head_config(lesson.labels),
     )
-    trained.get_input_embeddings().requires_grad_(False)
-    arguments = TrainingArguments(
-        str(checkpoints),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
-        warmup_steps=WARM_UP_SHARE,
-        bf16=_bf16(device),
-        use_cpu=device == "cpu",
-        train_sampling_strategy="group_by_length",
-        remove_unused_columns=False,
-        save_strategy="epoch",
-        save_total_limit=1,
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        seed=seed,
-    )
+    model.get_input_embeddings().requires_grad_(False)
 
     def collate(features: list[dict[str, int]]) -> Batch:
         rows = [feature["row"] for feature in features]
@@ -153,8 +185,8 @@ def finetune(
         return kind.loss(outputs, targets) / len(targets)
 
     trainer = Trainer(
-        trained,
-        arguments,
+        model,
+        _arguments(request, checkpoints),
         train_dataset=datasets.Dataset.from_dict(
             {"row": range(len(train)), "length": train.lengths}
         ),
@@ -162,24 +194,35 @@ def finetune(
         compute_loss_func=loss,
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
-    console.print(f"Fine-tuning {model} on {len(train)} examples, {epochs} epochs")
+    console.print(
+        f"Fine-tuning {request.spec.model} on {len(train)} examples, {request.epochs} epochs"
+    )
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     with progress_bar() as progress:
         trainer.add_callback(_Shown(progress))
         trainer.train(resume_from_checkpoint=last)
-    trained.float().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    # Measured as a search will find it: the trained object may still run under autocast.
-    saved = on_device(load_model(str(folder), kind.auto_class), device)
-    answers = predict(saved, validation, kind, device=device)
-    result = estimate(kind.outcome(metric, validation, answers), seed=seed)
-    # The record comes last: until it is there, the same command goes on from the checkpoint.
-    partial = folder / f"{RECORD}.partial"
-    partial.write_text(json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n")
-    partial.rename(folder / RECORD)
-    for old in folder.glob("checkpoints-*"):
-        shutil.rmtree(old)
-    return FineTuned(out, metric, result, cached=False)
+    return model
+
+
+def _arguments(request: FinetuneRequest, checkpoints: Path) -> TrainingArguments:
+    return TrainingArguments(
+        str(checkpoints),
+        num_train_epochs=request.epochs,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=WARM_UP_SHARE,
+        bf16=_bf16(request.device),
+        use_cpu=request.device == "cpu",
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=request.spec.seed,
+    )
 
 
 class _Shown(TrainerCallback):
@@ -215,22 +258,22 @@ def _identity(model: str) -> str:
 
 def _finished(folder: Path, record: dict[str, object], *, begun: bool) -> FineTuned | None:
     if folder.is_file():
-        raise UsageError(f"{folder} is a file; --out names a folder.")
+        raise UsageError(f"{folder} is a file; `out` must name a folder.")
     path = folder / RECORD
     if path.is_file():
         try:
             found = json.loads(path.read_text())
             validation = Estimate(*found.pop("validation_metric"))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(f"{path} is damaged; give another --out.") from None
+            raise UsageError(f"{path} is damaged; give another `out`.") from None
         if not (folder / "model.safetensors").is_file():
-            raise UsageError(f"{folder} has lost its model.safetensors; give another --out.")
+            raise UsageError(f"{folder} has lost its model.safetensors; give another `out`.")
         if found == record:
             return FineTuned(str(folder), str(record["metric"]), validation, cached=True)
-        raise UsageError(f"{folder} holds a model fine-tuned otherwise; give another --out.")
+        raise UsageError(f"{folder} holds a model fine-tuned otherwise; give another `out`.")
     others = [p for p in folder.glob("*") if not p.name.startswith("checkpoints-")]
     if others and not begun:
-        raise UsageError(f"The folder {folder} is not empty; give another --out.")
+        raise UsageError(f"The folder {folder} is not empty; give another `out`.")
     return None
 
 

@@ -55,8 +55,8 @@ def serve(
         check_password(password)
     elif host not in LOOPBACK:
         raise UsageError(
-            f"Optuna Dashboard can delete studies, so listening on {host} needs a password, from"
-            " --password-file or the environment variable AXSEARCH_DASHBOARD_PASSWORD."
+            f"Optuna Dashboard can delete studies, so listening on {host} needs a `password`;"
+            " the command line also takes it from the variable AXSEARCH_DASHBOARD_PASSWORD."
         )
     with closing(open_database(storage)) as database:
         app: WSGIApplication = wsgi(database.storage, artifact_store=ArtifactStore(database.engine))

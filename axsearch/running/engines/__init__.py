@@ -1,4 +1,4 @@
-"""Where workers run: the engines that ``--engine`` names, one file each, found by being there.
+"""Where workers run: the engines that a search can name, one file each, found by being there.
 
 A module here has a class that is an :class:`Engine`. It starts workers, starts those again that
 died, and returns when all have ended well; who does which trial is settled in the database.
@@ -12,33 +12,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from axsearch import discovery
 from axsearch.errors import UsageError
+from axsearch.options import like
 from axsearch.progress import console, progress_bar
+from axsearch.running.request import (
+    DataHere,
+    ModelHere,
+    SearchRequest,
+    Storage,
+    StudyName,
+    Workers,
+)
 from axsearch.store.database import open_database
 from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database, transient
 from axsearch.study.study import Study
-
-
-@dataclass(frozen=True)
-class Place:
-    """How many workers run, and where.
-
-    Attributes:
-        workers: how many.
-        engine: one of :func:`engine_names`.
-        address: of a Ray cluster; None for one on this machine.
-        cpus: processors a worker, which are also its torch threads; None shares this machine's.
-        gpus: GPUs a worker, for Ray.
-    """
-
-    workers: int = 1
-    engine: str = "local"
-    address: str | None = None
-    cpus: int | None = None
-    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,11 +37,11 @@ class Job:
     study's.
     """
 
-    storage: str
-    study: str
-    model: str | None = None
-    data: str | None = None
-    device: str | None = None
+    storage: Storage
+    study: StudyName
+    model: ModelHere = None
+    data: DataHere = None
+    device: Annotated[str | None, like(SearchRequest, "device", omitted="the study's")] = None
 
     def __repr__(self) -> str:
         return f"Job(study={self.study!r})"  # the storage may hold a password
@@ -63,11 +53,11 @@ class Engine(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def check(self, place: Place) -> None:
+    def check(self, place: Workers) -> None:
         """Raises UsageError where this engine cannot run so many workers, before anything else."""
 
     @abstractmethod
-    def run(self, place: Place, job: Job, poll: Callable[[], int]) -> None:
+    def run(self, place: Workers, job: Job, poll: Callable[[], int]) -> None:
         """Run workers until all have ended well.
 
         Args:
@@ -107,24 +97,24 @@ def _engines() -> dict[str, Engine]:
 
 
 def engine_names() -> tuple[str, ...]:
-    """The names that ``--engine`` takes."""
+    """The name of every engine."""
     return tuple(sorted(_engines()))
 
 
-def check_place(place: Place) -> None:
+def check_place(place: Workers) -> None:
     """Raises UsageError where a place is not there, before anything expensive is done."""
     engines = _engines()
     if place.engine not in engines:
         raise UsageError(
-            f"--engine must be one of {', '.join(engine_names())}, not {place.engine!r}."
+            f"`engine` must be one of {', '.join(engine_names())}, not {place.engine!r}."
         )
-    for option, value in (("--workers", place.workers), ("--cpus-per-worker", place.cpus)):
+    for name, value in (("workers", place.workers), ("cpus", place.cpus)):
         if value is not None and value < 1:
-            raise UsageError(f"{option} must be at least 1, not {value}.")
+            raise UsageError(f"`{name}` must be at least 1, not {value}.")
     engines[place.engine].check(place)
 
 
-def run_workers(place: Place, job: Job) -> None:
+def run_workers(place: Workers, job: Job) -> None:
     """Run workers on a study that was made, with progress, until enough of it is finished.
 
     Raises:

@@ -21,7 +21,8 @@ import psutil
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.progress import console
-from axsearch.running.engines import Engine, Job, Place, be_worker
+from axsearch.running.engines import Engine, Job, be_worker
+from axsearch.running.request import Workers
 from axsearch.store.outages import DatabaseAwayError
 from axsearch.system.interrupts import SIGNALS
 
@@ -61,18 +62,18 @@ class Local(Engine):
     def __init__(self, target: Target = be_worker) -> None:
         self.target = target
 
-    def check(self, place: Place) -> None:
+    def check(self, place: Workers) -> None:
         """More workers than processors are refused: torch's threads would stand in line."""
         if place.address is not None or place.gpus:
-            raise UsageError("--address and --gpus-per-worker are for --engine ray.")
+            raise UsageError('`address` and `gpus` are for `engine="ray"`.')
         cores = processors()
         if place.workers * (place.cpus or 1) > cores:
             raise UsageError(
                 f"{place.workers} workers of {place.cpus or 1} threads are more than the "
-                f"{cores} processors of this machine; give fewer --workers."
+                f"{cores} processors of this machine; give fewer `workers`."
             )
 
-    def run(self, place: Place, job: Job, poll: Callable[[], int]) -> None:
+    def run(self, place: Workers, job: Job, poll: Callable[[], int]) -> None:
         """See :class:`axsearch.running.engines.Engine`."""
         threads = place.cpus or max(1, processors() // place.workers)
         with tempfile.TemporaryDirectory(prefix="axsearch-") as logs, _signals() as stop:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.running.engines import Engine, Job, Place, be_worker
+from axsearch.running.engines import Engine, Job, be_worker
 from axsearch.running.engines.local import processors
+from axsearch.running.request import Workers
 from axsearch.store.outages import DatabaseAwayError
 
 WORKER_RETRIES = 6
@@ -23,31 +24,31 @@ CONNECTING = 10.0
 
 
 class OnRay(Engine):
-    """Runs workers on a Ray cluster: the one at ``Place.address``, or else one made here.
+    """Runs workers on a Ray cluster: the one at ``Workers.address``, or else one made here.
 
     Storage, model and data must be reachable from the nodes under the names that the study has.
     """
 
     name: ClassVar[str] = "ray"
 
-    def check(self, place: Place) -> None:
+    def check(self, place: Workers) -> None:
         """Ray must be installed, the cluster there, and one of its nodes large enough."""
         if importlib.util.find_spec("ray") is None:
-            raise UsageError("--engine ray needs Ray: pip install 'axsearch[ray]'.")
+            raise UsageError("""`engine="ray"` needs Ray: pip install 'axsearch[ray]'.""")
         if place.address is None:  # it is made when it is needed, of this machine
             _check_nodes([{"CPU": processors(), "GPU": place.gpus}], place)
             return
         with _cluster(place) as ray:
             _check_nodes(_nodes(ray), place)
 
-    def run(self, place: Place, job: Job, poll: Callable[[], int]) -> None:
+    def run(self, place: Workers, job: Job, poll: Callable[[], int]) -> None:
         """See :class:`axsearch.running.engines.Engine`."""
         with _cluster(place) as ray:
             _check_nodes(_nodes(ray), place)
             _run(ray, place, job, poll)
 
 
-def _run(ray: Any, place: Place, job: Job, poll: Callable[[], int]) -> None:
+def _run(ray: Any, place: Workers, job: Job, poll: Callable[[], int]) -> None:
     threads = place.cpus or 1
     task = ray.remote(
         num_cpus=threads,
@@ -79,7 +80,7 @@ def _nodes(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _check_nodes(nodes: list[dict[str, float]], place: Place) -> None:
+def _check_nodes(nodes: list[dict[str, float]], place: Workers) -> None:
     """Raises UsageError where a worker fits on no node: Ray would wait for one, without a word."""
     wanted = {"CPU": place.cpus or 1, "GPU": place.gpus}
     if not any(all(node.get(n, 0) >= count for n, count in wanted.items()) for node in nodes):
@@ -90,7 +91,7 @@ def _check_nodes(nodes: list[dict[str, float]], place: Place) -> None:
 
 
 @contextmanager
-def _cluster(place: Place) -> Iterator[Any]:
+def _cluster(place: Workers) -> Iterator[Any]:
     """Ray, connected to a place's cluster; raises UsageError where it cannot be reached."""
     import ray
 

@@ -50,7 +50,7 @@ def check_names(task: str | None, metric: str | None) -> None:
 
 
 def named_kind(task: str | None) -> TaskKind[Any, Any] | None:
-    """The kind that ``--task`` names; None where it was not given."""
+    """The kind that a task belongs to; None where no task was given."""
     return None if task is None else task_kinds()[GLUE[task].kind if task in GLUE else task]
 
 
@@ -61,7 +61,7 @@ def infer_kind(
     kinds = task_kinds()
     found = [name for name, kind in kinds.items() if kind.recognises(table, label_column)]
     if len(found) > 1:
-        raise UsageError(f"{source} may be {' or '.join(found)}; say which with --task.")
+        raise UsageError(f"{source} may be {' or '.join(found)}; say which with `task`.")
     return kinds[found[0] if found else DEFAULT]
 
 

@@ -46,7 +46,7 @@ class TaskKind(ABC, Generic[E, S]):
     in this folder is found by being there; it holds no state.
 
     Attributes:
-        name: as ``--task`` takes it.
+        name: what a user gives as ``task``.
         head: how the names of transformers' classes with a fitting head end.
         auto_class: transformers' class that loads a model with such a head.
         metrics: the metrics by name, each of which may be the accuracy objective; the first is

@@ -23,4 +23,4 @@ GLUE: dict[str, GlueTask] = {
     "glue/stsb": GlueTask("regression", "pearson"),  # and Spearman's
     "glue/wnli": GlueTask("text-classification", "accuracy"),
 }
-"""Where GLUE ranks by two metrics, the second is the comment's: give it with ``--metric``."""
+"""Where GLUE ranks by two metrics, the second is the comment's: give it as ``metric``."""

@@ -121,7 +121,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         texts = tuple(text_columns or ("question", "context"))
         if len(texts) != 2:
             raise UsageError(
-                "Question answering takes two --text-columns, the question's and the context's, "
+                "Question answering takes two `text_columns`, the question's and the context's, "
                 f"not {len(texts)}."
             )
         return Columns(texts, label_column or "answers")

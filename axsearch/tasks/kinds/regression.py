@@ -82,7 +82,7 @@ class Regression(SequenceTask[float]):
         if config.num_labels != 1:
             raise UsageError(
                 f"The model's head has {config.num_labels} classes, which does not fit "
-                f"{self.name}; say --task text-classification, or fine-tune with "
+                f'{self.name}; give `task="text-classification"`, or fine-tune with '
                 "`axsearch finetune --task regression`."
             )
         return Labels((), {})

@@ -55,7 +55,7 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
                 return Columns(candidate, label)
         raise UsageError(
             f"{source} has none of the text columns axsearch recognises for {self.name}; it has "
-            f"{', '.join(table.column_names)}: name them with --text-columns."
+            f"{', '.join(table.column_names)}: name them with `text_columns`."
         )
 
     def label_column(self, table: datasets.Dataset) -> str:

@@ -75,7 +75,7 @@ class TextClassification(SequenceTask[str]):
         if config.num_labels == 1:
             raise UsageError(
                 "The model's head gives one number, as for regression, which does not fit "
-                f"{self.name}; say --task regression, or fine-tune with `axsearch finetune`."
+                f'{self.name}; give `task="regression"`, or fine-tune with `axsearch finetune`.'
             )
         return fit_labels(config, [example.label for example in examples])
 

@@ -99,14 +99,12 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         """``tokens`` and the first of :data:`TAG_COLUMNS`, unless they are given."""
         texts = tuple(text_columns or ("tokens",))
         if len(texts) != 1:
-            raise UsageError(
-                f"Token classification takes one column in --text-columns, not {len(texts)}."
-            )
+            raise UsageError(f"Token classification takes one of `text_columns`, not {len(texts)}.")
         there = [column for column in TAG_COLUMNS if column in table.column_names]
         if label_column is None and not there:
             raise UsageError(
                 f"{source} has none of the columns {', '.join(TAG_COLUMNS)}; it has "
-                f"{', '.join(table.column_names)}; name the column of tags with --label-column."
+                f"{', '.join(table.column_names)}: name the tags' with `label_column`."
             )
         return Columns(texts, label_column or there[0])
 
@@ -170,7 +168,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         if metric == "f1" and strange:
             raise UsageError(
                 f"The tag {strange[0]!r} marks no entity: F1 needs O and tags such as B-PER and "
-                "I-PER; choose --metric accuracy."
+                'I-PER; choose `metric="accuracy"`.'
             )
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:

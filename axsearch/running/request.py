@@ -1,0 +1,74 @@
+"""SearchRequest: all that a search is asked for, as plain data. Needs no torch.
+
+It joins what the layers below declare: the model and data, the settings, the limits, the load that
+latency is measured for; and it adds the study and the workers, which only running has to do with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from axsearch.options import Option
+from axsearch.study.settings import Limits, Load, Settings
+from axsearch.system.devices import Device
+from axsearch.tasks.spec import TaskSpec
+
+Storage = Annotated[
+    str, Option("Database URL, such as sqlite:///studies.db", variable="AXSEARCH_STORAGE")
+]
+StudyName = Annotated[str, Option("Name of the study")]
+ModelHere = Annotated[
+    str | None, Option("Where the model is on this machine", omitted="where the search found it")
+]
+DataHere = Annotated[
+    str | None, Option("Where the data are on this machine", omitted="where the search found them")
+]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers run, and where."""
+
+    workers: Annotated[int, Option("Number of worker processes; they share the processors")] = 1
+    engine: Annotated[str, Option("Where workers run: local or ray")] = "local"
+    address: Annotated[
+        str | None,
+        Option("Address of a Ray cluster", omitted="one is started here"),
+    ] = None
+    cpus: Annotated[
+        int | None,
+        Option(
+            "Processors of a worker, and so the number of its threads",
+            omitted="an equal share of this machine's",
+            flag="--cpus-per-worker",
+        ),
+    ] = None
+    gpus: Annotated[
+        float,
+        Option("GPUs that Ray reserves for a worker", minimum=0, flag="--gpus-per-worker"),
+    ] = 0.0
+
+
+HERE = Workers()
+"""One worker, in this process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """All that a search is asked for.
+
+    :func:`axsearch.running.resolving.resolve` says whether it can be done.
+    """
+
+    spec: TaskSpec
+    storage: Storage = field(repr=False)  # it may hold a password
+    study: StudyName
+    trials: Annotated[
+        int, Option("Total number of finished trials in the study, pruned ones included")
+    ]
+    settings: Settings = field(default_factory=Settings)
+    limits: Limits = field(default_factory=Limits)
+    load: Load = field(default_factory=Load)
+    device: Device = "cpu"
+    place: Workers = HERE

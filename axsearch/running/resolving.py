@@ -1,0 +1,146 @@
+"""Resolve a request: refuse what cannot be done, decide what was left open. No model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import get_args
+
+from axsearch.errors import UsageError
+from axsearch.running.engines import check_place
+from axsearch.running.request import SearchRequest
+from axsearch.samplers import sampler_named, samplers
+from axsearch.samplers.base import Sampler
+from axsearch.space.genome import check_names
+from axsearch.space.recipe import Compensation
+from axsearch.store.database import check_database
+from axsearch.study.settings import DTYPES, Settings
+from axsearch.study.spec import OBJECTIVES
+from axsearch.system.devices import check_device
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request that nothing speaks against as far as is known without the model's weights.
+
+    Attributes:
+        request: what was asked for; of its settings, sampler, staged and compensation are decided.
+        sampler: the one that the settings name.
+    """
+
+    request: SearchRequest
+    sampler: Sampler
+
+    @property
+    def timed(self) -> bool:
+        """Whether latency is measured."""
+        asked = self.request
+        return "latency" in asked.settings.objectives or asked.limits.max_latency_ratio is not None
+
+
+def resolve(request: SearchRequest) -> Resolved:
+    """Decide what a request leaves open; it takes milliseconds.
+
+    It reads the model's config, but neither its weights nor the data, and of a database that exists
+    only its version. Nothing is written.
+
+    Raises:
+        UsageError: something given cannot be used.
+    """
+    _check_counts(request)
+    settings = request.settings
+    sampler = sampler_named(settings.sampler)
+    _check_objectives(settings.objectives)
+    if not request.study.isprintable() or not request.study.strip():
+        raise UsageError(f"`study` must be a name of printable characters, not {request.study!r}.")
+    check_place(request.place)
+    check_database(request.storage)
+    request.limits.check()
+    _check_options(settings, sampler)
+    settings = _decided(settings, sampler)
+    check_names(settings.approximations or ())
+    check_device(request.device)
+    _check_dtype(settings, sampler)
+    _check_model(request)
+    return Resolved(replace(request, settings=settings), sampler)
+
+
+def _check_counts(request: SearchRequest) -> None:
+    counts = {
+        "trials": request.trials,
+        **{one.name: getattr(request.load, one.name) for one in fields(request.load)},
+    }
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"`{name}` must be at least 1, not {value}.")
+    request.spec.check()
+
+
+def _check_objectives(objectives: tuple[str, ...]) -> None:
+    unknown = [name for name in objectives if name not in OBJECTIVES]
+    if unknown or len(set(objectives)) != len(objectives) or "accuracy" not in objectives:
+        raise UsageError(
+            "`objectives` takes accuracy and any of latency and size, each once, "
+            f"not {','.join(objectives)}."
+        )
+
+
+def _check_options(settings: Settings, sampler: Sampler) -> None:
+    """Raises UsageError for an option of another sampler, or a value that cannot be used."""
+    for name in dict.fromkeys(option for one in samplers().values() for option in one.options):
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        if name not in sampler.options:
+            those = " or ".join(key for key, one in samplers().items() if name in one.options)
+            raise UsageError(f"`{name}` is for the sampler {those}, not for {settings.sampler}.")
+        sampler.options[name](value)
+
+
+def _decided(settings: Settings, sampler: Sampler) -> Settings:
+    """The settings with those that depend on the sampler decided; raises UsageError."""
+    if settings.staged and sampler.needs_exact_losses:
+        raise UsageError(
+            f"`staged=True` cannot go with the sampler {settings.sampler}, which needs every loss."
+        )
+    own, given = sampler.approximations, settings.approximations or ()
+    if own is not None and not set(given) <= set(own):
+        raise UsageError(
+            f"The sampler {settings.sampler} works with `approximations={','.join(own)}` only, "
+            f"not {','.join(given)}."
+        )
+    compensation = settings.compensation or sampler.default_compensation
+    if compensation not in get_args(Compensation):
+        raise UsageError(
+            f"`compensation` must be one of {', '.join(get_args(Compensation))}, "
+            f"not {compensation!r}."
+        )
+    staged = not sampler.needs_exact_losses if settings.staged is None else settings.staged
+    return replace(settings, staged=staged, compensation=compensation)
+
+
+def _check_dtype(settings: Settings, sampler: Sampler) -> None:
+    if settings.dtype not in DTYPES:
+        raise UsageError(f"`dtype` must be one of {', '.join(DTYPES)}, not {settings.dtype!r}.")
+    if settings.dtype == "bfloat16" and sampler.needs_exact_losses:
+        raise UsageError(
+            f'`dtype="bfloat16"` cannot go with the sampler {settings.sampler}, which compares '
+            "losses."
+        )
+
+
+def _check_model(request: SearchRequest) -> None:
+    """Raises UsageError for names, or a model's config, that do not go with the request."""
+    # With torch and transformers, whose import takes longer than all the checks before.
+    from axsearch.models.architectures import architecture_of
+    from axsearch.tasks.kinds import check_names as check_task
+    from axsearch.tasks.kinds import named_kind
+    from axsearch.tasks.task import check_head, load_config
+
+    asked = request.spec
+    check_task(asked.task, asked.metric)
+    config = load_config(asked.model)
+    check_head(asked.model, config, named_kind(asked.task))
+    longest = architecture_of(config.model_type).longest(config)
+    length = request.load.sequence_length
+    if length is not None and length > longest:
+        raise UsageError(f"`sequence_length={length}` is above the model's {longest}.")

@@ -1,0 +1,119 @@
+"""What a search is asked for beside its model and data: how, within which limits, for what load.
+
+Plain data without torch, as a user gives it; None is for what a search decides by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from axsearch.errors import UsageError
+from axsearch.options import Option
+
+DTYPES = ("auto", "float32", "bfloat16")
+"""What accuracy may be evaluated in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a search is run."""
+
+    approximations: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "Approximations to try, separated by commas: heads, ffn, topk, attention_block, "
+            "ffn_block, layer, ffn_topk, head_mask, ffn_mask, topk_hard",
+            omitted="heads,ffn,topk, or all that the sampler is made for",
+        ),
+    ] = None
+    freeze: Annotated[
+        tuple[str, ...],
+        Option("Layers and blocks to leave as they are, such as layer00,layer05.ffn"),
+    ] = ()
+    compensation: Annotated[
+        str | None,
+        Option(
+            "How the remaining weights make up for the removed ones, at no cost in latency: none, "
+            "bias or least_squares",
+            omitted="least_squares, or none with the axformer sampler",
+        ),
+    ] = None
+    sampler: Annotated[
+        str, Option("Sampler: auto, axformer, hat, nsga2, nsga3, tpe, gp or random")
+    ] = "auto"
+    epsilon: Annotated[
+        float | None,
+        Option(
+            "For the axformer sampler: keep a change, for speed and size, while the loss is at "
+            "most (1 + epsilon) times the base's",
+            omitted="a change must lower the loss",
+        ),
+    ] = None
+    staged: Annotated[
+        bool | None,
+        Option(
+            "Prune a recipe if the first 1/8 or 1/2 of the examples show, with confidence, that "
+            "it would add next to nothing to the front",
+            omitted="on, but off with the axformer sampler",
+        ),
+    ] = None
+    objectives: Annotated[
+        tuple[str, ...],
+        Option("What to optimize, separated by commas: accuracy and any of latency and size"),
+    ] = ("accuracy", "latency", "size")
+    dtype: Annotated[
+        str,
+        Option(
+            "Precision in which accuracy is evaluated: float32; bfloat16, in which answers that "
+            "it could change are computed again in float32; or auto, bfloat16 where it is faster"
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a model may lose or cost at most; None where there is no limit."""
+
+    max_drop: Annotated[float | None, Option("Largest loss of accuracy allowed, such as 0.01")] = (
+        None
+    )
+    max_latency_ratio: Annotated[
+        float | None, Option("Largest latency allowed, as a share of the base's, such as 0.5")
+    ] = None
+    max_size_ratio: Annotated[
+        float | None, Option("Largest size allowed, as a share of the base's bytes, such as 0.7")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that there are, by name."""
+        return {name: limit for name, limit in asdict(self).items() if limit is not None}
+
+    def check(self) -> None:
+        """Raises UsageError for a limit that is no number, or a share that is not above 0."""
+        for name, limit in self.given.items():
+            if name == "max_drop" and not math.isfinite(limit):
+                raise UsageError(f"`{name}` must be a number such as 0.01, not {limit}.")
+            if name != "max_drop" and not 0 < limit < math.inf:
+                raise UsageError(f"`{name}` must be a number above 0, such as 0.5, not {limit}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What latency is measured for, but for the device: a scenario as it is asked for."""
+
+    batch_size: Annotated[int, Option("Number of examples in a batch when latency is measured")] = (
+        32
+    )
+    sequence_length: Annotated[
+        int | None,
+        Option(
+            "Number of tokens in an example when latency is measured",
+            omitted="the examples' own lengths",
+        ),
+    ] = None
+    threads: Annotated[
+        int | None, Option("Number of threads when latency is measured", omitted="all")
+    ] = None

@@ -1,0 +1,28 @@
+"""FinetuneRequest: all that fine-tuning is asked for, as plain data. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from axsearch.errors import UsageError
+from axsearch.options import Option
+from axsearch.system.devices import Device
+from axsearch.tasks.spec import TaskSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRequest:
+    """All that fine-tuning is asked for; of the task, ``search_examples`` does not matter."""
+
+    spec: TaskSpec
+    out: Annotated[str, Option("Folder for the fine-tuned model")]
+    epochs: Annotated[int, Option("Number of passes over the training examples")] = 3
+    max_length: Annotated[int, Option("Length in tokens to which inputs are cut")] = 128
+    device: Device = "cpu"
+
+    def check(self) -> None:
+        """Raises UsageError for a number that cannot be used."""
+        if self.epochs < 1 or self.max_length < 8:
+            raise UsageError("`epochs` must be at least 1 and `max_length` at least 8.")
+        self.spec.check()
