@@ -19,6 +19,10 @@ LIGHT = [
     "axsearch.running.trial_loop",
     "axsearch.running.engines",
     "axsearch.reporting.dashboard.annotating",
+    "axsearch.running.request",
+    "axsearch.running.resolving",
+    "axsearch.training.request",
+    "axsearch.tasks.spec",
     "axsearch.reporting.dashboard.serving",
 ]
 HEAVY = ("torch", "transformers", "datasets")
@@ -56,6 +60,44 @@ def test_what_shows_a_study_is_imported_where_it_is_used(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """The packages that a command has imported in the end, in a process of its own."""
+    script = f"""
+import json, sys
+from axsearch.cli import main
+sys.argv = ["axsearch", *{arguments!r}]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+finally:
+    packages = sorted({{name.partition(".")[0] for name in sys.modules}})
+    print(json.dumps(packages), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    found = loaded_by("--help")
+    needed_by_commands = {
+        *HEAVY, "optuna", "optuna_dashboard", "sqlalchemy", "alembic", "pydantic", "numpy", "scipy",
+        "sklearn", "plotly", "jinja2",
+    }  # fmt: skip
+    assert found.isdisjoint(needed_by_commands)
+    assert "axsearch" in found
+
+
+def test_the_front_needs_neither_torch_nor_figures(tiny_study: tuple[str, str]) -> None:
+    storage, study = tiny_study
+    found = loaded_by("front", "--storage", storage, "--study", study)
+    assert "optuna" in found
+    assert found.isdisjoint({*HEAVY, "sklearn", "plotly", "optuna_dashboard", "waitress"})
 
 
 def test_every_public_name_is_there() -> None:

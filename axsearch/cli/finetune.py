@@ -10,7 +10,7 @@ from axsearch.training.request import FinetuneRequest
 
 
 def finetune(
-    request: Annotated[FinetuneRequest, Without("search_examples")], json: Json = False
+    request: Annotated[FinetuneRequest, Without(("search_examples",))], json: Json = False
 ) -> None:
     """Fine-tune a model on labelled data, so that there is a base to search from.
 

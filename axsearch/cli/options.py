@@ -27,24 +27,17 @@ ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 """An argument in a sentence, with its value if it has one."""
 
 
-@dataclasses.dataclass(frozen=True, init=False)
+@dataclasses.dataclass(frozen=True)
 class Without:
     """The fields of a dataclass that are no options of a command, and keep their defaults."""
 
     names: tuple[str, ...]
 
-    def __init__(self, *names: str) -> None:
-        object.__setattr__(self, "names", names)
-
 
 def as_command(function: Callable[..., None]) -> Callable[..., None]:
     """What typer makes a command of: a function with an argument for each option, and --quiet."""
-    hints = {**get_type_hints(function, include_extras=True), "quiet": Quiet}
-    own = {**inspect.signature(function).parameters, "quiet": _quiet()}
-    options = {
-        option.name: option for name in own for option in _options(name, hints[name], own[name])
-    }
-    flags = {name: _flags(option) for name, option in options.items()}
+    own, hints = _arguments(function)
+    options, switches = _options(function), flags(function)
 
     @functools.wraps(function)
     def command(*, quiet: bool, **given: Any) -> None:
@@ -56,7 +49,7 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
             try:
                 function(**values)
             except AxsearchError as error:
-                error.args = (in_options(str(error), flags),)
+                error.args = (in_options(str(error), switches),)
                 raise
 
     shown = [_parameter(option) for option in options.values()]
@@ -68,7 +61,12 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def in_options(sentence: str, flags: Mapping[str, tuple[str, str]]) -> str:
+def flags(function: Callable[..., None]) -> dict[str, tuple[str, str]]:
+    """By the name of each argument of a command its option, and the one that turns it off."""
+    return {name: _flags(option) for name, option in _options(function).items()}
+
+
+def in_options(sentence: str, switches: Mapping[str, tuple[str, str]]) -> str:
     """A sentence with a command's options in place of the arguments that it names.
 
     ```max_drop``` becomes ``--max-drop``, ```by="size"``` becomes ``--by size``, ```force=True```
@@ -76,14 +74,14 @@ def in_options(sentence: str, flags: Mapping[str, tuple[str, str]]) -> str:
 
     Args:
         sentence: of an error.
-        flags: by the name of the argument the option, and the one that turns it off.
+        switches: of the command, see :func:`flags`.
     """
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
-        if name not in flags:
+        if name not in switches:
             return found[0]
-        on, off = flags[name]
+        on, off = switches[name]
         if value in (None, "True"):
             return on
         return off if value == "False" else f"{on} {value.strip(chr(34))}"
@@ -91,8 +89,16 @@ def in_options(sentence: str, flags: Mapping[str, tuple[str, str]]) -> str:
     return ARGUMENT.sub(option, sentence)
 
 
-def _quiet() -> inspect.Parameter:
-    return inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False)
+def _arguments(
+    function: Callable[..., None],
+) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """The arguments of a command, with --quiet, and their annotations."""
+    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False)
+    hints = get_type_hints(function, include_extras=True)
+    return (
+        {**inspect.signature(function).parameters, "quiet": quiet},
+        {**hints, "quiet": Quiet},
+    )
 
 
 def _dataclass(hint: Any) -> type | None:
@@ -105,7 +111,13 @@ def _is_foreign(hint: Any) -> bool:
     return _dataclass(hint) is None and option_of(hint) is None
 
 
-def _options(name: str, hint: Any, parameter: inspect.Parameter) -> Iterator[Declared]:
+def _options(function: Callable[..., None]) -> dict[str, Declared]:
+    """The options of a command by their names."""
+    own, hints = _arguments(function)
+    return {one.name: one for name in own for one in _options_of(name, hints[name], own[name])}
+
+
+def _options_of(name: str, hint: Any, parameter: inspect.Parameter) -> Iterator[Declared]:
     """The options that one argument of a command stands for."""
     if (kind := _dataclass(hint)) is not None:
         left_out = [one for mark in get_args(hint)[1:] for one in mark.names]
@@ -127,6 +139,7 @@ def _parameter(one: Declared) -> inspect.Parameter:
         min=option.minimum,
         max=option.maximum,
         envvar=option.variable,
+        metavar="<name,...>" if several else None,
     )
     default = inspect.Parameter.empty if required(one) else one.default
     if several and not required(one):

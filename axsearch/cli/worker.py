@@ -12,7 +12,7 @@ from axsearch.running.request import Workers
 
 def worker(
     job: Job,
-    place: Annotated[Workers, Without("engine", "address", "gpus")],
+    place: Annotated[Workers, Without(("engine", "address", "gpus"))],
 ) -> None:
     """Add workers to a study that a search has begun, until it has the trials asked for.
 

@@ -85,8 +85,9 @@ def search(
     What a search must know of the model is measured first, once: the time of each block, the
     importance of heads and neurons, the damage of each choice
     (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then what
-    the sampler proposes. In the end the front is timed on real models. A study that exists is
-    resumed; Ctrl-C keeps what was finished.
+    the sampler proposes, except models that are known to break a limit on latency or size: they
+    are pruned without being evaluated. In the end the front is timed on real models. A study that
+    exists is resumed, a SQLite file that does not exist is created; Ctrl-C keeps what was finished.
 
     Raises:
         UsageError: something given cannot be used; nothing expensive was done.

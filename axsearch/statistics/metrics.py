@@ -3,6 +3,9 @@
 A metric's value comes from the library that defines it, except for F1 of entities, which is counted
 here as seqeval defines it. Its interval needs the metric of a thousand resamples; they follow, all
 at once, from how often each example was drawn.
+
+scikit-learn and scipy's statistics are imported where they are called: they take a second, and
+what a study has stored is compared without them.
 """
 
 from __future__ import annotations
@@ -16,9 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import bdtr, ndtr
-from sklearn import metrics as sk
 
 from axsearch.statistics.outcome import Estimate, Outcome
 
@@ -204,7 +205,30 @@ def _entity_f1(values: Values) -> float:
 
 
 def _f1(average: str) -> Callable[[Values], float]:
-    return lambda v: sk.f1_score(v[:, 0], v[:, 1], average=average, zero_division=0.0)
+    def score(values: Values) -> float:
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(values[:, 0], values[:, 1], average=average, zero_division=0.0))
+
+    return score
+
+
+def _matthews_value(values: Values) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(values[:, 0], values[:, 1]))
+
+
+def _pearson_value(values: Values) -> float:
+    from scipy.stats import pearsonr
+
+    return float(pearsonr(values[:, 0], values[:, 1]).statistic)
+
+
+def _spearman_value(values: Values) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(values[:, 0], values[:, 1]).statistic)
 
 
 def _right(values: Values) -> Values:
@@ -232,15 +256,9 @@ STATISTICS: dict[str, Statistic] = {
     # two columns: label and prediction
     "f1": Statistic(_quietly(_f1("binary")), _binary_f1, _right),
     "macro_f1": Statistic(_quietly(_f1("macro")), _macro_f1, _right),
-    "matthews_correlation": Statistic(
-        _quietly(lambda v: sk.matthews_corrcoef(v[:, 0], v[:, 1])), _matthews, _right
-    ),
-    "pearson": Statistic(
-        _quietly(lambda v: stats.pearsonr(v[:, 0], v[:, 1]).statistic), _pearson, _nearness
-    ),
-    "spearman": Statistic(
-        _quietly(lambda v: stats.spearmanr(v[:, 0], v[:, 1]).statistic), _spearman, _nearness
-    ),
+    "matthews_correlation": Statistic(_quietly(_matthews_value), _matthews, _right),
+    "pearson": Statistic(_quietly(_pearson_value), _pearson, _nearness),
+    "spearman": Statistic(_quietly(_spearman_value), _spearman, _nearness),
 }
 """Every statistic by name. More is better, and a metric that is not defined is 0."""
 
@@ -257,8 +275,10 @@ def estimate(outcome: Outcome, seed: int = 0) -> Estimate:
     """
     found = value(outcome)
     if outcome.values.dtype == bool:
+        from scipy.stats import binomtest
+
         right = int(outcome.values.sum())
-        interval = stats.binomtest(right, len(outcome)).proportion_ci(CONFIDENCE, method="wilson")
+        interval = binomtest(right, len(outcome)).proportion_ci(CONFIDENCE, method="wilson")
         return Estimate(found, float(interval.low), float(interval.high))
     return Estimate(found, *_interval(_resampled(outcome, seed)))
 

@@ -23,14 +23,14 @@ class Settings:
     approximations: Annotated[
         tuple[str, ...] | None,
         Option(
-            "Approximations to try, separated by commas: heads, ffn, topk, attention_block, "
-            "ffn_block, layer, ffn_topk, head_mask, ffn_mask, topk_hard",
-            omitted="heads,ffn,topk, or all that the sampler is made for",
+            "Approximations to try: heads, ffn, topk, attention_block, ffn_block, layer, ffn_topk; "
+            "with the axformer sampler head_mask, ffn_mask, topk_hard",
+            omitted="heads, ffn and topk; with the axformer sampler all of its own",
         ),
     ] = None
     freeze: Annotated[
         tuple[str, ...],
-        Option("Layers and blocks to leave as they are, such as layer00,layer05.ffn"),
+        Option("Layers and blocks to leave as they are, such as layer00 or layer05.ffn"),
     ] = ()
     compensation: Annotated[
         str | None,
@@ -61,13 +61,14 @@ class Settings:
     ] = None
     objectives: Annotated[
         tuple[str, ...],
-        Option("What to optimize, separated by commas: accuracy and any of latency and size"),
+        Option("What to optimize: accuracy and any of latency and size"),
     ] = ("accuracy", "latency", "size")
     dtype: Annotated[
         str,
         Option(
             "Precision in which accuracy is evaluated: float32; bfloat16, in which answers that "
-            "it could change are computed again in float32; or auto, bfloat16 where it is faster"
+            "it could change are computed again in float32; or auto, bfloat16 where it is faster, "
+            "and in a study that exists what it began with"
         ),
     ] = "auto"
 

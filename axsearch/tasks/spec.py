@@ -43,11 +43,11 @@ class TaskSpec:
     ] = None
     text_columns: Annotated[
         tuple[str, ...] | None,
-        Option("Column with the text, or two columns separated by a comma", omitted="recognised"),
+        Option("Column with the text, or two of them", omitted="recognised by name"),
     ] = None
     label_column: Annotated[
         str | None,
-        Option("Column with the label, number, answers or tags", omitted="recognised"),
+        Option("Column with the label, number, answers or tags", omitted="recognised by name"),
     ] = None
     search_examples: Annotated[
         int | None, Option("Number of validation examples to evaluate on", omitted="all")

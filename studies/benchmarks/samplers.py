@@ -37,8 +37,9 @@ from axsearch.calibration.importance import gate_slopes
 from axsearch.calibration.preparation import prepare
 from axsearch.evaluation.evaluator import EXACT, machine_name
 from axsearch.models.base_model import Base
-from axsearch.samplers import build_sampler, finished, own_approximations
+from axsearch.samplers import build_sampler, samplers
 from axsearch.samplers.auto import AutoSampler, Parts
+from axsearch.samplers.base import finished
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Problem
@@ -129,12 +130,12 @@ class Bench:
         """What AxFormer's greedy is told; the table is then that of its space."""
         return prepare(
             self.evaluator,
-            partial(self.space, names=own_approximations("axformer")),
+            partial(self.space, names=samplers()["axformer"].approximations),
             machine_name(),
             objectives=OBJECTIVES,
             limits={},
             epsilon=epsilon,
-            masks=True,
+            calibrated=False,
         )
 
     def latency(self, recipe: Recipe) -> float:

@@ -31,6 +31,7 @@ from axsearch.running.session import load_task, problem_of
 from axsearch.space.recipe import Recipe
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
+from axsearch.study.spec import StoredSettings
 from axsearch.study.study import Study
 
 NAME = "fixed"
@@ -57,7 +58,7 @@ def prepare(url: str, model: str, data: str, count: int) -> None:
         }
         claim = database.storage.enqueue(study.id, space.recipe(genome), genome)
         waiting += claim.state == "own"
-    ask_for(database.engine, NAME, count + 1, settings.model_dump(mode="json"))
+    ask_for(database.engine, NAME, count + 1, StoredSettings.of(settings).model_dump(mode="json"))
     database.close()
 
 

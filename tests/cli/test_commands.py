@@ -17,9 +17,8 @@ from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
 
-import axsearch.cli
-from axsearch import discovery
 from axsearch.cli import main
+from axsearch.cli.commands import Commands
 from axsearch.cli.output import numbers, stdout
 from tests.conftest import reviews, write_csv
 
@@ -386,11 +385,13 @@ def test_the_storage_may_come_from_the_environment(
 
 def test_every_command_has_help_with_an_example_and_stands_in_the_readme(run: Run) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    names = [module.__name__.rpartition(".")[2] for module in discovery.modules(axsearch.cli)]
-    commands = [name for name in names if name not in ("options", "output")]
+    commands = Commands()
     assert len(commands) == 12
-    for command in commands:
+    listed = " ".join(run("--help").out.split())
+    for command, summary in commands.summaries.items():
+        assert f" {command} {summary}" in listed
         done = run(command, "--help")
+        assert summary in " ".join(done.out.split())
         assert done.status == 0
         assert re.search(rf"Examples?: axsearch {command} ", " ".join(done.out.split()))
         assert f"axsearch {command} " in readme
@@ -536,6 +537,15 @@ def _get(address: str):  # type: ignore[no-untyped-def]
             time.sleep(0.2)
 
 
-def test_importing_the_command_line_imports_no_torch() -> None:
-    script = "import axsearch.cli, sys; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ})
+def test_an_error_names_options_not_arguments(run: Run, where: list[str], tmp_path: Path) -> None:
+    for given, words in [
+        (("pick", *where), "--knee or one of --max-drop, --max-latency-ratio, --max-size-ratio"),
+        (("pick", *where, "--max-drop", "-3"), "keeps --max-drop -3;"),
+        (("pick", *where, "--knee", "--by", "size"), "--knee chooses by all objectives"),
+        (("worker", *where, "--cpus-per-worker", 0), "--cpus-per-worker must be at least 1"),
+        (("remeasure", *where, "--sequence-length", 65), "--sequence-length 65 is above"),
+        (("export", *where, "--trial", 1, "--out", tmp_path.parent), "give another --out."),
+    ]:
+        done = run(*given)
+        assert (done.status, done.out) == (2, ""), done
+        assert words in done.err

@@ -21,12 +21,14 @@ from axsearch import Study, search
 from axsearch.cli import main
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.running.engines import Job, Place, be_worker, check_place
+from axsearch.running.engines import Job, be_worker, check_place
+from axsearch.running.request import Workers
 from axsearch.running.session import load_task
 from axsearch.space.recipe import Recipe
 from axsearch.store.artifacts import attached
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
+from axsearch.study.spec import StoredSettings
 
 Start = Callable[..., "subprocess.Popen[str]"]
 TWO = ("--workers", "2")
@@ -169,7 +171,12 @@ def test_weights_that_are_cut_off_while_a_worker_runs(
     given = {"storage": url, "study": "many", "trials": 1, "objectives": ("accuracy", "size")}
     made = search(str(base), str(data_dir), sampler="random", staged=False, **given)
     spec, (_, settings) = made.spec, made.asked
-    ask_for(made.database.engine, "many", int(TRIALS), settings.model_dump(mode="json"))
+    ask_for(
+        made.database.engine,
+        "many",
+        int(TRIALS),
+        StoredSettings.of(settings).model_dump(mode="json"),
+    )
     made.database.close()
     process = start("--cpus-per-worker", "1", command="worker")
     until(process, rf"trial \d+/{TRIALS} ")
@@ -252,9 +259,12 @@ def test_workers_on_ray(start: Start, url: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs axsearch[ray]")
 def test_a_place_on_ray_that_is_not_there() -> None:
     for place, word in [
-        (Place(1, "ray", "127.0.0.1:9"), "Nothing answers at the Ray address 127.0.0.1:9"),
-        (Place(1, "ray", cpus=999), "No node of the Ray cluster has 999 processors"),
-        (Place(1, "ray", "local", gpus=999), "No node of the Ray cluster has 1 processors and 999"),
+        (Workers(1, "ray", "127.0.0.1:9"), "Nothing answers at the Ray address 127.0.0.1:9"),
+        (Workers(1, "ray", cpus=999), "No node of the Ray cluster has 999 processors"),
+        (
+            Workers(1, "ray", "local", gpus=999),
+            "No node of the Ray cluster has 1 processors and 999",
+        ),
     ]:
         with pytest.raises(UsageError, match=word):
             check_place(place)

@@ -12,7 +12,7 @@ from axsearch.cli import app
 from tests.docs.pages import PAGES, prose
 
 GROUP = typer.main.get_command(app)
-COMMANDS = GROUP.commands
+COMMANDS = dict(GROUP.commands)
 OPTIONS = {
     name
     for command in (GROUP, *COMMANDS.values())

@@ -430,7 +430,7 @@ def test_a_model_no_better_than_the_trivial_answer_needs_force(
     kind = task_kinds()["text-classification"]
     monkeypatch.setattr(type(kind), "trivial", lambda *_: 1.0)
     with pytest.raises(
-        UsageError, match=r"Trial 5 has accuracy 0\.\d+ .* no better than .*--force"
+        UsageError, match=r"Trial 5 has accuracy 0\.\d+ .* no better than .*`force=True`"
     ):
         export_model(study, 5, str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()

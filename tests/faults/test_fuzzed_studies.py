@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axsearch.errors import UsageError
+from axsearch.study.spec import StoredSettings
 from axsearch.study.study import Study
 from tests.faults.checks import Check, list_of, map_of, number, optional, positive, text, whole
 from tests.faults.sentences import fuzz, sentence
@@ -183,6 +184,6 @@ def test_settings(path: Path, written: str) -> None:
         assert parsed(written) != SETTINGS
     else:
         assert wanted == 7
-        assert settings.model_dump(mode="json") == parsed(written)
+        assert StoredSettings.of(settings).model_dump(mode="json") == parsed(written)
     finally:
         study.database.close()

@@ -210,7 +210,7 @@ def test_the_search_command_makes_the_same_study(
     [
         ("no/where.html", {}, "name a file in a folder"),
         (".", {}, "name a file in a folder"),
-        ("x.html", {"format": "pdf"}, "--format must be one of html, md, not 'pdf'"),
+        ("x.html", {"format": "pdf"}, "`format` must be one of html, md, not 'pdf'"),
         ("x.html", {"trial": 999}, "no finished trial 999"),
     ],
 )

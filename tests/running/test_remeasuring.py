@@ -186,10 +186,10 @@ def test_a_length_of_0_is_the_examples_own(study: Study, clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"batch_size": 0}, "--batch-size must be at least 1"),
-        ({"sequence_length": -1}, "--sequence-length must be at least 1"),
-        ({"threads": 0}, "--threads must be at least 1"),
-        ({"sequence_length": 65}, "--sequence-length 65 is above the model's 64"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"sequence_length": -1}, "`sequence_length` must be at least 1"),
+        ({"threads": 0}, "`threads` must be at least 1"),
+        ({"sequence_length": 65}, "`sequence_length=65` is above the model's 64"),
         ({"device": "tpu"}, "tpu"),
         ({"model": "/no/where"}, "/no/where"),
     ],

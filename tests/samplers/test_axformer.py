@@ -12,8 +12,9 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from axsearch.errors import UsageError
-from axsearch.samplers import build_sampler, finished
+from axsearch.samplers import build_sampler
 from axsearch.samplers.axformer import APPROXIMATIONS, AxFormerSampler, Result, build, steps
+from axsearch.samplers.base import finished
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Problem
 from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR

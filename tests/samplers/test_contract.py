@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from axsearch.approximations.choices import Setting
 from axsearch.approximations.site import SiteKind
 from axsearch.errors import UsageError
-from axsearch.samplers import build_sampler, check_sampler, finished, sampler_names
+from axsearch.samplers import build_sampler, sampler_named, samplers
+from axsearch.samplers.base import finished
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Problem
 from axsearch.space.recipe import Recipe
@@ -51,8 +51,7 @@ def _latency(recipe: Recipe, layer: int) -> float:
 
 def problem_for(name: str) -> Problem:
     """The space that most samplers share, or the one that a sampler asks for."""
-    module = importlib.import_module(f"axsearch.samplers.{name}")
-    return small_problem(getattr(module, "APPROXIMATIONS", None))
+    return small_problem(samplers()[name].approximations)
 
 
 def _run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
@@ -80,7 +79,7 @@ def _run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
     return [trial.params for trial in study.trials]
 
 
-@pytest.mark.parametrize("name", sampler_names())
+@pytest.mark.parametrize("name", samplers())
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 class TestSampler:
     def test_levels_are_in_range_after_an_enqueued_start(self, name: str) -> None:
@@ -106,6 +105,6 @@ def test_the_base_of_the_problem_costs_one() -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"axform'.*auto.*axformer.*tpe"):
-        check_sampler("axform")
+        sampler_named("axform")
     with pytest.raises(UsageError, match=r"axform'.*auto.*axformer.*tpe"):
         build_sampler("axform", small_problem(), 0)

@@ -8,6 +8,7 @@ import pytest
 from axsearch.errors import UsageError
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import choose, knee
+from axsearch.study.settings import Limits
 from tests.reporting.figures.studies import measurement
 
 BASE = 0.90
@@ -33,6 +34,10 @@ FRONT = [
 ]
 
 
+def chosen(front: list[Measurement], by: Any = None, **limits: float) -> int | None:
+    return choose(front, BASE, Limits(**limits), by=by).trial
+
+
 @pytest.mark.parametrize(
     ("given", "trial"),
     [
@@ -51,49 +56,52 @@ FRONT = [
     ],
 )
 def test_the_best_within_the_limits(given: dict[str, Any], trial: int) -> None:
-    assert choose(FRONT, BASE, **given).trial == trial
+    assert chosen(FRONT, **given) == trial
 
 
 @pytest.mark.parametrize("by", ["latency", "accuracy"])
 def test_of_equals_the_smaller_one_wins(by: Any) -> None:
     twins = [member(1, 0.9, 0.5, 90), member(2, 0.9, 0.5, 70), member(3, 0.9, 0.5, 80)]
-    assert choose(twins, BASE, max_drop=0.1, by=by).trial == 2
+    assert chosen(twins, max_drop=0.1, by=by) == 2
 
 
 def test_of_equally_small_ones_the_faster_one_wins() -> None:
     twins = [member(1, 0.9, 0.6, 70), member(2, 0.9, 0.5, 70)]
-    assert choose(twins, BASE, max_drop=0.1, by="size").trial == 2
+    assert chosen(twins, max_drop=0.1, by="size") == 2
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "--max-drop 0.01"),
-        ({"by": "size"}, "--max-drop 0.01"),
-        ({"max_drop": math.nan}, "--max-drop must be a number"),
-        ({"max_latency_ratio": math.inf}, "--max-latency-ratio must be a number"),
-        ({"max_latency_ratio": 0.0}, "--max-latency-ratio must be a number"),
-        ({"max_size_ratio": -1.0}, "--max-size-ratio must be a number"),
-        ({"max_drop": 0.0, "max_latency_ratio": 0.5}, "keeps --max-drop 0 and --max-latency-ratio"),
+        ({}, "`max_drop=0.01`"),
+        ({"by": "size"}, "`max_drop=0.01`"),
+        ({"max_drop": math.nan}, "`max_drop` must be a number"),
+        ({"max_latency_ratio": math.inf}, "`max_latency_ratio` must be a number"),
+        ({"max_latency_ratio": 0.0}, "`max_latency_ratio` must be a number"),
+        ({"max_size_ratio": -1.0}, "`max_size_ratio` must be a number"),
+        (
+            {"max_drop": 0.0, "max_latency_ratio": 0.5},
+            "keeps `max_drop=0` and `max_latency_ratio=0.5`",
+        ),
     ],
 )
 def test_what_cannot_be_chosen_by(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        choose(FRONT, BASE, **given)
+        chosen(FRONT, **given)
 
 
 @pytest.mark.parametrize("given", [{"max_drop": 0.1}, {"max_latency_ratio": 0.5}])
 def test_without_latencies_size_is_left(given: dict[str, float]) -> None:
     untimed = [member(1, 0.9, None, 90), member(2, 0.89, None, 70)]
     with pytest.raises(UsageError, match="did not measure latency"):
-        choose(untimed, BASE, **given)
-    assert choose(untimed, BASE, max_drop=0.1, by="size").trial == 2
-    assert choose(untimed, BASE, max_size_ratio=0.8).trial == 2
+        chosen(untimed, **given)
+    assert chosen(untimed, max_drop=0.1, by="size") == 2
+    assert chosen(untimed, max_size_ratio=0.8) == 2
 
 
 def test_nothing_to_choose_from() -> None:
     with pytest.raises(UsageError, match="front is empty"):
-        choose([], BASE, max_drop=0.1)
+        chosen([], max_drop=0.1)
     with pytest.raises(UsageError, match="front is empty"):
         knee([], [])
 

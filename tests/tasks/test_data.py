@@ -247,7 +247,7 @@ class TestRefusedFolder:
         write(tmp_path / "train.csv", [{"body": "a", "label": i % 2} for i in range(COUNT)])
         message = refused(tmp_path)
         assert "it has body, label" in message
-        assert "--text-columns" in message
+        assert "`text_columns`" in message
 
     def test_constant_labels(self, tmp_path: Path) -> None:
         write(tmp_path / "train.csv", [row | {"label": 1} for row in rows()])
@@ -354,7 +354,7 @@ class TestKind:
         write(tmp_path / "train.jsonl", [row] * COUNT)
         message = refused(tmp_path)
         assert message.endswith(
-            "may be question-answering or token-classification; say which with --task."
+            "may be question-answering or token-classification; say which with `task`."
         )
 
     def test_unknown_task(self, tmp_path: Path) -> None:

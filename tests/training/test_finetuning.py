@@ -112,9 +112,9 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"epochs": 0}, "--epochs"),
-        ({"seed": 2**32}, "--seed"),
-        ({"max_length": 2}, "--max-length"),
+        ({"epochs": 0}, "`epochs`"),
+        ({"seed": 2**32}, "`seed`"),
+        ({"max_length": 2}, "`max_length`"),
         ({"model": "/no/such/model"}, "/no/such/model"),
         ({"data": "/no/such/data"}, "/no/such/data"),
         ({"metric": "bleu"}, "bleu"),

@@ -17,8 +17,9 @@ from sqlalchemy.exc import OperationalError
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.running import engines
-from axsearch.running.engines import Job, Place, check_place, local
+from axsearch.running.engines import Job, check_place, local
 from axsearch.running.engines.local import Local
+from axsearch.running.request import Workers
 from axsearch.store.outages import outlast
 from axsearch.store.work_storage import WorkStorage
 from tests.faults.studies import NAME, SET_SETTINGS, SETTINGS, edit, make
@@ -90,7 +91,7 @@ def begun(job: Job) -> list[Path]:
 def run(
     target: Callable[[Job, int], None], job: Job, workers: int = 1, poll: Callable[[], int] = int
 ) -> None:
-    Local(target).run(Place(workers, cpus=3), job, poll)
+    Local(target).run(Workers(workers, cpus=3), job, poll)
 
 
 def test_all_run_with_the_threads_that_they_are_to_have(job: Job) -> None:
@@ -175,11 +176,12 @@ def test_a_second_signal_kills_those_that_do_not_end(job: Job) -> None:
 
 def test_workers_end_when_their_supervisor_is_killed(job: Job, tmp_path: Path) -> None:
     script = (
-        "from axsearch.running.engines import Job, Place\n"
+        "from axsearch.running.engines import Job\n"
+        "from axsearch.running.request import Workers\n"
         "from axsearch.running.engines.local import Local\n"
         "from tests.running.engines.test_local import runs_on\n"
         "if __name__ == '__main__':\n"
-        f"    Local(runs_on).run(Place(1, cpus=1), Job({job.storage!r}, 'study'), int)\n"
+        f"    Local(runs_on).run(Workers(1, cpus=1), Job({job.storage!r}, 'study'), int)\n"
     )
     file = tmp_path.parent / "supervisor.py"
     file.write_text(script)
@@ -233,16 +235,16 @@ def test_a_supervisor_outlasts_a_database_that_is_away(
 def test_places_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "processors", lambda: 4)
     assert {"local", "ray"} <= set(engines.engine_names())
-    check_place(Place(4))
-    check_place(Place(2, cpus=2))
+    check_place(Workers(4))
+    check_place(Workers(2, cpus=2))
     for place, word in [
-        (Place(5), "more than the 4 processors"),
-        (Place(3, cpus=2), "3 workers of 2 threads"),
-        (Place(0), "--workers"),
-        (Place(1, cpus=0), "--cpus-per-worker"),
-        (Place(1, "kubernetes"), "local, ray"),
-        (Place(2, address="auto"), "are for --engine ray"),
-        (Place(2, gpus=1), "are for --engine ray"),
+        (Workers(5), "more than the 4 processors"),
+        (Workers(3, cpus=2), "3 workers of 2 threads"),
+        (Workers(0), "`workers` must be at least 1"),
+        (Workers(1, cpus=0), "`cpus` must be at least 1"),
+        (Workers(1, "kubernetes"), "local, ray"),
+        (Workers(2, address="auto"), '`address` and `gpus` are for `engine="ray"`'),
+        (Workers(2, gpus=1), '`address` and `gpus` are for `engine="ray"`'),
     ]:
         with pytest.raises(UsageError, match=word):
             check_place(place)

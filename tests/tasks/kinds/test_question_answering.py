@@ -292,4 +292,4 @@ class TestData:
 
     def test_one_text_column(self, tmp_path: Path) -> None:
         message = self.refused(tmp_path, {}, text_columns=["context"])
-        assert "takes two --text-columns" in message
+        assert "takes two `text_columns`" in message

@@ -229,7 +229,7 @@ class TestData:
     def test_tags_that_mark_no_entity(self) -> None:
         parts = Labels.of(["NOUN", "VERB"])
         KIND.check_labels(parts, "accuracy")
-        with pytest.raises(UsageError, match=r"'NOUN' marks no entity.*--metric accuracy"):
+        with pytest.raises(UsageError, match=r"'NOUN' marks no entity.*`metric=\"accuracy\"`"):
             KIND.check_labels(parts, "f1")
         KIND.check_labels(TAGS, "f1")
 
