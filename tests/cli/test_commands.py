@@ -158,7 +158,7 @@ main()
         except OSError:  # how the end of a terminal shows itself
             break
         screen += read
-        if screen.endswith(b"leaves): ") and keys:
+        if screen.endswith(b"quits): ") and keys:
             line, end, keys = keys.partition(b"\n")
             os.write(terminal, line + end)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
