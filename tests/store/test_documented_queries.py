@@ -1,4 +1,4 @@
-"""The queries that the README shows run as written, on every kind of database."""
+"""The queries in docs/asking-in-sql.md run as written, on every kind of database."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from axsearch.store.database import open_database
 from axsearch.store.models import LatencyRow, RecipeRow, TrialRow
 from axsearch.store.studies import ModelFacts, save_machine, save_study
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-QUERIES = re.findall(r"```sql\n(.*?)```", README, flags=re.DOTALL)
+PAGE = (Path(__file__).parents[2] / "docs" / "asking-in-sql.md").read_text()
+QUERIES = re.findall(r"```sql\n(.*?)```", PAGE, flags=re.DOTALL)
 SPEC = {
     "model": "m", "model_fingerprint": "m", "task": "t", "metric": "accuracy", "data": "d",
     "splits": dict.fromkeys(("calibration", "search", "holdout"), "s"), "machine": "here",
@@ -32,7 +32,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_a_query_gives_what_the_readme_says(url: str, number: int) -> None:
+def test_a_query_returns_the_rows_that_the_page_promises(url: str, number: int) -> None:
     assert len(QUERIES) == 5
     database = open_database(url, create=True)
     storage, engine = database.storage, database.engine
