@@ -67,10 +67,10 @@ class NativeBackward(ctypes.Structure):
 
 
 def native_library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they are switched off or cannot be had.
+    """The compiled kernels, or None if they are turned off or cannot be compiled.
 
-    ``AXSEARCH_NATIVE=0`` switches them off. They need Linux and a C++ compiler (``CXX``, else
-    ``c++`` or ``g++``): compiling takes about 3 s, once a machine.
+    ``AXSEARCH_NATIVE=0`` turns them off. They need Linux and a C++ compiler (``CXX``, otherwise
+    ``c++`` or ``g++``); compiling takes about 3 s, once for each machine.
     """
     return None if os.environ.get(SWITCH, "1") == "0" else _built()
 
@@ -128,8 +128,8 @@ def _loaded(command: list[str], folder: Path) -> ctypes.CDLL:
         asking, capture_output=True, text=True, check=True, errors="replace", timeout=60
     ).stdout
     key = hashlib.sha256("\0".join([SOURCE, *command, version, processor]).encode()).hexdigest()
-    # The name tells what was compiled and what came of it: opening a library that a full disk cut
-    # off would end the process.
+    # The name has hashes of the source and of the result: loading a library that a full disk had
+    # truncated would end the process.
     known = [path for path in folder.glob(f"topk-{key[:32]}-*.so") if _is_whole(path)]
     return _opened(known[0] if known else _compiled(command, folder, key[:32]))
 
@@ -162,5 +162,5 @@ def _digest(path: Path) -> str:
 
 
 def _is_whole(library: Path) -> bool:
-    # What lies here is run, so nobody else may write to it.
+    # Files in this folder are executed, so nobody else may write to it.
     return is_private(library) and library.stem.endswith(_digest(library))

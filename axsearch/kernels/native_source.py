@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# One row of scores is 1 to 128 KB and stays in the core's own cache while it is worked on:
+# One row of scores is 1 to 128 KB and stays in the core's own cache while it is processed:
 #   1. mask, and look for NaN                            one pass
 #   2. maxima of 4k interleaved groups of scores; any t that k of the maxima reach is a lower
 #      bound of the k-th largest score                   one pass

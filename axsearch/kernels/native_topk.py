@@ -16,7 +16,7 @@ NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def runs_natively(tensor: Tensor) -> bool:
-    """Whether the compiled kernels take this tensor's device and type on this machine."""
+    """Whether the compiled kernels support this tensor's device and type on this machine."""
     return (
         tensor.device.type == "cpu"
         and tensor.dtype in NATIVE_DTYPES
@@ -40,16 +40,15 @@ def native_forward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Output and, with ``save``, kept scores and their keys.
 
-    Shapes as in ``topk_attention``; ``mask`` is bool or float32 and has four dimensions, of
-    which some may be 1. Kept
-    scores are float32, keys int32, both (batch * heads, queries, k); the key of a weight that was
-    dropped is stored as its complement.
+    Shapes as in ``topk_attention``; ``mask`` is bool or float32 and has four dimensions, of which
+    some may be 1. Kept scores are float32, keys int32, both (batch * heads, queries, k); the key of
+    a weight that was dropped is stored as its complement.
     """
     batch, heads, queries, _ = query.shape
     keys, value_width = value.shape[-2:]
     rows = batch * heads
     q, kt, v = _flat(query), _flat(key).transpose(1, 2), _flat(value)
-    # Length first in memory: what a transformer layer flattens next is then a view.
+    # Length first in memory, so that a transformer layer's flattening is a view.
     out = q.new_empty(batch, queries, heads, value_width).transpose(1, 2)
     kept = q.new_empty(rows, queries, k) if save else None
     index = q.new_empty(rows, queries, k, dtype=torch.int32) if save else None
@@ -103,9 +102,9 @@ def native_backward(
 
 
 def native_select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of contiguous float32 scores (rows, n), and where they are.
+    """The k largest of each row of contiguous float32 scores (rows, n), and their positions.
 
-    The scores are on a CPU; the places are int32.
+    The scores are on a CPU; the positions are int32.
     """
     kept = scores.new_empty(len(scores), k)
     index = scores.new_empty(len(scores), k, dtype=torch.int32)

@@ -19,8 +19,8 @@ def tiles(
 ) -> Iterator[Tile]:
     """Cut scores of (heads, queries, keys) into tiles of at most ``budget`` scores.
 
-    ``chunk`` is the number of queries a tile, whatever the budget; None takes as many as fit, but
-    not fewer than 128, since thinner matrix products run slower (by a third for 32 queries).
+    ``chunk`` is the number of queries per tile, whatever the budget; None takes as many as fit, but
+    at least 128, since thinner matrix products run slower (by a third for 32 queries).
     """
     chunk = min(queries, chunk or max(128, budget // max(1, keys)))
     together = max(1, min(heads, budget // max(1, chunk * keys)))

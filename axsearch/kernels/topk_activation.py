@@ -15,7 +15,7 @@ def topk_activation(scores: Tensor, k: int, activation: Callable[[Tensor], Tenso
 
     Args:
         scores: (..., neurons), an FFN's pre-activations.
-        k: how many a row keeps, at least 1; as many as there are, or more, keeps all.
+        k: how many each row keeps, at least 1; if it is the number of neurons or more, all.
         activation: elementwise.
 
     Returns:

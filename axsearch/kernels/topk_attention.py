@@ -29,26 +29,26 @@ def topk_attention(
 ) -> Tensor:
     """Attention in which each query keeps only its k largest scores.
 
-    Scores are made and selected from in tiles of some queries, so memory grows with the length,
-    not with its square. For the backward pass only the inputs, the kept scores and their keys are
-    saved (Top-k attention, arXiv 2106.06899, section 2), and the mask as it was given; the rest is
-    computed again. Only a graph that is exported or traced makes all scores at once, since it
-    knows no loop over a length that is left open.
+    Scores are computed and selected in tiles of some queries, so memory grows with the length, not
+    with its square. Only the inputs, the mask, the kept scores and their keys are saved for the
+    backward pass (Top-k attention, arXiv 2106.06899, section 2); the rest is recomputed. Only a
+    graph that is exported or traced computes all scores at once, since it cannot loop over a length
+    that is left open.
 
     On a CPU (Linux with a C++ compiler; float32, bfloat16, float16) compiled kernels select and
     gather, whatever the shape, since none was found for which plain PyTorch is faster
-    (``studies/benchmarks``); ``AXSEARCH_NATIVE=0`` switches them off. Their backward pass takes one
-    thread a head; that of ``hard``, and of a mask that needs a gradient, is plain PyTorch, as is
-    everything elsewhere. Of bfloat16 and float16 inputs the kernels make float32 scores; PyTorch's
-    product rounds them to the inputs' type, and they are summed in float32.
+    (``studies/benchmarks``); ``AXSEARCH_NATIVE=0`` turns them off. Their backward pass uses one
+    thread per head; that of ``hard``, and of a mask that needs a gradient, is plain PyTorch, as is
+    everything on other machines. The kernels compute float32 scores of bfloat16 and float16 inputs;
+    PyTorch's product rounds them to the inputs' type, and they are summed in float32.
 
     Args:
         query: (batch, heads, queries, width).
         key: (batch, heads, keys, width).
         value: (batch, heads, keys, value width).
-        k: how many keys a query keeps, at least 1. As many as there are keys, or more, is dense
-            attention and goes to PyTorch's ``scaled_dot_product_attention``. Of equal scores at the
-            border exactly as many are kept as k leaves room for; which ones is not defined.
+        k: how many keys each query keeps, at least 1. If it is the number of keys or more, this is
+            dense attention, by PyTorch's ``scaled_dot_product_attention``. Exactly k keys are kept
+            also if scores are equal; which of the equal ones is not defined.
         mask: broadcastable to (batch, heads, queries, keys); boolean (True: may attend) or
             additive, as for ``scaled_dot_product_attention``. An additive one may need a gradient.
         causal: query i attends to the keys 0 to i only.
@@ -57,13 +57,13 @@ def topk_attention(
             ``hard`` keeps the k largest probabilities of the full softmax and does not renormalise
             (AxFormer, arXiv 2010.03688, selective hard attention). The gradient of ``hard`` reaches
             every score, through the softmax's sum.
-        query_chunk: queries a tile; None takes as many as fit the tile's memory.
+        query_chunk: queries per tile; None takes as many as fit the tile's memory.
         dropout: probability of dropping a kept weight; the backward pass drops the same ones.
 
     Returns:
         (batch, heads, queries, value width). A query that may attend to fewer than k keys attends
-        to those; one that may attend to none gets zeros, and passes no gradient. A score of NaN or
-        +infinity makes its query's output NaN; values must be finite, as 0 times NaN is NaN.
+        to those; one that may attend to none returns zeros, and passes no gradient. A score of NaN
+        or +infinity makes its query's output NaN; values must be finite, as 0 times NaN is NaN.
 
     Raises:
         ValueError: k or query_chunk below 1, an unknown mode, a dropout outside [0, 1), or shapes

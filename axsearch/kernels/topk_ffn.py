@@ -31,12 +31,12 @@ def topk_ffn(
 
     The FFN is seen as a memory whose keys are the rows of ``w_in`` and whose values are the columns
     of ``w_out``; a token uses the k keys with the largest scores (Top-k attention, arXiv
-    2106.06899, section 2). Tokens come in tiles. Only the inputs, the kept pre-activations and
-    their places are saved for the backward pass: 8k bytes a token in the place of about 8 d_ff.
+    2106.06899, section 2). Tokens are processed in tiles. Only the inputs, the kept pre-activations
+    and their positions are saved for the backward pass: 8k bytes per token instead of about 8 d_ff.
     Both products stay dense, so this saves memory, not time. Only a graph that is exported or
-    traced makes all pre-activations at once.
+    traced computes all pre-activations at once.
 
-    With ReLU it is exact where no token has more than k positive pre-activations.
+    With ReLU it is exact if no token has more than k positive pre-activations.
 
     Args:
         hidden: (..., width).
@@ -44,11 +44,11 @@ def topk_ffn(
         b_in: (d_ff,) or None.
         w_out: (width out, d_ff).
         b_out: (width out,) or None.
-        k: pre-activations a token keeps, at least 1; d_ff or more is the dense layer. Of equal ones
-            at the border exactly as many are kept as k leaves room for; which ones is not defined.
-            NaN makes the token's output NaN.
+        k: pre-activations that each token keeps, at least 1; d_ff or more is the dense layer.
+            Exactly k are kept also if some are equal; which of the equal ones is not defined. NaN
+            makes the token's output NaN.
         activation: elementwise, and without parameters of its own.
-        token_chunk: tokens a tile; None takes as many as fit the tile's memory.
+        token_chunk: tokens per tile; None takes as many as fit the tile's memory.
 
     Returns:
         (..., width out).

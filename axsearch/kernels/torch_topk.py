@@ -1,4 +1,4 @@
-"""Top-k attention in plain PyTorch, tile by tile: for GPUs, and where nothing can be compiled."""
+"""Top-k attention in plain PyTorch, tile by tile: for GPUs, and if nothing can be compiled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from axsearch.kernels.tiles import Tile, tiles
 
-# 32 MB of float32 scores a tile, of which a few tensors are held at once.
+# 32 MB of float32 scores per tile, of which a few tensors exist at once.
 TORCH_BUDGET = 1 << 23
 
 
@@ -25,7 +25,7 @@ def torch_forward(
     chunk: int | None,
     save: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Output and, with ``save``, kept scores and their keys, as ``native_forward`` gives them."""
+    """Output and, with ``save``, kept scores and their keys, as ``native_forward`` returns them."""
     q, x, v = (tensor.flatten(0, 1) for tensor in (query, key, value))
     output = v.new_empty(*q.shape[:2], v.shape[2])
     kept = q.new_empty(*q.shape[:2], k, dtype=wide(q.dtype)) if save else None
@@ -67,7 +67,7 @@ def attend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One tile: output, kept scores and their keys, of shapes (..., queries, width or k).
 
-    ``first_query`` is the place of the tile's first query where attention is causal.
+    ``first_query`` is the position of the tile's first query if attention is causal.
     """
     scores = _scores(query, key, mask, first_query, scale)
     kept, index = scores.topk(min(k, scores.shape[-1]), dim=-1, sorted=False)
@@ -98,7 +98,7 @@ def torch_backward(
     chunk: int | None,
     mask_needs_grad: bool,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
-    """The gradients for query, key and value, and for an additive mask that needs one."""
+    """The gradients of query, key and value, and of an additive mask that needs one."""
     q, x, v, g = (tensor.flatten(0, 1) for tensor in (query, key, value, grad))
     grad_q, grad_x, grad_v = (
         torch.zeros(tensor.shape, dtype=wide(tensor.dtype), device=tensor.device)
@@ -149,7 +149,7 @@ def torch_backward(
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type in which scores are compared and sums are kept: float32, or float64 for itself."""
+    """The type in which scores are compared and summed: float32, or float64 for float64 inputs."""
     return torch.promote_types(dtype, torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""What is known of one model, as `--json` prints it and the store keeps it."""
+"""The numbers of one model, as `--json` prints them and the store keeps them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Measurement(BaseModel):
         accuracy: the metric on the search split, with the ends of its 95 % interval.
         holdout_accuracy: the metric on the holdout split, None until it was opened.
         latency_ms: ``latency_ratio`` times the base's time for the scenario's batches.
-        latency_ratio: the time over the base's: the median of paired ratios where it was measured,
-            else what the latency table says.
+        latency_ratio: the time over the base's: the median of paired ratios if it was measured,
+            otherwise predicted by the latency table.
         latency_measured: whether a real model was timed; if not, the time is predicted or None.
-        latency_predicted: what was predicted of a model that was timed later. The objective of a
-            trial is what it was told then, so this and not ``latency_ratio`` is compared with
+        latency_predicted: the predicted ratio of a model that was timed later. A trial's objective
+            is the ratio predicted when it ran, so this and not ``latency_ratio`` is compared with
             other trials; it is not printed.
         size_bytes: bytes of the exported safetensors file.
         parameters: how many numbers the model holds.

@@ -26,10 +26,10 @@ from axsearch.statistics.outcome import Estimate, Outcome
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 BLOCK = 50
-"""Resamples computed at once: what they need then stays in the processor's cache."""
+"""Resamples computed at once; their data then stays in the processor's cache."""
 
 ROUNDING = 1e-6
-"""A variance at most this, of numbers near one in single precision, is none."""
+"""A variance up to this counts as zero: the numbers are near one, in single precision."""
 
 Values = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -39,11 +39,11 @@ Draws = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Statistic:
-    """How a metric is made up from what each example adds to it.
+    """How a metric is computed from the contributions of the examples.
 
     Attributes:
         value: the metric of examples' values, (examples, columns), as its library defines it.
-        resampled: from the same values, a function of draws that gives the metric of each
+        resampled: from the same values, a function of draws that returns the metric of each
             resample, (resamples,), equal to ``value`` of the drawn examples.
         each: how well each example was answered, (examples,); more is better.
     """
@@ -54,12 +54,12 @@ class Statistic:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    """The quotient; 0 where there is nothing to divide by."""
+    """The quotient; 0 where the divisor is 0."""
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
 
 
 def _summed(columns: Values) -> Callable[[Draws], Floats]:
-    # Single precision holds counts exactly and reads half the memory.
+    # Single precision represents counts exactly and halves the memory traffic.
     single = columns.astype(np.float32)
     return lambda draws: (draws @ single).astype(np.float64)
 
@@ -95,7 +95,7 @@ def _binary_f1(values: Values) -> Callable[[Draws], Floats]:
 
 
 def _by_class(values: Values) -> tuple[Values, Values]:
-    """Which examples are of each class by label and by prediction, each (examples, classes)."""
+    """Whether each example is in each class, by label and by prediction: (examples, classes)."""
     classes = np.unique(values)
     return values[:, :1] == classes, values[:, 1:] == classes
 
@@ -106,7 +106,7 @@ def _macro_f1(values: Values) -> Callable[[Draws], Floats]:
 
     def resampled(draws: Draws) -> Floats:
         right, both = rights(draws), boths(draws)
-        there = (both > 0).sum(axis=1)  # the mean is over the classes that a resample has
+        there = (both > 0).sum(axis=1)  # the mean is over the classes present in a resample
         return _ratio(_ratio(2 * right, both).sum(axis=1), there.astype(np.float64))
 
     return resampled
@@ -149,7 +149,7 @@ def _spearman(values: Values) -> Callable[[Draws], Floats]:
     columns = [_Ranks(column) for column in values.T]
 
     def resampled(draws: Draws) -> Floats:
-        # One example a row: sums and look-ups then run over all resamples side by side.
+        # One example per row, so that sums and look-ups run over all resamples side by side.
         drawn = np.ascontiguousarray(draws.T)
         x, y = (column.of(drawn) for column in columns)
         weighted = drawn * x
@@ -162,7 +162,7 @@ def _spearman(values: Values) -> Callable[[Draws], Floats]:
 
 
 class _Ranks:
-    """Ranks within resamples; equal values share the middle of theirs."""
+    """Ranks within resamples; equal values share the mean of their ranks."""
 
     def __init__(self, column: Values) -> None:
         self.order = np.argsort(column, kind="stable")
@@ -171,7 +171,7 @@ class _Ranks:
         self.starts, self.group = np.flatnonzero(new), np.cumsum(new) - 1
 
     def of(self, drawn: Draws) -> Draws:
-        """Ranks from -1 to 1 about their mean 0; both arrays are (examples, resamples)."""
+        """Ranks from -1 to 1, with mean 0; both arrays are (examples, resamples)."""
         tied = drawn[self.order]
         if len(self.starts) < len(tied):
             tied = np.add.reduceat(tied, self.starts, axis=0)
@@ -186,7 +186,7 @@ class _Ranks:
 
 
 def _quietly(score: Callable[[Values], float]) -> Callable[[Values], float]:
-    # Libraries warn where a metric is 0 or undefined for one class alone; 0 is meant.
+    # Libraries warn if a metric is 0 or undefined because there is only one class; 0 is intended.
     def value(values: Values) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -247,11 +247,11 @@ def _own_f1(values: Values) -> Values:
 STATISTICS: dict[str, Statistic] = {
     # one column: the example's own score
     "mean": Statistic(lambda v: float(v.mean()), _mean, lambda v: v),
-    # two columns: what was right, and out of how many
+    # two columns: how many were right, and out of how many
     "share": Statistic(
         lambda v: float(v[:, 0].sum() / v[:, 1].sum()), _share, lambda v: v[:, 0] / v[:, 1]
     ),
-    # three columns: entities found rightly, predicted, and there
+    # three columns: entities predicted correctly, predicted, and in the labels
     "entity_f1": Statistic(_entity_f1, _counts_f1, _own_f1),
     # two columns: label and prediction
     "f1": Statistic(_quietly(_f1("binary")), _binary_f1, _right),
@@ -260,7 +260,7 @@ STATISTICS: dict[str, Statistic] = {
     "pearson": Statistic(_quietly(_pearson_value), _pearson, _nearness),
     "spearman": Statistic(_quietly(_spearman_value), _spearman, _nearness),
 }
-"""Every statistic by name. More is better, and a metric that is not defined is 0."""
+"""Every statistic by name. Higher is better, and an undefined metric is 0."""
 
 
 def value(outcome: Outcome) -> float:
@@ -269,9 +269,9 @@ def value(outcome: Outcome) -> float:
 
 
 def estimate(outcome: Outcome, seed: int = 0) -> Estimate:
-    """The metric with its interval: Wilson's for a share of right answers, else a bootstrap.
+    """The metric with its interval: Wilson's for a share of right answers, otherwise a bootstrap.
 
-    The bootstrap takes percentiles of resampled examples; ``seed`` fixes the resamples.
+    The bootstrap is a percentile bootstrap over examples; ``seed`` fixes the resamples.
     """
     found = value(outcome)
     if outcome.values.dtype == bool:
@@ -295,11 +295,11 @@ def paired_difference(outcome: Outcome, base: Outcome, seed: int = 0) -> Estimat
 
 
 def paired_error(outcome: Outcome, base: Outcome) -> tuple[float, float]:
-    """The metric minus the base's on the same examples, and the standard error of that.
+    """The metric minus the base's on the same examples, and the standard error of that difference.
 
-    The error is that of a paired bootstrap, to which one example more that differs is added: few
-    examples that all agree are no proof. One moves a mean by 1/n; a metric of spread s over n
-    examples by about 2 s / sqrt(n), which is the same for a share of one half.
+    The error is that of a paired bootstrap plus the effect of one more example that differs, since
+    a few examples that all agree prove nothing. One example moves a mean by 1/n, and a metric with
+    spread s over n examples by about 2 s / sqrt(n), which is the same for a share of one half.
     """
     ours = _resampled(outcome, 0)
     count = len(outcome)
@@ -309,13 +309,12 @@ def paired_error(outcome: Outcome, base: Outcome) -> tuple[float, float]:
 
 
 def paired_p_values(outcomes: Sequence[Outcome]) -> Floats:
-    """How surprising the difference of each two models would be if they were equally good.
+    """The two-sided p-value of each pair of models, if they were equally good: (models, models).
 
-    Two-sided, (models, models). Where an example is right or wrong it is McNemar's exact test
-    (McNemar 1947, Psychometrika 12): of the examples that one of the two answers rightly, each is
-    as likely to be the one's as the other's. For other metrics the difference is taken to be
-    normal, with the error that :func:`paired_error` has. All outcomes are of one metric on one
-    split.
+    If an answer is right or wrong, this is McNemar's exact test (McNemar 1947, Psychometrika 12):
+    an example that only one of the two models answers correctly is equally likely to be either
+    model's. For other metrics the difference is assumed to be normal, with the standard error of
+    :func:`paired_error`. All outcomes are of one metric on one split.
     """
     if all(outcome.values.dtype == bool for outcome in outcomes):
         right = np.array([outcome.values for outcome in outcomes], dtype=np.float64)
@@ -333,10 +332,10 @@ def paired_p_values(outcomes: Sequence[Outcome]) -> Floats:
 
 
 def holm(p_values: Floats) -> Floats:
-    """P-values of several comparisons, such that one below x is wrong in any with chance x at most.
+    """P-values adjusted for the number of comparisons, so that the family-wise error is controlled.
 
     Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
-    Statistics 6: the least is multiplied with the number of comparisons, the next with one less.
+    Statistics 6: the smallest is multiplied by the number of comparisons, the next by one less.
 
     Args:
         p_values: (comparisons,).
@@ -351,16 +350,21 @@ def holm(p_values: Floats) -> Floats:
 def optimism(
     search: Sequence[Outcome], holdout: Sequence[Outcome], seed: int = 0
 ) -> tuple[list[Estimate], Estimate]:
-    """By how much the search split overstates what models have over a base, the first of each.
+    """By how much the search split overstates the models' gains over the base.
 
-    What they have is the difference to the base on the same examples, so that a split that is
-    harder for all does not count. Models were chosen by the search split, so what they showed there
-    is given, luck included; what they have in truth is estimated by the holdout split, which chose
-    nothing. The intervals are those of a paired bootstrap of the holdout examples, and hold
-    whatever the choice was.
+    A gain is the difference to the base on the same examples, so a split that is harder for every
+    model makes no difference. The models were chosen by the search split, so their gains there are
+    taken as they are, luck included; their true gains are estimated on the holdout split, which
+    was not used to choose. The intervals are those of a paired bootstrap of the holdout examples,
+    and are valid however the models were chosen.
+
+    Args:
+        search: outcomes on the search split, the base's first.
+        holdout: outcomes of the same models on the holdout split, in the same order.
+        seed: of the resamples.
 
     Returns:
-        For each model but the base, and for their mean.
+        An estimate for each model except the base, and for their mean.
     """
     shown = np.array([value(outcome) for outcome in search])
     held = np.array([value(outcome) for outcome in holdout])
@@ -372,7 +376,7 @@ def optimism(
 
 
 def better_and_worse(outcome: Outcome, base: Outcome) -> tuple[int, int]:
-    """On how many examples the answer is better than the base's, and on how many worse."""
+    """The number of examples answered better than the base does, and the number answered worse."""
     each = STATISTICS[outcome.statistic].each
     ours, theirs = each(outcome.values), each(base.values)
     return int((ours > theirs).sum()), int((ours < theirs).sum())
@@ -397,7 +401,7 @@ def _blocks(examples: int, resamples: int, seed: int) -> Iterator[Draws]:
 
 @functools.lru_cache(maxsize=2)
 def _draws(examples: int, resamples: int, seed: int) -> NDArray[np.uint8]:
-    # Kept, since every trial of a study resamples the same split.
+    # Cached, since every trial of a study resamples the same split.
     random = np.random.default_rng(seed)
     draws = np.empty((resamples, examples), np.uint8)
     for row in draws:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a value with its interval, and what each example gave."""
+"""The result of an evaluation: a value with its interval, and each example's contribution."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What each example adds to a metric, so that the metric of any resample follows from it.
+    """Each example's contribution to a metric, from which the metric of any resample follows.
 
     Attributes:
-        statistic: how the examples make up the metric: a key of
+        statistic: how the examples are combined to the metric: a key of
             :data:`axsearch.statistics.metrics.STATISTICS`.
-        values: one row an example, (examples, columns), or (examples,) for one column; booleans
-            where an example is right or wrong.
+        values: one row per example, (examples, columns), or (examples,) for one column; booleans
+            if an example is either right or wrong.
     """
 
     statistic: str

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 NEGLIGIBLE = 1e-15
-"""An expected rise of accuracy that is not worth computing what it would add."""
+"""Below this expected rise in accuracy, the gain in hypervolume is not computed."""
 
 
 def front(points: Sequence[Sequence[float]] | Floats) -> list[int]:
     """The indices of the points that no other dominates; every coordinate is minimised.
 
-    A point dominates another that it is nowhere above and somewhere below. Of equal points the
-    first stays. The order of the points is kept.
+    A point dominates another if it is nowhere above and somewhere below it. Of equal points the
+    first stays. The order of the points is preserved.
 
     Example:
         >>> front([(1, 2), (2, 1), (2, 2), (1, 2)])
@@ -26,7 +26,7 @@ def front(points: Sequence[Sequence[float]] | Floats) -> list[int]:
     array = np.asarray(points, dtype=float)
     if not len(array):
         return []
-    # In this order nothing is dominated, or repeated, by what comes after it.
+    # In this order no point is dominated, or repeated, by a later one.
     left = np.lexsort(array.T[::-1])
     kept = []
     while len(left):
@@ -39,8 +39,8 @@ def front(points: Sequence[Sequence[float]] | Floats) -> list[int]:
 def knee(points: Sequence[Sequence[float]]) -> int:
     """The index of the front member nearest to the ideal point; every coordinate is minimised.
 
-    Coordinates are first scaled to 0..1 over the points, so that units do not matter; distance
-    is Euclidean, and of equal distances the first wins.
+    Coordinates are first scaled to 0..1 over the points, so that units do not matter. Distance
+    is Euclidean; of points at equal distance the first is returned.
 
     Example:
         >>> knee([(0, 10), (1, 1), (10, 0)])
@@ -55,14 +55,14 @@ def knee(points: Sequence[Sequence[float]]) -> int:
 def tie_groups(tied: NDArray[np.bool_]) -> list[list[int]]:
     """Groups of points that cannot be told apart, as the letters of a compact letter display.
 
-    In a group all are tied with all, and each two that are tied share a group, so that two points
-    without a common group differ (Piepho 2004, "An algorithm for a letter-based representation of
-    all-pairwise comparisons", Journal of Computational and Graphical Statistics 13, has the
-    display; here groups grow point by point). A point may be in several groups, since ties are not
-    transitive, or in none.
+    All members of a group are tied with each other, and any two tied points share a group, so two
+    points without a common group differ. The display is that of Piepho 2004, "An algorithm for a
+    letter-based representation of all-pairwise comparisons", Journal of Computational and Graphical
+    Statistics 13; here groups grow point by point. A point may be in several groups, since ties are
+    not transitive, or in none.
 
     Args:
-        tied: which two are tied, (points, points), symmetric.
+        tied: whether each pair is tied, (points, points), symmetric.
 
     Example:
         >>> tie_groups(np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]], bool))
@@ -83,7 +83,7 @@ def tie_groups(tied: NDArray[np.bool_]) -> list[list[int]]:
 
 
 def tie_letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
-    """For each point the letters of its :func:`tie_groups`, by their order; none where it has none.
+    """The letters of each point's :func:`tie_groups`; a point without a group has no entry.
 
     Example:
         >>> tie_letters([[3, 4], [4, 7]])
@@ -98,16 +98,16 @@ def tie_letters(groups: Sequence[Sequence[int]]) -> dict[int, str]:
 
 
 def letter(index: int) -> str:
-    """``a`` to ``z``, then ``a1`` and on, so that a row of letters can still be read apart."""
+    """``a`` to ``z``, then ``a1`` and so on, so that a string of letters stays unambiguous."""
     turn, letter = divmod(index, 26)
     return chr(ord("a") + letter) + (str(turn) if turn else "")
 
 
 def hypervolume(costs: Floats, accuracy: Floats, reference: float) -> float:
-    """The volume that points dominate, up to 1 in each cost and down to the reference accuracy.
+    """The volume that the points dominate, up to 1 in each cost and down to the reference accuracy.
 
     Args:
-        costs: (points, costs), of up to two costs from 0 to 1, each minimised.
+        costs: (points, costs); at most two costs, from 0 to 1, each minimised.
         accuracy: (points,), maximised.
         reference: the accuracy below which nothing counts.
 
@@ -115,7 +115,7 @@ def hypervolume(costs: Floats, accuracy: Floats, reference: float) -> float:
         >>> round(hypervolume(np.array([[0.5], [1.0]]), np.array([0.7, 0.9]), 0.5), 3)
         0.1
     """
-    # One layer of accuracy after the other, from the top: what the points above it cover.
+    # Slice by accuracy from the top; a slice's area is that covered by the points above it.
     order = np.argsort(-accuracy, kind="stable")
     levels = np.append(np.maximum(accuracy[order], reference), reference)
     origin = np.zeros((1, costs.shape[1]))
@@ -135,18 +135,18 @@ def expected_improvement(
     front_costs: Floats,
     reference: float,
 ) -> Floats:
-    """By how much each candidate is expected to add to the hypervolume, (candidates,).
+    """The expected increase of the hypervolume by each candidate, (candidates,).
 
-    Only accuracy is uncertain, normal with ``mean`` and ``spread``, (candidates,) each. A candidate
-    of accuracy y adds ``integral from the reference to y of A(t) dt``, A(t) being the part of what
-    its costs cover that the front's members of accuracy t and more do not. Its expectation is the
-    integral of ``A(t) P(Y > t)`` over all t: A is constant between the members' accuracies, and the
-    integral of the probability is known in closed form.
+    Only accuracy is uncertain: normal with ``mean`` and standard deviation ``spread``. A candidate
+    of accuracy y adds ``integral from the reference to y of A(t) dt``, where A(t) is the area that
+    its costs cover and that no member of the front with accuracy t or more covers. The expectation
+    is the integral of ``A(t) P(Y > t)`` over all t: A is constant between the members' accuracies,
+    and the integral of the probability is known in closed form.
 
     Args:
-        mean: see above.
-        spread: see above.
-        costs: of the candidates, (candidates, costs), of up to two costs.
+        mean: expected accuracy of the candidates, (candidates,).
+        spread: its standard deviation, (candidates,).
+        costs: of the candidates, (candidates, costs); at most two costs.
         front_accuracy: of the front's members, (members,).
         front_costs: of the front's members, (members, costs).
         reference: the accuracy below which nothing counts.
@@ -158,7 +158,7 @@ def expected_improvement(
     tail = spread[:, None] * _loss_function((edges[None] - mean[:, None]) / spread[:, None])
     within = tail[:, :-1] - tail[:, 1:]
     total, open_ = np.zeros(len(mean)), np.ones(len(mean), bool)
-    # From the top, where few members are: what they cover whole is covered further down as well.
+    # From the top, where there are few members: a candidate covered there is covered below as well.
     for step in range(len(accuracy), -1, -1):
         rows = np.flatnonzero(open_ & (within[:, step] > NEGLIGIBLE))
         if len(rows):
@@ -170,7 +170,7 @@ def expected_improvement(
 
 def _loss_function(z: Floats) -> Floats:
     """``E max(Z - z, 0)`` of a standard normal Z."""
-    from scipy.special import ndtr  # half a second, which commands that only read would wait for
+    from scipy.special import ndtr  # takes half a second, which commands that only read can save
 
     finite = np.where(np.isfinite(z), z, 0.0)
     found = np.exp(-0.5 * finite**2) / np.sqrt(2 * np.pi) - finite * ndtr(-finite)
@@ -178,9 +178,9 @@ def _loss_function(z: Floats) -> Floats:
 
 
 def _not_covered(costs: Floats, members: Floats) -> Floats:
-    """The part of the box from each candidate's costs up to 1 that no member covers, (candidates,).
+    """The area from each candidate's costs up to 1 that no member covers, (candidates,).
 
-    ``members`` are (members, costs); with no cost at all the box is all or nothing.
+    ``members`` are (members, costs). Without costs the area is 1, or 0 if there is any member.
     """
     if costs.shape[1] == 0:
         return np.full(len(costs), 0.0 if len(members) else 1.0)
@@ -189,7 +189,7 @@ def _not_covered(costs: Floats, members: Floats) -> Floats:
         return np.maximum(edge - costs[:, 0], 0.0)
     order = np.lexsort((members[:, 1], members[:, 0]))
     first = np.concatenate(([-np.inf], members[order, 0]))
-    # Right of a member's first cost, what lies above the least second cost so far is covered.
+    # To the right of a member's first cost, everything above the lowest second cost is covered.
     lowest = np.concatenate(([1.0], np.minimum.accumulate(np.minimum(members[order, 1], 1.0))))
     ends = np.append(first[1:], np.inf)
     widths = np.minimum(ends, 1.0)[None] - np.maximum(first[None], costs[:, :1])

@@ -1,9 +1,9 @@
-"""Artifacts of trials, in the database: small files that the dashboard shows and gives out.
+"""Artifacts of trials, in the database: small files that the dashboard shows and downloads.
 
 Optuna's ``upload_artifact`` writes the attribute first and the file after it, in a folder that
-other machines may not reach; a full disk or a killed process leaves an entry without its file, and
-the study can then not be deleted in the dashboard. Here both are rows, written with the trial's
-end.
+other machines may not reach. A full disk or a killed process then leaves an entry without its file,
+and the dashboard can no longer delete the study. Here both are rows, written in the transaction
+that ends the trial.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ PREFIX = "artifacts:"
 
 
 class ArtifactStore:
-    """Artifacts by id, as Optuna's protocol of artifact stores wants them."""
+    """Artifacts by id, in Optuna's protocol of artifact stores."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @outlast
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open an artifact; raises ArtifactNotFound where there is none."""
+        """Open an artifact; raises ArtifactNotFound if there is none."""
         with Session(self.engine) as session:
             row = session.get(ArtifactRow, artifact_id)
             if row is None:
@@ -46,7 +46,7 @@ class ArtifactStore:
             return io.BytesIO(row.data)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Keep an artifact."""
+        """Store an artifact."""
         self._keep(_row(artifact_id, content_body.read()))  # a second attempt would read nothing
 
     @outlast
@@ -57,14 +57,14 @@ class ArtifactStore:
 
     @outlast
     def remove(self, artifact_id: str) -> None:
-        """Remove an artifact; one that is not there is none to complain about."""
+        """Remove an artifact, if it exists."""
         with Session(self.engine) as session:
             session.execute(delete(ArtifactRow).where(ArtifactRow.id == artifact_id))
             session.commit()
 
 
 def attach(session: Session, trial_id: int, name: str, data: bytes) -> None:
-    """Write a trial's file and the attribute that tells of it, in the session's transaction."""
+    """Write a trial's file and the attribute that names it, in the session's transaction."""
     row = _row(str(uuid.uuid4()), data)
     session.add(row)
     kind, encoding = mimetypes.guess_type(name)
@@ -86,7 +86,7 @@ def attach(session: Session, trial_id: int, name: str, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Attached:
-    """An artifact of a trial, as :func:`attached` finds it; ``whole`` where its checksum fits."""
+    """An artifact of a trial, read by :func:`attached`; ``whole`` if its checksum is right."""
 
     trial: int
     name: str
@@ -95,7 +95,7 @@ class Attached:
 
 
 def attached(engine: Engine, study_id: int) -> Iterator[Attached]:
-    """Every artifact of a study's complete trials, with its checksum compared."""
+    """Every artifact of a study's complete trials, with its checksum verified."""
     wanted = (
         select(TRIALS.c.number, SYSTEM_ATTRS.c.value_json, ArtifactRow.sha256, ArtifactRow.data)
         .join(TRIALS, TRIALS.c.trial_id == SYSTEM_ATTRS.c.trial_id)

@@ -27,18 +27,18 @@ from axsearch.store.work_storage import WorkStorage
 SQLITE_TIMEOUT = 60
 
 GRACE_PERIOD = 120.0
-"""Seconds without a sign of life after which a worker is thought to have died."""
+"""Seconds without a heartbeat after which a worker counts as dead."""
 
 GRACE_VARIABLE = "AXSEARCH_GRACE_PERIOD"
 
 VERSION_TABLE = "ax_alembic_version"
-"""Where the version of axsearch's tables is; Optuna keeps its own in ``alembic_version``."""
+"""The table with the version of axsearch's tables; Optuna's own is ``alembic_version``."""
 
 SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
-"""In the names of a URL's options that are not shown."""
+"""Parts of the names of URL options whose values are not shown."""
 
 LOCK = 0x6178
-"""Of PostgreSQL's advisory locks, the one under which tables are changed."""
+"""The PostgreSQL advisory lock that is held while tables are changed."""
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are told by the run
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -53,11 +53,11 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Where it is, without its password."""
+        """The URL, without its password."""
         return shown_url(self.engine.url)
 
     def close(self) -> None:
-        """Write what is kept of trials that did not end, and give the connections back."""
+        """Write pending data of trials that did not end, and close the connections."""
         with suppress(optuna.exceptions.StorageInternalError):
             self.storage.flush()
         self.storage.remove_session()
@@ -65,10 +65,10 @@ class Database:
 
 
 def open_database(url: str, *, create: bool = False) -> Database:
-    """Open the database at a SQLAlchemy URL, bringing axsearch's tables up to date.
+    """Open the database at a SQLAlchemy URL, and upgrade axsearch's tables if they are older.
 
-    SQLite runs in WAL mode and waits 60 s for a lock. With ``create`` a SQLite file that does
-    not exist is made; otherwise it is an error. Raises UsageError where it cannot be opened; the
+    SQLite runs in WAL mode and waits 60 s for a lock. With ``create``, a SQLite file that does
+    not exist is created; otherwise it is an error. Raises UsageError if it cannot be opened; the
     password of a URL is never shown.
     """
     parsed, arguments = _checked(url, create)
@@ -93,8 +93,9 @@ def open_database(url: str, *, create: bool = False) -> Database:
 
 @contextmanager
 def peek(url: str) -> Iterator[Engine]:
-    """An engine on a database that changes nothing of it; raises UsageError as
-    :func:`open_database`.
+    """An engine on a database as it is, without upgrading it.
+
+    Raises UsageError like :func:`open_database`.
     """
     parsed, arguments = _checked(url, create=False)
     try:
@@ -110,7 +111,7 @@ def peek(url: str) -> Iterator[Engine]:
 
 
 def check_database(url: str) -> None:
-    """Raises UsageError where :func:`open_database` could not make or open it; changes nothing."""
+    """Raises UsageError if :func:`open_database` could not create or open it; changes nothing."""
     grace_period()
     parsed, _ = _checked(url, create=True)
     if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
@@ -120,7 +121,7 @@ def check_database(url: str) -> None:
 
 
 def shown_url(url: URL) -> str:
-    """A URL as it may be shown: without passwords, also those among its options."""
+    """A URL without passwords, including those among its options."""
     secret = [name for name in url.query if SECRET.search(name)]
     return url.difference_update_query(secret).render_as_string(hide_password=True)
 
@@ -145,9 +146,10 @@ def _not_opened(shown: str, error: Exception) -> UsageError:
 
 
 def grace_period() -> float:
-    """Seconds of silence after which a worker is thought to have died.
+    """Seconds without a heartbeat after which a worker counts as dead.
 
-    From ``AXSEARCH_GRACE_PERIOD``, which all workers of a study must have alike; else 120.
+    From ``AXSEARCH_GRACE_PERIOD``, which must be the same for all workers of a study; otherwise
+    120.
     """
     given = os.environ.get(GRACE_VARIABLE, GRACE_PERIOD)
     try:
@@ -160,7 +162,7 @@ def grace_period() -> float:
 
 
 def _is_race(error: BaseException) -> bool:
-    # Two processes make the tables of a new database at once: the second finds them there.
+    # Two processes create the tables of a new database at once: the second finds them existing.
     return isinstance(error, IntegrityError) or "exist" in str(error).lower()
 
 
@@ -194,7 +196,7 @@ def _parse(url: str) -> URL:
 
 
 def _use_wal(url: URL, arguments: dict[str, Any]) -> None:
-    # The mode is kept in the file: set once before Optuna's engine opens it.
+    # The mode is stored in the file, so it is set once, before Optuna's engine opens it.
     engine = create_engine(url, **arguments)
 
     @event.listens_for(engine, "connect")
@@ -214,7 +216,7 @@ def migrations() -> Config:
 
 
 def schema_version(connection: Connection) -> str | None:
-    """The version of axsearch's tables in a database; None where there are none."""
+    """The version of axsearch's tables in a database; None if there are none."""
     options = {"version_table": VERSION_TABLE}
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
@@ -226,7 +228,7 @@ def _migrate(engine: Engine, shown: str) -> None:
         if schema_version(connection) == script.get_current_head():
             return
     with engine.begin() as connection:
-        # One process changes the tables, all or nothing where the database can; others wait.
+        # One process changes the tables, in one transaction if the database can; others wait.
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         elif engine.dialect.name == "postgresql":

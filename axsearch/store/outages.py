@@ -1,4 +1,4 @@
-"""Go on after a database was away for a while: restarts, cut connections, locks, deadlocks."""
+"""Retry while a database is unavailable: restarts, cut connections, locks, deadlocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LONGEST = 120.0
-"""Seconds after which a database that is away has failed."""
+"""Seconds after which an unavailable database counts as failed."""
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ _state = threading.local()
 
 
 def transient(error: BaseException) -> bool:
-    """Whether what a database said may be otherwise in a moment, by the same statement again.
+    """Whether the same statement may succeed in a moment.
 
-    A full disk, a missing table or a refused password are not.
+    Not so for a full disk, a missing table or a refused password.
     """
     while not isinstance(error, SQLAlchemyError) and error.__cause__ is not None:
         error = error.__cause__  # Optuna's storage wraps what SQLAlchemy raised
@@ -51,7 +51,7 @@ def transient(error: BaseException) -> bool:
         return "locked" in str(original) or "busy" in str(original)
     if kind == "psycopg":
         state = getattr(original, "sqlstate", None)
-        # Without a state the server did not answer at all.
+        # An error without a state means that the server did not answer.
         return (
             isinstance(error, OperationalError) if state is None else state.startswith(POSTGRESQL)
         )
@@ -59,27 +59,27 @@ def transient(error: BaseException) -> bool:
 
 
 def is_of_database(error: BaseException) -> bool:
-    """Whether an exception comes from the database, by SQLAlchemy or by Optuna's storage."""
+    """Whether an exception comes from the database, through SQLAlchemy or Optuna's storage."""
     return isinstance(error, (SQLAlchemyError, StorageInternalError))
 
 
 class DatabaseAwayError(AxsearchError):
-    """The database was away for longer than a worker waits."""
+    """The database was unavailable for longer than a worker waits."""
 
 
 def database_error(error: BaseException) -> AxsearchError:
-    """What a user is told where the database failed."""
+    """The error that a user sees after the database failed."""
     original = error
     while (deeper := original.__cause__) is not None:
         original = deeper
-    sentence = f"The database failed: {cause(original)}; once it works, the same command goes on."
+    sentence = f"The database failed: {cause(original)}; once it works again, run the same command."
     return DatabaseAwayError(sentence) if transient(error) else AxsearchError(sentence)
 
 
 def attempts() -> Iterator[tenacity.AttemptManager]:
     """Attempts at a piece of work, for ``for attempt in attempts(): with attempt: …``.
 
-    Within another piece of work that is tried again there is one attempt only.
+    There is only one attempt within another piece of work that is itself retried.
     """
     if getattr(_state, "inside", False):
         yield from tenacity.Retrying(stop=tenacity.stop_after_attempt(1), reraise=True)
@@ -99,7 +99,7 @@ def attempts() -> Iterator[tenacity.AttemptManager]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """While open, nothing is tried again in this thread."""
+    """While open, nothing is retried in this thread."""
     before = getattr(_state, "inside", False)
     _state.inside = True
     try:
@@ -109,7 +109,7 @@ def at_once() -> Iterator[None]:
 
 
 def outlast(work: Callable[P, R]) -> Callable[P, R]:
-    """Call a function again while the database is away; what it does must bear being done twice."""
+    """Call a function again while the database is unavailable; it must be safe to repeat."""
 
     @functools.wraps(work)
     def patient(*args: P.args, **kwargs: P.kwargs) -> R:

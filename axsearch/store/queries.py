@@ -1,4 +1,4 @@
-"""What axsearch reads and writes of recipes, evaluations, latencies and calibrations."""
+"""Queries of recipes, evaluations, latencies and calibrations."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from axsearch.store.outages import outlast
 from axsearch.store.records import damaged
 
 WHOLE = "whole"
-"""The stage of an evaluation that saw all of its split."""
+"""The stage of an evaluation of the whole split."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy on a split with its interval, and what each example adds to it.
+    """Accuracy on a split with its interval, and each example's contribution to it.
 
-    ``losses`` are those of each feature, (features,); None where an older version evaluated.
+    ``losses`` are those of each feature, (features,); None if an older version evaluated.
     """
 
     value: float
@@ -47,7 +47,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationKey:
-    """What makes two evaluations the same: they give the same result and are done once.
+    """The inputs of an evaluation: with the same key the result is the same, and is computed once.
 
     ``calibration`` is the fingerprint of the calibration split, which makes a compensated model
     what it is; ``weights`` is the key of the weights that the recipe was given.
@@ -62,13 +62,13 @@ class EvaluationKey:
 
     @property
     def compensated(self) -> str:
-        """What stands for the model where a recipe compensates: base and calibration together."""
+        """The key of the model if a recipe compensates: base and calibration split together."""
         return hashlib.sha256(f"{self.model} {self.calibration}".encode()).hexdigest()
 
 
 @outlast
 def load_recipes(engine: Engine, hashes: Iterable[str]) -> dict[str, Recipe]:
-    """Recipes by hash; raises UsageError where one was edited in the database."""
+    """Recipes by hash; raises UsageError if one was edited in the database."""
     with Session(engine) as session:
         rows = session.scalars(select(RecipeRow).where(RecipeRow.hash.in_(set(hashes)))).all()
     return {row.hash: Recipe.from_stored(row.json, row.hash) for row in rows}
@@ -77,7 +77,7 @@ def load_recipes(engine: Engine, hashes: Iterable[str]) -> dict[str, Recipe]:
 def load_evaluation(
     engine: Engine, key: EvaluationKey, recipe: str, stage: str = WHOLE
 ) -> Evaluation | None:
-    """A stored evaluation of the recipe with this hash."""
+    """The stored evaluation of the recipe with this hash, or None."""
     return load_evaluations(engine, key, [recipe], stage).get(recipe)
 
 
@@ -87,11 +87,11 @@ def load_evaluations(
 ) -> dict[str, Evaluation]:
     """Stored evaluations by recipe hash; recipes without one are left out.
 
-    One in float32 serves where there is none in the key's dtype that has its losses. ``stage`` is
-    the part of the split after which evaluation stopped, all of it if not given.
+    An evaluation in float32 is returned if there is none in the key's dtype with losses. ``stage``
+    is the part of the split after which evaluation stopped; by default, the whole split.
     """
     wanted = select(EvaluationRow).where(
-        # A recipe compensates or does not, so a hash is found under one of the two only.
+        # A recipe compensates or not, so its hash is found under only one of the two.
         EvaluationRow.model.in_((key.model, key.compensated)),
         EvaluationRow.weights == key.weights,
         EvaluationRow.split == key.split,
@@ -127,7 +127,7 @@ def save_evaluation(
     result: Evaluation,
     stage: str = WHOLE,
 ) -> None:
-    """Keep an evaluation; another worker may have been first, with the same result."""
+    """Store an evaluation, unless another worker has already stored the same one."""
     save_with_recipe(
         engine,
         recipe,
@@ -172,7 +172,7 @@ class LatencyKey:
 
 @outlast
 def load_latency(engine: Engine, key: LatencyKey, recipe: str) -> dict[str, float] | None:
-    """The newest latency of a recipe: model_ms, base_ms, ratio, low, high, pairs."""
+    """The latest latency of a recipe: model_ms, base_ms, ratio, low, high, pairs; or None."""
     wanted = (
         select(LatencyRow)
         .where(*key.where(), LatencyRow.recipe == recipe)
@@ -187,7 +187,7 @@ def load_latency(engine: Engine, key: LatencyKey, recipe: str) -> dict[str, floa
 
 @outlast
 def load_ratios(engine: Engine, key: LatencyKey, recipes: Iterable[str]) -> dict[str, float]:
-    """The newest latency ratio of each of these recipes that was timed."""
+    """The latest latency ratio by recipe hash; recipes that were not timed are left out."""
     wanted = (
         select(LatencyRow.recipe, LatencyRow.ratio)
         .where(*key.where(), LatencyRow.recipe.in_(set(recipes)))
@@ -204,9 +204,9 @@ def save_latency(
     scenario: dict[str, Any],
     latency: dict[str, float],
 ) -> None:
-    """Keep a latency; ``latency`` has the fields that :func:`load_latency` gives.
+    """Store a latency; ``latency`` has the fields that :func:`load_latency` returns.
 
-    The machine must be known, see :func:`axsearch.store.studies.save_machine`.
+    The machine must have been stored by :func:`axsearch.store.studies.save_machine`.
     """
     save_with_recipe(
         engine,
@@ -219,14 +219,14 @@ def save_latency(
 def save_latency_table(
     engine: Engine, key: LatencyKey, scenario: dict[str, Any], entries: dict[str, float], pairs: int
 ) -> None:
-    """Keep the entries of a latency table as rows, for people who ask in SQL.
+    """Store the entries of a latency table as rows, for queries in SQL.
 
     Args:
         engine: an open database.
-        key: where and for what it was measured.
+        key: model, workload and machine of the table.
         scenario: as plain data.
         entries: the share of the base's time by entry.
-        pairs: how often each was measured.
+        pairs: how many times each entry was measured.
     """
     with Session(engine) as session:
         session.execute(delete(LatencyRow).where(*key.where(), LatencyRow.entry.is_not(None)))
@@ -239,7 +239,7 @@ def save_latency_table(
 
 @outlast
 def load_calibration(engine: Engine, model: str, split: str, kind: str) -> dict[str, Any] | None:
-    """A stored calibration table."""
+    """A stored calibration table, or None."""
     with Session(engine) as session:
         row = session.get(CalibrationRow, (model, split, kind))
         return None if row is None else dict(row.data)
@@ -248,13 +248,13 @@ def load_calibration(engine: Engine, model: str, split: str, kind: str) -> dict[
 def save_calibration(
     engine: Engine, model: str, split: str, kind: str, data: dict[str, Any]
 ) -> None:
-    """Keep a calibration table."""
+    """Store a calibration table."""
     add(engine, CalibrationRow(model=model, split=split, kind=kind, data=data))
 
 
 @outlast
 def save_with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
-    """Add rows and the recipe that they name, where it is new, in one transaction."""
+    """Add rows and the recipe they refer to, if it is new, in one transaction."""
     with Session(engine, expire_on_commit=False) as session:
         known = session.get(RecipeRow, recipe.hash) is not None
         new = [] if known else [RecipeRow(hash=recipe.hash, json=recipe.to_json())]
@@ -275,7 +275,7 @@ def save_with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
 
 @outlast
 def add(engine: Engine, row: Any) -> None:
-    """Write a row, unless another worker was first with the same."""
+    """Insert a row, unless another worker has already inserted the same one."""
     with Session(engine, expire_on_commit=False) as session:
         session.add(row)
         try:
@@ -286,7 +286,7 @@ def add(engine: Engine, row: Any) -> None:
             key = inspect(type(row)).primary_key_from_instance(row)
             if None in key or session.get(type(row), tuple(key)) is None:
                 raise
-            # Another worker wrote the same row first, or an older version, which knew less.
+            # Another worker inserted the same row first, or an older version a less complete one.
             if isinstance(row, EvaluationRow):
                 session.merge(row)
                 session.commit()

@@ -1,4 +1,4 @@
-"""Folders of this user for what takes a while to make, kept from one process to the next."""
+"""This user's cache folders, for results that take a while to compute."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def private_folder(name: str) -> Path | None:
-    """A folder below the user's cache, made if it is not there, that nobody else may write to.
+    """A folder in the user's cache, created if needed, that nobody else may write to.
 
-    None where there is none and none can be made.
+    None if there is none and none can be created.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        # A relative path is to be ignored (XDG Base Directory Specification).
+        # The XDG Base Directory Specification says to ignore a relative path.
         folder = (home if home.is_absolute() else Path.home() / ".cache") / "axsearch" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder):
@@ -27,6 +27,6 @@ def private_folder(name: str) -> Path | None:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a file or folder is this user's, and only this user may write to it."""
+    """Whether a file or folder belongs to this user, and only this user may write to it."""
     found = path.stat()
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that end a search only where nothing is lost."""
+"""Ctrl-C and SIGTERM end a search only at points where nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While open, a signal raises KeyboardInterrupt inside :meth:`at_once`, else at :meth:`check`.
+    """While open, a signal raises KeyboardInterrupt in :meth:`at_once` or at the next check.
 
-    A trial is claimed and ended in several steps; stopped in between, others would learn of it
-    only later. A second signal does not wait. Outside the main thread Python delivers no signals,
-    so there this does nothing.
+    A trial is claimed and ended in several steps; if it stopped between them, other workers would
+    notice only later. A second signal raises at once. Outside the main thread, where Python
+    delivers no signals, this does nothing.
     """
 
     def __init__(self) -> None:
@@ -42,14 +42,14 @@ class Interrupts:
             self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where a signal has come."""
+        """Raise KeyboardInterrupt if a signal has arrived."""
         if self._pending:
             self._pending = False
             raise KeyboardInterrupt
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Where a signal may stop the work at any point."""
+        """While open, a signal may stop the work at any point."""
         self._inside = True
         try:
             self.check()

@@ -1,4 +1,4 @@
-"""Which process a worker is, and whether it still runs."""
+"""The name of a worker's process, and whether it is still running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 
 def worker_name() -> str:
-    """This process among all that ever were: ``host|where|pid|start``."""
+    """A name that no other process ever has: ``host|where|pid|start``."""
     process = psutil.Process()
     return f"{platform.node()[:80]}|{_where()}|{process.pid}|{_started(process)}"
 
@@ -18,7 +18,7 @@ def worker_name() -> str:
 def is_dead(worker: str) -> bool:
     """Whether a worker, named by :func:`worker_name`, ran here and has ended.
 
-    Of a worker on another machine, or in another container, nothing is known.
+    False for a worker on another machine or in another container, of which nothing is known.
     """
     parts = worker.rsplit("|", 3)
     if len(parts) != 4 or parts[1] != _where():
@@ -33,9 +33,9 @@ def is_dead(worker: str) -> bool:
 
 
 def _started(process: psutil.Process) -> str:
-    """When a process began, whatever becomes of the clock meanwhile."""
+    """The start time of a process, which does not change if the clock is set."""
     try:
-        # Ticks since the boot, the 22nd field; the second is a name, which may hold anything.
+        # Ticks since the boot, the 22nd field; the second is a name that may contain anything.
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         return fields[19]
     except FileNotFoundError:
@@ -44,7 +44,7 @@ def _started(process: psutil.Process) -> str:
 
 @cache
 def _where() -> str:
-    # The same process ids mean the same processes: this boot, and this container's ids.
+    # Process ids are comparable within this boot and this container.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
         return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"

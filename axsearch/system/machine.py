@@ -1,4 +1,4 @@
-"""This machine: what makes its latencies comparable, and how they are measured undisturbed."""
+"""This machine: the name under which latencies are comparable, and undisturbed measurements."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from axsearch.progress import console
 PACKAGES = ("axsearch", "torch", "transformers", "optuna")
 
 PATIENCE = 600.0
-"""Seconds that a measurement waits for evaluations to end, and they for it."""
+"""Seconds for which a measurement waits for evaluations to end, and evaluations for it."""
 
 
 def machine_name() -> str:
-    """What makes latencies comparable: host, processor kind, cores and torch version."""
+    """Host, processor kind, cores and torch version: latencies with the same name compare."""
     capability = torch.backends.cpu.get_cpu_capability()
     return (
         f"{platform.node()}, {platform.machine()} {capability}, {os.cpu_count()} cores, "
@@ -33,7 +33,7 @@ def machine_name() -> str:
 
 
 def machine_facts() -> dict[str, Any]:
-    """What else the store keeps of a machine: the columns of ``ax_machines``."""
+    """Facts about this machine: the other columns of ``ax_machines``."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "host": platform.node(),
@@ -52,7 +52,7 @@ def machine_facts() -> dict[str, Any]:
 def evaluating() -> Iterator[None]:
     """While open, no process of this user times a model on this machine.
 
-    One that has timed for ten minutes is not waited for any longer.
+    It waits at most ten minutes for one that is already timing.
     """
     with _patient(
         _lock().acquire_read, "Evaluating beside a process that measures and does not end."
@@ -64,7 +64,7 @@ def evaluating() -> Iterator[None]:
 def measuring() -> Iterator[None]:
     """While open, no other process of this user evaluates recipes or times a model on this machine.
 
-    One that has evaluated for ten minutes is not waited for any longer.
+    It waits at most ten minutes for one that is already evaluating or timing.
     """
     with _patient(_lock().acquire_write, "Measuring beside another process, which did not end."):
         yield

@@ -1,4 +1,4 @@
-"""Reading examples: a hub dataset or a folder of files, into train, validation and test."""
+"""Reading examples from a hub dataset or a folder of files, as train, validation and test."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CUT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Data:
-    """The examples of the three splits, and what was decided on the way.
+    """The examples of the three splits, and the decisions made while reading them.
 
     Attributes:
-        kind: the kind of task, given or recognised; examples are as it reads them.
-        train: examples to learn from; as the next two.
+        kind: the kind of task, named or recognised; it has read the examples of all three splits.
+        train: examples to learn from.
         validation: examples to choose by.
         test: examples to report on.
-        columns: where texts and labels were read from.
-        notes: sentences on what was left out or cut.
+        columns: the columns of texts and labels.
+        notes: sentences about splits that were left out or cut from train.
     """
 
     kind: TaskKind[Any, Any]
@@ -48,9 +48,9 @@ def read_data(
 ) -> Data:
     """Read a folder holding train, validation and test files, or a hub dataset ``name[:config]``.
 
-    The kind of task is ``task``'s, or the one that the columns make plain. A missing validation or
-    test split is cut from train, one tenth of it, by ``seed``. Raises UsageError where the data
-    cannot be used.
+    The kind of task is that of ``task``, or is recognised by the columns. A missing validation or
+    test split is a tenth of train, drawn with ``seed`` and removed from train. Raises UsageError if
+    the data cannot be used.
     """
     check_names(task, None)
     tables = _read_folder(Path(source).expanduser()) if _is_folder(source) else _read_hub(source)
@@ -83,7 +83,7 @@ def read_data(
 
 def _is_folder(source: str) -> bool:
     path = Path(source).expanduser()
-    # A hub name has at most one slash and never begins like a path.
+    # A hub name has at most one slash and never starts like a path.
     return path.is_dir() or source.startswith(("/", ".", "~")) or source.count("/") > 1
 
 

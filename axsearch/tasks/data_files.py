@@ -30,7 +30,7 @@ KINDS = {
 
 
 def read_file(path: Path) -> datasets.Dataset:
-    """The rows of a file; raises UsageError naming it where it cannot be read as a whole."""
+    """The rows of a file; raises UsageError naming the file if any of it cannot be read."""
     read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix]
     try:
         table = read(path)

@@ -1,4 +1,4 @@
-"""Split: tokenised examples with their targets, in batches."""
+"""Split: tokenised examples and their targets, in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 IGNORED = -100
-"""The target of a token that has none, as torch's cross entropy ignores it."""
+"""The target of a token without a label; torch's cross entropy ignores it."""
 
 Batch = dict[str, torch.Tensor]
 Features = list[dict[str, list[int]]]
@@ -22,17 +22,17 @@ Features = list[dict[str, list[int]]]
 
 @dataclass(frozen=True)
 class Split:
-    """Tokenised examples with what the model should say about them.
+    """Tokenised examples and the answers expected for them.
 
     A feature is one input of the model: one example, or one window of a long one.
 
     Attributes:
         name: ``calibration``, ``search``, ``holdout``, ``train`` or ``validation``.
-        inputs: one a feature, as the tokenizer gives them, unpadded.
-        targets: what the loss needs, one a feature: class ids or numbers, (features,), or a
-            class id for each token, as lists.
-        pad_id: the token that fills a batch.
-        names: what the head's class ids are called; empty where they have no names.
+        inputs: the tokenizer's output for each feature, unpadded.
+        targets: the target of each feature, for the loss: class ids or numbers, (features,), or
+            a list of a class id for each token.
+        pad_id: the token that pads a batch.
+        names: the names of the head's class ids; empty if they have none.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the token ids and all that answers are scored against.
+        """SHA-256 of the token ids and of everything that answers are scored against.
 
-        So it tells apart texts, labels, tokenizers and lengths.
+        It differs for other texts, labels, tokenizers and lengths.
         """
         targets = self.targets if isinstance(self.targets, list) else self.targets.tolist()
         data = json.dumps([self.inputs, targets, *self.references()], separators=(",", ":"))
@@ -56,11 +56,11 @@ class Split:
 
     @property
     def owners(self) -> NDArray[np.int64]:
-        """Which example each feature is of, (features,)."""
+        """The example that each feature belongs to, (features,)."""
         return np.arange(len(self))
 
     def take(self, examples: NDArray[np.int64]) -> Split:
-        """The split of these examples alone, in the order of the features they own here."""
+        """A split of these examples only, in the order of their features in this one."""
         return self._features([int(r) for r in np.flatnonzero(np.isin(self.owners, examples))])
 
     def _features(self, rows: list[int], **more: Any) -> Split:
@@ -72,7 +72,7 @@ class Split:
         return replace(self, inputs=[self.inputs[row] for row in rows], targets=targets, **more)
 
     def references(self) -> Sequence[Any]:
-        """What answers are scored against, where that is more than the targets, as plain data."""
+        """Plain data that answers are scored against, if that is more than the targets."""
         return ()
 
     @cached_property
@@ -81,9 +81,9 @@ class Split:
         return np.array([len(feature["input_ids"]) for feature in self.inputs])
 
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        """Length-bucketed batches, shortest first: the features' positions and their tensors.
+        """Batches of features of similar length, shortest first: their positions and tensors.
 
-        Tensors are (features in the batch, longest of them).
+        Tensors are (features in the batch, tokens of the longest).
         """
         order = np.argsort(self.lengths, kind="stable")
         for start in range(0, len(order), size):

@@ -1,4 +1,4 @@
-"""Fine-tune a model on labelled data, so that there is a base to search from."""
+"""Fine-tune a model on labelled data, as a base for a search."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WARM_UP_SHARE = 0.06
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A fine-tuned model: where it is, and its metric on the validation split."""
+    """A fine-tuned model: its folder, and its metric on the validation split."""
 
     path: str
     metric: str
@@ -83,7 +83,7 @@ def finetune(
     last epoch; a finished one with the same inputs is not run again.
 
     Raises:
-        UsageError: something given cannot be used; no training was done.
+        UsageError: an argument cannot be used; nothing was trained.
     """
     return train(gather(FinetuneRequest, dict(locals())))
 
@@ -245,7 +245,7 @@ class _Shown(TrainerCallback):
 
 
 def _identity(model: str) -> str:
-    """A hub name, or a hash of what is in a local folder: its name alone says nothing."""
+    """A hub name, or a hash of a local folder's content, since its name alone means nothing."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return model
@@ -284,7 +284,7 @@ def _bf16(device: str) -> bool:
 
 
 def _cpu_has_bf16() -> bool:
-    # Emulated bf16 is slower than fp32, so only where the processor has instructions for it.
+    # Emulated bf16 is slower than fp32, so only if the processor has instructions for it.
     return bool(
         getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()

@@ -233,7 +233,7 @@ def test_a_full_disk_under_sqlite(small_disk: Path) -> None:
     assert failed.returncode != 0
     assert time.monotonic() - began < 30  # it does not wait for a disk to grow
     assert failed.stderr.strip().splitlines() == [
-        "The database failed: database or disk is full; once it works, the same command goes on."
+        "The database failed: database or disk is full; once it works again, run the same command."
     ]
     ballast.unlink()
     between = complete(trials_of(url))

@@ -503,7 +503,7 @@ class TestAsWritten:
     @pytest.mark.parametrize("value", [["a"], {"a": 1}], ids=str)
     def test_what_is_no_label(self, tmp_path: Path, value: Any) -> None:
         write(tmp_path / "train.jsonl", [row | {"label": value} for row in rows()])
-        assert "labels in column 'label' that are no names or numbers" in refused(tmp_path)
+        assert "labels in column 'label' that are neither names nor numbers" in refused(tmp_path)
 
     @pytest.mark.parametrize("value", [-2, 2])
     def test_numbers_of_no_class(self, tmp_path: Path, value: int) -> None:

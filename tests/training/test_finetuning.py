@@ -80,7 +80,7 @@ def test_a_finished_run_is_not_done_again(
     again = finetune(str(headless), str(named_data), str(out), epochs=2, max_length=32)
     assert again.cached
     assert again.validation == done.validation
-    with pytest.raises(UsageError, match="fine-tuned otherwise"):
+    with pytest.raises(UsageError, match="fine-tuned with other arguments"):
         finetune(str(headless), str(named_data), str(out), epochs=3, max_length=32)
 
 
@@ -178,5 +178,5 @@ def test_other_weights_under_the_same_name_are_another_model(
         if seed == 0:
             finetune(str(model), str(named_data), str(out), epochs=1)
         else:
-            with pytest.raises(UsageError, match="fine-tuned otherwise"):
+            with pytest.raises(UsageError, match="fine-tuned with other arguments"):
                 finetune(str(model), str(named_data), str(out), epochs=1)

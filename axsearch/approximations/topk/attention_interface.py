@@ -28,13 +28,13 @@ def attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in each layer; (batch, heads, length, d) in, length first out."""
+    """Called by transformers in each layer: (batch, heads, length, d) in, length first out."""
     layer: Any = module
     if getattr(layer, "topk", None) is None or layer.topk >= key.shape[-2]:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    # As in transformers' sdpa: without a mask, a decoder's prompt is causal, one new token is not.
+    # As in transformers' sdpa: without a mask a decoder's prompt is causal, a single token is not.
     causal = kwargs.get("is_causal")
     causal = getattr(layer, "is_causal", False) if causal is None else causal
     output = topk_attention(
@@ -46,10 +46,10 @@ def attention_forward(
 
 
 def attention_mask(**kwargs: Any) -> torch.Tensor | None:
-    """The mask of PyTorch's SDPA; where it is for padding only, with one query in place of all.
+    """The mask of PyTorch's SDPA; one that is for padding only has a single query.
 
-    That is (batch, 1, 1, keys) in place of (batch, 1, queries, keys), which is as large as the
-    scores that top-k attention does not keep.
+    That is (batch, 1, 1, keys) instead of (batch, 1, queries, keys), which is as large as the
+    scores that top-k attention avoids storing.
     """
     if kwargs["mask_function"] is bidirectional_mask_function:
         kwargs["q_length"] = 1

@@ -1,4 +1,4 @@
-"""The kinds of task, one file each; a file in this folder is found by being there."""
+"""The kinds of task, one file each; adding a file to this folder adds a kind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def task_kinds() -> Mapping[str, TaskKind[Any, Any]]:
 
 
 def check_names(task: str | None, metric: str | None) -> None:
-    """Raises UsageError for a task or a metric that no kind knows, or that do not go together."""
+    """Raises UsageError for an unknown task or metric, or a metric that does not fit the task."""
     kinds = task_kinds()
     if task is not None and task not in kinds and task not in GLUE:
         raise UsageError(f"Task {task!r} is not supported; choose {', '.join((*kinds, *GLUE))}.")
@@ -57,7 +57,7 @@ def named_kind(task: str | None) -> TaskKind[Any, Any] | None:
 def infer_kind(
     source: str, table: datasets.Dataset, label_column: str | None
 ) -> TaskKind[Any, Any]:
-    """The kind that the columns make plain; text-classification where they do not."""
+    """The kind that recognises the columns; text-classification if none does."""
     kinds = task_kinds()
     found = [name for name, kind in kinds.items() if kind.recognises(table, label_column)]
     if len(found) > 1:
@@ -66,7 +66,7 @@ def infer_kind(
 
 
 def resolve_metric(kind: TaskKind[Any, Any], task: str | None, metric: str | None) -> str:
-    """The metric asked for, or the task's own; raises UsageError for one that does not fit."""
+    """The requested metric, or the task's default; raises UsageError for one that does not fit."""
     if metric is None:
         return GLUE[task].metric if task in GLUE else kind.metrics[0]
     if metric not in kind.metrics:

@@ -1,4 +1,4 @@
-"""What a kind of task has to say."""
+"""The contract of a task kind."""
 
 from __future__ import annotations
 
@@ -21,38 +21,42 @@ S = TypeVar("S", bound=Split)
 
 
 class Columns(NamedTuple):
-    """The columns that hold what the model reads, and what it should say."""
+    """The columns of the model's input texts and of the expected answer."""
 
     texts: tuple[str, ...]
     label: str
 
 
 class Labels(NamedTuple):
-    """A head's class ids: what they are called, and the id of each label of the data."""
+    """A head's classes: their names by id, and the id of each label of the data."""
 
     names: tuple[str, ...]
     ids: Mapping[str, int]
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Labels:
-        """Of a head that is made for these names."""
+        """The labels of a new head with these names."""
         return cls(tuple(names), {name: index for index, name in enumerate(names)})
 
 
 class TaskKind(ABC, Generic[E, S]):
     """One kind of task: its data, its head, its loss and its metrics.
 
-    ``E`` is an example as it was read, ``S`` the split that tokenised examples make. A subclass
-    in this folder is found by being there; it holds no state.
+    ``E`` is the type of an example as it is read, ``S`` that of a split of tokenised examples. A
+    subclass in this folder is found automatically; it holds no state.
+
+    When data are read, :meth:`recognises` and :meth:`columns` find the columns, and
+    :meth:`examples` reads each split. :meth:`new_labels` and :meth:`head_config` describe a head
+    that is to be trained, :meth:`labels` reads a trained one. Then :meth:`split` tokenises, and of
+    every evaluation :meth:`decode` turns logits to answers and :meth:`outcome` scores them.
 
     Attributes:
         name: what a user gives as ``task``.
         head: how the names of transformers' classes with a fitting head end.
         auto_class: transformers' class that loads a model with such a head.
-        metrics: the metrics by name, each of which may be the accuracy objective; the first is
-            it unless another is asked for.
-        trivial_answer: in words, what :meth:`trivial_answers` are.
-        largest_logit: whether an answer is the largest logit, or that of each token.
+        metrics: the names of the metrics that may be the accuracy objective, the default first.
+        trivial_answer: :meth:`trivial_answers` in words.
+        largest_logit: whether the answer is the largest logit, for a feature or for each token.
     """
 
     name: ClassVar[str]
@@ -64,7 +68,7 @@ class TaskKind(ABC, Generic[E, S]):
 
     @abstractmethod
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
-        """Whether the columns make it plain that the data are of this kind."""
+        """Whether the columns show that the data are of this kind."""
 
     @abstractmethod
     def columns(
@@ -74,26 +78,27 @@ class TaskKind(ABC, Generic[E, S]):
         text_columns: Sequence[str] | None,
         label_column: str | None,
     ) -> Columns:
-        """The columns to read, recognised where not given; raises UsageError if there are none."""
+        """The columns to read, recognised unless named; raises UsageError if there are none."""
 
     @abstractmethod
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[E] | None:
-        """The examples of the split ``name``, None where their labels are hidden.
+        """The examples of the split ``name``, or None if their labels are hidden.
 
         Raises UsageError for rows that cannot be used.
         """
 
     @abstractmethod
     def learnable(self, examples: Sequence[E]) -> bool:
-        """Whether the training examples differ in what there is to learn."""
+        """Whether the training examples have more than one label."""
 
     @abstractmethod
     def new_labels(self, train: Sequence[E], others: Sequence[E]) -> Labels:
         """The labels of a head that is to be trained.
 
-        Raises UsageError where ``others``, of validation and test, have labels not in train.
+        Raises UsageError if ``others``, the examples of validation and test, have a label that
+        train does not have.
         """
 
     def check_labels(self, labels: Labels, metric: str) -> None:
@@ -106,10 +111,10 @@ class TaskKind(ABC, Generic[E, S]):
 
     @abstractmethod
     def labels(self, config: PreTrainedConfig, examples: Sequence[E]) -> Labels:
-        """The labels of a trained head; raises UsageError where the data do not fit it."""
+        """The labels of a trained head; raises UsageError if the data do not fit it."""
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set what this kind needs of a tokenizer, once it is loaded."""
+        """Change a tokenizer as this kind needs it, after it is loaded."""
         return
 
     @abstractmethod
@@ -124,7 +129,7 @@ class TaskKind(ABC, Generic[E, S]):
         """Tokenise examples to features of at most ``length`` tokens."""
 
     def logits(self, outputs: Any) -> torch.Tensor:
-        """What the head says, of a model's outputs: (features, …)."""
+        """The head's logits in a model's outputs: (features, …)."""
         logits: torch.Tensor = outputs.logits
         return logits
 
@@ -132,14 +137,13 @@ class TaskKind(ABC, Generic[E, S]):
     def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of each feature of a batch, (features,), differentiable.
 
-        ``logits`` are those of :meth:`logits`, ``targets`` the batch's of
-        :meth:`Split.collate_targets`.
+        ``logits`` come from :meth:`logits`, ``targets`` from :meth:`Split.collate_targets`.
         """
 
     def margins(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """By how much a difference of two logits must change before an answer does, (features,).
+        """The least change of a difference of two logits that changes an answer, (features,).
 
-        For kinds whose answer is the :attr:`largest_logit`.
+        Only for kinds whose answer is the :attr:`largest_logit`.
         """
         if logits.shape[-1] == 1:
             return torch.full(logits.shape[:-1], torch.inf, device=logits.device)
@@ -153,24 +157,24 @@ class TaskKind(ABC, Generic[E, S]):
     def divergence(
         self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        """KL divergence of what the logits say from what the base says, (features,), in nats."""
+        """KL divergence of the model's distribution from the base's, (features,), in nats."""
         ours, theirs = logits.log_softmax(-1), base.log_softmax(-1)
         return (theirs.exp() * (theirs - ours)).sum(-1)
 
     @abstractmethod
     def decode(self, logits: torch.Tensor, split: S, rows: NDArray[Any]) -> Sequence[Any]:
-        """The answer that the logits of these features give, one a feature."""
+        """The answer to each of these features, by its logits."""
 
     @abstractmethod
     def outcome(self, metric: str, split: S, answers: Sequence[Any]) -> Outcome:
-        """What the answers, one a feature in the split's order, add to the metric."""
+        """The contributions to the metric of the answers, one per feature in the split's order."""
 
     @abstractmethod
     def trivial_answers(self, train: S, split: S) -> Iterable[Sequence[Any]]:
-        """What would be answered without looking: one answer for all, learnt from train."""
+        """The constant answers to try, learnt from train: each is one answer to every example."""
 
     def trivial(self, metric: str, train: S, split: S) -> float:
-        """The best metric of trivial answers; a model no better than that knows nothing."""
+        """The metric of the best constant answer; a model no better than that is worthless."""
         return max(
             metrics.value(self.outcome(metric, split, answers))
             for answers in self.trivial_answers(train, split)
@@ -189,7 +193,7 @@ def require_columns(source: str, tables: Mapping[str, datasets.Dataset], columns
 
 
 def require_texts(source: str, name: str, column: str, values: Iterable[object]) -> None:
-    """Raises UsageError for what is neither text nor missing: it is never turned into text."""
+    """Raises UsageError for a value that is neither text nor missing; none is converted to text."""
     for number, value in enumerate(values, 1):
         if value is not None and not isinstance(value, str):
             raise UsageError(
@@ -199,7 +203,7 @@ def require_texts(source: str, name: str, column: str, values: Iterable[object])
 
 
 def fit_labels(config: PreTrainedConfig, labels: Sequence[str]) -> Labels:
-    """What each label is to a trained head; raises UsageError where they do not fit."""
+    """The class id of each label in a trained head; raises UsageError if they do not fit."""
     found = sorted(set(labels))
     given: dict[str, Any] = dict(config.label2id or {})
     named = {str(name): int(index) for name, index in given.items()}
@@ -207,7 +211,7 @@ def fit_labels(config: PreTrainedConfig, labels: Sequence[str]) -> Labels:
     names = tuple(by_id.get(index, str(index)) for index in range(len(by_id)))
     if set(found) <= set(named):
         return Labels(names, {label: named[label] for label in found})
-    numbered = any(name.isdecimal() for name in named)  # then '1' may well be its name for 0
+    numbered = any(name.isdecimal() for name in named)  # then '1' may be the name of class 0
     if not numbered and all(label.isdecimal() and int(label) < len(names) for label in found):
         return Labels(names, {label: int(label) for label in found})
     shown = ", ".join(map(repr, found[:6])) + (", …" if len(found) > 6 else "")
@@ -225,7 +229,7 @@ def check_known(train: set[str], others: set[str]) -> None:
 
 
 def named_config(labels: Labels) -> dict[str, Any]:
-    """The config entries of a head whose classes have names."""
+    """The config entries of a head with named classes."""
     return {
         "num_labels": len(labels.names),
         "id2label": dict(enumerate(labels.names)),
@@ -234,7 +238,7 @@ def named_config(labels: Labels) -> dict[str, Any]:
 
 
 def feature_list(encoded: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, list[int]]]:
-    """A tokenizer's columns as one dictionary a feature."""
+    """A tokenizer's columns as one dictionary per feature."""
     return [
         dict(zip(keys, values, strict=True))
         for values in zip(*(encoded[key] for key in keys), strict=True)

@@ -1,7 +1,7 @@
 """Extractive question answering in SQuAD's form (Rajpurkar et al. 2016, arXiv 1606.05250).
 
 Long contexts are read in overlapping windows; the best span of all windows is the answer. As in
-SQuAD 2.0 (arXiv 1806.03822) a question may have no answer, where the data hold such questions.
+SQuAD 2.0 (arXiv 1806.03822) a question may have no answer, if the data contain such questions.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ ANSWER_TOKENS = 30
 
 QUESTION_TOKENS = 64
 OVERLAP = 128
-"""Tokens of a question that are read, and tokens that windows share, as in BERT's own as well;
-less where the windows are short."""
+"""Tokens of a question that are read, and tokens that windows share, as in BERT's evaluation too;
+fewer if the windows are short."""
 
 
 NO_TOKEN = 0
-"""The token, a special one, that stands for no answer."""
+"""The special token that means no answer."""
 
 FIRST, LAST = 1, 2
-"""The targets of the answer's first and last token, their sum for an only one; others are 0."""
+"""The targets of the answer's first and last token; their sum if it has one token; others are 0."""
 
 
 class Question(NamedTuple):
-    """A question about a context; answers are (text, first character), none if it has none."""
+    """A question about a context; answers are (text, first character), empty if it has none."""
 
     question: str
     context: str
@@ -55,7 +55,7 @@ class Span(NamedTuple):
 
 
 NOWHERE = Span(-np.inf, 0, 0, np.inf)
-"""What a model says that finds no answer."""
+"""The span that means no answer."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Windows(Split):
     Attributes:
         questions: the examples.
         owner: the example of each window, (windows,), in the examples' order.
-        offsets: the characters (start, end) of each token of a window; (-1, -1) for a token that
-            is not the context's.
+        offsets: the characters (start, end) of each token of a window; (-1, -1) for a token
+            outside the context.
     """
 
     questions: Sequence[Question] = ()
@@ -74,7 +74,7 @@ class Windows(Split):
     offsets: Sequence[Sequence[tuple[int, int]]] = ()
 
     def references(self) -> Sequence[Any]:
-        """The questions with all their answers, and whose the windows are."""
+        """The questions with all their answers, and the question of each window."""
         return (self.questions, self.owner)
 
     @property
@@ -95,7 +95,7 @@ class Windows(Split):
 
 
 class QuestionAnswering(TaskKind[Question, Windows]):
-    """A span of the context. F1 is the overlap of words, mean over questions."""
+    """The answer is a span of the context. F1 is the overlap of words, averaged over questions."""
 
     name = "question-answering"
     head = "ForQuestionAnswering"
@@ -117,7 +117,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         text_columns: Sequence[str] | None,
         label_column: str | None,
     ) -> Columns:
-        """``question``, ``context`` and ``answers``, unless they are given."""
+        """``question``, ``context`` and ``answers``, unless others are named."""
         texts = tuple(text_columns or ("question", "context"))
         if len(texts) != 2:
             raise UsageError(
@@ -129,7 +129,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[Question] | None:
-        """Questions with their answers; None where no question has one, as in hidden tests."""
+        """Questions with their answers; None if no question has one, as in hidden test splits."""
         texts = [table[column][:] for column in (*columns.texts, columns.label)]
         for column, values in zip(columns.texts, texts, strict=False):
             require_texts(source, name, column, values)
@@ -158,15 +158,15 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         return found if any(example.answers for example in found) else None
 
     def learnable(self, examples: Sequence[Question]) -> bool:
-        """Always: questions without any answer were refused."""
+        """Always true: data without any answer have been refused."""
         return True
 
     def new_labels(self, train: Sequence[Question], others: Sequence[Question]) -> Labels:
-        """None: the head says where an answer starts and ends."""
+        """No labels: the head predicts where an answer starts and ends."""
         return Labels((), {})
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
-        """A head with two outputs a token."""
+        """A head with two outputs per token."""
         return {"num_labels": 2, "problem_type": None}
 
     def labels(self, config: PreTrainedConfig, examples: Sequence[Question]) -> Labels:
@@ -181,7 +181,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         length: int,
         labels: Labels,
     ) -> Windows:
-        """Windows of ``length`` tokens; where a window lacks the answer, it has none."""
+        """Windows of ``length`` tokens; the target of one without the answer is no answer."""
         if not tokenizer.is_fast:
             raise UsageError(f"{self.name} needs a tokenizer with a tokenizer.json.")
         asked = min(QUESTION_TOKENS, length // 3)
@@ -223,7 +223,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         )
 
     def logits(self, outputs: Any) -> torch.Tensor:
-        """For each token, that the answer starts and that it ends there: (windows, tokens, 2)."""
+        """For each token, the logits of being the first and the last: (windows, tokens, 2)."""
         return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1)
 
     def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -237,7 +237,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
     def divergence(
         self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        """The mean of those of first and last token, over all but padding."""
+        """The mean of the divergences of first and last token, over all but padding."""
         padding = (targets == IGNORED)[..., None]
         ours, theirs = (x.masked_fill(padding, -torch.inf).log_softmax(1) for x in (logits, base))
         each = theirs.exp() * (theirs - ours)
@@ -278,9 +278,9 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         return Outcome("mean", values == 1 if metric == "exact_match" else values)
 
     def texts(self, split: Windows, answers: Sequence[Span]) -> Iterator[str]:
-        """The answer to each question, of all its windows; empty for none.
+        """The answer to each question, from all its windows; empty for no answer.
 
-        That there is none is answered only where the split holds such questions.
+        No answer is considered only if the split contains such questions.
         """
         may_be_none = any(not question.answers for question in split.questions)
         windows: list[list[int]] = [[] for _ in split.questions]
@@ -301,7 +301,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
 
 
 def _answers(where: str, given: Any) -> tuple[tuple[str, int], ...]:
-    """Answers as SQuAD has them, {text: […], answer_start: […]}, or as a list of pairs of both."""
+    """Read answers in SQuAD's form, {text: […], answer_start: […]}, or as a list of such pairs."""
     if isinstance(given, dict):
         texts, starts = given.get("text"), given.get("answer_start")
     elif isinstance(given, list) and all(isinstance(one, dict) for one in given):
@@ -314,7 +314,7 @@ def _answers(where: str, given: Any) -> tuple[tuple[str, int], ...]:
         or not isinstance(starts, list)
         or len(texts) != len(starts)
         or not all(isinstance(text, str) for text in texts)
-        or not all(type(start) is int for start in starts)  # true is no number
+        or not all(type(start) is int for start in starts)  # true is not a number
     ):
         raise UsageError(
             f"{where} whose answers are not SQuAD's "
@@ -325,7 +325,7 @@ def _answers(where: str, given: Any) -> tuple[tuple[str, int], ...]:
 
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, questions: list[str], most: int) -> list[str]:
-    """Questions cut to so many tokens, or a long one would leave no room for its context."""
+    """Questions cut to this many tokens; a long one would leave no room for its context."""
     encoded = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
     return [
         question if len(spans) <= most else question[: spans[most - 1][1]]
@@ -336,7 +336,7 @@ def _shortened(tokenizer: PreTrainedTokenizerBase, questions: list[str], most: i
 def _find(
     characters: list[tuple[int, int]], answers: tuple[tuple[str, int], ...]
 ) -> tuple[int, int]:
-    """First and last token of the first answer, if the window holds all of it."""
+    """First and last token of the first answer, if the window contains all of it."""
     if not answers:
         return NO_TOKEN, NO_TOKEN
     text, begin = answers[0]

@@ -1,4 +1,4 @@
-"""Regression: one or two texts, a number."""
+"""Regression: a number for one or two texts."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
 class Regression(SequenceTask[float]):
-    """A number, by a head with one output."""
+    """The answer is a number, from a head with one output."""
 
     name = "regression"
     metrics = ("pearson", "spearman")
     trivial_answer = "the mean"
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
-        """Whether there are labels with fractions among them, or scores in place of labels."""
+        """Whether some labels are fractions, or there are scores instead of labels."""
         label = label_column or self.label_column(table)
         if label not in table.column_names:
             return False
@@ -50,7 +50,7 @@ class Regression(SequenceTask[float]):
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[TextExample[float]] | None:
-        """Texts and their numbers; None for GLUE's test split, all -1."""
+        """Texts and their numbers; None for GLUE's test split, whose labels are all -1."""
         values = table[columns.label][:]
         numbers = [_number(value) for value in values]
         wrong = [
@@ -60,8 +60,8 @@ class Regression(SequenceTask[float]):
         ]
         if wrong:
             raise UsageError(
-                f"{source}: the {name} split has labels in column {columns.label!r} that are no "
-                f"numbers ({len(wrong)} of {len(values)}, such as {wrong[0]!r})."
+                f"{source}: the {name} split has labels in column {columns.label!r} that are "
+                f"not numbers ({len(wrong)} of {len(values)}, such as {wrong[0]!r})."
             )
         if set(numbers) == {-1.0} and name != "train":
             return None
@@ -70,7 +70,7 @@ class Regression(SequenceTask[float]):
     def new_labels(
         self, train: Sequence[TextExample[float]], others: Sequence[TextExample[float]]
     ) -> Labels:
-        """None: a number has no classes."""
+        """No labels: a number has no classes."""
         return Labels((), {})
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Regression(SequenceTask[float]):
         return {"num_labels": 1, "problem_type": "regression"}
 
     def labels(self, config: PreTrainedConfig, examples: Sequence[TextExample[float]]) -> Labels:
-        """None; raises UsageError for a head with several outputs."""
+        """No labels; raises UsageError for a head with several outputs."""
         if config.num_labels != 1:
             raise UsageError(
                 f"The model's head has {config.num_labels} classes, which does not fit "
@@ -95,7 +95,7 @@ class Regression(SequenceTask[float]):
         length: int,
         labels: Labels,
     ) -> Split:
-        """One feature an example; the targets are numbers, (examples,)."""
+        """One feature per example; the targets are numbers, (examples,)."""
         inputs = encode(tokenizer, [example.texts for example in examples], length)
         targets = np.array([example.label for example in examples])
         return Split(name, inputs, targets, tokenizer.pad_token_id or 0)
@@ -108,7 +108,7 @@ class Regression(SequenceTask[float]):
     def divergence(
         self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Half the squared difference: that of two normal distributions of unit variance."""
+        """Half the squared difference: the divergence of two normal distributions of variance 1."""
         return (logits - base).squeeze(-1).square() / 2
 
     def decode(self, logits: torch.Tensor, split: Split, rows: NDArray[Any]) -> Sequence[float]:
@@ -126,7 +126,7 @@ class Regression(SequenceTask[float]):
 
 
 def _number(value: object) -> float | None:
-    # Python takes more for a number than a file means: true, 1_000, other scripts' digits.
+    # Python reads more as numbers than a file means: true, 1_000, digits of other scripts.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if isinstance(value, str) and not NUMBER.fullmatch(value):

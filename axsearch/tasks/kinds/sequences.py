@@ -1,4 +1,4 @@
-"""What the tasks share that say one thing about one or two texts."""
+"""Shared by the tasks that answer one thing about one or two texts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TEXT_COLUMNS = (
     ("text",),
     ("sentence",),
 )
-"""Columns that are recognised as the text or the two texts, the first match wins."""
+"""Columns that are recognised as the text or the two texts; the first match wins."""
 
 L = TypeVar("L")
 
 
 class TextExample(NamedTuple, Generic[L]):
-    """One or two texts, and what is to be said of them."""
+    """One or two texts, and the answer expected for them."""
 
     texts: tuple[str, ...]
     label: L
@@ -46,7 +46,7 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         text_columns: Sequence[str] | None,
         label_column: str | None,
     ) -> Columns:
-        """The given columns, or the first of :data:`TEXT_COLUMNS` that is there."""
+        """The named columns, or the first of :data:`TEXT_COLUMNS` that exist."""
         label = label_column or self.label_column(table)
         if text_columns:
             return Columns(tuple(text_columns), label)
@@ -59,11 +59,11 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         )
 
     def label_column(self, table: datasets.Dataset) -> str:
-        """The column of the label where none is given."""
+        """The column of the label if none is named."""
         return "label"
 
     def learnable(self, examples: Sequence[TextExample[L]]) -> bool:
-        """Whether there are two labels at all."""
+        """Whether there are at least two labels."""
         return len({example.label for example in examples}) > 1
 
 
@@ -74,7 +74,7 @@ def pair_up(
     columns: Columns,
     labels: Sequence[L | None],
 ) -> list[TextExample[L]]:
-    """Texts with their labels; raises UsageError where one is missing or is no text."""
+    """Texts with their labels; raises UsageError if one is missing or a text is not text."""
     texts = {column: table[column][:] for column in columns.texts}
     for column, values in texts.items():
         require_texts(source, name, column, values)
@@ -96,14 +96,14 @@ def pair_up(
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], length: int
 ) -> Features:
-    """Token ids of one or two texts an example, cut to ``length`` tokens, without padding."""
+    """Token ids of each example's one or two texts, cut to ``length`` tokens, without padding."""
     columns = [list(column) for column in zip(*texts, strict=True)]
     encoded = tokenizer(*columns, truncation=True, max_length=length)
     return feature_list(encoded, list(encoded.keys()))
 
 
 def is_fraction(value: object) -> bool:
-    """Whether a label is a number with digits behind the point, as in regression."""
+    """Whether a label is a number with a decimal fraction, as in regression."""
     text = str(value)
     return re.fullmatch(r"[+-]?\d*\.\d+", text) is not None and not float(text).is_integer()
 

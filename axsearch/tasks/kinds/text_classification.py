@@ -1,4 +1,4 @@
-"""Text classification: one or two texts, one of several classes."""
+"""Text classification: one of several classes for one or two texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from axsearch.tasks.split import Split
 
 
 class TextClassification(SequenceTask[str]):
-    """One of several classes. F1 is the positive class's of two, as GLUE has it, else the mean."""
+    """The answer is a class. F1 is the positive class's of two, as in GLUE, otherwise the mean."""
 
     name = "text-classification"
     metrics = ("accuracy", "f1", "matthews_correlation")
@@ -34,14 +34,14 @@ class TextClassification(SequenceTask[str]):
     largest_logit = True
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
-        """Whether there are labels that are no fractions."""
+        """Whether there are labels, and none is a fraction."""
         label = label_column or "label"
         return label in table.column_names and not any(map(is_fraction, table[label][:]))
 
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[TextExample[str]] | None:
-        """Texts and what their label is called; None for GLUE's test splits, all -1."""
+        """Texts and the names of their labels; None for GLUE's test splits, all -1."""
         feature, values = table.features[columns.label], table[columns.label][:]
         where = f"{source}: the {name} split has labels in column {columns.label!r} that are"
         if isinstance(feature, datasets.ClassLabel):
@@ -55,13 +55,15 @@ class TextClassification(SequenceTask[str]):
                 return None
         strange = [v for v in values if v is not None and not isinstance(v, str | int | float)]
         if strange:
-            raise UsageError(f"{where} no names or numbers, such as {str(strange[0])[:60]!r}.")
+            raise UsageError(
+                f"{where} neither names nor numbers, such as {str(strange[0])[:60]!r}."
+            )
         return pair_up(source, name, table, columns, [_called(value) for value in values])
 
     def new_labels(
         self, train: Sequence[TextExample[str]], others: Sequence[TextExample[str]]
     ) -> Labels:
-        """Train's labels in alphabetical order, numbers by size."""
+        """The labels of train in alphabetical order, numbers by size."""
         found = {example.label for example in train}
         check_known(found, {example.label for example in others})
         return Labels.of(sorted(found, key=lambda n: (len(n) if n.isdigit() else 0, n)))
@@ -71,7 +73,7 @@ class TextClassification(SequenceTask[str]):
         return {**named_config(labels), "problem_type": "single_label_classification"}
 
     def labels(self, config: PreTrainedConfig, examples: Sequence[TextExample[str]]) -> Labels:
-        """The head's names; numbers are class ids where the head does not name numbers."""
+        """The head's names; numbers are class ids, unless the head's names are numbers."""
         if config.num_labels == 1:
             raise UsageError(
                 "The model's head gives one number, as for regression, which does not fit "
@@ -87,7 +89,7 @@ class TextClassification(SequenceTask[str]):
         length: int,
         labels: Labels,
     ) -> Split:
-        """One feature an example; the targets are class ids, (examples,)."""
+        """One feature per example; the targets are class ids, (examples,)."""
         inputs = encode(tokenizer, [example.texts for example in examples], length)
         targets = np.array([labels.ids[example.label] for example in examples])
         return Split(name, inputs, targets, tokenizer.pad_token_id or 0, labels.names)
@@ -97,12 +99,12 @@ class TextClassification(SequenceTask[str]):
         return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     def decode(self, logits: torch.Tensor, split: Split, rows: NDArray[Any]) -> Sequence[int]:
-        """The likeliest class."""
+        """The most likely class."""
         classes: list[int] = logits.argmax(-1).tolist()
         return classes
 
     def outcome(self, metric: str, split: Split, answers: Sequence[int]) -> Outcome:
-        """Right or wrong, or pairs of label and answer where the metric is no mean."""
+        """Right or wrong, or pairs of label and answer if the metric is not a mean."""
         labels, answered = np.asarray(split.targets), np.asarray(answers)
         if metric == "accuracy":
             return Outcome("mean", labels == answered)
@@ -110,12 +112,12 @@ class TextClassification(SequenceTask[str]):
         return Outcome(statistic, np.stack((labels, answered), axis=1).astype(np.int32))
 
     def trivial_answers(self, train: Split, split: Split) -> Iterable[Sequence[int]]:
-        """One class for all, each in turn; the best is the commonest, where accuracy counts."""
+        """Each class in turn, for every example; for accuracy the most frequent one is the best."""
         return ([label] * len(split) for label in range(len(split.names)))
 
 
 def _called(value: object) -> str | None:
-    """What a label is called; None where there is none."""
+    """The name of a label; None if there is none."""
     if is_missing(value):
         return None
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)

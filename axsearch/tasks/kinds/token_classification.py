@@ -75,7 +75,7 @@ class Sentences(Split):
 
 
 class TokenClassification(TaskKind[Tagged, Sentences]):
-    """A tag for every word. F1 is that of whole entities, accuracy that of words."""
+    """The answer is a tag for every word. F1 counts whole entities, accuracy counts words."""
 
     name = "token-classification"
     head = "ForTokenClassification"
@@ -85,7 +85,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     largest_logit = True
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
-        """Whether there are tokens, and no labels."""
+        """Whether there is a column of tokens and none of labels."""
         given = label_column not in (None, *TAG_COLUMNS)
         return "tokens" in table.column_names and "label" not in table.column_names and not given
 
@@ -96,7 +96,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         text_columns: Sequence[str] | None,
         label_column: str | None,
     ) -> Columns:
-        """``tokens`` and the first of :data:`TAG_COLUMNS`, unless they are given."""
+        """``tokens`` and the first of :data:`TAG_COLUMNS`, unless others are named."""
         texts = tuple(text_columns or ("tokens",))
         if len(texts) != 1:
             raise UsageError(f"Token classification takes one of `text_columns`, not {len(texts)}.")
@@ -111,7 +111,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[Tagged] | None:
-        """Words with their tags by name."""
+        """Words, and the names of their tags."""
         feature = getattr(table.features[columns.label], "feature", None)
         names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         found = []
@@ -145,11 +145,11 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         return found
 
     def learnable(self, examples: Sequence[Tagged]) -> bool:
-        """Whether there are two tags at all."""
+        """Whether there are at least two tags."""
         return len(_tags(examples)) > 1
 
     def new_labels(self, train: Sequence[Tagged], others: Sequence[Tagged]) -> Labels:
-        """Train's tags, ``O`` first, then in alphabetical order."""
+        """The tags of train, ``O`` first, then in alphabetical order."""
         found = _tags(train)
         check_known(found, _tags(others))
         return Labels.of(sorted(found, key=lambda tag: (tag != OUTSIDE, tag)))
@@ -163,7 +163,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         return fit_labels(config, sorted(_tags(examples)))
 
     def check_labels(self, labels: Labels, metric: str) -> None:
-        """Raises UsageError for entity F1 on tags that mark no entities."""
+        """Raises UsageError for entity F1 if the tags do not mark entities."""
         strange = [n for n in labels.names if n != OUTSIDE and not n.startswith(PREFIXES)]
         if metric == "f1" and strange:
             raise UsageError(
@@ -188,7 +188,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         length: int,
         labels: Labels,
     ) -> Sentences:
-        """One feature an example, cut to ``length`` tokens."""
+        """One feature per example, cut to ``length`` tokens."""
         if not tokenizer.is_fast:
             raise UsageError(f"{self.name} needs a tokenizer with a tokenizer.json.")
         encoded = tokenizer(
@@ -241,7 +241,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def decode(
         self, logits: torch.Tensor, split: Sentences, rows: NDArray[Any]
     ) -> Sequence[list[int]]:
-        """The likeliest tag of each word that was read."""
+        """The most likely tag of each word that was not cut off."""
         likeliest = logits.argmax(-1).cpu()
         read = split.collate_targets(rows) != IGNORED
         return [tags[words].tolist() for tags, words in zip(likeliest, read, strict=True)]
@@ -264,7 +264,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         return Outcome("share" if metric == "accuracy" else "entity_f1", np.array(rows, np.int32))
 
     def trivial_answers(self, train: Sentences, split: Sentences) -> Iterable[Sequence[list[int]]]:
-        """One tag for all words, each in turn; ``O`` is the best in most data."""
+        """Each tag in turn, for every word; ``O`` is the best in most data."""
         return ([[tag] * len(words) for words in split.words] for tag in range(len(split.names)))
 
 

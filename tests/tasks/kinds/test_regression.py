@@ -44,7 +44,7 @@ def test_labels_that_are_no_numbers(tmp_path: Path, wrong: Any) -> None:
         content = [row | {"score": str(row["score"])} for row in rows(KIND.name, 30, 0)]
         content[3]["score"] = wrong
     message = refused(tmp_path, content)
-    assert "labels in column 'score' that are no numbers" in message
+    assert "labels in column 'score' that are not numbers" in message
     assert f"such as {wrong!r}" in message
 
 
