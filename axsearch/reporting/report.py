@@ -29,20 +29,20 @@ from axsearch.study.tables import Tables
 Format = Literal["html", "md"]
 
 DROP = 0.01
-"""The accuracy that the chosen model may lose where nobody chose one."""
+"""The accuracy that the explained model may lose, if the user named no model."""
 
 
 def write_report(
     study: Study, out: str, *, format: Format | None = None, trial: int | None = None
 ) -> Path:
-    """Write what a study found, for someone who was not there.
+    """Write a report of a study's results, for people who did not follow the search.
 
     Args:
         study: with a finished base.
         out: the file to write.
-        format: ``html`` or ``md``; what the file's name ends with if None, else ``html``.
-        trial: the model to explain; if None the fastest (or else smallest) of the front within
-            0.01 of the base's accuracy, or the knee where there is none.
+        format: ``html`` or ``md``; if None, by the ending of the file's name, otherwise ``html``.
+        trial: the model to explain; if None, the fastest (without latencies, the smallest) model of
+            the front within 0.01 of the base's accuracy, or the knee if there is none.
 
     Raises:
         UsageError: ``out`` cannot be written, or there is no such trial.
@@ -89,12 +89,12 @@ class Row:
 
 
 class Report:
-    """What the templates show of a study.
+    """The content of the templates.
 
     Args:
         study: with a finished base.
         trial: the model to explain; see :func:`write_report`.
-        escape: makes names safe in what is written.
+        escape: makes names safe in the format that is written.
     """
 
     def __init__(
@@ -124,7 +124,9 @@ class Report:
             chosen = self.study.pick(max_drop=DROP, by=by).trial
             return f"the {word} within {DROP} of the base on the search split", chosen
         with suppress(UsageError):
-            return "the one nearest to the best of everything", self.study.pick(knee=True).trial
+            return "the one nearest to the best of every objective", self.study.pick(
+                knee=True
+            ).trial
         return "", None
 
     @cached_property
@@ -149,12 +151,12 @@ class Report:
         told = (
             ""
             if self.ties is None
-            else f"; {len(self.ties.tied[self.baseline.trial or 0])} of them cannot be told from "
-            f"the base by their {study.spec.metric}"
+            else f"; {len(self.ties.tied[self.baseline.trial or 0])} of them are tied with the "
+            f"base in {study.spec.metric}"
         )
         yield (
-            f'Of {study.count} models, the base "{self.model}" and approximations of it, judged on '
-            f'"{self.data}", {len(self.front)} make up the Pareto front over '
+            f'Of {study.count} models, the base "{self.model}" and approximations of it, evaluated '
+            f'on "{self.data}", {len(self.front)} make up the Pareto front over '
             f"{', '.join(study.spec.objectives)}{told}."
         )
         yield self._of_the_chosen()
@@ -163,28 +165,28 @@ class Report:
         if self.bias is not None:
             yield self.bias.words
         elif not others:
-            yield "No other model than the base is on the front."
+            yield "Only the base is on the front."
         elif opened:
             yield (
                 f"The holdout split was opened for {len(opened)} of the {len(others)} models; "
-                "`axsearch front --holdout` opens it for the rest, and says how large the "
-                "selection bias is."
+                "`axsearch front --holdout` opens it for the others and estimates the selection "
+                "bias."
             )
         else:
             yield (
-                f"The holdout split has not been opened: {study.spec.metric} is that of the split "
-                "which the front was chosen by, and so is too good by some selection bias."
+                f"The holdout split has not been opened: {study.spec.metric} is that of the search "
+                "split, by which the front was chosen, so it is too high by some selection bias."
             )
 
     @property
     def marked(self) -> bool:
-        """Whether the model explained has a row in the table."""
+        """Whether the explained model has a row in the table."""
         chosen = self.chosen and self.chosen.member.trial
         return any(row.member.trial == chosen for row in self.rows)
 
     def _of_the_chosen(self) -> str:
         if self.chosen is None:
-            return "No model of it meets the limits of the study."
+            return "None of them meets the limits of the study."
         member = self.chosen.member
         number, metric = member.trial or 0, self.study.spec.metric
         ours, base = (self.holdout.get(m.trial or 0) for m in (member, self.baseline))
@@ -204,12 +206,12 @@ class Report:
         return (
             f"Trial {number}, {self.why}, takes {time}{member.size_ratio:.3f} of its bytes, and "
             f"has {metric} {ours.value:.4f} ({ours.low:.4f} to {ours.high:.4f}) on the {split} "
-            f"split where the base has {base.value:.4f} ({base.low:.4f} to {base.high:.4f})."
+            f"split, where the base has {base.value:.4f} ({base.low:.4f} to {base.high:.4f})."
         )
 
     @property
     def measured(self) -> Iterator[str]:
-        """How the numbers came about, a sentence or two each."""
+        """How the numbers were obtained, in a sentence or two each."""
         study, spec = self.study, self.study.spec
         exact = Recipe.from_dict(self.baseline.recipe)
         counts = {
@@ -222,9 +224,8 @@ class Report:
         )
         yield (
             f"Each trial builds the smaller model and measures that{f', on {on}' if on else ''}. "
-            "Intervals are "
-            "95 %: Wilson's for a share of right answers, else of a bootstrap. The holdout split "
-            "is opened for chosen models only."
+            "Intervals are 95 %: Wilson's for a share of right answers, otherwise a bootstrap's. "
+            "The holdout split is opened only for models that have already been chosen."
         )
         if study.scenario is not None:
             table = Tables(study).latency
@@ -237,8 +238,8 @@ class Report:
             timed = sum(m.latency_measured for m in self.front)
             yield (
                 f"Latency is for {study.scenario}, on {spec.machine}: the median of paired ratios, "
-                f"base and model in turn on the same batches. Of the front {timed} of "
-                f"{len(self.front)} models were timed themselves.{fit}"
+                f"base and model in turn on the same batches. Of the {len(self.front)} models on "
+                f"the front, {timed} were timed themselves.{fit}"
             )
         yield (
             "Size is the exact number of bytes of the exported safetensors file; the base has "
@@ -251,7 +252,7 @@ class Report:
 
     @property
     def commands(self) -> list[str]:
-        """What makes all this again."""
+        """The commands that reproduce the report."""
         name = shlex.quote(self.study.name)
         trial = self.chosen.member.trial if self.chosen else None
         where = f"--storage URL --study {name}"
@@ -277,12 +278,12 @@ class Report:
 
     @property
     def plotly(self) -> str:
-        """plotly.js, compressed: as it is, it would be most of five megabytes."""
+        """plotly.js, compressed; uncompressed it would take nearly five megabytes."""
         return base64.b64encode(gzip.compress(offline.get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def search_command(study: Study) -> str:
-    """The command that makes a study like this one; folders are shown without where they lie."""
+    """The command that starts a study like this one; folders are shown without their paths."""
     spec = study.spec
     scenario = {} if spec.scenario is None else spec.scenario.to_dict()
     given: dict[str, object] = {
@@ -308,7 +309,7 @@ def search_command(study: Study) -> str:
         "dtype": spec.dtype,
         "seed": spec.seed,
     }
-    with suppress(UsageError):  # studies of older versions do not say
+    with suppress(UsageError):  # studies of older versions did not store it
         wanted, settings = study.asked
         given["trials"] = wanted
         given["sampler"] = settings.sampler

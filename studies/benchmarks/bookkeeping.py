@@ -1,7 +1,7 @@
-"""What sampler and storage take a trial, on SQLite on disk, up to trial 1,000.
+"""The time of sampler and storage per trial, on SQLite on disk, up to trial 1,000.
 
-The objective is a formula that takes no time: what is left of a trial is Optuna's loop, the sampler
-`auto`, and the database with a heartbeat, four user attributes and two constraints a trial.
+The objective is a formula that takes no time, so a trial consists of Optuna's loop, the sampler
+`auto`, and the database with a heartbeat, four user attributes and two constraints per trial.
 
     python studies/benchmarks/bookkeeping.py
 

@@ -1,12 +1,12 @@
-"""What compensation gives back of the accuracy that removing units costs, without training.
+"""How much of the accuracy lost by removing units compensation restores, without training.
 
 Ten recipes for each share of the base's multiply-adds, drawn at random around the importance order,
-each without compensation and with either way of it, on the holdout split. For the demo's model:
+each without compensation and with both kinds of it, on the holdout split. For the demo's model:
 
     make demo
     python studies/benchmarks/compensation.py .cache/movie_reviews/base .cache/movie_reviews/data
 
-It writes compensation.json and .md; models that are there already are not evaluated again.
+It writes compensation.json and .md; models that are already in the file are not evaluated again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SPREAD = 0.3  # of the factors that shift importance from layer to layer
 
 
 def multiply_adds(site: Site, length: float) -> float:
-    """Those of one head or neuron, for a token of an input of this length."""
+    """The multiply-adds of one head or neuron, for a token of an input of this length."""
     products = 2 * length * site.units.width if site.id.kind == "attention" else 0
     return (site.unit_parameters + products) * site.repeats
 
@@ -46,7 +46,7 @@ def draw(
     length: float,
     rng: np.random.Generator,
 ) -> dict[SiteId, dict[str, Kept]]:
-    """Remove what has the least importance per multiply-add until this share is left."""
+    """Remove the units with the least importance per multiply-add until this share is left."""
     units = []
     for site in sites.values():
         factor = np.exp(SPREAD * rng.standard_normal())
@@ -74,7 +74,7 @@ def draw(
 
 
 def table(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """Markdown: points lost on average, and the share of what is lost without compensation."""
+    """Markdown: points lost on average, and as a share of the loss without compensation."""
     text = [
         f"Base: {facts['accuracy']:.4f} on {facts['examples']} holdout examples.", "",
         "| multiply-adds left | compensation | points lost, mean | least | most | of `none` |",
@@ -100,7 +100,7 @@ def table(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Evaluate what is not there yet."""
+    """Evaluate the models that are not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a fine-tuned model")
     parser.add_argument("data", help="its data: a folder or a hub dataset")

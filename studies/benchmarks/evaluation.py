@@ -1,17 +1,17 @@
-"""What evaluating the recipes of a search costs, and what the plain path would have cost.
+"""The cost of evaluating the recipes of a search, and the cost of doing it the plain way.
 
 A study of axsearch is replayed, trial by trial, three times in turn: twice as axsearch evaluates
-(slicing, weights refit once a block's level, which calibration did before the first trial, length
-buckets made once, layers run before not run again, a trial written in one transaction), in bfloat16
-and in float32; and once plainly (weights refit, the model copied, every batch padded to its longest
-example in the order of the data, all layers run in float32, each parameter of a trial committed by
-itself). Then the trials are replayed in stages: how many examples would have been run, and what is
-left of the hypervolume. For the demo's model:
+(slicing, weights refit once for each level of a block, by the calibration before the first trial,
+length buckets made once, layers run before not run again, a trial written in one transaction), in
+bfloat16 and in float32; and once plainly (weights refit, the model copied, every batch padded to
+its longest example in the order of the data, all layers run in float32, each parameter of a trial
+committed by itself). Then the trials are replayed in stages, to count the examples that would have
+been run and the hypervolume that would have been kept. For the demo's model:
 
     make demo
     python studies/benchmarks/evaluation.py .cache/movie_reviews/base .cache/movie_reviews/data
 
-It makes the study where there is none, and writes evaluation.json.
+It runs the study if there is none, and writes evaluation.json.
 """
 
 import argparse
@@ -46,7 +46,7 @@ BATCH = 64
 
 
 def plain_accuracy(task: Task, recipe: Recipe, state: dict[str, Any]) -> float:
-    """Copy the base, put the recipe's weights in, and run the data as they come."""
+    """Copy the base, insert the recipe's weights, and run the data in their order."""
     model = copy.deepcopy(task.model)
     family, wanted = architecture_of(model.config.model_type), Base(task.model).plan(recipe)
     family.set_layers(model, wanted.layers)
@@ -110,7 +110,7 @@ def staged(
 
 
 def replay(study: Study, task: Task, recipes: list[Recipe]) -> dict[str, Any]:
-    """What the first trials of a study cost in either way, and whether they gave the same."""
+    """The cost of a study's first trials in each way, and whether the results were the same."""
     trials = study.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     levels = {n: d.high for n, d in trials[0].distributions.items()}
     times: dict[str, list[float]] = {"bfloat16": [], "float32": [], "plain": []}
@@ -158,7 +158,7 @@ def replay(study: Study, task: Task, recipes: list[Recipe]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Make the study where it is not there, and replay it."""
+    """Run the study if it does not exist, and replay it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a fine-tuned model")
     parser.add_argument("data", help="its data: a folder or a hub dataset")

@@ -1,17 +1,17 @@
-"""What a user without a search would do: Kwon et al. 2022, one mask for each budget.
+"""The alternative to a search: Kwon et al. 2022, one mask for each budget.
 
-"A Fast Post-Training Pruning Framework for Transformers" (arXiv 2204.09656), made from what the
-paper says; none of its authors' code is here. Its three stages:
+"A Fast Post-Training Pruning Framework for Transformers" (arXiv 2204.09656), implemented from the
+paper without its authors' code. Its three stages:
 
-1. Fisher-based mask search: which heads and neurons a budget of multiply-adds buys, each unit's
-   importance being its own (the diagonal of the Fisher information).
-2. Fisher-based mask rearrangement: within a block the number of units stays, which ones they are
-   is chosen anew, pairs of units being seen as well (the block's part of the Fisher information).
-3. Mask tuning: the paper refits one scale a unit by least squares. Here the recipe's compensation
-   does it: ``least_squares`` refits every weight of the output projection, scales being a special
-   case of that, so it is at least as strong as theirs. The caller says which it is.
+1. Fisher-based mask search: the heads and neurons that a budget of multiply-adds buys, by the
+   importance of each unit alone (the diagonal of the Fisher information).
+2. Fisher-based mask rearrangement: the number of units in a block stays, but the units are chosen
+   again, considering pairs of them too (the block's part of the Fisher information).
+3. Mask tuning: the paper refits one scale per unit by least squares. Here the recipe's compensation
+   does this: ``least_squares`` refits every weight of the output projection, of which scales are a
+   special case, so it is at least as strong as theirs. The caller chooses the compensation.
 
-It gives a model for a budget and no front by itself; :func:`shares` says which budgets to take.
+It returns one model for a budget, not a front; :func:`shares` lists the budgets to try.
 """
 
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ LEAST = 0.05
 """The smallest budget, as a share of the base's multiply-adds."""
 
 TOLERANCE = 1e-6
-"""What a swap must gain, as a share of the sum of the removed units' own importance: above what
-single precision rounds away."""
+"""The least gain of a swap, as a share of the sum of the removed units' own importance: smaller
+gains are rounding errors of single precision."""
 
 NAMES = {"attention": "heads", "ffn": "ffn"}
 
 
 def shares(count: int) -> list[float]:
-    """Budgets between near 1 and :data:`LEAST`, coarse to fine.
+    """Budgets between nearly 1 and :data:`LEAST`, coarse to fine.
 
-    Van der Corput's sequence to the base 2, from its second term on: a half, a quarter, three
-    quarters, ...; so the first n of them cover the range evenly whatever n is, and a run may be
-    stopped at any time.
+    Van der Corput's sequence in base 2, from its second term on: a half, a quarter, three quarters,
+    ...; so the first n of them cover the range evenly for any n, and a run may be stopped at any
+    time.
     """
     found = []
     for number in range(1, count + 1):
@@ -49,9 +49,9 @@ def shares(count: int) -> list[float]:
 
 
 def multiply_adds(site: Site, length: float) -> float:
-    """Those of one head or neuron, for a token of an input of ``length`` tokens.
+    """The multiply-adds of one head or neuron, for a token of an input of ``length`` tokens.
 
-    Each weight is one; scores and their weighted sum of values are two a token and column of a
+    Each weight is one; scores and the weighted sum of values are two per token and column of a
     head. Biases multiply nothing.
     """
     units = site.units
@@ -63,7 +63,7 @@ def multiply_adds(site: Site, length: float) -> float:
 def fisher_blocks(slopes: Mapping[SiteId, NDArray[Any]]) -> dict[SiteId, NDArray[np.float32]]:
     """Each block's part of the empirical Fisher information, (units, units), single precision.
 
-    They depend on no budget: make them once for all, where 455 MB of them (BERT-base) fit.
+    They do not depend on the budget: compute them once, if their 455 MB (BERT-base) fit.
     """
     return {site_id: own.T @ own for site_id, own in slopes.items()}
 
@@ -80,9 +80,9 @@ def allocate(
     """The recipe of a budget: mask search, then rearrangement.
 
     ``slopes`` are those of :func:`axsearch.calibration.importance.gate_slopes` of the base,
-    (examples, units) a site. The budget is ``share`` of the multiply-adds of the base's layers for
-    inputs of ``length`` tokens. ``blocks`` are those of :func:`fisher_blocks`; without them each is
-    made here when it is needed.
+    (examples, units) per site. The budget is ``share`` of the multiply-adds of the base's layers
+    for inputs of ``length`` tokens. ``blocks`` are those of :func:`fisher_blocks`; without them
+    each is computed here when it is needed.
     """
     removed = search(sites, slopes, share, length)
     choices = {}
@@ -101,12 +101,12 @@ def search(
     share: float,
     length: float,
 ) -> dict[SiteId, NDArray[np.bool_]]:
-    """Which units of each site go, (units,), by the diagonal of the Fisher information.
+    """The mask of removed units of each site, (units,), by the diagonal of the Fisher information.
 
     All heads of all layers are sorted by importance, and so are all neurons. For every number of
-    heads kept, what is left of the budget buys neurons; the number with the least importance
-    removed is taken. Any other choice of units within the budget removes as much or more, where
-    units of a kind cost alike.
+    heads kept, the rest of the budget buys neurons; the number with the least importance removed is
+    taken. If units of a kind cost the same, any other choice of units within the budget removes as
+    much importance or more.
     """
     pools = [
         _pool([s for s in sites.values() if s.id.kind == kind], slopes, length)
@@ -129,10 +129,10 @@ def search(
 def rearranged(block: NDArray[Any], removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Another mask, (units,), of as many removed units R, with a lower ``1_R^T F 1_R``.
 
-    ``block`` is F, (units, units). Half of that form estimates the loss that removing R costs; its
-    diagonal alone does not see that two units do the same, or opposite things. Each removed unit is
-    visited once, first those whose return lowers the form most, and changes places with the kept
-    unit that lowers it most, if any does: so there are at most as many swaps as removed units.
+    ``block`` is F, (units, units). Half of that form estimates the loss caused by removing R; its
+    diagonal alone ignores that two units may do the same, or opposite things. Each removed unit is
+    visited once, first those whose return lowers the form the most, and is swapped with the kept
+    unit that lowers it the most, if any does; so there are at most as many swaps as removed units.
     """
     removed = removed.copy()
     own = np.diagonal(block).astype(np.float64)
@@ -154,9 +154,9 @@ def rearranged(block: NDArray[Any], removed: NDArray[np.bool_]) -> NDArray[np.bo
 def _pool(
     sites: list[Site], slopes: Mapping[SiteId, NDArray[Any]], length: float
 ) -> tuple[list[tuple[SiteId, int]], NDArray[np.float64], NDArray[np.float64]]:
-    """All units of these sites, most important first, and what the first n of them are.
+    """All units of these sites, most important first, and cumulative sums over them.
 
-    Importance and multiply-adds of the first 0, 1, ... all units, (units + 1,) each.
+    The sums are importance and multiply-adds of the first 0, 1, ... all units, (units + 1,) each.
     """
     units = [(site.id, unit) for site in sites for unit in range(site.units.count)]
     scores = np.concatenate([np.square(slopes[site.id], dtype=np.float64).sum(0) for site in sites])

@@ -1,14 +1,15 @@
 """Time of an exported model with half of its encoder's parameters, relative to the whole model.
 
-A BERT of MiniLM's shape with random weights, of which a recipe takes half of the heads, unevenly,
-and half of the neurons. Both are exported, and run in turn with random tokens (A B A B …); what is
-reported is the median of the paired ratios, with their quartiles. Run it on an idle machine:
+A BERT of MiniLM's shape with random weights, from which a recipe removes half of the heads,
+unevenly, and half of the neurons. Both models are exported, and run in turn with random tokens
+(A B A B …). The result is the median of the paired ratios, with their quartiles. Run it on an idle
+machine:
 
     pip install -e '.[export]'
     python studies/benchmarks/onnx_half_size.py --out studies/benchmarks/results
 
-It writes onnx_half_size.json: the ratio in ONNX Runtime, in OpenVINO and in PyTorch itself, what
-was measured on what machine, and how many layers ONNX Runtime fused.
+It writes onnx_half_size.json: the ratio in ONNX Runtime, in OpenVINO and in PyTorch itself, the
+model and the machine, and how many layers ONNX Runtime fused.
 """
 
 # ruff: noqa: E402
@@ -68,7 +69,7 @@ def half(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def encoder_parameters(model: PreTrainedModel) -> int:
-    """Of all layers, without the embeddings and the head."""
+    """The parameters of all layers, without the embeddings and the head."""
     return sum(p.numel() for p in model.bert.encoder.parameters())
 
 

@@ -1,10 +1,9 @@
-"""Samplers side by side: hypervolume of accuracy against latency, by what it took to get there.
+"""Samplers side by side: hypervolume of accuracy against latency, by examples run and by time.
 
 Every contender searches the same model with the same examples; latency comes from one latency
-table. Evaluations are kept in a database, so a recipe that two runs ask for is run once, and an
-interrupted benchmark goes on where it was; what a run would have cost alone is counted all the
-same.
-Kwon et al.'s allocation and AxFormer's greedy have spaces of their own. For the demo's model:
+table. Evaluations are kept in a database, so a recipe that two runs ask for is evaluated once, and
+an interrupted benchmark continues; the cost of each run is counted as if it had run alone. Kwon et
+al.'s allocation and AxFormer's greedy search have search spaces of their own. For the demo's model:
 
     make demo
     python studies/benchmarks/samplers.py .cache/movie_reviews/base .cache/movie_reviews/data
@@ -50,9 +49,9 @@ from axsearch.store.database import open_database
 EXAMPLES = 400
 FEW, MANY = 50, 200
 STEPS = 130
-"""Of Kwon et al.'s allocation, which then has run as many examples as auto with its calibration."""
+"""Trials of Kwon et al.'s allocation: as many examples as auto runs with its calibration."""
 ABLATIONS = 3
-"""Seeds of auto without one of its parts."""
+"""The number of seeds for auto without one of its parts."""
 
 OBJECTIVES = ("accuracy", "latency")
 GENERAL = ("tpe", "nsga2", "gp", "random")
@@ -78,7 +77,7 @@ class Run:
 
 
 def wanted(seeds: int) -> list[Run]:
-    """All runs, the ones that the others are compared with first."""
+    """All runs, starting with those that the others are compared with."""
     others = [name for name in PARTS if name != "auto"]
     others += ["auto, no warm start", "warm start, then tpe"]
     found = [Run("auto", seed, FEW) for seed in range(seeds)]
@@ -93,7 +92,7 @@ def wanted(seeds: int) -> list[Run]:
 
 
 class Bench:
-    """The task, its calibration, and every contender's way to search it."""
+    """The task, its calibration, and how every contender searches it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
@@ -108,26 +107,26 @@ class Bench:
     def space(
         self, orders: Any, dropped: Any = MappingProxyType({}), names: Any = None
     ) -> SearchSpace:
-        """The default space, or that of some approximations, which then go without refitting."""
+        """The default space, or that of the named approximations, which then has no refitting."""
         sites, way = list(self.sites.values()), "none" if names else "least_squares"
         return SearchSpace(sites, orders, names=names, compensation=way, dropped=dropped)
 
     @cached_property
     def levels(self) -> Problem:
-        """What a sampler of the default space is told; what that took is kept in ``facts``."""
+        """The problem of a sampler in the default space; the cost of it is kept in ``facts``."""
         before, started = self.evaluator.examples_forwarded, time.perf_counter()
         made = prepare(self.evaluator, self.space, machine_name(), objectives=OBJECTIVES, limits={})
         self.table = self.evaluator.table
         levels = int((made.levels - 1).sum())
         sample = len(calibration_sample(self.task.calibration))
-        # Every model counted in full, though most of its layers need not be run again.
+        # Every model is counted in full, although most of its layers are not run again.
         self.facts["damage_examples"] = (1 + levels + len(made.neighbours)) * sample
         if self.evaluator.examples_forwarded > before:  # else it was kept from an earlier run
             self.facts["calibration_seconds"] = time.perf_counter() - started
         return made
 
     def masks(self, epsilon: float | None) -> Problem:
-        """What AxFormer's greedy is told; the table is then that of its space."""
+        """The problem of AxFormer's greedy search; its latency table is that of its own space."""
         return prepare(
             self.evaluator,
             partial(self.space, names=samplers()["axformer"].approximations),
@@ -139,7 +138,7 @@ class Bench:
         )
 
     def latency(self, recipe: Recipe) -> float:
-        """The ratio by the table, also between its shapes."""
+        """The ratio by the table, interpolated between its shapes."""
         ratio = self.evaluator.predicted_ratio(recipe)
         assert ratio is not None
         return ratio
@@ -226,7 +225,7 @@ def _work(run: Run) -> dict[str, Any]:
 
 
 def facts_of(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    """What all runs have in common, and what calibration took."""
+    """The facts that all runs share, and the cost of calibration."""
     task = bench.task
     problem = bench.levels
     bench.masks(None)  # its table is measured here, while nothing else runs
@@ -243,7 +242,7 @@ def facts_of(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Make the runs that are not there yet."""
+    """Make the runs that are not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a fine-tuned model")
     parser.add_argument("data", help="its data: a folder or a hub dataset")

@@ -1,4 +1,4 @@
-"""Tables and the picture of samplers.py, from its JSON."""
+"""The table and the plot of samplers.py, from its JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,13 +34,13 @@ def calibration(facts: Mapping[str, Any], contender: str) -> float:
         return scored
     if contender.startswith(("auto", "warm start")):
         return scored * (1 + len(PATH)) + facts["damage_examples"]
-    return 0.0  # the importance order of their genome is a gift to the general samplers
+    return 0.0  # general samplers get the importance order of their genome for free
 
 
 def curve(
     facts: Mapping[str, Any], run: Mapping[str, Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """After each trial: examples run, estimated seconds, and the hypervolume."""
+    """Examples run, estimated seconds and the hypervolume after each trial."""
     rows = run["trials"]
     accuracy = np.array([row["accuracy"] for row in rows])
     latency = np.array([row["latency"] for row in rows])
@@ -60,7 +60,7 @@ def curve(
 def at(
     facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], contender: str, examples: float
 ) -> float:
-    """The mean hypervolume of a contender's runs once it has run so many examples."""
+    """The mean hypervolume of a contender's runs after this many examples."""
     found = []
     for run in runs:
         if run["contender"] == contender:
@@ -71,7 +71,7 @@ def at(
 
 
 def table(facts: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: every contender at the end, and at what auto had spent."""
+    """Markdown: every contender at the end, and after as many examples as auto."""
     names = list(dict.fromkeys(run["contender"] for run in runs))
     auto = [curve(facts, run)[0][-1] for run in runs if run["contender"] == "auto"]
     budget = max(auto) if auto else np.inf

@@ -1,9 +1,10 @@
-"""What the store costs with many workers and many trials: PostgreSQL, 8 processes, 10,000 trials.
+"""The cost of the store with many workers and trials: PostgreSQL, 8 processes, 10,000 trials.
 
-Workers do all that a search's do but for the model: random genomes of 6 layers are claimed and kept
-with a measurement and two artifacts. Overhead is a worker's time a trial, its random sampler
-included, beside half a second in which a model would run. Then a study of 10,000 trials is opened,
-and its front read by axsearch and by the view ``ax_front``. The PostgreSQL is pip's.
+Workers do everything that those of a search do, except for the model: random genomes of 6 layers
+are claimed and stored with a measurement and two artifacts. Overhead is a worker's time per trial,
+its random sampler included, beside half a second in which a model would run. Then a study of 10,000
+trials is opened, and its front is read by axsearch and by the view ``ax_front``. The PostgreSQL is
+the one that pip installs.
 
     python studies/benchmarks/store.py [OUT.json]
 """
@@ -60,7 +61,7 @@ class Nothing:
         return Recipe.of(choices)
 
     def evaluate(self, trial, recipe):
-        """Numbers that fall with what is kept, and a little noise."""
+        """Numbers that fall with the number of units kept, plus a little noise."""
         began = time.monotonic()
         time.sleep(SECONDS if self.waits else 0.0)
         kept = [len(c.kept) / c.of for _, _, c in recipe.choices()]
@@ -110,7 +111,7 @@ def work(url, wanted, seed, told):
 
 
 def run(url, wanted, workers):
-    """Milliseconds a trial of each worker, the mean of all trials."""
+    """Each worker's milliseconds per trial, as the mean of all trials."""
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
     seed = time.time_ns() % 2**31
@@ -126,7 +127,7 @@ def run(url, wanted, workers):
 
 
 def fill(url, count):
-    """Run trials until there are so many."""
+    """Run trials until there are this many."""
     database = open_database(url)
     study = optuna.load_study(study_name="many", storage=database.storage)
     loop = TrialLoop(
@@ -143,7 +144,7 @@ def fill(url, count):
 
 
 def spec():
-    """What such a study would be about."""
+    """The spec of such a study."""
     fingerprint = "0" * 64
     return StudySpec(
         model="base", data="data", task="text-classification", metric="accuracy", text_columns=None,

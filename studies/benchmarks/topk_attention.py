@@ -1,14 +1,14 @@
-"""Time and peak memory of top-k attention and the top-k FFN, against what PyTorch offers.
+"""Time and peak memory of top-k attention and the top-k FFN, compared with PyTorch's own.
 
-Each point runs in a process of its own: one call for the peak of its memory, then calls in turn
-with PyTorch's own attention (or the dense FFN), whose paired ratios are reported. Inputs are
-random. Run it on an idle Linux machine (about 40 minutes on 2 cores; less with fewer --lengths):
+Each point runs in a process of its own: one call for its peak memory, then calls in turn with
+PyTorch's own attention (or the dense FFN), for their paired ratios. Inputs are random. Run it on an
+idle Linux machine (about 40 minutes on 2 cores; less with fewer --lengths):
 
     pip install -e '.[benchmarks]'
     python studies/benchmarks/topk_attention.py --out studies/benchmarks/results
 
-It writes topk_attention.json (what was measured, and on what machine), .svg and .md.
-Points that are in the JSON already, from this machine and these kernels, are not measured again.
+It writes topk_attention.json (the points and the machine), .svg and .md. Points that are already in
+the JSON, from this machine and these kernels, are not measured again.
 """
 
 import argparse
@@ -161,8 +161,8 @@ def memory(field: str) -> int:
 def keep_freed_memory(keep: bool) -> None:
     """Let malloc return large blocks at once, for a true peak, or keep them, for steady times.
 
-    By default it does either by the sizes it has seen, and aligned blocks of one size leave holes
-    that the next does not fit in: a loop over chunks then seems to hold all of them.
+    By default it does one or the other depending on earlier sizes, and aligned blocks leave holes
+    into which the next does not fit: a loop over chunks then seems to hold all of them.
     """
     mmap_threshold, trim_threshold = -3, -1
     libc = ctypes.CDLL(None)
@@ -173,7 +173,7 @@ def keep_freed_memory(keep: bool) -> None:
 def measure(
     point: Point, threads: int, patience: float, results: "multiprocessing.SimpleQueue[Point]"
 ) -> None:
-    """Measure one point; runs in a process of its own, for about ``patience`` seconds a side."""
+    """Measure one point, in a process of its own, for about ``patience`` seconds per side."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     k, backward = point["k"], bool(point["backward"])
@@ -241,7 +241,7 @@ def measure(
 
 
 def machine(threads: int) -> dict[str, str | int]:
-    """What the numbers were measured on."""
+    """Facts about the machine."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     total = Path("/proc/meminfo").read_text().split()[1]
     flags = next((line for line in info if line.startswith("flags")), "").split()
@@ -258,7 +258,7 @@ def machine(threads: int) -> dict[str, str | int]:
 
 
 def main() -> None:
-    """Measure what is not there yet, and draw it."""
+    """Measure the points that are not in the file yet, and draw all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)

@@ -69,7 +69,7 @@ def plot(data: dict[str, Any], path: Path) -> None:
 
 
 def lines(panel: Any, points: list[dict[str, Any]], x: str) -> None:
-    """One line a contender, on logarithmic axes."""
+    """One line per contender, on logarithmic axes."""
     for name in dict.fromkeys(p["contender"] for p in points):
         line = sorted((p[x], p["y"]) for p in points if p["contender"] == name)
         colour, marker = STYLES[name]
@@ -84,7 +84,7 @@ def lines(panel: Any, points: list[dict[str, Any]], x: str) -> None:
 
 
 def tables(data: dict[str, Any]) -> str:
-    """Markdown: times relative to SDPA, peak memory, and what the memory figures come to."""
+    """Markdown: times relative to SDPA, peak memory, and a summary of the memory figures."""
     attention = [p for p in data["points"] if p["what"] == "attention"]
     found: dict[tuple[Any, ...], dict[str, Any]] = {
         (p["contender"], p["k"], p["length"], p["causal"], p["backward"]): p for p in attention

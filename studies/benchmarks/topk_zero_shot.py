@@ -1,4 +1,4 @@
-"""What top-k costs in accuracy on a fine-tuned model, without any training: a table against k.
+"""The accuracy that top-k costs a fine-tuned model without any training: a table by k.
 
 The same k in every layer: attention in both modes, and the FFN. Differences are paired with the
 dense model, example by example, with 95 % intervals. For long texts, for instance:
@@ -6,8 +6,8 @@ dense model, example by example, with 95 % intervals. For long texts, for instan
     axsearch finetune --model M --data imdb --max-length 512 --out base
     python studies/benchmarks/topk_zero_shot.py base imdb --out studies/benchmarks/results
 
-It writes topk_zero_shot.json and .md; rows of this model and data that are there already are not
-measured again.
+It writes topk_zero_shot.json and .md; rows of this model and data that are already in the file are
+not measured again.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure what is not there yet."""
+    """Measure the rows that are not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a fine-tuned BERT classifier")
     parser.add_argument("data", help="a folder with train and validation splits, or a hub dataset")

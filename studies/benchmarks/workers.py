@@ -1,10 +1,10 @@
 """Two workers of one thread against one worker of two threads, on a fixed study of the demo's task.
 
-The same random recipes wait in a study, and ``axsearch worker`` finishes them, staged evaluation
-off: whole runs of the command are timed, in turn, each on its own copy of the database. In it are
-the start of the processes, the loading of model and data, and the timing of the front at the end.
-Of evaluations alone, half of what a second thread makes them faster by is the limit of the ratio:
-0.92 where that is 1.85 times.
+The same random recipes wait in a study, and ``axsearch worker`` finishes them, without stages:
+whole runs of the command are timed, in turn, each on its own copy of the database. The time
+includes the start of the processes, loading model and data, and timing the front at the end. For
+evaluations alone, the limit of the ratio is half of a second thread's speed-up: 0.92 if that is
+1.85.
 
     make demo
     python studies/benchmarks/workers.py .cache/movie_reviews/base .cache/movie_reviews/data
@@ -39,7 +39,7 @@ WAYS = {"two of one thread": (2, 1), "one of two threads": (1, 2)}
 
 
 def prepare(url: str, model: str, data: str, count: int) -> None:
-    """Make a study in which so many random recipes wait."""
+    """Make a study in which this many random recipes wait."""
     made = search(model, data, storage=url, study=NAME, trials=1, sampler="random", staged=False)
     made.database.close()  # or what is not in its file yet would not be copied
     database = open_database(url)

@@ -171,9 +171,9 @@ def test_sentences_say_the_numbers(opened_study: tuple[str, str]) -> None:
     assert "tied with" in text or "No other model of the front is tied with it" in text
     assert "Selection bias" in text
     time = max(found.cuts, key=lambda cut: cut.time or 0.0)
-    assert f"saves most time is {time.name}: {time.time:.1%}" in text
+    assert f"saves the most time is {time.name}: {time.time:.1%}" in text
     damage = max(found.cuts, key=lambda cut: cut.damage or 0.0)
-    assert f"most damage is {damage.name}: {damage.damage:.4f} nats" in text
+    assert f"the most damage is {damage.name}: {damage.damage:.4f} nats" in text
 
 
 def test_before_the_holdout_split_is_opened_nothing_is_said_of_it(

@@ -84,7 +84,7 @@ def test_three_sentences_sum_it_up(
         assert member == chosen
         assert f"Trial {member.trial}, the fastest within 0.01" in second
         assert f"{member.latency_ratio:.3f} of the base's time" in second
-        assert f"on the {split} split where the base has" in second
+        assert f"on the {split} split, where the base has" in second
         own = (
             member.accuracy if split == "search" else study.holdout([member])[member.trial or 0][0]
         )
@@ -116,7 +116,7 @@ def test_what_is_not_known_is_not_said(tiny_study: tuple[str, str], tmp_path: Pa
         connection.execute(text("DELETE FROM ax_calibrations"))
     report = Report(study)
     first, _, third = report.summary
-    assert "cannot be told" not in first
+    assert "tied with the base" not in first
     assert "has not been opened" in third
     assert next(iter(report.measured)).startswith(
         "Each trial builds the smaller model and measures that. Intervals"
@@ -132,7 +132,7 @@ def test_only_the_base_on_the_front(
 ) -> None:
     study = Study.open(*tiny_study)
     monkeypatch.setattr(Study, "front", lambda self: [self.baseline])
-    assert list(Report(study).summary)[2] == "No other model than the base is on the front."
+    assert list(Report(study).summary)[2] == "Only the base is on the front."
 
 
 def test_a_model_off_the_front_has_no_row_to_mark(
@@ -153,7 +153,7 @@ def test_where_no_model_is_within_a_point_the_knee_is_explained(
     monkeypatch.setattr("axsearch.reporting.report.DROP", -1.0)
     study = Study.open(*tiny_study)
     report = Report(study)
-    assert report.why == "the one nearest to the best of everything"
+    assert report.why == "the one nearest to the best of every objective"
     assert report.chosen is not None
     assert report.chosen.member == study.pick(knee=True)
 

@@ -1,4 +1,4 @@
-"""Whether the accuracy that the search saw holds on examples it never saw."""
+"""Whether accuracy on the search split holds on examples that the search never saw."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from axsearch.statistics.outcome import Estimate
 
 ORDER = 60
 NO_HOLDOUT = (
-    "No member of the front was evaluated on the holdout split yet; `axsearch front --holdout` "
-    "does it."
+    "No model of the front has been evaluated on the holdout split yet; `axsearch front --holdout` "
+    "does this."
 )
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
-    """The front's accuracy on both splits, where the holdout split was opened."""
+    """The front's accuracy on both splits, for models with a holdout accuracy."""
     if data.baseline is None or not data.front:
         return [style.nothing(_title(data.metric), style.NO_TRIALS)]
     if not any(m.trial in data.holdout for m in data.front):
@@ -42,14 +42,14 @@ def accuracy_splits_figure(
 ) -> go.Figure:
     """Accuracy on the search split against that on the holdout split, with 95 % intervals.
 
-    Below the diagonal a model does worse on the holdout split than the search believed.
+    A model below the diagonal is less accurate on the holdout split than on the search split.
 
     Args:
         front: its members; those without a holdout accuracy are left out.
-        baseline: the base, left out likewise.
+        baseline: the base; left out if it has no holdout accuracy.
         holdout: the metric on the holdout split, by trial.
         metric: the accuracy metric.
-        bias: what is known of the selection bias, in a sentence.
+        bias: a sentence about the selection bias; empty if it is not known.
     """
     members = [m for m in front if m.trial in holdout and m.trial != baseline.trial]
     bases = [baseline] if baseline.trial in holdout else []

@@ -1,4 +1,4 @@
-"""What each choice alone does to the model's outputs."""
+"""How much each choice alone changes the model's outputs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NO_TABLE = (
     "measures one."
 )
 DECADES = 5
-"""The colours reach down to this many powers of ten below the greatest damage."""
+"""The colour scale extends this many powers of ten below the greatest damage."""
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
-    """The study's damage table, where its sampler needed one."""
+    """The study's damage table, if its sampler needed one."""
     if not any(len(levels) for levels in data.damage.values()):
         return [style.nothing(TITLE, NO_TABLE)]
     return [damage_table_figure(data.damage, data.levels)]
@@ -103,7 +103,7 @@ def _inner_height(layers: Sequence[int]) -> int:
 def _panels(
     damage: Mapping[str, Sequence[float]], levels: Mapping[str, Sequence[int | None]]
 ) -> dict[str, dict[str, dict[str, tuple[float, str]]]]:
-    """For each approximation, layer and column the damage and what the level is, in words."""
+    """The damage, and the level in words, of each approximation, layer and column."""
     panels: dict[str, dict[str, dict[str, tuple[float, str]]]] = {}
     for parameter, values in damage.items():
         layer, name, part = _parsed(parameter)
@@ -138,7 +138,7 @@ def _values(
     damage: Mapping[str, Sequence[float]],
     levels: Mapping[str, Sequence[int | None]],
 ) -> Sequence[int | None] | None:
-    """The values of a parameter's levels, where there are as many as damages, each another."""
+    """The values of a parameter's levels, if they are distinct and as many as the damages."""
     known = levels.get(parameter)
     fits = known is not None and len(known) == len(damage[parameter]) == len(set(known))
     return known if fits else None
@@ -160,14 +160,14 @@ def _positive(value: float) -> bool:
 
 
 def _log(value: float | None, floor: float) -> float | None:
-    """The colour of a damage: its power of ten; zero, and what noise made negative, the floor's."""
+    """The colour of a damage: its power of ten; the floor's for zero and, by noise, below."""
     if value is None or not math.isfinite(value):
         return None
     return style.rounded(math.log10(max(value, floor)))
 
 
 def _ticks(floor: float, high: float) -> dict[str, Any]:
-    """The powers of ten within the colours, and the floor with all that is below it."""
+    """The powers of ten within the colour scale; the floor stands for everything below it."""
     powers = range(math.ceil(math.log10(floor) + 0.6), math.floor(math.log10(high)) + 1)
     return {
         "tickvals": [style.rounded(math.log10(floor)), *powers],

@@ -1,4 +1,4 @@
-"""What the figures of a study are drawn from, as plain data."""
+"""The plain data from which the figures of a study are drawn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from axsearch.statistics.outcome import Estimate
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluated model, as the search saw it; costs are ratios to the base.
+    """One evaluated model, with the search's numbers; costs are ratios to the base.
 
     Attributes:
         trial: its number.
         accuracy: the metric on the search split.
-        latency: the ratio that the search went by, None where latency was not asked for.
+        latency: the ratio that the search optimised; None if latency was not an objective.
         size: the ratio of the bytes.
-        feasible: whether it keeps all limits of the study.
+        feasible: whether it is within all limits of the study.
     """
 
     trial: int
@@ -42,8 +42,8 @@ class TrialTime:
         trial: its number.
         began: when it was claimed.
         ended: when its end was stored.
-        evaluating: seconds of these that went into evaluating the model; None where it is not
-            known. The rest is the sampler's and the database's.
+        evaluating: seconds of these spent evaluating the model; None if it is not known. The rest
+            was spent in the sampler and the database.
     """
 
     trial: int
@@ -54,25 +54,25 @@ class TrialTime:
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study as its figures need it.
+    """The data of a study for its figures.
 
     Attributes:
         name: of the study.
         metric: the accuracy metric.
         objectives: ``accuracy`` and any of ``latency`` and ``size``.
-        limits: ``max_drop``, ``max_latency_ratio``, ``max_size_ratio``, each where it was given.
-        reference: the accuracy of an answer that does not look; hypervolume counts from there.
-        baseline: the base; None where the study has no finished trial.
+        limits: those of ``max_drop``, ``max_latency_ratio`` and ``max_size_ratio`` that are set.
+        reference: the accuracy of the best constant answer; hypervolume counts from there.
+        baseline: the base; None if the study has no finished trial.
         points: all evaluated models, by trial.
         front: the members of the front, fastest first.
         ties: groups of members, by trial, whose accuracies cannot be told apart.
-        holdout: the metric on the holdout split with its interval, by trial, where it was opened;
-            the base is among them.
-        bias: what is known of the selection bias, in a sentence.
+        holdout: the metric on the holdout split with its interval, by trial, for models evaluated
+            there; the base is among them.
+        bias: a sentence about the selection bias; empty if it is not known.
         times: of trials.
         damage: for each parameter of the genome the damage of each of its levels, in nats.
-        levels: for each parameter the values of its levels, where they are known.
-        latency_table: None where there is none.
+        levels: for each parameter the values of its levels, if they are known.
+        latency_table: None if there is none.
         scenario: what latency is measured for, in words.
         importance: scores of the heads of each layer, by ``layer00``.
     """

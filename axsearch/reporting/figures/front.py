@@ -18,7 +18,7 @@ Cost = Literal["latency", "size"]
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
-    """One figure for each cost of the study; accuracy by trial where it has none."""
+    """One figure for each cost of the study; accuracy by trial if it has none."""
     costs: tuple[Cost | None, ...] = data.costs or (None,)
     if data.baseline is None or not data.points:
         return [style.nothing(_title(data.metric, cost), style.NO_TRIALS) for cost in costs]
@@ -49,8 +49,8 @@ def front_figure(
     """Accuracy against one cost: all models, the front with 95 % intervals, and the base.
 
     The front is that of all objectives, so in one projection members may lie behind others; the
-    staircase goes through those that do not. Members beside which the same letter stands cannot be
-    told apart by their accuracy.
+    staircase goes through those that do not. Members marked with the same letter are tied in
+    accuracy.
 
     Args:
         points: all evaluated models; those on the front, and the base, are drawn as such.
@@ -59,7 +59,7 @@ def front_figure(
         cost: of the horizontal axis, relative to the base; None for the trial's number instead.
         metric: the accuracy metric.
         ties: groups of members, by trial; they may overlap.
-        limits: ``max_drop`` and ``max_<cost>_ratio``; what keeps them is shaded.
+        limits: ``max_drop`` and ``max_<cost>_ratio``; the region within them is shaded.
     """
     members = [m for m in front if _place(m, cost) is not None]
     drawn = {m.trial for m in (*members, baseline)}
@@ -127,7 +127,7 @@ def _add_region(
     metric: str,
     cost: Cost | None,
 ) -> None:
-    """Shade what keeps the limits of the two axes."""
+    """Shade the region within the limits of the two axes."""
     said = []
     if floor is not None:
         said.append(f"{style.in_words(metric)} ≥ {floor:.4g}")
@@ -150,7 +150,7 @@ def _add_region(
 def _add_others(
     figure: go.Figure, others: Sequence[tuple[float, Point]], metric: str, cost: Cost | None
 ) -> None:
-    """What is not on the front, with what breaks a limit marked otherwise."""
+    """Models that are not on the front; those that break a limit have another marker."""
     shown = [others[i] for i in style.evenly(len(others), style.MOST_POINTS)]
     crowd = len(shown) > style.CROWD
     looks = ((True, "other models", "circle"), (False, "over a limit", "x-thin-open"))
@@ -179,7 +179,7 @@ def _add_others(
 
 
 def _add_staircase(figure: go.Figure, at: Sequence[float], members: Sequence[Measurement]) -> None:
-    """The best accuracy of any member that costs no more."""
+    """The best accuracy of any member at each cost or below."""
     kept = pareto.front([(x, -m.accuracy) for x, m in zip(at, members, strict=True)])
     steps = sorted((at[i], members[i].accuracy) for i in kept)
     figure.add_scatter(
@@ -245,7 +245,7 @@ def _add_front(
 
 
 def _cycled(of: Sequence[str], group: int | None) -> str:
-    """The first for a member that is tied with none, so that it looks like no group."""
+    """The first marker for a member without ties, so that it does not look like a group."""
     return of[0] if group is None else of[1 + group % (len(of) - 1)]
 
 

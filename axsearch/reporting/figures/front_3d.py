@@ -14,11 +14,11 @@ ORDER = 20
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
-    """The front in three dimensions, where the study has three objectives."""
+    """The front in three dimensions, if the study has three objectives."""
     if len(data.costs) < 2:
         words = " and ".join(data.objectives)
         sentence = (
-            f"This study has the objectives {words}, which need no third dimension; `axsearch "
+            f"This study has the objectives {words}, so there is no third dimension; `axsearch "
             "search --objectives accuracy,latency,size` starts one with all three."
         )
         return [style.nothing(_title(data.metric), sentence)]
@@ -82,7 +82,7 @@ def front_3d_figure(
     return style.lay_out(
         figure,
         _title(metric),
-        subtitle="Drag to turn it. Ratios are to the base.",
+        subtitle="Drag to rotate. Ratios are to the base.",
         height=560,
         margin={"l": 0, "r": 0},
         scene={

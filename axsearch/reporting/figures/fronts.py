@@ -24,11 +24,11 @@ def fronts_figure(
     Each line is the best accuracy at a cost; members off the line are better in another cost.
 
     Args:
-        fronts: base and members of each front, by the name that the legend gives it.
+        fronts: base and members of each front, by its name in the legend.
         cost: of the horizontal axis, each relative to the front's own base.
         metric: the accuracy metric.
         change: whether to draw the change from the front's own base, for fronts whose bases differ;
-            intervals are then left out, since those of a difference would be others.
+            intervals are then left out, since a difference has another interval.
     """
     figure = go.Figure()
     words = style.in_words(metric)

@@ -1,4 +1,4 @@
-"""Which heads matter, as the search's order of removal has it."""
+"""The importance of heads, by which the search removes them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NO_SCORES = (
     "This study has no importance scores; `axsearch search` measures them before its trials."
 )
 DECADES = 3
-"""The colours reach down to this many powers of ten below the greatest score."""
+"""The colour scale extends this many powers of ten below the greatest score."""
 
 MOST_LABELLED = 400
-"""Cells in which the rank can still be read."""
+"""Most cells in which the rank is readable."""
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
@@ -89,7 +89,7 @@ def _ranks(scores: Sequence[float]) -> list[str]:
 
 
 def _colour(score: float | None, greatest: float) -> float | None:
-    """The power of ten of the score's share of the greatest; the lowest colour for zero."""
+    """The power of ten of a score's share of the greatest; the lowest colour for zero."""
     if score is None or not math.isfinite(score):
         return None
     share = score / greatest if greatest > 0 else 0.0

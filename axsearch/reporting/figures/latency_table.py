@@ -1,4 +1,4 @@
-"""What time each shape of a block takes, as the latency table has it."""
+"""The time of each shape of a block, by the latency table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = (style.VERMILLION, style.PURPLE, style.ORANGE, style.SKY)
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
-    """The study's latency table, where latency is an objective."""
+    """The study's latency table, if latency is an objective."""
     if data.latency_table is None or not data.latency_table.blocks:
         return [style.nothing(TITLE, NO_TABLE)]
     units = {}
@@ -43,13 +43,13 @@ def latency_table_figure(
     """The share of the base's pass that a block takes, by the units it keeps.
 
     Lines are blocks that only lose units, with a band of the table's error on either side; markers
-    are blocks with a setting; the dashed line is what no recipe changes.
+    are blocks with a setting; the dashed line is the rest of the model, which no recipe changes.
 
     Args:
         table: the latency table.
         units: of an exact block, ``{"heads": 12, "ffn": 3072}``; without them exact blocks are not
-            drawn, since the table does not say how many units they keep.
-        scenario: what it was measured for, in words.
+            drawn, since the table does not have their number of units.
+        scenario: the scenario of the measurement, in words.
     """
     units = units or {}
     panels = [(kind, one) for kind in table.kinds if (one := removal(kind)) is not None]

@@ -16,7 +16,7 @@ from axsearch.statistics.measurement import Measurement
 ORDER = 40
 TITLE = "What the front keeps of each layer"
 MOST_LABELLED = 500
-"""Cells in which the number can still be read."""
+"""Most cells in which the number is readable."""
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
@@ -29,9 +29,9 @@ def of_study(data: StudyData) -> list[go.Figure]:
 def layer_map(front: Sequence[Measurement], baseline: Measurement) -> go.Figure:
     """Heat maps, one for each approximation: a row for each front member, a column for each layer.
 
-    Colour is the share of the base's units kept. A setting, such as the k of top-k attention, is no
-    share: its cells have one colour, and are empty where it is not set. Layers that were removed
-    are crossed out.
+    Colour is the share of the base's units kept. A setting, such as the k of top-k attention, is
+    not a share: its cells have one colour, and are empty if it is not set. Removed layers are
+    crossed out.
     """
     layers = list(baseline.choices)
     names = [
@@ -99,7 +99,7 @@ def _kept(member: Measurement, layer: str, name: str) -> int | None:
 
 
 def _shares(front: Sequence[Measurement], baseline: Measurement, name: str) -> dict[str, Any]:
-    """Cells of units: coloured by the share of the base's that is kept."""
+    """Cells of units, coloured by the share of the base's units that is kept."""
     full = {layer: _kept(baseline, layer, name) for layer in baseline.choices}
     kept = [[_kept(m, layer, name) for layer in full] for m in front]
     return {
@@ -119,7 +119,7 @@ def _shares(front: Sequence[Measurement], baseline: Measurement, name: str) -> d
 
 
 def _settings(front: Sequence[Measurement], layers: Sequence[str], name: str) -> dict[str, Any]:
-    """Cells of a setting: one colour where it is set, empty where it is not."""
+    """Cells of a setting: one colour if it is set, empty if not."""
     kept = [[_kept(m, layer, name) for layer in layers] for m in front]
     return {
         "z": [[None if own is None else 1 for own in row] for row in kept],

@@ -1,4 +1,4 @@
-"""What the members of the front have in common: one line each, across its objectives and shape."""
+"""The members of the front, one line each, across its objectives and shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from axsearch.statistics.measurement import Measurement
 ORDER = 30
 TITLE = "The front across objectives and shape"
 MOST_NUMBERED = 20
-"""Lines beside which the trial's number can still be read."""
+"""Most lines for which the trial's number is readable."""
 
 
 def of_study(data: StudyData) -> list[go.Figure]:
@@ -37,8 +37,9 @@ def parallel_coordinates_figure(
 ) -> go.Figure:
     """A line for each member of the front, coloured by its accuracy.
 
-    The axes: the trial, accuracy, the costs, and of the shares of units kept, the layers with a
-    setting such as top-k attention and the layers removed those in which members differ.
+    The axes are the trial, accuracy and the costs, and those of the following in which members
+    differ: the shares of units kept, the number of layers with a setting such as top-k attention,
+    and the number of layers removed.
     """
     accuracy = [m.accuracy for m in front]
     axes: list[tuple[str, list[float | None], bool]] = [(style.in_words(metric), [*accuracy], True)]
@@ -125,6 +126,6 @@ def _trials(front: Sequence[Measurement]) -> dict[str, Any]:
 
 
 def _range(values: Sequence[float]) -> list[float]:
-    """From the least to the greatest; around the value where there is but one."""
+    """From the least to the greatest; around the value if there is only one."""
     low, high = min(values), max(values)
     return style.padded(values) if low == high else [low, high]

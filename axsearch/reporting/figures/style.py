@@ -1,4 +1,4 @@
-"""The common look of the figures: colours, layout, and the figure that has nothing to show."""
+"""The common look of the figures: colours, layout, and a figure without data."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ GRID = "rgba(126,126,126,0.25)"
 TRANSPARENT = "rgba(0,0,0,0)"
 MODEBAR = "rgba(126,126,126,0.5)"
 
-# Okabe and Ito's colours, told apart with every kind of colour vision, without black and yellow,
-# which vanish on one of the backgrounds. The first four have 3:1 on both.
+# Okabe and Ito's colours, distinguishable with every kind of colour vision, without black and
+# yellow, which vanish on one of the backgrounds. The first four have 3:1 on both.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY = "#E69F00", "#56B4E9"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
@@ -27,7 +27,7 @@ FRONT, BASE, OTHER = BLUE, VERMILLION, TEXT
 REGION = "rgba(0,158,115,0.13)"
 BAND = "rgba(126,126,126,0.2)"
 
-# One more than the colours, so that a pair of both comes back only after all pairs.
+# One more than the colours, so that a pair of both repeats only after all pairs.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "triangle-down", "hexagram")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -36,15 +36,15 @@ SCALE = "Cividis"
 LINE_SCALE = [[0, BLUE], [1, VERMILLION]]
 
 MOST_POINTS = 2000
-"""Points of one trace; of more, an even sample is drawn."""
+"""Most points of one trace; from more, an even sample is drawn."""
 
 CROWD = 300
-"""Points from which on each is drawn smaller and paler."""
+"""With this many points or more, each is drawn smaller and paler."""
 
 MOST_NAMED = 30
-"""Members of a front beside which the trial can still be read; of more, hovering says it."""
+"""Most members of a front whose trials are readable as text; with more, hovering shows them."""
 
-NO_TRIALS = "No model was evaluated yet; `axsearch search` evaluates them."
+NO_TRIALS = "No model has been evaluated yet; `axsearch search` evaluates models."
 
 COLOUR_BAR = 60
 """Pixels of a colour bar with its title and labels."""
@@ -70,7 +70,7 @@ _SCENE_AXIS = {
 def lay_out(
     figure: go.Figure, title: str, *, subtitle: str = "", height: int = 480, **more: Any
 ) -> go.Figure:
-    """Give a figure its title, height in pixels and the common look; ``more`` goes to its layout.
+    """Set a figure's title, height in pixels and the common look; ``more`` goes to its layout.
 
     Plotly does not wrap titles: here they are wrapped for narrow screens, and the top margin grows
     with them.
@@ -116,7 +116,7 @@ def lay_out(
 
 
 def nothing(title: str, sentence: str) -> go.Figure:
-    """A figure of which there is nothing to show: its title, and a sentence that says why."""
+    """A figure without data: its title, and a sentence that says why."""
     figure = lay_out(go.Figure(), title, height=220).update_layout(margin={"l": 20})
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
@@ -136,8 +136,8 @@ def with_colour_bar(
 ) -> go.Figure:
     """Add the shared colour scale, its bar being ``below`` pixels under a figure laid out before.
 
-    Under it ``legend`` pixels stay free. ``more`` goes to the colour axis, and what it has under
-    ``colorbar`` to the bar.
+    ``legend`` pixels stay free below it. ``more`` goes to the colour axis, and its ``colorbar`` to
+    the bar.
     """
     margin = figure.layout.margin
     bottom = below + COLOUR_BAR + legend
@@ -162,7 +162,7 @@ def with_colour_bar(
 
 
 def rounded(value: float | None) -> float | None:
-    """The value to five significant digits, which keeps a figure's JSON short; None if no number.
+    """The value to five significant digits, for a short JSON; None if it is not a number.
 
     Example:
         >>> rounded(0.123456789)
@@ -177,7 +177,7 @@ def all_rounded(values: Iterable[float | None]) -> list[float | None]:
 
 
 def padded(values: Sequence[float], share: float = 0.06) -> list[float]:
-    """The range of an axis that shows all values, also where they are one and the same."""
+    """The range of an axis that shows all values, even if they are all the same."""
     low, high = min(values), max(values)
     margin = (high - low) * share or max(abs(high), 1e-3) * share
     return [float(f"{low - margin:.5g}"), float(f"{high + margin:.5g}")]
@@ -191,24 +191,24 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def in_words(name: str) -> str:
-    """A metric's or a choice's name as it stands in a title."""
+    """The name of a metric or a choice in a title."""
     titles = (one.title for one in named([name]))
     return next(titles, "") or name.replace("_", " ")
 
 
 def capitalised(text: str) -> str:
-    """The text as it begins a title; a name such as ``F1`` keeps its own capitals."""
+    """The text with a capital first letter; a name such as ``F1`` keeps its own capitals."""
     return text[:1].upper() + text[1:]
 
 
 def layer_number(layer: str) -> str:
-    """``layer03`` as the figures name it, ``3``."""
+    """The name of ``layer03`` in the figures, ``3``."""
     number = layer.removeprefix("layer")
     return str(int(number)) if number.isdecimal() else layer
 
 
 def fitted(figure: go.Figure, height: int) -> go.Figure:
-    """The figure at another height in pixels, its colour bar as far below the plot as before."""
+    """The figure at another height in pixels, its colour bar at the same distance from the plot."""
     layout = figure.layout
     used = layout.margin.t + layout.margin.b
     bar = layout.coloraxis.colorbar
