@@ -40,7 +40,7 @@ SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 LOCK = 0x6178
 """The PostgreSQL advisory lock that is held while tables are changed."""
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # failed trials are told by the run
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # the run reports failed trials
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
