@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 from pathlib import Path
@@ -18,6 +19,9 @@ from axsearch.models.exported import PREFIX, exported_classes, read_json
 from axsearch.space.recipe import Recipe
 
 WEIGHTS, MODELING = "model.safetensors", "modeling_axsearch"
+EARLIER = Path(__file__).with_name("earlier_sources.json")
+"""SHA-256 of the modeling files of earlier releases, by release, auto class and model type."""
+
 SUFFIXES = (".json", ".jinja", ".md", ".model", ".safetensors", ".txt")
 
 # Runs in a process of its own, in which axsearch cannot be imported. A plain checkpoint is opened
@@ -75,7 +79,8 @@ class HuggingFace(ExportFormat):
         """Open the folder without axsearch.
 
         A manifest holds no secret, so a folder may come from anybody: only the modeling file that
-        this installation writes itself is run, and nothing else in the folder may name code.
+        this version or an earlier release writes for the model's class is run, and nothing else in
+        the folder may name code.
         """
         recipe = Recipe.read(folder / RECIPE)
         config = read_json(folder / "config.json")
@@ -92,17 +97,35 @@ class HuggingFace(ExportFormat):
         if remote and (
             config.get("auto_map") != _auto_map(auto_class)
             or not modeling.is_file()
-            or modeling.read_text() != modeling_source(base, auto_class, _types(recipe))
+            or not _is_written_by_us(modeling, base, auto_class, recipe)
         ):
             raise UsageError(
-                f"{modeling} is not the file that this version of axsearch writes, "
-                "so it is not run; export the model again."
+                f"{modeling} is not the file that this version of axsearch or an earlier one "
+                "writes, so it is not run; export the model again."
             )
         return run_check(CHECK, folder, auto_class, "1" if remote else "0")
 
 
 def _types(recipe: Recipe) -> list[str]:
     return sorted({name for _, name, _ in recipe.choices()})
+
+
+def _is_written_by_us(
+    modeling: Path, base: type[PreTrainedModel], auto_class: str, recipe: Recipe
+) -> bool:
+    # This version's file is compared with what it would write. Earlier releases cannot be asked,
+    # but nobody can make another file with the SHA-256 of one of theirs. Each is known for its own
+    # model type and class alone: for any other, the file is as foreign as anybody else's.
+    source = modeling.read_text(encoding="utf-8", errors="replace")
+    if source == modeling_source(base, auto_class, _types(recipe)):
+        return True
+    assert base.config_class is not None
+    model_type = base.config_class.model_type
+    checksum = hashlib.sha256(source.encode()).hexdigest()
+    return any(
+        release.get(auto_class, {}).get(model_type) == checksum
+        for release in read_json(EARLIER).values()
+    )
 
 
 def _auto_map(auto_class: str) -> dict[str, str]:
