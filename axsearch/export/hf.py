@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.size import METADATA, safetensors_bytes
