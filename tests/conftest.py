@@ -26,6 +26,7 @@ from transformers import (
 )
 
 import axsearch
+from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.running.holdout import evaluate_front
 
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
@@ -130,6 +131,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_tables() -> Iterator[None]:
+    """Latency tables of few rounds, in processes that tests start too: how exact they are is a
+    question for tests/calibration alone.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(SECONDS_VARIABLE, "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny BERT, trained for some seconds on the reviews, with its tokenizer."""
@@ -156,13 +167,10 @@ def tiny_study(
 ) -> tuple[str, str]:
     """URL and name of a study of 14 trials whose front was timed, for tests that only read."""
     url = f"sqlite:///{tmp_path_factory.mktemp('tiny') / 'studies.db'}"
-    with pytest.MonkeyPatch.context() as patched:
-        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
-        axsearch.search(
-            str(base_dir), str(data_dir), storage=url, study="tiny", trials=14, batch_size=4,
-            threads=1, staged=False
-        )  # fmt: skip
+    axsearch.search(
+        str(base_dir), str(data_dir), storage=url, study="tiny", trials=14, batch_size=4,
+        threads=1, staged=False
+    )  # fmt: skip
     return url, "tiny"
 
 

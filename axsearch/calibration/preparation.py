@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from axsearch.approximations import Level
 from axsearch.approximations.site import SiteId
-from axsearch.calibration.block_timing import ROUNDS, measure_latency_table
+from axsearch.calibration.block_timing import ROUNDS, SECONDS, measure_latency_table
 from axsearch.calibration.costs import latency_cost, size_cost, size_table, slower_levels
 from axsearch.calibration.damage import Damage, calibration_sample, measure_damage
 from axsearch.calibration.importance import PATH, Importance, importance_along_path
+from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.progress import console, progress_bar
 from axsearch.space.genome import SearchSpace
@@ -35,6 +37,8 @@ from axsearch.store.queries import (
 )
 from axsearch.store.studies import save_machine
 from axsearch.system.machine import machine_facts, machine_name, measuring
+
+SECONDS_VARIABLE = "AXSEARCH_TABLE_SECONDS"
 
 Orders = Mapping[SiteId, Sequence[int]]
 """The importance order of the units of each site."""
@@ -164,12 +168,34 @@ def latency_table(evaluator: Evaluator, space: SearchSpace, machine: str) -> Lat
     )
 
 
+def table_seconds() -> float:
+    """Seconds that a latency table may take to measure; a large model may need more.
+
+    From ``AXSEARCH_TABLE_SECONDS``, else :data:`axsearch.calibration.block_timing.SECONDS`. With
+    fewer seconds, blocks are timed in fewer rounds and the table is less exact. Raises UsageError
+    where the variable holds anything else.
+    """
+    given = os.environ.get(SECONDS_VARIABLE, SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise UsageError(
+            f"{SECONDS_VARIABLE} must be a number of seconds from 0 up, not {given!r}."
+        )
+    return seconds
+
+
 def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, Any]:
     scenario = evaluator.scenario
     assert scenario is not None
     batches, workload = evaluator.workload
+    seconds = table_seconds()
     with measuring():
-        table = measure_latency_table(evaluator.base, space, batches, scenario, on_round=told)
+        table = measure_latency_table(
+            evaluator.base, space, batches, scenario, seconds=seconds, on_round=told
+        )
     save_machine(evaluator.engine, machine_name(), machine_facts())
     save_latency_table(
         evaluator.engine,

@@ -95,8 +95,6 @@ def _cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     real = axsearch.reporting.dashboard.serving.serve
     with pytest.MonkeyPatch.context() as patched:
-        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
         for engine in (Local, OnRay):
             patched.setattr(engine, "run", work)
         patched.setattr(OnRay, "check", lambda self, place: None)

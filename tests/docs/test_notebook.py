@@ -22,10 +22,7 @@ NAME = "movie-reviews"
 def storage(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database with a tiny study of the demo's name, whose holdout split was opened."""
     url = f"sqlite:///{tmp_path_factory.mktemp('notebook') / 'studies.db'}"
-    with pytest.MonkeyPatch.context() as patched:
-        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
-        study = search(str(base_dir), str(data_dir), storage=url, study=NAME, trials=8)
+    study = search(str(base_dir), str(data_dir), storage=url, study=NAME, trials=8)
     evaluate_front(study)
     study.database.close()
     return url

@@ -26,8 +26,6 @@ def _no_accuracy_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was evaluated")
 
     monkeypatch.setattr(Predictor, "predict", never)
-    for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-        monkeypatch.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,6 @@ from axsearch.system.interrupts import Interrupts
 from tests.conftest import tiny_bert, tiny_tokenizer
 
 Search = Callable[..., Study]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _short_tables() -> Iterator[None]:
-    """Tables of few rounds: these tests do not look at how exact they are."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
-        yield
 
 
 def table_by_units(*_: object, **__: object) -> LatencyTable:

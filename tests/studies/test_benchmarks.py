@@ -32,8 +32,6 @@ def run(script: str, *arguments: object) -> None:
     """Run a script in this process: a new one would import torch first."""
     with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for whoever runs it
-        for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-            patched.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
         patched.setattr(sys, "argv", [str(BENCHMARKS / script), *map(str, arguments)])
         patched.syspath_prepend(BENCHMARKS)  # what Python does for a script
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
