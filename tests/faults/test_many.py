@@ -57,12 +57,12 @@ def test_processes_on_one_study_finish_what_is_wanted_once(url: str, processes: 
     assert sum(count > 0 for count in did) >= processes - 2  # they shared the work
 
 
-def test_processes_that_start_at_once_make_one_database_and_one_study(url: str) -> None:
-    running = start(["-c", MAKE, url], 6)
+def test_processes_that_start_at_once_make_one_database_and_one_study(new_url: str) -> None:
+    running = start(["-c", MAKE, new_url], 6)
     told = [process.communicate(timeout=120) for process in running]
     assert [p.returncode for p in running] == [0] * 6, told
     assert len({out for out, _ in told}) == 1
-    database = open_database(url)
+    database = open_database(new_url)
     assert optuna.get_all_study_names(database.storage) == ["one"]
     with database.engine.connect() as connection:
         versions = connection.execute(text("SELECT count(*) FROM ax_alembic_version")).scalar()

@@ -29,6 +29,12 @@ from axsearch.store.models import Base, RecipeRow, TrialRow
 from axsearch.store.queries import EvaluationKey, LatencyKey, load_evaluation, load_latency
 
 
+@pytest.fixture
+def url(new_url: str) -> str:
+    """Tables are made by what is tested here."""
+    return new_url
+
+
 def test_opening_makes_both_kinds_of_tables_and_again_changes_nothing(url: str) -> None:
     for _ in range(2):
         database = open_database(url, create=True)
