@@ -191,7 +191,7 @@ def test_a_recipe_that_another_worker_evaluates_is_waited_for(database: Database
 def test_a_small_space_ends_when_all_of_it_is_tried(
     database: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faults.cheap.HEADS", 1)
+    monkeypatch.setattr("tests.faults.cheap.HEADS", 1)
     monkeypatch.setattr("axsearch.running.trial_loop.NOTHING_NEW", 5)
     a_loop(database, Wrong((), []), 6).run()
     assert "nothing new 5 times: the study has 1 models" in capsys.readouterr().err
