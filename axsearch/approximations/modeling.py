@@ -195,7 +195,8 @@ def apply_choices(
             for kind, choices in chosen.items()
             if any(halves[type].removes(choice) for type, choice in choices.items())
         )
-        if len(removed) == len(chosen) and layout.empty_layer is not None:
+        removable = {kind for kind, block in layout.blocks.items() if block.remove is not None}
+        if removed == removable and layout.empty_layer is not None:
             stack[number] = layout.empty_layer()
             continue
         for kind, block in layout.blocks.items():

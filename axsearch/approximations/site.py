@@ -104,6 +104,7 @@ class Site:
         length: the longest input, in tokens, that the search will see: a k above it has no effect.
         repeats: how often a forward pass runs the site, more than once where layers share their
             parameters, and so their choices.
+        modules: the names of its modules in the base model's state dict, without ``.weight``.
         lacks: what the model's family cannot do here, and why, such as
             :data:`SELECTABLE_SCORES`; an approximation says what it ``needs``.
     """
@@ -114,6 +115,7 @@ class Site:
     length: int
     repeats: int = 1
     lacks: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from axsearch.approximations import removal
 from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.models.base_model import Base
@@ -164,13 +165,14 @@ def _designs(
         order = np.concatenate([generator.permutation(len(keys)) for _ in range(rounds)])
         drawn.append([choices_of[keys[i]] for i in order[: count * len(layers)]])
     pairs = list(zip(*drawn, strict=True))
+    blocks = [kind for kind in there if removal(kind) is not None]
     found = []
     for start in range(0, len(pairs), len(layers)):
         choices: dict[SiteId, Mapping[str, Choice]] = {}
         for layer, pair in zip(layers, pairs[start : start + len(layers)], strict=True):
             chosen = dict(zip(there, pair, strict=True))
-            if all(_removes(own) for own in pair):
-                chosen[list(there)[-1]] = {}
+            if all(_removes(chosen[kind]) for kind in blocks):
+                chosen[blocks[-1]] = {}
             choices |= {SiteId(layer, kind): own for kind, own in chosen.items()}
         found.append(Recipe.of(choices))
     return found
@@ -234,7 +236,7 @@ def _fit(
     removed = {kind: next((k for k, c in own.items() if _removes(c)), None)
                for kind, own in there.items()}  # fmt: skip
     known = {kind: fitted[key] for kind, key in removed.items() if key is not None}
-    if len(known) == len(there):
+    if len(known) > 1:
         mean = sum(known.values()) / len(known)
         for kind, share in known.items():
             fitted |= {key: fitted[key] + mean - share for key in there[kind]}

@@ -76,7 +76,8 @@ class Evaluator:
         weights: what recipes' tensors are; the base's, refitted in closed form, if None.
 
     Attributes:
-        base: the user's model, which all others are compared with.
+        base: the user's model, the reference that all others are compared with; the recipe without
+            a choice stands for it, whatever the weights of the other recipes are.
         table: what latency is predicted from; None to time every recipe's model.
     """
 
@@ -98,7 +99,8 @@ class Evaluator:
         self.machine = machine or machine_name()
         self.base = task.base
         on_device(self.base.model, device)
-        self.weights = weights or closed_form(task, device)
+        self._reference = closed_form(task, device)
+        self.weights: Weights = weights or self._reference
         self.table: LatencyTable | None = None
         self.predictor = Predictor(task.kind, device)
         self._known: dict[str, Evaluation] = {}
@@ -107,6 +109,9 @@ class Evaluator:
     def baseline(self) -> Measurement:
         """The measurement of the untouched base."""
         return self.measure(EXACT)
+
+    def _weights(self, recipe: Recipe) -> Weights:
+        return self._reference if recipe == EXACT else self.weights
 
     def losses(self, recipe: Recipe) -> NDArray[np.float32]:
         """The loss of each feature of the search split in a recipe's model, (features,)."""
@@ -142,7 +147,7 @@ class Evaluator:
         Raises NonFiniteError where the model does not give finite numbers, DominatedError where
         a staged evaluation was stopped, UsageError where the recipe does not fit the model.
         """
-        small = cache(lambda: self.weights.shrink(recipe))  # not built where all is stored
+        small = cache(lambda: self._weights(recipe).shrink(recipe))  # not built if all is stored
         predicted = self.predicted_ratio(recipe)
         latency = None if predicted is not None else self.latency(recipe, small)
         ratio = latency.ratio if latency is not None else predicted
@@ -201,6 +206,7 @@ class Evaluator:
             split.fingerprint,
             self.dtype if searching else "float32",
             self.task.metric,
+            self._weights(recipe).key,
         )
         known = self._known.get(recipe.hash) if searching else None
         known = known or load_evaluation(self.engine, key, recipe.hash)
@@ -210,7 +216,7 @@ class Evaluator:
             return known
         if bar is not None:
             self._stop_as_before(key, recipe, bar)
-        model = small() if small is not None else self.weights.shrink(recipe)
+        model = small() if small is not None else self._weights(recipe).shrink(recipe)
         try:
             with evaluating():
                 predictions = self._predictions(model, recipe, split, key.dtype, bar)
@@ -291,10 +297,11 @@ class Evaluator:
         if self.scenario is None:
             return None
         examples, fingerprint = self._workload(split, batches) if split else self.workload
-        key = LatencyKey(self.task.model_fingerprint, fingerprint, machine_name())
+        weights = self._weights(recipe)
+        key = LatencyKey(self.task.model_fingerprint, fingerprint, machine_name(), weights.key)
         if not again and (known := self._timed(key, recipe, pairs)) is not None:
             return known
-        model = small() if small is not None else self.weights.shrink(recipe)
+        model = small() if small is not None else self._weights(recipe).shrink(recipe)
         with measuring():
             if not again and (known := self._timed(key, recipe, pairs)) is not None:
                 return known  # by the worker that this one has waited for

@@ -93,7 +93,16 @@ def export_model(
         begin("Writing the model")
         _write(bundle, folder, format)
     checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    save_export(study.database.engine, study.name, trial, recipe, format, str(folder), checksum)
+    save_export(
+        study.database.engine,
+        study.name,
+        trial,
+        recipe,
+        format,
+        str(folder),
+        checksum,
+        bundle.weights.key,
+    )
     return folder
 
 

@@ -100,9 +100,9 @@ def halves_of(recipe: Recipe) -> dict[str, type[Modeling]]:
     return {name: recorded(site.kind)[name].modeling for site, name, _ in recipe.choices()}
 
 
-def lost_layers(sites: Iterable[SiteId], recipe: Recipe) -> set[int]:
-    """The layers of which a recipe removes every block."""
-    ids = [site for site in sites if site.layer != OUTSIDE]
+def lost_layers(sites: Mapping[SiteId, Site], recipe: Recipe) -> set[int]:
+    """The layers of which a recipe removes every block; a site without units is no block."""
+    ids = [id for id, site in sites.items() if id.layer != OUTSIDE and site.units is not None]
     stay = {site.layer for site in ids if not recipe.removed(*site)}
     return {site.layer for site in ids} - stay
 

@@ -25,7 +25,7 @@ class Cut:
     """The part of a block, or of a removed layer, that a model gave up, and what it was worth.
 
     Attributes:
-        layer: ``layer03``.
+        layer: ``layer03``, or the site where it lies in no layer.
         block: ``attention``, ``ffn``, or ``layer`` if both were removed.
         kept: what remains, in words.
         damage: mean KL divergence from the base's outputs in nats, of each of these choices alone,
@@ -44,7 +44,7 @@ class Cut:
     @property
     def name(self) -> str:
         """A name such as ``layer03 attention``."""
-        return self.layer if self.block == "layer" else f"{self.layer} {self.block}"
+        return self.layer if self.block in ("layer", self.layer) else f"{self.layer} {self.block}"
 
 
 @dataclass(frozen=True)

@@ -196,10 +196,10 @@ class RecipeObjective:
 def _files(recipe: Recipe, found: Measurement) -> dict[str, bytes]:
     """The artifacts of a front member: its recipe, and what each layer keeps."""
     text = json.dumps({**recipe.to_dict(), "sha256": recipe.hash}, indent=1, sort_keys=True) + "\n"
-    names = list(next(iter(found.choices.values())))
+    names = list(dict.fromkeys(name for kept in found.choices.values() for name in kept))
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["layer", *names])
     for layer, choices in found.choices.items():
-        writer.writerow([layer, *(choices[name] for name in names)])
+        writer.writerow([layer, *(choices.get(name) for name in names)])
     return {"recipe.json": text.encode(), "layers.csv": table.getvalue().encode()}

@@ -14,13 +14,16 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from axsearch.approximations.ffn_mask.choice import FfnMask
+from axsearch.approximations.head_mask.choice import HeadMask
+from axsearch.approximations.topk_hard.choice import HardTopKAttention
 from axsearch.errors import UsageError
 from axsearch.samplers.base import GenomeSampler, Sampler
 from axsearch.space.genome import Dimension, SearchSpace
 from axsearch.space.problem import Problem
 from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR, STOPPED_ATTR
 
-APPROXIMATIONS = ("head_mask", "ffn_mask", "topk_hard")
+APPROXIMATIONS = (HeadMask.name, FfnMask.name, HardTopKAttention.name)
 """What the space must be made of."""
 
 HARD_K = 30
@@ -103,13 +106,13 @@ def changes(space: SearchSpace) -> tuple[Change, ...]:
     hard = [
         Change({d.name: d.levels.index(HARD_K)})
         for layer in layers
-        for d in _of(space, layer, "topk_hard")
+        for d in _of(space, layer, HardTopKAttention.name)
         if HARD_K in d.levels
     ]
     blocks = [
         Change(dict.fromkeys((d.name for d in parts), 1), tuple(Change({d.name: 1}) for d in parts))
         for layer in reversed(layers)
-        for name in ("ffn_mask", "head_mask")
+        for name in (FfnMask.name, HeadMask.name)
         if (parts := _of(space, layer, name))
     ]
     return (*hard, *blocks)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from axsearch.approximations import removal
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.space.recipe import Recipe
@@ -49,7 +50,8 @@ class LatencyTable:
         KeyError for a setting that was not measured.
         """
         kinds = self.outside if layer == OUTSIDE else self.kinds
-        if layer != OUTSIDE and all(recipe.removed(layer, kind) for kind in kinds):
+        blocks = [kind for kind in kinds if removal(kind) is not None]
+        if layer != OUTSIDE and all(recipe.removed(layer, kind) for kind in blocks):
             return 0.0
         share = sum(self.block(recipe, SiteId(layer, kind)) for kind in kinds)
         return share * self.repeats.get(layer, 1)

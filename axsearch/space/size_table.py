@@ -38,7 +38,8 @@ class SizeTable:
         a recipe saves there is below 0, since their bytes are in ``rest``.
         """
         sites = [site for site in self.units if site.layer == layer]
-        if layer != OUTSIDE and all(recipe.removed(*site) for site in sites):
+        blocks = [site for site in sites if self.units[site]]
+        if layer != OUTSIDE and all(recipe.removed(*site) for site in blocks):
             return 0.0
         return self.layers.get(layer, 0.0) - sum(self.saved(recipe, site) for site in sites)
 

@@ -52,7 +52,7 @@ class Measurement(BaseModel):
         if not self.choices:
             raise ValueError("choices names no layer")
         for layer, kept in self.choices.items():
-            if all(value is None for value in kept.values()):
+            if not kept or (_is_layer(layer) and all(v is None for v in kept.values())):
                 raise ValueError(f"choices does not say what {layer!r} keeps")
         return self
 
@@ -60,3 +60,8 @@ class Measurement(BaseModel):
     def objective_latency(self) -> float | None:
         """The latency ratio that the study optimises."""
         return self.latency_ratio if self.latency_predicted is None else self.latency_predicted
+
+
+def _is_layer(place: str) -> bool:
+    # A layer has blocks, of which a number of units is kept; what lies outside of layers need not.
+    return place.rpartition(".")[2].startswith("layer")

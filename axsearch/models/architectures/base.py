@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -93,15 +94,13 @@ class Architecture(ABC):
             prefix = self.layer_prefix(model, number)
             repeats = self.repeats(model.config, number)
             for kind, block in self.layout.blocks.items():
-                units = _units(layer, prefix, block, model.config)
-                size = _unit_parameters(layer, prefix, units)
-                sites.append(Site(SiteId(number, kind), units, size, length, repeats, self.lacks))
+                site = _site(SiteId(number, kind), layer, prefix, block, model.config)
+                sites.append(replace(site, length=length, repeats=repeats, lacks=self.lacks))
         body = model.base_model
         prefix = "" if body is model else f"{model.base_model_prefix}."
         for kind, block in self.layout.outside.items():
-            units = _units(body, prefix, block, model.config)
-            size = _unit_parameters(body, prefix, units)
-            sites.append(Site(SiteId(OUTSIDE, kind), units, size, length, 1, self.lacks))
+            site = _site(SiteId(OUTSIDE, kind), body, prefix, block, model.config)
+            sites.append(replace(site, length=length, lacks=self.lacks))
         return tuple(sites)
 
     def gates(self, model: PreTrainedModel) -> dict[SiteId, nn.Module]:
@@ -115,6 +114,16 @@ class Architecture(ABC):
             for kind, block in self.layout.blocks.items()
             if block.output is not None
         }
+
+
+def _site(
+    id: SiteId, module: nn.Module, prefix: str, block: Block, config: PreTrainedConfig
+) -> Site:
+    units = _units(module, prefix, block, config)
+    there = dict(module.named_modules())
+    names = [name for name in (*block.inputs, block.output) if name in there]
+    modules = tuple(f"{prefix}{name}" for name in names)
+    return Site(id, units, _unit_parameters(module, prefix, units), 1, modules=modules)
 
 
 def _units(module: nn.Module, prefix: str, block: Block, config: PreTrainedConfig) -> Units | None:

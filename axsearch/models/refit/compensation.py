@@ -84,9 +84,9 @@ def compensate(
         if refit is None:
             refit = _refit(base, units, choice, recipe.compensation, site_id, moments)
             refits[key] = refit
-        if refit.weight is not None:
+        if refit.weight is not None and units.output.tensor in state:
             state[units.output.tensor] = refit.weight
-        if refit.bias is not None and units.bias is not None:
+        if refit.bias is not None and units.bias is not None and units.bias in state:
             state[units.bias] = refit.bias
 
 

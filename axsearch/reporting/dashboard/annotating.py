@@ -125,7 +125,7 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
     assert member.trial is not None
     names = [
         name
-        for name in next(iter(member.choices.values()))
+        for name in dict.fromkeys(n for kept in member.choices.values() for n in kept)
         if any(
             kept[name] is not None for m in (member, study.baseline) for kept in m.choices.values()
         )
