@@ -1,8 +1,8 @@
 """Private names of a library: whether they are as they were, and who uses them.
 
-A module that holds all of a library's private names (``store/optuna_internals.py``) has a list of
-what each of them is expected to be. A new version of the library that changed one is told by its
-name and by the places that use it.
+All private names of a library stand in one module (``store/optuna_internals.py``), and its test
+lists what each of them is expected to be. Where a new version of the library has changed one, the
+test reports its name and the places that use it.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class End:
 
 
 class ObjectiveFunction(Protocol):
-    """What a loop evaluates; an :class:`axsearch.study.spec.Objective` is one number of it."""
+    """What a loop evaluates; each :class:`axsearch.study.spec.Objective` is one of its values."""
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
         """Suggest the trial's parameters and say which recipe they are."""

@@ -35,7 +35,7 @@ class BudgetFullError(AxsearchError):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker is at: so many distinct recipes are to be finished in a study."""
+    """What a worker works on: a study in which so many distinct recipes are to be finished."""
 
     study_id: int
     wanted: int

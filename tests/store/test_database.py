@@ -322,7 +322,7 @@ def test_what_was_measured_before_there_were_weights_is_of_the_closed_form(url: 
         }  # fmt: skip
         timed = {
             "model": "m", "recipe": recipe.hash, "workload": split, "machine": "here",
-            "scenario": {}, "created": now, **latency,
+            "scenario": "{}", "created": now, **latency,
         }  # fmt: skip
         exported = {
             "study": "one", "trial": 7, "recipe": recipe.hash, "format": "hf", "path": split,

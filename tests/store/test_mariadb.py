@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from axsearch.store import queries as q
 from axsearch.store.database import open_database
 from tests.faults import cheap
 from tests.faults.definition import check_nothing_lost, complete, trials_of
+from tests.store import test_database as migrated
 
 CHEAP = str(Path(cheap.__file__))
 SECONDS = 60.0
@@ -109,6 +110,21 @@ def test_a_recipe_and_an_outcome_larger_than_64_kilobytes(url: str) -> None:
     assert stored == len(big)
     assert q.load_recipes(database.engine, [recipe.hash])[recipe.hash] == recipe
     database.close()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        migrated.test_evaluations_of_the_first_version_are_read_or_done_again,
+        migrated.test_studies_of_the_previous_release_are_in_the_new_tables,
+        migrated.test_what_was_measured_before_there_were_weights_is_of_the_closed_form,
+        migrated.test_migrations_give_the_tables_that_the_models_say,
+    ],
+)
+def test_databases_of_earlier_versions_are_brought_up_to_date(
+    url: str, check: Callable[[str], None]
+) -> None:
+    check(url)
 
 
 def test_a_killed_worker_loses_nothing(url: str) -> None:

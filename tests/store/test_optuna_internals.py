@@ -205,7 +205,7 @@ def test_all_that_the_module_uses_is_expected() -> None:
         (None, "is no longer there"),
     ],
 )
-def test_what_changed_is_told_by_its_name_and_by_who_uses_it(
+def test_a_changed_name_is_reported_with_its_users(
     examples: dict[str, object], monkeypatch: pytest.MonkeyPatch, change: Any, said: str
 ) -> None:
     if change is None:
@@ -218,7 +218,7 @@ def test_what_changed_is_told_by_its_name_and_by_who_uses_it(
     assert "used as end_trial by axsearch/running/trial_loop.py:" in sentence
 
 
-def test_a_column_that_is_new_is_told(examples: dict[str, object]) -> None:
+def test_a_new_column_is_reported(examples: dict[str, object]) -> None:
     name = f"{MODELS}:TrialValueModel"
     older = {name: Expected(EXPECTED[name].form.partition(", value_type")[0], "VALUES")}
     (sentence,) = changes(older, examples)

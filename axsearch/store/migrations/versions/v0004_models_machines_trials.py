@@ -241,7 +241,9 @@ class _Known:
         self.connection.execute(self._of(table).insert().values(**values))
 
     def _of(self, table: str) -> sa.Table:
-        return sa.Table(table, sa.MetaData(), autoload_with=self.connection)
+        # MariaDB reflects a column of JSON as one of text.
+        stated = [sa.Column("spec", sa.JSON)] if table == "ax_studies" else []
+        return sa.Table(table, sa.MetaData(), *stated, autoload_with=self.connection)
 
     def add_studies(self) -> None:
         models, tasks = set(), set()
