@@ -82,7 +82,7 @@ class RecipeObjective:
         return space.recipe(genome)
 
     def evaluate(self, trial: optuna.Trial, recipe: Recipe) -> End:
-        """Evaluate a recipe; raises NonFiniteError where its model gives no finite numbers."""
+        """Evaluate a recipe; raises NonFiniteError where its model's numbers are not finite."""
         # Not at the top: transformers comes with it, which whoever has an evaluator has loaded.
         from axsearch.evaluation.accuracy import NonFiniteError
 

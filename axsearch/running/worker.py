@@ -88,7 +88,7 @@ class Worker:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
         except BaseException:
-            # The study or its database may be gone, too: only what ended the work is reported.
+            # The study or its database may be missing, too: only what ended the work is reported.
             with suppress(Exception), at_once():
                 self._note()
             raise
