@@ -178,7 +178,7 @@ def test_a_connection_that_is_cut_when_the_last_waiting_trial_began(
     try:
         loop = a_loop(database, Cheap(0.0, _no, _no), 1)
         params = {f"layer{layer:02d}.heads": layer for layer in range(6)}
-        database.storage.enqueue(loop.work.study_id, recipe_of(params), params)
+        database.storage.enqueue(loop.assignment.study_id, recipe_of(params), params)
         commits = cut_after(cut, monkeypatch)
         began = time.monotonic()
         loop.run()

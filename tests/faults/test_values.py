@@ -138,8 +138,8 @@ def test_a_study_deleted_while_it_runs_is_said(database: Database) -> None:
 def test_a_study_deleted_between_trials_leaves_nothing_in_the_way(database: Database) -> None:
     """SQLite gives the ids of a deleted study and its trials again."""
     loop = a_loop(database, Wrong((), []), 6)
-    storage, study_id = database.storage, loop.work.study_id
-    storage.work_on(loop.work)
+    storage, study_id = database.storage, loop.assignment.study_id
+    storage.work_on(loop.assignment)
     trial_id = storage.create_new_trial(study_id)
     other = open_database(url_of(database))
     optuna.delete_study(study_name="cheap", storage=other.storage)
@@ -167,11 +167,11 @@ def test_a_recipe_that_another_worker_evaluates_is_waited_for(database: Database
     slow = a_loop(first, Same(2.5, lambda: None, lambda: None), 1)
     thread = Thread(target=slow.run)
     thread.start()
-    while not database.storage.others(slow.work.study_id):
+    while not database.storage.others(slow.assignment.study_id):
         time.sleep(0.05)
     time.sleep(0.3)
     fast = a_loop(database, Same(0.0, lambda: None, lambda: None), 3)
-    fast.storage.work_on(fast.work)
+    fast.storage.work_on(fast.assignment)
 
     def end_soon() -> bool:
         nonlocal busy
@@ -185,7 +185,7 @@ def test_a_recipe_that_another_worker_evaluates_is_waited_for(database: Database
     trials = trials_in(database)
     dropped = [t for t in trials if DROPPED_ATTR in t.user_attrs]
     assert 0 < len(dropped) <= MOST_HELD + 1
-    assert database.storage.finished(fast.work.study_id) == 3
+    assert database.storage.finished(fast.assignment.study_id) == 3
 
 
 def test_a_small_space_ends_when_all_of_it_is_tried(
