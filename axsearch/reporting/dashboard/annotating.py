@@ -127,7 +127,7 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
         name
         for name in dict.fromkeys(n for kept in member.choices.values() for n in kept)
         if any(
-            kept[name] is not None for m in (member, study.baseline) for kept in m.choices.values()
+            kept.get(name) is not None for m in (member, study.baseline) for kept in m.choices.values()
         )
     ]
     cuts = list(cuts_of(study, member, tables, params))
@@ -135,7 +135,7 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
     rows = [
         [
             layer,
-            *("all" if kept[name] is None else str(kept[name]) for name in names),
+            *("all" if kept.get(name) is None else str(kept[name]) for name in names),
             *(worth([cut for cut in cuts if cut.layer == layer], heading) for heading in shown),
         ]
         for layer, kept in member.choices.items()
