@@ -333,7 +333,7 @@ def test_bfloat16_is_used_where_it_is_fast_and_losses_need_not_be_exact(
     monkeypatch.setattr("axsearch.running.search.is_fast", lambda device: not fast)
     run(trials=2, sampler=sampler)
     assert [worker.evaluator.dtype for worker in workers] == [used, used]
-    with pytest.raises(UsageError, match=r"another dtype|cannot go with axformer"):
+    with pytest.raises(UsageError, match=r"another dtype|cannot go with the sampler axformer"):
         run(trials=2, sampler=sampler, dtype="float32" if used == "bfloat16" else "bfloat16")
 
 
