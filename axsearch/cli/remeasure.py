@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json as to_json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from axsearch.cli.options import Json
 from axsearch.cli.output import numbers, ratio, say, stdout
 from axsearch.options import Option, like
 from axsearch.running.request import DataHere, ModelHere, SearchRequest, Storage, StudyName
+from axsearch.statistics.measurement import Measurement
 from axsearch.study.settings import Load
 from axsearch.study.study import Study
+
+if TYPE_CHECKING:
+    from axsearch.running.remeasuring import Ranking
 
 OF_STUDY = "the study's"
 
@@ -54,22 +59,34 @@ def remeasure(
         again=again,
     )
     if json:
-        data_ = {
-            "study": study,
-            "machine": found.machine,
-            "scenario": found.scenario,
-            "baseline": found.baseline.model_dump(mode="json"),
-            "front": [member.model_dump(mode="json") for member in found.front],
-            "latencies": {str(trial): asdict(own) for trial, own in found.latencies.items()},
-        }
-        print(to_json.dumps(data_))
-        return
+        print_json(opened, found)
+    else:
+        print_ranking(opened, found, before)
+
+
+def print_json(study: Study, found: Ranking) -> None:
+    """The ranking as one object: its scenario and machine, the models, their latencies by trial."""
+    data = {
+        "study": study.name,
+        "machine": found.machine,
+        "scenario": found.scenario,
+        "baseline": found.baseline.model_dump(mode="json"),
+        "front": [member.model_dump(mode="json") for member in found.front],
+        "latencies": {str(trial): asdict(own) for trial, own in found.latencies.items()},
+    }
+    print(to_json.dumps(data))
+
+
+def print_ranking(
+    study: Study, found: Ranking, before: Mapping[int | None, tuple[int, Measurement]]
+) -> None:
+    """A table of the models; ``before`` are the study's own front and ranks, by trial."""
     own = [found.latencies[m.trial or 0] for m in found.front]
     known = [before.get(m.trial, ("", None)) for m in found.front]
     columns = {
         "rank": [str(rank) for rank, _ in enumerate(found.front, 1)],
         "trial": [str(m.trial) for m in found.front],
-        opened.spec.metric: [f"{m.accuracy:.4f}" for m in found.front],
+        study.spec.metric: [f"{m.accuracy:.4f}" for m in found.front],
         "latency": [ratio(m.latency_ratio) for m in found.front],
         "quartiles": [f"{latency.low:.3f}-{latency.high:.3f}" for latency in own],
         "size": [ratio(m.size_ratio) for m in found.front],
@@ -80,7 +97,7 @@ def remeasure(
         ],
     }
     console = stdout()
-    table = numbers(columns, console, title=f"{study}: front for {found.words}")
+    table = numbers(columns, console, title=f"{study.name}: front for {found.words}")
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,38 +86,12 @@ def remeasure(
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if sequence_length is not None:
         given["sequence_length"] = sequence_length or None
-    for name in ("batch_size", "sequence_length", "threads"):
-        if (value := given.get(name)) is not None and value < 1:
-            raise UsageError(f"`{name}` must be at least 1, not {value}.")
-    scenario = replace(study.spec.scenario or Scenario(device=study.spec.device), **given)
-    threads = scenario.threads or torch.get_num_threads()  # a number, as in a study
-    scenario = replace(scenario, threads=threads)
-    trials, (_, settings) = study.measurements, study.asked
+    scenario = _scenario(study, given)
     _ = study.baseline  # or there is nothing to rank
-    with steps(1) as begin:
-        begin("Loading model and data")
-        task = load_task(study.spec, model=model, data=data, device=scenario.device)
-    longest = task.base.family.longest(task.model.config)
-    if (scenario.sequence_length or 0) > longest:
-        raise UsageError(
-            f"`sequence_length={scenario.sequence_length}` is above the model's {longest}."
-        )
-    evaluator = Evaluator(task, study.database.engine, scenario, scenario.device, study.spec.dtype)
-    sites = task.base.sites.values()
-    space = spaces(task, settings, study.spec.compensation)(
-        {site.id: range(site.count) for site in sites}, {}
-    )
-    evaluator.table = latency_table(evaluator, space, machine_name())
+    evaluator = _evaluator(study, scenario, model, data)
     base = evaluator.latency(EXACT, again=again)
     assert base is not None
-    predicted = []
-    for m in trials:
-        recipe = Recipe.from_dict(m.recipe)
-        ratio = evaluator.predicted_ratio(recipe)
-        if ratio is None:  # a k from elsewhere: the search has timed its model, too
-            found = evaluator.latency(recipe, again=again)
-            ratio = found.ratio if found is not None else None
-        predicted.append(_with(m, ratio, base))
+    predicted = [_predicted(evaluator, m, base, again) for m in study.measurements]
     baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
     latencies, front = {}, []
     with progress_bar() as progress:
@@ -132,6 +107,50 @@ def remeasure(
     keep_ranking(study, scenario, workload, machine_name(), [m.trial or 0 for m in front])
     baseline = _with(baseline, 1.0, base, measured=True)
     return Ranking(machine_name(), scenario.to_dict(), baseline, front, latencies)
+
+
+def _scenario(study: Study, given: Mapping[str, Any]) -> Scenario:
+    """The study's scenario with what was given in place of its own; raises UsageError."""
+    for name in ("batch_size", "sequence_length", "threads"):
+        if (value := given.get(name)) is not None and value < 1:
+            raise UsageError(f"`{name}` must be at least 1, not {value}.")
+    scenario = replace(study.spec.scenario or Scenario(device=study.spec.device), **given)
+    threads = scenario.threads or torch.get_num_threads()  # a number, as in a study
+    return replace(scenario, threads=threads)
+
+
+def _evaluator(study: Study, scenario: Scenario, model: str | None, data: str | None) -> Evaluator:
+    """The study's task with the latency table of a scenario, measured where there is none.
+
+    Raises UsageError where the model cannot run in it, or model or data are not the study's.
+    """
+    _, settings = study.asked
+    with steps(1) as begin:
+        begin("Loading model and data")
+        task = load_task(study.spec, model=model, data=data, device=scenario.device)
+    longest = task.base.family.longest(task.model.config)
+    if (scenario.sequence_length or 0) > longest:
+        raise UsageError(
+            f"`sequence_length={scenario.sequence_length}` is above the model's {longest}."
+        )
+    evaluator = Evaluator(task, study.database.engine, scenario, scenario.device, study.spec.dtype)
+    space = spaces(task, settings, study.spec.compensation)(
+        {site.id: range(site.count) for site in task.base.sites.values()}, {}
+    )
+    evaluator.table = latency_table(evaluator, space, machine_name())
+    return evaluator
+
+
+def _predicted(
+    evaluator: Evaluator, measurement: Measurement, base: Latency, again: bool
+) -> Measurement:
+    """A measurement with the latency that the table predicts, or that of its model."""
+    recipe = Recipe.from_dict(measurement.recipe)
+    ratio = evaluator.predicted_ratio(recipe)
+    if ratio is None:  # a k from elsewhere: the search has timed its model, too
+        found = evaluator.latency(recipe, again=again)
+        ratio = found.ratio if found is not None else None
+    return _with(measurement, ratio, base)
 
 
 def _any_latency(spec: StudySpec) -> StudySpec:

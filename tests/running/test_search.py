@@ -12,8 +12,9 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import text
 
-import axsearch.running.search
 from axsearch import Evaluator, Study, export_model, search
+from axsearch.approximations.ffn.choice import FfnNeurons
+from axsearch.approximations.heads.choice import Heads
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.latency import measure_latency
@@ -360,9 +361,8 @@ def test_what_a_study_is_about_cannot_change(
         with pytest.raises(UsageError, match=word):
             run(trials=2, **change)
     with monkeypatch.context() as patched:
-        levels = axsearch.approximations.heads.Heads.fractions
-        patched.setattr("axsearch.approximations.heads.Heads.fractions", levels[1:])
-        patched.setattr("axsearch.approximations.ffn.FfnNeurons.fractions", (0.5,))
+        patched.setattr(Heads, "fractions", Heads.fractions[1:])
+        patched.setattr(FfnNeurons, "fractions", (0.5,))
         with pytest.raises(UsageError, match="another search space"):
             run(trials=2)
     assert len(run(trials=2).measurements) == 2

@@ -324,9 +324,7 @@ class TestSpacesThatLackSomething:
         ids=["none", "no K of 30"],
     )
     def test_nothing_of_it_is_refused(self, problem: Problem) -> None:
-        with pytest.raises(
-            UsageError, match="needs `--approximations head_mask,ffn_mask,topk_hard"
-        ):
+        with pytest.raises(UsageError, match="needs `approximations=head_mask,ffn_mask,topk_hard"):
             build_sampler("axformer", problem, 0)
 
 
