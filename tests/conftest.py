@@ -29,6 +29,7 @@ import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
+from tests.processes import end_servers
 
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
 BAD = ["bad", "poor", "awful", "dull", "weak", "dreadful"]
@@ -52,6 +53,12 @@ def _one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _fork_servers() -> Iterator[None]:
+    yield
+    end_servers()
 
 
 @event.listens_for(Engine, "connect")

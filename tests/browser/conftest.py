@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from axsearch import Study, search
 from axsearch.reporting.dashboard.annotating import annotate
 from axsearch.running.holdout import evaluate_front
 from axsearch.space.latency_table import LatencyTable
+from tests.processes import Process
 
 from .page import Page
 
@@ -72,10 +71,9 @@ def study(storage: str) -> Study:
 @contextmanager
 def served(storage: str, *options: str) -> Iterator[str]:
     """The address of the dashboard, as its command serves it."""
-    command = [sys.executable, "-m", "axsearch", "dashboard", "--storage", storage, "--port", "0"]
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as server:
+    command = ["-m", "axsearch", "dashboard", "--storage", storage, "--port", "0"]
+    with Process(*command, *options) as server:
         try:
-            assert server.stderr is not None
             address = re.search(r"http://127.0.0.1:\d+", server.stderr.readline())
             assert address is not None
             yield address[0]

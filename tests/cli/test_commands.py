@@ -20,7 +20,9 @@ import pytest
 from axsearch.cli import main
 from axsearch.cli.commands import Commands
 from axsearch.cli.output import numbers, stdout
+from tests import processes
 from tests.conftest import reviews, write_csv
+from tests.processes import Process
 
 SPEED = ("--batch-size", "4", "--threads", "1")
 
@@ -57,10 +59,9 @@ def where(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
     storage = f"sqlite:///{tmp_path_factory.mktemp('study') / 'studies.db'}"
     place = ["--storage", storage, "--study", "tiny"]
     given = ["--model", str(base_dir), "--data", str(data_dir), "--trials", "8"]
-    done = subprocess.run(
-        [sys.executable, "-m", "axsearch", "search", *given, *place, *SPEED, "--no-staged"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = processes.run(
+        "-m", "axsearch", "search", *given, *place, *SPEED, "--no-staged", check=True
+    )
     assert "front of 8 trials" in done.stdout
     assert "trial 8/8" in done.stderr
     assert "trial 8/8" not in done.stdout
@@ -268,8 +269,7 @@ def test_the_shell_completes_commands_and_options(shell: str) -> None:
         "COMP_WORDS": words[shell],
         "COMP_CWORD": "2",
     }
-    command = [str(Path(sys.executable).with_name("axsearch"))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = processes.run(Path(sys.executable).with_name("axsearch"), env=environment)
     assert "--max-drop" in done.stdout
     assert "--max-latency-ratio" in done.stdout
 
@@ -399,11 +399,7 @@ def test_ctrl_c_keeps_what_was_finished(
 ) -> None:
     where = ["--storage", f"sqlite:///{tmp_path / 's.db'}", "--study", "s"]
     given = ["search", "--model", str(base_dir), "--data", str(data_dir), *where]
-    with subprocess.Popen(
-        [sys.executable, "-m", "axsearch", *given, "--trials", "500", "--batch-size", "4"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as search:  # fmt: skip
-        assert search.stderr is not None
+    with Process("-m", "axsearch", *given, "--trials", "500", "--batch-size", "4") as search:
         for line in search.stderr:
             if line.startswith("trial 4/"):
                 break
@@ -421,9 +417,7 @@ def test_ctrl_c_keeps_what_was_finished(
 
 
 def test_the_dashboard_serves_the_study_and_its_notes(where: list[str]) -> None:
-    command = [sys.executable, "-m", "axsearch", "dashboard", *where[:2], "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
+    with Process("-m", "axsearch", "dashboard", *where[:2], "--port", "0") as server:
         address = re.search(r"http://[\d.]+:\d+", server.stderr.readline())
         assert address is not None
         try:
@@ -451,10 +445,8 @@ def test_the_dashboard_on_all_addresses_asks_for_the_password(
 ) -> None:
     (tmp_path / "password").write_text("correct horse\n")
     (tmp_path / "password").chmod(0o600)
-    command = [sys.executable, "-m", "axsearch", "dashboard", *where[:2], "--port", "0"]
-    command += ["--host", "0.0.0.0", "--password-file", str(tmp_path / "password")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
+    command = ["-m", "axsearch", "dashboard", *where[:2], "--port", "0", "--host", "0.0.0.0"]
+    with Process(*command, "--password-file", tmp_path / "password") as server:
         port = re.search(r"http://0\.0\.0\.0:(\d+)/dashboard/", server.stderr.readline())
         assert port is not None
         address = f"http://127.0.0.1:{port[1]}"

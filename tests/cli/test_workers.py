@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +28,9 @@ from axsearch.store.artifacts import attached
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
 from axsearch.study.spec import StoredSettings
+from tests.processes import Process
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Process]
 TWO = ("--workers", "2")
 UNTIMED = ("--objectives", "accuracy,size")
 TRIALS = "40"  # of a tiny model: enough to be in the midst of them
@@ -44,33 +44,21 @@ pytestmark = pytest.mark.skipif(
 def start(base_dir: Path, data_dir: Path, url: str) -> Start:
     """Start a search of this database, or another command."""
 
-    def call(
-        *options: str, command: str = "search", model: Path = base_dir
-    ) -> subprocess.Popen[str]:
+    def call(*options: str, command: str = "search", model: Path = base_dir) -> Process:
         given = ["--storage", url, "--study", "many"]
         if command == "search":
             given += ["--model", str(model), "--data", str(data_dir), "--batch-size", "4"]
             given += ["--sampler", "random", "--no-staged"]
-        return subprocess.Popen(
-            [sys.executable, "-m", "axsearch", command, *given, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"},
-            start_new_session=True,
-        )
+        return Process(
+            "-m", "axsearch", command, *given, *options,
+            env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"}, new_session=True,
+        )  # fmt: skip
 
     return call
 
 
-def end(process: subprocess.Popen[str]) -> tuple[str, str]:
-    told = process.communicate(timeout=180)
-    return told[0], told[1]
-
-
-def until(process: subprocess.Popen[str], pattern: str) -> list[str]:
+def until(process: Process, pattern: str) -> list[str]:
     """Read what it says until a line begins like the pattern."""
-    assert process.stderr is not None
     seen = []
     for line in process.stderr:
         seen.append(line.strip())
@@ -110,7 +98,7 @@ def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
     ]
     assert len(children) == 2
     children[0].kill()
-    out, said = end(process)
+    out, said = process.communicate()
     assert process.returncode == 0, said
     assert "killed by SIGKILL (out of memory, perhaps); it is started again in 1 s." in said
     assert "many: front of" in out
@@ -138,7 +126,7 @@ def test_a_stopped_search_goes_on_with_a_worker(
     process = start("--trials", TRIALS, *TWO, *UNTIMED, model=moved)
     until(process, rf"trial \d+/{TRIALS} ")
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to all of its group
-    _, said = end(process)
+    _, said = process.communicate()
     assert process.returncode == 1
     assert said.splitlines()[-1] == (
         "axsearch: stopped; finished trials are kept, and the same command goes on from there."
@@ -154,7 +142,7 @@ def test_a_stopped_search_goes_on_with_a_worker(
     # Another machine, on which the model lies elsewhere.
     moved.unlink()
     worker = start("--model", str(base_dir), command="worker")
-    _, said = end(worker)
+    _, said = worker.communicate()
     assert worker.returncode == 0, said
     study = check(url, int(TRIALS))
     assert {m.trial for m in study.measurements} >= set(before)
@@ -187,7 +175,7 @@ def test_weights_that_are_cut_off_while_a_worker_runs(
     for child in psutil.Process(process.pid).children():
         if "spawn_main" in " ".join(child.cmdline()):
             child.kill()
-    _, said = end(process)
+    _, said = process.communicate()
     assert process.returncode == 2, said
     assert str(base) in said.splitlines()[-1]
     assert "Traceback" not in said
@@ -197,7 +185,7 @@ def test_weights_that_are_cut_off_while_a_worker_runs(
     study.database.close()
     weights.write_bytes(whole)
     process = start(command="worker")
-    _, said = end(process)
+    _, said = process.communicate()
     assert process.returncode == 0, said
     study = check(url, int(TRIALS))
     assert before.items() <= {m.trial: m.accuracy for m in study.measurements}.items()
@@ -250,7 +238,7 @@ def test_what_a_worker_cannot_do_is_said_at_once(
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs axsearch[ray]")
 def test_workers_on_ray(start: Start, url: str) -> None:
     process = start("--trials", "30", *TWO, *UNTIMED, "--engine", "ray")
-    out, said = end(process)
+    out, said = process.communicate()
     assert process.returncode == 0, said
     assert "many: front of" in out
     check(url, 30).database.close()

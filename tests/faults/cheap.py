@@ -131,7 +131,10 @@ def main() -> None:
     parser.add_argument("--wanted", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=0.01)
     parser.add_argument("--fault", default="none")
+    parser.add_argument("--group", type=Path, help="a control group to run in")
     given = parser.parse_args()
+    if given.group is not None:
+        given.group.write_text(str(os.getpid()))
 
     def nothing() -> None:
         return

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,28 +12,24 @@ from optuna.trial import TrialState
 
 from axsearch.store.attributes import GIVEN_UP_ATTR, INTERRUPTED_ATTR
 from tests.faults.definition import check_nothing_lost, complete, trials_of
+from tests.processes import Process
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
-GRACE = {**os.environ, "AXSEARCH_GRACE_PERIOD": "2"}
 KILLED = -signal.SIGKILL
 
 
-def start(url: str, *options: object, **kwargs: object) -> subprocess.Popen[str]:
-    command = [sys.executable, CHEAP, url, *map(str, options)]
-    return subprocess.Popen(
-        command, env=GRACE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
-    )  # type: ignore[call-overload, no-any-return]
+def start(url: str, *options: object) -> Process:
+    return Process(CHEAP, url, *options, env={**os.environ, "AXSEARCH_GRACE_PERIOD": "2"})
 
 
-def run(url: str, *options: object) -> int:
+def run(url: str, *options: object) -> int | None:
     process = start(url, *options)
     process.communicate(timeout=60)
     return process.returncode
 
 
-def until(process: subprocess.Popen[str], line: str) -> None:
+def until(process: Process, line: str) -> None:
     """Read what a worker prints until a line has come."""
-    assert process.stdout is not None
     for found in process.stdout:
         if found.strip() == line:
             return
@@ -120,11 +114,10 @@ def test_a_worker_that_the_kernel_killed_for_its_memory(
 ) -> None:
     run(url, "--wanted", 1)
 
-    def inside() -> None:
-        (little_memory / "cgroup.procs").write_text(str(os.getpid()))
-
     for _ in range(1 if fault == "memory" else 4):
-        process = start(url, "--fault", fault, "--wanted", 5, preexec_fn=inside)
+        process = start(
+            url, "--fault", fault, "--wanted", 5, "--group", little_memory / "cgroup.procs"
+        )
         process.communicate(timeout=60)
         assert process.returncode == KILLED
     last = start(url, "--wanted", 5)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -16,6 +13,7 @@ from axsearch.store.attributes import RETRY_ATTR
 from axsearch.store.database import open_database
 from tests.faults.cheap import NAME
 from tests.faults.definition import check_nothing_lost
+from tests.processes import Process
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
 MAKE = """
@@ -30,17 +28,8 @@ database.close()
 """
 
 
-def start(script: list[str], count: int) -> list[subprocess.Popen[str]]:
-    return [
-        subprocess.Popen(
-            [sys.executable, *script],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for _ in range(count)
-    ]
+def start(script: list[str], count: int) -> list[Process]:
+    return [Process(*script) for _ in range(count)]
 
 
 @pytest.mark.parametrize("processes", [8])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -32,6 +30,7 @@ from axsearch.store.work_storage import WorkStorage
 from tests.conftest import fill
 from tests.faults.cheap import Cheap, a_loop, recipe_of
 from tests.faults.definition import check_nothing_lost, complete, trials_of
+from tests.processes import run
 
 # A connection that the server cut is left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -222,14 +221,12 @@ def test_an_artifact_is_kept_whole_at_the_second_attempt(
 def test_a_full_disk_under_sqlite(small_disk: Path) -> None:
     """The run says so at once; with room made, the same command goes on."""
     url = f"sqlite:///{small_disk / 'studies.db'}"
-    command = [sys.executable, CHEAP, url, "--seconds", "0"]
-    assert subprocess.run([*command, "--wanted", "3"], check=False).returncode == 0
+    command = [CHEAP, url, "--seconds", "0"]
+    assert run(*command, "--wanted", "3").returncode == 0
     before = complete(trials_of(url))
     ballast = fill(small_disk, 100_000)
     began = time.monotonic()
-    failed = subprocess.run(
-        [*command, "--wanted", "200"], capture_output=True, text=True, check=False
-    )
+    failed = run(*command, "--wanted", "200")
     assert failed.returncode != 0
     assert time.monotonic() - began < 30  # it does not wait for a disk to grow
     assert failed.stderr.strip().splitlines() == [
@@ -238,9 +235,7 @@ def test_a_full_disk_under_sqlite(small_disk: Path) -> None:
     ballast.unlink()
     between = complete(trials_of(url))
     assert before.items() <= between.items()
-    again = subprocess.run(
-        [*command, "--wanted", "20"], capture_output=True, text=True, check=False
-    )
+    again = run(*command, "--wanted", "20")
     assert again.returncode == 0, again.stderr
     check_nothing_lost(url, 20, between)
 

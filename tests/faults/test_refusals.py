@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from axsearch.cli import main
 from axsearch.export.manifest import NAME as MANIFEST
 from tests.faults.studies import DROP_ATTRIBUTE, NAME, SET_ATTRIBUTE, SET_SPEC, SPEC, edit, make
+from tests.processes import run
 
 FILES: dict[str, bytes] = {
     "empty.csv": b"",
@@ -153,10 +153,7 @@ def test_in_a_process_of_its_own(base_dir: Path, tmp_path: Path) -> None:
     # A reader that crashes takes the process with it, and says nothing at all.
     (tmp_path / "train.jsonl").write_bytes(FILES["deep.jsonl"] + b"\nnull\n")
     given = ["--model", str(base_dir), "--data", str(tmp_path), "--out", str(tmp_path / "new")]
-    done = subprocess.run(
-        [sys.executable, "-m", "axsearch", "finetune", *given],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run("-m", "axsearch", "finetune", *given)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("axsearch: ")
     assert done.stderr.count("\n") == 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
+
+from tests.processes import run
 
 HEADS, LENGTH = 4, 4096
 SCORES = 4 * HEADS * LENGTH**2  # bytes of all scores, which explicit attention holds thrice
@@ -40,6 +41,5 @@ def test_forward_and_backward(
     native: str, mode: str, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AXSEARCH_NATIVE", native)
-    command = [sys.executable, "-c", MEASURE, str(HEADS), str(LENGTH), mode]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = run("-c", MEASURE, HEADS, LENGTH, mode, check=True)
     assert int(done.stdout) < SCORES / share

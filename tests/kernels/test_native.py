@@ -23,6 +23,7 @@ from axsearch.kernels import native, native_topk
 from axsearch.kernels.native import SWITCH, native_library
 from axsearch.kernels.native_topk import native_select
 from axsearch.kernels.topk_attention import topk_attention
+from tests.processes import Process, run
 
 Compiler = Callable[[str], None]
 
@@ -330,8 +331,9 @@ class TestCompiling:
         # Each waits until the other compiles as well, however slowly it starts.
         both = f"[ $(wc -l < {tmp_path / 'calls'}) -ge 2 ]"
         compiler(f"cp $built $out; for i in $(seq 300); do {both} && exit; sleep 0.1; done; exit 1")
-        workers = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(2)]
-        assert [worker.wait(60) for worker in workers] == [0, 0]
+        workers = [Process("-c", LOAD) for _ in range(2)]
+        told = [worker.communicate(60) for worker in workers]
+        assert [worker.returncode for worker in workers] == [0, 0], told
         assert len(calls(tmp_path)) == 2
         assert len(list(cache.iterdir())) == 1
 
@@ -347,11 +349,11 @@ class TestCompiling:
         self, kept: float, cache: Path, compiler: Compiler, tmp_path: Path
     ) -> None:
         # In another process, since this one would find the library it has already loaded.
-        subprocess.run([sys.executable, "-c", LOAD], check=True, timeout=60)
+        run("-c", LOAD, check=True)
         (library,) = cache.iterdir()
         whole = library.read_bytes()
         library.write_bytes(whole[: int(kept * len(whole))])  # as a full disk may leave it
-        subprocess.run([sys.executable, "-c", LOAD], check=True, timeout=60)
+        run("-c", LOAD, check=True)
         assert len(calls(tmp_path)) == 2
         assert library.read_bytes() == whole
 
@@ -366,7 +368,7 @@ class TestCompiling:
         assert len(calls(tmp_path)) == 2
 
     def test_takes_the_openmp_of_torch(self, cache: Path) -> None:
-        subprocess.run([sys.executable, "-c", LOAD], check=True, timeout=120)
+        run("-c", LOAD, check=True)
         (library,) = cache.iterdir()
         assert b"libgomp.so" not in library.read_bytes()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from axsearch.space.recipe import Recipe
 from axsearch.statistics.outcome import Outcome
 from axsearch.store import queries as q
 from axsearch.store.database import open_database
+from tests import processes
 from tests.faults import cheap
 from tests.faults.definition import check_nothing_lost, complete, trials_of
 from tests.store import test_database as migrated
@@ -79,8 +79,7 @@ def url(server: str, request: pytest.FixtureRequest) -> str:
 
 
 def run(url: str, *options: str) -> int:
-    command = [sys.executable, CHEAP, url, *options]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+    return processes.run(CHEAP, url, *options).returncode
 
 
 def test_a_recipe_and_an_outcome_larger_than_64_kilobytes(url: str) -> None:
@@ -136,9 +135,9 @@ def test_a_killed_worker_loses_nothing(url: str) -> None:
 
 def test_processes_share_a_study_and_its_front_is_found(url: str) -> None:
     open_database(url, create=True).close()
-    command = [sys.executable, CHEAP, url, "--wanted", "40"]
-    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
-    assert [process.wait(timeout=120) for process in running] == [0] * 4
+    running = [processes.Process(CHEAP, url, "--wanted", "40") for _ in range(4)]
+    told = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0] * 4, told
     trials = check_nothing_lost(url, 40)
     values = {t.number: t.values for t in trials if t.values}
     database = open_database(url)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +24,7 @@ from sqlalchemy.exc import OperationalError
 from axsearch.store import trial_storage
 from axsearch.store.database import open_database
 from axsearch.store.trial_storage import TrialStorage
+from tests.processes import run
 
 KNOB = IntDistribution(0, 12)
 
@@ -330,7 +328,7 @@ told.set_user_attr("b", 2)
 study.tell(told, 0.5)
 os._exit(9)
 """
-    ended = subprocess.run([sys.executable, "-c", script], env=os.environ, check=False)
+    ended = run("-c", script)
     assert ended.returncode == 9
     database = open_database(url)
     told, running = database.storage.get_all_trials(1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from axsearch.system.liveness import is_dead, worker_name
+from tests.processes import Process
 
 
 def test_a_worker_lives_as_long_as_its_process() -> None:
@@ -14,10 +12,7 @@ def test_a_worker_lives_as_long_as_its_process() -> None:
         "from axsearch.system.liveness import worker_name\n"
         "print(worker_name(), flush=True); input()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", say], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
+    with Process("-c", say) as process:
         other = process.stdout.readline().strip()
         assert other != worker_name()
         assert not is_dead(other)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from axsearch.system import machine
 from axsearch.system.machine import evaluating, measuring
+from tests.processes import Process
 
 WAYS = {"evaluating": evaluating, "measuring": measuring}
 
@@ -30,11 +29,7 @@ def another(way: str) -> Iterator[None]:
         f"from axsearch.system.machine import {way}\n"
         f"with {way}():\n print('in', flush=True); input()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
+    with Process("-c", code) as process:
         assert process.stdout.readline() == "in\n"
         yield
         process.stdin.write("\n")

@@ -1,0 +1,187 @@
+"""Processes as tests start them: forked from one that has imported what they need.
+
+A Python that imports torch and transformers first takes seconds, of which the tests would spend
+most of their time. What a process is the point of (signals, kills, exits, several on one database)
+is as real in a fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.fork_server import NUMBER
+
+LIBRARIES = ("torch", "transformers.models.bert.modeling_bert")
+
+AXSEARCH = (
+    *LIBRARIES, "datasets", "optuna", "psycopg", "sqlalchemy.dialects.postgresql.psycopg",
+    "axsearch.cli", "axsearch.running.remeasuring", "axsearch.running.search",
+    "axsearch.running.session", "axsearch.reporting.dashboard.serving",
+)  # fmt: skip
+
+
+class _Server:
+    """A fork server of this process."""
+
+    def __init__(self, *modules: str) -> None:
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("fork_server.py")),
+                 str(theirs.fileno()), *modules],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        text = json.dumps(request).encode()
+        with self._lock:
+            socket.send_fds(self._control, [NUMBER.pack(len(text))], descriptors)
+            self._control.sendall(text)
+
+    def end(self) -> None:
+        self._control.close()
+        self._process.wait()
+
+
+_servers: dict[tuple[str, ...], _Server] = {}
+
+
+def end_servers() -> None:
+    """End the fork servers of this process."""
+    while _servers:
+        _servers.popitem()[1].end()
+
+
+class Process:
+    """A process that runs what ``python ARGUMENTS…`` would, with the methods of a Popen.
+
+    Args:
+        arguments: a script, ``-m`` and a module, or ``-c`` and code, and what follows.
+        env: of the process; this one's if None.
+        new_session: whether it begins a session, whose processes a signal can be sent to at once.
+        modules: what it finds imported.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        env: Mapping[str, str] | None = None,
+        new_session: bool = False,
+        modules: Sequence[str] = AXSEARCH,
+    ) -> None:
+        self.args = [str(argument) for argument in arguments]
+        request = {
+            "arguments": self.args,
+            "environment": dict(os.environ if env is None else env),
+            "folder": str(Path.cwd()),
+            "session": new_session,
+        }
+        (read, self._in), (self._out, write), (self._err, complain), (self._status, ended) = (
+            os.pipe() for _ in range(4)
+        )
+        if (server := _servers.get(tuple(modules))) is None:
+            server = _servers[tuple(modules)] = _Server(*modules)
+        server.fork(request, [read, write, complain, ended])
+        for descriptor in (read, write, complain, ended):
+            os.close(descriptor)
+        self.stdin, self.stdout, self.stderr = (
+            os.fdopen(descriptor, mode)
+            for descriptor, mode in ((self._in, "w"), (self._out, "r"), (self._err, "r"))
+        )
+        self.returncode: int | None = None
+        self.pid = self._number()
+
+    def _number(self) -> int:
+        said = os.read(self._status, NUMBER.size)
+        if not said:
+            raise RuntimeError("The fork server has died.")
+        return int(NUMBER.unpack(said)[0])
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+        return self._ended(0)
+
+    def wait(self, timeout: float = 180) -> int:
+        """The exit status; raises TimeoutExpired."""
+        status = self._ended(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return status
+
+    def _ended(self, timeout: float) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            self.returncode = self._number()
+            os.close(self._status)
+        return self.returncode
+
+    def communicate(self, timeout: float = 180) -> tuple[str, str]:
+        """What it says on both streams from now to its end; raises TimeoutExpired."""
+        deadline = time.monotonic() + timeout
+        said = {}
+
+        def read(stream: IO[str]) -> None:
+            said[stream] = stream.read()
+
+        self.stdin.close()
+        streams = (self.stdout, self.stderr)
+        readers = [threading.Thread(target=read, args=[s], daemon=True) for s in streams]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(deadline - time.monotonic())
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout)
+        self.wait(max(deadline - time.monotonic(), 0))
+        self._close()
+        return said[self.stdout], said[self.stderr]
+
+    def send_signal(self, kind: int) -> None:
+        """Send a signal, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, kind)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+    def _close(self) -> None:
+        for stream in (self.stdin, self.stdout, self.stderr):
+            stream.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.stdin.close()  # what waits for more to read ends
+        if kind is not None:
+            self.kill()
+        self.wait()
+        self._close()
+
+
+def run(*arguments: object, check: bool = False, **given: Any) -> subprocess.CompletedProcess[str]:
+    """What :class:`Process` runs, to its end; raises CalledProcessError where it must not fail."""
+    process = Process(*arguments, **given)
+    out, err = process.communicate()
+    assert process.returncode is not None
+    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    if check:
+        assert done.returncode == 0, err
+    return done
