@@ -127,7 +127,9 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
         name
         for name in dict.fromkeys(n for kept in member.choices.values() for n in kept)
         if any(
-            kept.get(name) is not None for m in (member, study.baseline) for kept in m.choices.values()
+            kept.get(name) is not None
+            for m in (member, study.baseline)
+            for kept in m.choices.values()
         )
     ]
     cuts = list(cuts_of(study, member, tables, params))
