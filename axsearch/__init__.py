@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from axsearch.errors import AxsearchError, UsageError
     from axsearch.evaluation.evaluator import Evaluator
     from axsearch.export import export_model, verify_export
-    from axsearch.models.base_model import shrink
+    from axsearch.models.weights import shrink
     from axsearch.reporting.dashboard.serving import serve
     from axsearch.reporting.explanation import explain_trial
     from axsearch.reporting.gallery import compare_fronts, study_figures
@@ -45,7 +45,7 @@ _HOME = {
     "search": "running.search",
     "selection_bias": "study.comparison",
     "serve": "reporting.dashboard.serving",
-    "shrink": "models.base_model",
+    "shrink": "models.weights",
     "study_figures": "reporting.gallery",
     "ties": "study.comparison",
     "verify_export": "export",

@@ -19,7 +19,6 @@ from packaging.requirements import Requirement
 from sqlalchemy import text
 
 from axsearch.errors import AxsearchError, UsageError, cause
-from axsearch.running.engines.local import THREAD_VARIABLES, processors
 from axsearch.store.artifacts import attached
 from axsearch.store.database import (
     VERSION_TABLE,
@@ -32,6 +31,7 @@ from axsearch.store.database import (
     shown_url,
 )
 from axsearch.store.optuna_internals import id_of_study
+from axsearch.system.cores import THREAD_VARIABLES, processors
 
 LITTLE_MEMORY = 2 * 2**30
 LITTLE_DISK = 2**30

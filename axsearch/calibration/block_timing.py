@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from axsearch.approximations import removal
 from axsearch.approximations.choices import Choice
@@ -93,21 +94,8 @@ def measure_latency_table(
     designs = [r for _ in range(pairings) for r in _designs(there, layers, generator)]
     held_out = [_random(there, layers, generator) for _ in range(HELD_OUT)]
     recipes = (*designs, *held_out, *alone.values())
-    models = [base.shrink(recipe, base.cut(recipe)) for recipe in recipes]
-    rounds: list[NDArray[np.float64]] = []
-    with ExitStack() as stack:
-        opened = [stack.enter_context(open_session(m, scenario)) for m in (base.model, *models)]
-        for session in opened:
-            stack.enter_context(session.quiet())
-        for session in opened:
-            session.layer_times(batches)  # warm-up
-        began = time.perf_counter()
-        while len(rounds) < FEWEST or (
-            len(rounds) < ROUNDS and time.perf_counter() - began < seconds
-        ):
-            rounds.append(_round(opened[0], opened[1:], batches))
-            if on_round is not None:
-                on_round(len(rounds), ROUNDS)
+    models = [base.model, *(base.shrink(recipe, base.cut(recipe)) for recipe in recipes)]
+    rounds = _rounds(models, batches, scenario, seconds, on_round)
     repeats = {site.id.layer: site.repeats for site in base.sites.values()}
     repeats.pop(OUTSIDE, None)
     shares = np.median(rounds, axis=0)
@@ -121,6 +109,31 @@ def measure_latency_table(
     measured = shares[len(designs) + 1 : len(designs) + 1 + len(held_out), -1]
     errors = [table.ratio(r) / ratio - 1 for r, ratio in zip(held_out, measured, strict=True)]
     return replace(table, error=float(np.mean(np.abs(errors))), rounds=len(rounds))
+
+
+def _rounds(
+    models: Sequence[PreTrainedModel],
+    batches: Sequence[Batch],
+    scenario: Scenario,
+    seconds: float,
+    on_round: Callable[[int, int], None] | None,
+) -> list[NDArray[np.float64]]:
+    """Rounds of all models, the base first, until ``seconds`` are over or there are enough."""
+    rounds: list[NDArray[np.float64]] = []
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_session(model, scenario)) for model in models]
+        for session in opened:
+            stack.enter_context(session.quiet())
+        for session in opened:
+            session.layer_times(batches)  # warm-up
+        began = time.perf_counter()
+        while len(rounds) < FEWEST or (
+            len(rounds) < ROUNDS and time.perf_counter() - began < seconds
+        ):
+            rounds.append(_round(opened[0], opened[1:], batches))
+            if on_round is not None:
+                on_round(len(rounds), ROUNDS)
+    return rounds
 
 
 def _passes(

@@ -22,11 +22,11 @@ from axsearch.space.recipe import Compensation
 from axsearch.space.size_table import SizeTable
 from axsearch.store.calibration_keys import (
     NO_SPLIT,
-    SIZE,
     both_splits,
     damage_kind,
     importance_kind,
     latency_kind,
+    size_kind,
     trivial_kind,
 )
 from axsearch.store.queries import (
@@ -72,20 +72,9 @@ def prepare(
         calibrated: whether importance and damage are measured, and levels left out that are no
             faster than a more exact one.
     """
-    task = evaluator.task
-    model, calibration = task.model_fingerprint, task.calibration
-    sites = evaluator.base.sites
-    in_order: Orders = {site_id: range(site.count) for site_id, site in sites.items()}
+    in_order: Orders = {id: range(site.count) for id, site in evaluator.base.sites.items()}
     asked = space_of(in_order, {})
-    sizes = SizeTable.from_dict(
-        _kept(
-            evaluator,
-            (model, NO_SPLIT, SIZE),
-            "Counting bytes",
-            lambda _: size_table(evaluator.base).to_dict(),
-        )
-    )
-    costs = {"size": size_cost(sizes)}
+    costs = {"size": size_cost(_sizes(evaluator))}
     dropped: Mapping[str, Collection[Level]] = {}
     if evaluator.scenario is not None:
         table = latency_table(evaluator, asked, machine)
@@ -94,47 +83,12 @@ def prepare(
         if calibrated:
             dropped = slower_levels(asked, table)
             _tell(dropped)
-    found, orders = Damage({}, {}), in_order
+    orders = in_order
     if calibrated:
         importance = _importance(evaluator, asked.compensation)
-        orders = {
-            site_id: importance.order(site_id)
-            if site_id in importance.scores
-            else in_order[site_id]
-            for site_id in sites
-        }
+        orders = {**in_order, **{site: importance.order(site) for site in importance.scores}}
     space = space_of(orders, dropped)
-    if calibrated:
-        sample = calibration_sample(calibration)
-        found = Damage.from_dict(
-            _kept(
-                evaluator,
-                (model, calibration.fingerprint, damage_kind(space.fingerprint)),
-                "Measuring damage",
-                lambda told: {
-                    **measure_damage(
-                        evaluator.base,
-                        evaluator.weights.shrink,
-                        space,
-                        sample,
-                        evaluator.predictor,
-                        on_recipe=told,
-                    ).to_dict(),
-                    "levels": space.to_dict(),
-                },
-                compensated=space.compensation != "none",
-            )
-        )
-    trivial = _kept(
-        evaluator,
-        (
-            model,
-            both_splits(calibration.fingerprint, task.search.fingerprint),
-            trivial_kind(task.metric),
-        ),
-        "Evaluating a constant prediction",
-        lambda _: {"accuracy": task.kind.trivial(task.metric, calibration, task.search)},
-    )
+    found = _damage(evaluator, space) if calibrated else Damage({}, {})
     neighbours = {tuple(pair.split(" ")): c for pair, c in found.together.items()}
     return Problem(
         space,
@@ -143,9 +97,58 @@ def prepare(
         damage=found.alone,
         neighbours=neighbours,  # type: ignore[arg-type]
         limits=limits,
-        trivial=trivial["accuracy"],
+        trivial=_trivial(evaluator),
         epsilon=epsilon,
     )
+
+
+def _sizes(evaluator: Evaluator) -> SizeTable:
+    return SizeTable.from_dict(
+        _kept(
+            evaluator,
+            (evaluator.task.model_fingerprint, NO_SPLIT, size_kind()),
+            "Counting bytes",
+            lambda _: size_table(evaluator.base).to_dict(),
+        )
+    )
+
+
+def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
+    calibration = evaluator.task.calibration
+
+    def measured(told: Told) -> dict[str, Any]:
+        found = measure_damage(
+            evaluator.base,
+            evaluator.weights.shrink,
+            space,
+            calibration_sample(calibration),
+            evaluator.predictor,
+            on_recipe=told,
+        )
+        return {**found.to_dict(), "levels": space.to_dict()}
+
+    kind = damage_kind(space.fingerprint)
+    return Damage.from_dict(
+        _kept(
+            evaluator,
+            (evaluator.task.model_fingerprint, calibration.fingerprint, kind),
+            "Measuring damage",
+            measured,
+            compensated=space.compensation != "none",
+        )
+    )
+
+
+def _trivial(evaluator: Evaluator) -> float:
+    task = evaluator.task
+    splits = both_splits(task.calibration.fingerprint, task.search.fingerprint)
+    found = _kept(
+        evaluator,
+        (task.model_fingerprint, splits, trivial_kind(task.metric)),
+        "Evaluating a constant prediction",
+        lambda _: {"accuracy": task.kind.trivial(task.metric, task.calibration, task.search)},
+    )
+    return float(found["accuracy"])
 
 
 def latency_table(evaluator: Evaluator, space: SearchSpace, machine: str) -> LatencyTable:

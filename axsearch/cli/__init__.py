@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 
 import typer
 
-from axsearch import __version__
 from axsearch.cli.commands import Group
 from axsearch.errors import AxsearchError, one_line
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        print(metadata.version("axsearch"))
         raise typer.Exit
 
 

@@ -17,11 +17,11 @@ from types import MappingProxyType
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.loading import load_task
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
 from axsearch.progress import steps
-from axsearch.running.session import load_task
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.studies import save_export

@@ -13,7 +13,6 @@ from axsearch.approximations.modeling import apply_choices
 from axsearch.approximations.site import Site, SiteId
 from axsearch.models import surgery
 from axsearch.models.architectures import architecture_of
-from axsearch.models.refit.compensation import Moments
 from axsearch.models.surgery import Plan
 from axsearch.space.recipe import Recipe
 
@@ -103,16 +102,3 @@ class Base:
         small.load_state_dict(state, assign=True)
         small.eval()
         return small
-
-
-def shrink(
-    model: PreTrainedModel, recipe: Recipe, moments: Moments | None = None
-) -> PreTrainedModel:
-    """A smaller model in evaluation mode; the base is untouched and shares what is unchanged.
-
-    Raises UsageError where the recipe does not fit the model, or compensates and no ``moments``
-    (:func:`axsearch.models.refit.moments.measure_moments`) were given.
-    """
-    from axsearch.models.weights import ClosedForm  # which is made of a Base
-
-    return ClosedForm(Base(model), moments).shrink(recipe)

@@ -93,3 +93,14 @@ class ClosedForm(Weights):
             compensate(source.state, state, source.sites, recipe, self.moments, self.refits)
 
         return self.source.cut(recipe, refit)
+
+
+def shrink(
+    model: PreTrainedModel, recipe: Recipe, moments: Moments | None = None
+) -> PreTrainedModel:
+    """A smaller model in evaluation mode; the base is untouched and shares what is unchanged.
+
+    Raises UsageError where the recipe does not fit the model, or compensates and no ``moments``
+    (:func:`axsearch.models.refit.moments.measure_moments`) were given.
+    """
+    return ClosedForm(Base(model), moments).shrink(recipe)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
+from axsearch.evaluation.loading import load_task
 from axsearch.progress import steps
-from axsearch.running.session import load_task
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.study.study import Study

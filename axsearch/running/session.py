@@ -1,9 +1,8 @@
-"""A study's task, problem and worker, from what the database holds of it."""
+"""A study's problem and worker, from what the database holds of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields, replace
 
 import torch
 
@@ -12,6 +11,7 @@ from axsearch.approximations.site import SiteId
 from axsearch.calibration.preparation import prepare
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.loading import load_task
 from axsearch.running.worker import Worker
 from axsearch.samplers import sampler_named
 from axsearch.space.genome import SearchSpace, frozen_sites
@@ -20,34 +20,10 @@ from axsearch.store.database import Database
 from axsearch.study.settings import Settings
 from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
-from axsearch.system.devices import check_device
-from axsearch.tasks.spec import TaskSpec
 from axsearch.tasks.task import Task
 
 SpaceOf = Callable[[Mapping[SiteId, Sequence[int]], Mapping[str, Collection[Level]]], SearchSpace]
 """Makes a study's space from importance orders and the levels to leave out."""
-
-
-def load_task(
-    spec: StudySpec, *, model: str | None = None, data: str | None = None, device: str | None = None
-) -> Task:
-    """The task of a study; raises UsageError where its model or data are not what they were.
-
-    Args:
-        spec: of the study.
-        model: where the model lies on this machine, if elsewhere than where the study began.
-        data: the same for the data.
-        device: where it will be evaluated, if elsewhere.
-    """
-    check_device(device or spec.device)
-    known = TaskSpec(**{one.name: getattr(spec, one.name) for one in fields(TaskSpec)})
-    model, data = model or known.model, data or known.data
-    task = Task.of(replace(known, model=model, data=data))
-    if task.model_fingerprint != spec.model_fingerprint:
-        raise UsageError(f"The model {model} is not the one that the study was made with.")
-    if task.split_fingerprints != spec.splits:
-        raise UsageError(f"The data {data} are not those that the study was made with.")
-    return task
 
 
 def spaces(task: Task, settings: Settings, compensation: str) -> SpaceOf:

@@ -5,11 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-SIZE = "size"
-"""Of a :class:`axsearch.space.size_table.SizeTable`, which needs no split."""
+from axsearch.approximations import UnitRemoval, approximations
 
 NO_SPLIT = "none"
 """In place of a split's fingerprint."""
+
+
+def size_kind() -> str:
+    """Of a :class:`axsearch.space.size_table.SizeTable`, which needs no split.
+
+    It also says what approximations save that cut tensors but keep no units, so it depends on which
+    of these there are.
+    """
+    others = [
+        name
+        for name, one in approximations().items()
+        if one.cuts and not isinstance(one, UnitRemoval)
+    ]
+    if not others:
+        return "size"
+    return f"size {hashlib.sha256(' '.join(others).encode()).hexdigest()[:16]}"
 
 
 def latency_kind(machine: str, levels: Mapping[str, Sequence[int | None]]) -> str:

@@ -13,11 +13,11 @@ from axsearch.space.latency_table import LatencyTable
 from axsearch.space.size_table import SizeTable
 from axsearch.store.calibration_keys import (
     NO_SPLIT,
-    SIZE,
     both_splits,
     damage_kind,
     importance_kind,
     latency_kind,
+    size_kind,
     trivial_kind,
 )
 from axsearch.store.queries import load_calibration
@@ -43,7 +43,7 @@ class Tables:
     @cached_property
     def size(self) -> SizeTable | None:
         """What each part of a layer takes of the base's bytes."""
-        found = self._load(NO_SPLIT, SIZE)
+        found = self._load(NO_SPLIT, size_kind())
         return SizeTable.from_dict(found) if found else None
 
     @cached_property

@@ -27,7 +27,8 @@ from sqlalchemy import text
 
 from axsearch import search
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.running.session import load_task, problem_of
+from axsearch.evaluation.loading import load_task
+from axsearch.running.session import problem_of
 from axsearch.space.recipe import Recipe
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for

@@ -12,7 +12,7 @@ from axsearch.approximations.choices import Setting
 from axsearch.approximations.site import SiteId
 from axsearch.approximations.topk import attention_interface
 from axsearch.kernels.native import SWITCH
-from axsearch.models.base_model import shrink
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from tests.families import padded_batch, tiny_model
 

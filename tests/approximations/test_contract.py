@@ -12,7 +12,8 @@ from axsearch.approximations import Approximation, TopK, approximations, recorde
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteKind
 from axsearch.evaluation.size import parameter_count
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
+from axsearch.models.weights import shrink
 from axsearch.space.genome import Dimension
 from axsearch.space.recipe import Recipe
 from tests.families import every_site, padded_batch, tiny_model

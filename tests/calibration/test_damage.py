@@ -22,7 +22,8 @@ from axsearch.calibration.damage import (
     neighbours,
 )
 from axsearch.evaluation.accuracy import Predictor
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
+from axsearch.models.weights import shrink
 from axsearch.space.genome import SearchSpace
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.base import Labels

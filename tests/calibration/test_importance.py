@@ -20,7 +20,8 @@ from axsearch.calibration.importance import (
     gate_slopes,
     importance_along_path,
 )
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode

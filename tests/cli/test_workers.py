@@ -20,9 +20,9 @@ from axsearch import Study, search
 from axsearch.cli import main
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.loading import load_task
 from axsearch.running.engines import Job, be_worker, check_place
 from axsearch.running.request import Workers
-from axsearch.running.session import load_task
 from axsearch.space.recipe import Recipe
 from axsearch.store.artifacts import attached
 from axsearch.store.database import open_database

@@ -17,9 +17,10 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import NonFiniteError, Predictions, Predictor, predict
 from axsearch.models.architectures import architectures
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import measure_moments
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode

@@ -19,7 +19,7 @@ from axsearch.evaluation.accuracy import Predictor
 from axsearch.evaluation.bfloat16 import AGAIN, FEWEST, is_fast, lowered, settle
 from axsearch.evaluation.evaluator import EXACT, Evaluator
 from axsearch.models.architectures import architectures
-from axsearch.models.base_model import shrink
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from axsearch.store.database import open_database
 from axsearch.tasks.kinds import task_kinds

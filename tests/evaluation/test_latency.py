@@ -15,7 +15,7 @@ from axsearch.approximations.choices import Choice, Kept
 from axsearch.approximations.site import SiteId
 from axsearch.evaluation import latency
 from axsearch.evaluation.latency import measure_latency, workload, workload_fingerprint
-from axsearch.models.base_model import shrink
+from axsearch.models.weights import shrink
 from axsearch.runtimes import Session, open_session
 from axsearch.runtimes.torch import TorchSession
 from axsearch.space.recipe import Recipe

@@ -20,7 +20,7 @@ from axsearch.approximations.site import SELECTABLE_SCORES, SiteId
 from axsearch.errors import UsageError
 from axsearch.kernels.native import native_library
 from axsearch.models.architectures import architecture_of, architectures
-from axsearch.models.base_model import shrink
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from tests.bundles import bundle_of, write_export
 from tests.families import PICTURES, padded_batch, tiny_model

@@ -20,7 +20,7 @@ from axsearch.export.base import run_check
 from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
 from axsearch.models.architectures import architecture_of, architectures
-from axsearch.models.base_model import shrink
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from tests.families import PICTURES, padded_batch, tiny_model
 

@@ -17,7 +17,8 @@ from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from tests.conftest import tiny_bert
 from tests.faults.sentences import fuzz, sentence

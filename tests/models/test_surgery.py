@@ -17,8 +17,9 @@ from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.architectures import architectures
 from axsearch.models.architectures.modeling.blocks import NormOnlyAttention, NormOnlyOutput
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
 from axsearch.models.surgery import halves_of
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Compensation, Recipe
 from tests.conftest import reviews, tiny_bert, tiny_tokenizer
 from tests.families import PICTURES, random_model, short_batch, tiny_model

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from axsearch.errors import UsageError
 from axsearch.export import formats
-from axsearch.models.base_model import shrink
+from axsearch.models.weights import shrink
 from axsearch.runtimes import Runtime, Session, check, open_session, runtimes
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import PRECISION, RUNTIME, Scenario

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from tests.conftest import tiny_bert
 

@@ -24,6 +24,7 @@ from axsearch.progress import console
 from axsearch.running.engines import Engine, Job, be_worker
 from axsearch.running.request import Workers
 from axsearch.store.outages import DatabaseAwayError
+from axsearch.system.cores import THREAD_VARIABLES, processors
 from axsearch.system.interrupts import SIGNALS
 
 FIRST_DELAY = 1.0
@@ -43,8 +44,6 @@ INTERRUPTED = 130
 """How a worker ends at a signal. If its supervisor had none, another takes its place."""
 
 TICK = 0.2
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Target = Callable[[Job, int], None]
 """What a worker's process does: its job, with so many threads."""
@@ -259,10 +258,3 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()
-
-
-def processors() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.running.engines import Engine, Job, be_worker
-from axsearch.running.engines.local import processors
 from axsearch.running.request import Workers
 from axsearch.store.outages import DatabaseAwayError
+from axsearch.system.cores import processors
 
 WORKER_RETRIES = 6
 """How often Ray starts a worker again whose process or node died."""

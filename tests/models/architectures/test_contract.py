@@ -15,7 +15,8 @@ from axsearch.approximations.site import SELECTABLE_SCORES, Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.architectures import Architecture, architecture_of, architectures
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from tests.families import LENGTH, every_site, padded_batch, random_recipe, short_batch, tiny_model
 from tests.reference import Masked, masked

@@ -14,7 +14,8 @@ from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.models.architectures import architecture_of, architectures
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
+from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from tests.families import LENGTH, PICTURES, padded_batch, random_model, short_batch, tiny_model
 from tests.reference import masked

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import SiteId
-from axsearch.models.base_model import Base, shrink
+from axsearch.models.base_model import Base
 from axsearch.models.refit import compensation
 from axsearch.models.refit.compensation import DAMPING, Moments
-from axsearch.models.weights import ClosedForm
+from axsearch.models.weights import ClosedForm, shrink
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.system.memory import TensorCache
 from tests.families import random_model, tiny_model
