@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from axsearch.approximations import UnitRemoval, named
+from axsearch.approximations import Approximation, UnitRemoval, named, removal
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
 from axsearch.reporting.figures.layer_map import removed_layers
@@ -101,7 +101,7 @@ def _of_approximations(
             axes.append((label, [100 * _share(m, baseline, one.name) for m in front], False))
         else:
             label = f"layers with {one.title}"
-            axes.append((label, [_layers_with(m, one.name) for m in front], False))
+            axes.append((label, [_layers_with(m, one) for m in front], False))
     return axes
 
 
@@ -110,8 +110,13 @@ def _share(member: Measurement, baseline: Measurement, unit: str) -> float:
     return sum(kept.get(unit) or 0 for kept in member.choices.values()) / full if full else 0.0
 
 
-def _layers_with(member: Measurement, name: str) -> int:
-    return sum(kept.get(name) is not None for kept in member.choices.values())
+def _layers_with(member: Measurement, approximation: Approximation) -> int:
+    """In how many layers it is set, those aside whose block was removed."""
+    units = [one.name for kind in approximation.kinds if (one := removal(kind)) is not None]
+    return sum(
+        kept.get(approximation.name) is not None and all(kept.get(unit) != 0 for unit in units)
+        for kept in member.choices.values()
+    )
 
 
 def _trials(front: Sequence[Measurement]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_loopback_needs_no_password(storage: str, host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "127.0.0.2", "gpu.example"])
 def test_another_host_needs_a_password(storage: str, host: str) -> None:
-    with pytest.raises(UsageError, match="needs a password"):
+    with pytest.raises(UsageError, match="needs a `password`"):
         opened(storage, host)
 
 

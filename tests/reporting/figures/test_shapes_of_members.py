@@ -106,7 +106,7 @@ class TestParallelCoordinates:
     def test_topk_of_layers_that_have_heads(self) -> None:
         all_topk = measurement(4, choices=kept((4, 64, 8), (4, 64, 8)))
         gone = measurement(5, choices=kept((4, 64, 8), (0, 0, 8)))
-        assert list(self.axes([all_topk, gone])["layers with top-k"]["values"]) == [2, 1]
+        assert list(self.axes([all_topk, gone])["layers with top-k keys"]["values"]) == [2, 1]
 
     def test_only_the_costs_of_the_study(self) -> None:
         assert "latency ratio" not in self.axes([SMALL, THIN], costs=("size",))

@@ -149,7 +149,7 @@ class TestLatencyTable:
         assert (attention.xaxis, ffn.xaxis) == ("x", "x2")
 
     def test_settings_are_markers(self) -> None:
-        topk = named(self.drawn(), "top-k 32, renormalised")
+        topk = named(self.drawn(), "top-k keys 32, renormalised")
         assert (list(topk.x), list(topk.y)) == ([2, 4], [3.5, 7.0])
         assert topk.mode == "markers"
 
