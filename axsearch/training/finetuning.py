@@ -78,9 +78,9 @@ def finetune(
 ) -> FineTuned:
     """Train a model for a task and save it with its tokenizer in ``out``.
 
-    The head that the task needs is made. AdamW with linear decay, length-bucketed batches,
-    embeddings frozen, bf16 autocast where the processor has it. An interrupted run goes on from its
-    last epoch; a finished one with the same inputs is not run again.
+    The head that the task needs is added. AdamW with linear decay, batches of similar lengths,
+    frozen embeddings, bf16 autocast if the processor has it. An interrupted run continues from its
+    last epoch; a finished one with the same inputs is not repeated.
 
     Raises:
         UsageError: an argument cannot be used; nothing was trained.
@@ -114,12 +114,12 @@ def train(request: FinetuneRequest) -> FineTuned:
     trained = _trained(request, lesson, checkpoints)
     trained.float().save_pretrained(folder)
     lesson.tokenizer.save_pretrained(folder)
-    # Measured as a search will find it: the trained object may still run under autocast.
+    # Measured as a search will load it: the trained object may still run under autocast.
     saved = on_device(load_model(str(folder), lesson.kind.auto_class), request.device)
     answers = predict(saved, lesson.validation, lesson.kind, device=request.device)
     outcome = lesson.kind.outcome(lesson.metric, lesson.validation, answers)
     result = estimate(outcome, seed=request.spec.seed)
-    # The record comes last: until it is there, the same command goes on from the checkpoint.
+    # The record is written last: until it exists, the same command continues from the checkpoint.
     partial = folder / f"{RECORD}.partial"
     partial.write_text(json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n")
     partial.rename(folder / RECORD)
@@ -265,15 +265,17 @@ def _finished(folder: Path, record: dict[str, object], *, begun: bool) -> FineTu
             found = json.loads(path.read_text())
             validation = Estimate(*found.pop("validation_metric"))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(f"{path} is damaged; give another `out`.") from None
+            raise UsageError(f"{path} is damaged; choose another `out`.") from None
         if not (folder / "model.safetensors").is_file():
-            raise UsageError(f"{folder} has lost its model.safetensors; give another `out`.")
+            raise UsageError(f"{folder} lacks its model.safetensors; choose another `out`.")
         if found == record:
             return FineTuned(str(folder), str(record["metric"]), validation, cached=True)
-        raise UsageError(f"{folder} holds a model fine-tuned otherwise; give another `out`.")
+        raise UsageError(
+            f"{folder} holds a model fine-tuned with other arguments; choose another `out`."
+        )
     others = [p for p in folder.glob("*") if not p.name.startswith("checkpoints-")]
     if others and not begun:
-        raise UsageError(f"The folder {folder} is not empty; give another `out`.")
+        raise UsageError(f"The folder {folder} is not empty; choose another `out`.")
     return None
 
 

@@ -31,7 +31,7 @@ from rich.progress import Progress
 from samplers_results import write_results
 
 from axsearch import Evaluator, Recipe, Task
-from axsearch.calibration.damage import calibration_sample, divergence_of_losses
+from axsearch.calibration.damage import calibration_sample
 from axsearch.calibration.importance import gate_slopes
 from axsearch.calibration.preparation import prepare
 from axsearch.evaluation.evaluator import EXACT, machine_name
@@ -43,6 +43,7 @@ from axsearch.samplers.warm_start import warm_start
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Problem
 from axsearch.space.scenario import Scenario
+from axsearch.statistics.divergence import divergence_of_losses
 from axsearch.store.attributes import DIVERGENCE_ATTR, MEAN_LOSS_ATTR, NOT_WORSE_ATTR
 from axsearch.store.database import open_database
 

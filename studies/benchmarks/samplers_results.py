@@ -6,10 +6,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from axsearch.pareto import hypervolume
 from numpy.typing import NDArray
 
 from axsearch.calibration.importance import PATH
+from axsearch.statistics.pareto import hypervolume
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
