@@ -12,7 +12,8 @@ from scipy import optimize
 
 from axsearch.errors import AxsearchError
 from axsearch.statistics import pareto
-from axsearch.statistics.metrics import paired_error, value
+from axsearch.statistics.inference import paired_error
+from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.statistics.pareto import Floats
 from axsearch.tasks.split import Split

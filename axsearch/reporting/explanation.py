@@ -190,7 +190,7 @@ def _latency(study: Study, member: Measurement) -> Iterable[str]:
 
 
 def _accuracy(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str]:
-    from axsearch.statistics.metrics import (  # importing scipy takes a second
+    from axsearch.statistics.inference import (  # importing scipy takes a second
         better_and_worse,
         paired_difference,
     )

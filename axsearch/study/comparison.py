@@ -102,7 +102,7 @@ def selection_bias(
     study: Study, front: Sequence[Measurement] | None = None
 ) -> SelectionBias | None:
     """None until the holdout split was opened for the base and the front, and with no member."""
-    from axsearch.statistics.metrics import optimism
+    from axsearch.statistics.inference import optimism
 
     models = _models(study, study.front() if front is None else front)
     found = [_outcomes(study, models, split) for split in ("search", "holdout")]
@@ -128,7 +128,8 @@ def _outcomes(study: Study, models: Mapping[int, Recipe], split: str) -> list[Ou
 
 
 def _ties(split: Literal["search", "holdout"], trials: list[int], outcomes: list[Outcome]) -> Ties:
-    from axsearch.statistics.metrics import holm, paired_p_values, value  # scipy takes a second
+    from axsearch.statistics.inference import holm, paired_p_values  # scipy takes a second
+    from axsearch.statistics.metrics import value
 
     # The most accurate first, on the split that is compared.
     order = sorted(range(len(trials)), key=lambda i: -value(outcomes[i]))

@@ -29,7 +29,7 @@ from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
 from axsearch.options import describes, gather
 from axsearch.progress import console, progress_bar
-from axsearch.statistics.metrics import estimate
+from axsearch.statistics.inference import estimate
 from axsearch.statistics.outcome import Estimate
 from axsearch.system.devices import check_device
 from axsearch.tasks.data import read_data

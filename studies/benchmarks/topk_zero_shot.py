@@ -24,7 +24,8 @@ from axsearch import Recipe, Task, shrink
 from axsearch.approximations.choices import Setting
 from axsearch.approximations.site import SiteId
 from axsearch.evaluation.accuracy import predict
-from axsearch.statistics.metrics import paired_difference, value
+from axsearch.statistics.inference import paired_difference
+from axsearch.statistics.metrics import value
 
 KS = (4, 8, 16, 32, 64)
 FFN_SHARES = (32, 16, 8, 4, 2)  # k = neurons divided by this

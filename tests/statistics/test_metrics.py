@@ -11,9 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from axsearch.statistics import metrics
-from axsearch.statistics.metrics import (
-    STATISTICS,
+from axsearch.statistics import inference
+from axsearch.statistics.inference import (
     better_and_worse,
     estimate,
     holm,
@@ -21,8 +20,8 @@ from axsearch.statistics.metrics import (
     paired_difference,
     paired_error,
     paired_p_values,
-    value,
 )
+from axsearch.statistics.metrics import STATISTICS, value
 from axsearch.statistics.outcome import Estimate, Outcome
 
 
@@ -197,7 +196,7 @@ def test_interval_of_a_mean_f1_holds_no_other_metric() -> None:
 @pytest.mark.parametrize("statistic", sorted({*STATISTICS} - {"spearman"}))
 def test_an_interval_costs_little(statistic: str) -> None:
     given = outcome(statistic, 5000)
-    metrics._draws(5000, metrics.RESAMPLES, 0)
+    inference._draws(5000, inference.RESAMPLES, 0)
     spent = []
     for _ in range(5):
         start = time.perf_counter()

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from axsearch import Study
 from axsearch.space.recipe import Recipe
-from axsearch.statistics.metrics import holm, paired_p_values, value
+from axsearch.statistics.inference import holm, paired_p_values
+from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Outcome
 from axsearch.store.models import EvaluationRow
 from axsearch.study.comparison import Ties, selection_bias, ties

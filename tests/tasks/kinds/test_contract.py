@@ -19,7 +19,7 @@ from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import NonFiniteError, predict
 from axsearch.models.base_model import Base
 from axsearch.statistics import metrics
-from axsearch.statistics.metrics import estimate, paired_difference
+from axsearch.statistics.inference import estimate, paired_difference
 from axsearch.tasks.data import read_data
 from axsearch.tasks.kinds import TaskKind, task_kinds
 from axsearch.tasks.kinds.question_answering import FIRST, LAST, Span
