@@ -33,14 +33,7 @@ def topk_attention(
     with its square. Only the inputs, the mask, the kept scores and their keys are saved for the
     backward pass (Top-k attention, arXiv 2106.06899, section 2); the rest is recomputed. Only a
     graph that is exported or traced computes all scores at once, since it cannot loop over a length
-    that is left open.
-
-    On a CPU (Linux with a C++ compiler; float32, bfloat16, float16) compiled kernels select and
-    gather, whatever the shape, since none was found for which plain PyTorch is faster
-    (``studies/benchmarks``); ``AXSEARCH_NATIVE=0`` turns them off. Their backward pass uses one
-    thread per head; that of ``hard``, and of a mask that needs a gradient, is plain PyTorch, as is
-    everything on other machines. The kernels compute float32 scores of bfloat16 and float16 inputs;
-    PyTorch's product rounds them to the inputs' type, and they are summed in float32.
+    that is left open. ``_TopKAttention`` says when compiled kernels run, and when PyTorch does.
 
     Args:
         query: (batch, heads, queries, width).
@@ -73,31 +66,38 @@ def topk_attention(
     """
     _check(query, key, value, k, mask, mode, query_chunk, dropout)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    device = query.device.type
+    hard, device = mode == "hard", query.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    with torch.autocast(device, enabled=False):
+        return _dense_or_topk(query, key, value, mask, k, causal, scale, hard, dropout, query_chunk)
+
+
+def _dense_or_topk(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, k: int, causal: bool,
+    scale: float, hard: bool, dropout: float, chunk: int | None,
+) -> Tensor:  # fmt: skip
+    # Autocast is off here: the inputs have the type in which they are multiplied.
     if mask is not None:
         mask = mask.reshape(*(1,) * (4 - mask.dim()), *mask.shape)
         mask = mask if mask.dtype == torch.bool else mask.to(wide(query.dtype))
-    with torch.autocast(device, enabled=False):
-        if key.shape[2] == 0:
-            mask = None
-        if k >= key.shape[2] and not (causal and mask is not None):
-            if mask is not None and mask.dtype != torch.bool:
-                mask = mask.to(query.dtype)
-            return scaled_dot_product_attention(
-                query, key, value, mask, dropout, is_causal=causal, scale=scale
-            )
-        k = min(k, key.shape[2])
-        hard = mode == "hard"
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return attend(
-                query, key, value, k, mask, first_query=0 if causal else None, scale=scale,
-                hard=hard, dropout=dropout,
-            )[0]  # fmt: skip
-        output: Tensor = _run(query, key, value, mask, k, causal, scale, hard, dropout, query_chunk)
-        return output
+    if key.shape[2] == 0:
+        mask = None
+    if k >= key.shape[2] and not (causal and mask is not None):
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(query.dtype)
+        return scaled_dot_product_attention(
+            query, key, value, mask, dropout, is_causal=causal, scale=scale
+        )
+    k = min(k, key.shape[2])
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return attend(
+            query, key, value, k, mask, first_query=0 if causal else None, scale=scale,
+            hard=hard, dropout=dropout,
+        )[0]  # fmt: skip
+    output: Tensor = _run(query, key, value, mask, k, causal, scale, hard, dropout, chunk)
+    return output
 
 
 @torch.compiler.disable(  # type: ignore[untyped-decorator]
@@ -109,6 +109,16 @@ def _run(*arguments: Any) -> Tensor:
 
 
 class _TopKAttention(torch.autograd.Function):
+    """Top-k attention in tiles, by compiled kernels or by PyTorch.
+
+    On a CPU (Linux with a C++ compiler; float32, bfloat16, float16) compiled kernels select and
+    gather, whatever the shape, since none was found for which plain PyTorch is faster
+    (``studies/benchmarks``); ``AXSEARCH_NATIVE=0`` turns them off. Their backward pass uses one
+    thread per head; that of ``hard``, and of a mask that needs a gradient, is plain PyTorch, as is
+    everything on other machines. The kernels compute float32 scores of bfloat16 and float16 inputs;
+    PyTorch's product rounds them to the inputs' type, and they are summed in float32.
+    """
+
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, k: int,

@@ -58,21 +58,7 @@ def topk_ffn(
         RuntimeError: under ``torch.func`` transforms or when differentiated twice.
             ``torch.compile`` breaks the graph here, and refuses with ``fullgraph=True``.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
-    if token_chunk is not None and token_chunk < 1:
-        raise ValueError(f"token_chunk must be at least 1, not {token_chunk}")
-    sizes = [None if tensor is None else tuple(tensor.shape) for tensor in (b_in, b_out)]
-    if (
-        not w_in.dim() == w_out.dim() == 2
-        or w_in.shape != (w_out.shape[1], hidden.shape[-1])
-        or sizes[0] not in (None, (len(w_in),))
-        or sizes[1] not in (None, (len(w_out),))
-    ):
-        raise ValueError(
-            f"w_in {tuple(w_in.shape)}, b_in {sizes[0]}, w_out {tuple(w_out.shape)} and b_out "
-            f"{sizes[1]} must be (d_ff, {hidden.shape[-1]}), (d_ff,), (width, d_ff) and (width,)"
-        )
+    _check_ffn(hidden, w_in, b_in, w_out, b_out, k, token_chunk)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -88,6 +74,27 @@ def topk_ffn(
         arguments = (flat, w_in, b_in, w_out, b_out, k, activation, token_chunk)
         output: Tensor = _run_ffn(*arguments)
         return output.view(*hidden.shape[:-1], w_out.shape[0])
+
+
+def _check_ffn(
+    hidden: Tensor, w_in: Tensor, b_in: Tensor | None, w_out: Tensor, b_out: Tensor | None, k: int,
+    token_chunk: int | None,
+) -> None:  # fmt: skip
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    if token_chunk is not None and token_chunk < 1:
+        raise ValueError(f"token_chunk must be at least 1, not {token_chunk}")
+    sizes = [None if tensor is None else tuple(tensor.shape) for tensor in (b_in, b_out)]
+    if (
+        not w_in.dim() == w_out.dim() == 2
+        or w_in.shape != (w_out.shape[1], hidden.shape[-1])
+        or sizes[0] not in (None, (len(w_in),))
+        or sizes[1] not in (None, (len(w_out),))
+    ):
+        raise ValueError(
+            f"w_in {tuple(w_in.shape)}, b_in {sizes[0]}, w_out {tuple(w_out.shape)} and b_out "
+            f"{sizes[1]} must be (d_ff, {hidden.shape[-1]}), (d_ff,), (width, d_ff) and (width,)"
+        )
 
 
 @torch.compiler.disable(  # type: ignore[untyped-decorator]

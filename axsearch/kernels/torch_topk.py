@@ -127,14 +127,7 @@ def torch_backward(
         grad_v[at.heads, : at.keys] += torch.matmul(dense.to(g.dtype).transpose(1, 2), some_g)
         grads = torch.matmul(some_g, some_v.transpose(1, 2)).gather(-1, code)
         grads = grads.to(weights.dtype) * factor
-        inner = (weights * grads).sum(-1, keepdim=True)
-        dense.zero_()
-        if scores is None:
-            dense.scatter_(-1, code, weights * (grads - inner))
-        else:
-            dense.scatter_(-1, code, weights * grads).sub_(
-                (scores - peak).exp_().mul_(inner / total)
-            )
+        _back_through_softmax(dense.zero_(), weights, grads, code, scores, peak, total)
         if grad_mask is not None:
             _add_to_mask(grad_mask, dense, at, query.shape[1])
         dense = dense.to(q.dtype)
@@ -146,6 +139,19 @@ def torch_backward(
         grad_v.view(value.shape).to(value.dtype),
     )
     return found, None if grad_mask is None or mask is None else grad_mask.to(mask.dtype)
+
+
+def _back_through_softmax(
+    to: Tensor, weights: Tensor, grads: Tensor, code: Tensor, scores: Tensor | None, peak: Tensor,
+    total: Tensor,
+) -> None:  # fmt: skip
+    # From the gradients of the kept weights to those of a tile's scores. If the softmax was that of
+    # the kept scores, these alone have a gradient; otherwise its sum passes one to all ``scores``.
+    inner = (weights * grads).sum(-1, keepdim=True)
+    if scores is None:
+        to.scatter_(-1, code, weights * (grads - inner))
+    else:
+        to.scatter_(-1, code, weights * grads).sub_((scores - peak).exp_().mul_(inner / total))
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from axsearch.approximations.site import SiteId
@@ -46,9 +47,7 @@ def measure_moments(
     ``on_batch`` is told how many examples were done, and of how many. The result is on the CPU.
     """
     model, modules = base.model, base.gates(base.model)
-    sums: dict[SiteId, Tensor] = {}
-    squares: dict[SiteId, Tensor] = {}
-    totals = dict.fromkeys(modules, 0.0)
+    sums = _Sums()
     # A site whose layers share their parameters is seen once for each of them.
     seen: list[tuple[SiteId, Tensor, Tensor]] = []
 
@@ -57,45 +56,65 @@ def measure_moments(
 
     hooks = [module.register_forward_hook(partial(see, site)) for site, module in modules.items()]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    # Data may be in the order of their labels, so examples are drawn, always the same ones.
-    drawn = np.random.default_rng(0).permutation(len(split))
-    within = np.cumsum(split.lengths[drawn]) <= TOKENS
-    drawn = drawn[: max(1, int(within.sum()))]
-    examples = len(drawn)
+    examples = _drawn(split)
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)  # or the first layer's outputs have no gradient
-        by_length = drawn[np.argsort(split.lengths[drawn], kind="stable")]
-        for start in range(0, examples, BATCH_SIZE):
-            rows = by_length[start : start + BATCH_SIZE]
+        for start in range(0, len(examples), BATCH_SIZE):
+            rows = examples[start : start + BATCH_SIZE]
             batch = {key: tensor.to(device) for key, tensor in split.collate(rows).items()}
             seen.clear()
             loss = kind.loss(model(**batch), split.collate_targets(rows).to(device))
             slopes = torch.autograd.grad(loss, [output for _, _, output in seen])
             for (site, inputs, _), slope in zip(seen, slopes, strict=True):
-                weights = _weights(slope, batch.get("attention_mask"))
-                counts = weights > 0  # padding would only cost time
-                values, flat = inputs[counts], weights[counts][:, None]
-                if site not in sums:
-                    width = values.shape[1]
-                    sums[site] = torch.zeros(width, dtype=torch.float64)
-                    squares[site] = torch.zeros(width, width)  # a float64 of 3,072 neurons is 75 MB
-                sums[site] += (flat * values).sum(0).cpu().double()
-                squares[site] += (values.T @ (flat * values)).cpu()
-                totals[site] += float(weights.sum())
+                sums.add(site, inputs, _weights(slope, batch.get("attention_mask")))
             if on_batch is not None:
-                on_batch(start + len(rows), examples)
+                on_batch(start + len(rows), len(examples))
     finally:
         for hook in hooks:
             hook.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
-    mean = {site: total / totals[site] for site, total in sums.items()}
-    covariance = {
-        site: square / totals[site] - torch.outer(mean[site], mean[site]).float()
-        for site, square in squares.items()
-    }
-    return Moments(mean, covariance)
+    return sums.moments()
+
+
+def _drawn(split: Split) -> NDArray[np.int64]:
+    # Data may be in the order of their labels, so examples are drawn, always the same ones; then
+    # they are sorted by length.
+    drawn = np.random.default_rng(0).permutation(len(split))
+    within = np.cumsum(split.lengths[drawn]) <= TOKENS
+    drawn = drawn[: max(1, int(within.sum()))]
+    return drawn[np.argsort(split.lengths[drawn], kind="stable")]
+
+
+class _Sums:
+    """Weighted sums over tokens, from which each site's moments follow."""
+
+    def __init__(self) -> None:
+        self.totals: dict[SiteId, float] = {}
+        self.first: dict[SiteId, Tensor] = {}
+        self.second: dict[SiteId, Tensor] = {}
+
+    def add(self, site: SiteId, inputs: Tensor, weights: Tensor) -> None:
+        """Add a batch: inputs (examples, length, width) and weights (examples, length)."""
+        counts = weights > 0  # padding would only cost time
+        values, flat = inputs[counts], weights[counts][:, None]
+        if site not in self.totals:
+            width = values.shape[1]
+            self.totals[site] = 0.0
+            self.first[site] = torch.zeros(width, dtype=torch.float64)
+            self.second[site] = torch.zeros(width, width)  # a float64 of 3,072 neurons is 75 MB
+        self.totals[site] += float(weights.sum())
+        self.first[site] += (flat * values).sum(0).cpu().double()
+        self.second[site] += (values.T @ (flat * values)).cpu()
+
+    def moments(self) -> Moments:
+        mean = {site: total / self.totals[site] for site, total in self.first.items()}
+        covariance = {
+            site: square / self.totals[site] - torch.outer(mean[site], mean[site]).float()
+            for site, square in self.second.items()
+        }
+        return Moments(mean, covariance)
 
 
 def _weights(slope: Tensor, mask: Tensor | None) -> Tensor:
