@@ -40,8 +40,8 @@ from axsearch.runtimes import open_session
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
-from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.inference import estimate
+from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.store.queries import (
     Evaluation,

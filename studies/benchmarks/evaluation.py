@@ -31,11 +31,11 @@ from optuna.storages import BaseStorage, RDBStorage
 from rich.progress import track
 
 from axsearch import Evaluator, Recipe, Study, Task, search
+from axsearch.approximations.modeling import apply_choices
 from axsearch.evaluation.stages import STANDARD_ERRORS, Stages, worth
-from axsearch.models.architectures import architecture_of
-from axsearch.models.architectures.modeling.blocks import apply_shapes
 from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
+from axsearch.models.surgery import halves_of
 from axsearch.models.weights import ClosedForm
 from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Outcome
@@ -48,9 +48,9 @@ BATCH = 64
 def plain_accuracy(task: Task, recipe: Recipe, state: dict[str, Any]) -> float:
     """Copy the base, insert the recipe's weights, and run the data in their order."""
     model = copy.deepcopy(task.model)
-    family, wanted = architecture_of(model.config.model_type), Base(task.model).plan(recipe)
-    family.set_layers(model, wanted.layers)
-    apply_shapes(model, wanted.shapes, family.layout)
+    family, layers = task.base.family, task.base.plan(recipe).layers
+    family.set_layers(model, layers)
+    apply_choices(model, recipe.to_dict()["sites"], layers, family.layout, halves_of(recipe))
     model.load_state_dict(state)
     model.eval()
     answers: list[Any] = []
