@@ -68,16 +68,7 @@ def accuracy_splits_figure(
         name="same on both",
         hoverinfo="skip",
     )
-    figure.add_scatter(
-        **_crosses(members, holdout, style.FRONT),
-        mode="markers+text" if len(members) <= style.MOST_NAMED else "markers",
-        name="front, 95 % intervals",
-        marker={"color": style.FRONT, "size": 9},
-        text=[str(m.trial) for m in members],
-        textposition=["top right" if i % 2 else "bottom right" for i in range(len(members))],
-        textfont={"color": style.TEXT},
-        hovertemplate=f"trial %{{text}}<br>{_HOVER}<extra></extra>",
-    )
+    _add_front(figure, members, holdout)
     figure.add_scatter(
         **_crosses(bases, holdout, style.BASE),
         mode="markers",
@@ -100,6 +91,21 @@ _HOVER = (
     "search split %{x:.4f} (95 % interval %{customdata[0]} to %{customdata[1]})<br>"
     "holdout split %{y:.4f} (95 % interval %{customdata[2]} to %{customdata[3]})"
 )
+
+
+def _add_front(
+    figure: go.Figure, members: Sequence[Measurement], holdout: Mapping[int, Estimate]
+) -> None:
+    figure.add_scatter(
+        **_crosses(members, holdout, style.FRONT),
+        mode="markers+text" if len(members) <= style.MOST_NAMED else "markers",
+        name="front, 95 % intervals",
+        marker={"color": style.FRONT, "size": 9},
+        text=[str(m.trial) for m in members],
+        textposition=["top right" if i % 2 else "bottom right" for i in range(len(members))],
+        textfont={"color": style.TEXT},
+        hovertemplate=f"trial %{{text}}<br>{_HOVER}<extra></extra>",
+    )
 
 
 def _title(metric: str) -> str:

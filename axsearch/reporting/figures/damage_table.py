@@ -22,6 +22,8 @@ NO_TABLE = (
 DECADES = 5
 """The colour scale extends this many powers of ten below the greatest damage."""
 
+_Row = dict[str, tuple[float, str]]  # by column: the damage, and the level in words
+
 
 def of_study(data: StudyData) -> list[go.Figure]:
     """The study's damage table, if its sampler needed one."""
@@ -59,22 +61,7 @@ def damage_table_figure(
         vertical_spacing=min(0.9 / max(len(panels) - 1, 1), 95 / _inner_height(layers)),
     )
     for row, (name, rows) in enumerate(panels.items(), start=1):
-        columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
-        cells = [[own.get(c, (None, "")) for c in columns] for own in rows.values()]
-        figure.add_heatmap(
-            x=columns,
-            y=[style.layer_number(layer) for layer in rows],
-            z=[[_log(d, floor) for d, _ in own] for own in cells],
-            customdata=[[[style.rounded(d), said] for d, said in own] for own in cells],
-            hovertemplate=f"layer %{{y}}, {style.in_words(name)}<br>%{{customdata[1]}}<br>"
-            "damage %{customdata[0]} nats<extra></extra>",
-            coloraxis="coloraxis",
-            hoverongaps=False,
-            xgap=1,
-            ygap=1,
-            row=row,
-            col=1,
-        )
+        figure.add_heatmap(**_cells(name, rows, floor), row=row, col=1)
         figure.update_xaxes(title={"text": _columns_title(name, damage, levels)}, row=row)
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(
@@ -96,15 +83,33 @@ def damage_table_figure(
     )
 
 
+def _cells(name: str, rows: Mapping[str, _Row], floor: float) -> dict[str, Any]:
+    """A panel's heat map: the colours of its cells, and the words beside the pointer."""
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+    cells = [[own.get(c, (None, "")) for c in columns] for own in rows.values()]
+    return {
+        "x": columns,
+        "y": [style.layer_number(layer) for layer in rows],
+        "z": [[_log(d, floor) for d, _ in own] for own in cells],
+        "customdata": [[[style.rounded(d), said] for d, said in own] for own in cells],
+        "hovertemplate": f"layer %{{y}}, {style.in_words(name)}<br>%{{customdata[1]}}<br>"
+        "damage %{customdata[0]} nats<extra></extra>",
+        "coloraxis": "coloraxis",
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+    }
+
+
 def _inner_height(layers: Sequence[int]) -> int:
     return sum(22 * n + 95 for n in layers)
 
 
 def _panels(
     damage: Mapping[str, Sequence[float]], levels: Mapping[str, Sequence[int | None]]
-) -> dict[str, dict[str, dict[str, tuple[float, str]]]]:
+) -> dict[str, dict[str, _Row]]:
     """The damage, and the level in words, of each approximation, layer and column."""
-    panels: dict[str, dict[str, dict[str, tuple[float, str]]]] = {}
+    panels: dict[str, dict[str, _Row]] = {}
     for parameter, values in damage.items():
         layer, name, part = _parsed(parameter)
         row = panels.setdefault(name, {}).setdefault(layer, {})

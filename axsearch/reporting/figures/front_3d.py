@@ -34,27 +34,11 @@ def front_3d_figure(
     members = [m for m in front if m.latency_ratio is not None]
     drawn = {m.trial for m in (*members, baseline)}
     others = [p for p in points if p.trial not in drawn and p.latency is not None]
-    shown = [others[i] for i in style.evenly(len(others), style.MOST_POINTS)]
     name = style.in_words(metric)
     words = "<br>latency %{x:.3f} of the base<br>size %{y:.3f} of the base"
     words += f"<br>{name} %{{z:.4f}}"
-    count = "" if len(shown) == len(others) else f" ({len(shown):,} of {len(others):,})"
     figure = go.Figure()
-    figure.add_scatter3d(
-        x=style.all_rounded(p.latency for p in shown),
-        y=style.all_rounded(p.size for p in shown),
-        z=style.all_rounded(p.accuracy for p in shown),
-        mode="markers",
-        name=f"other models{count}",
-        marker={
-            "color": style.OTHER,
-            "size": 2 if len(shown) > style.CROWD else 3,
-            "symbol": ["circle" if p.feasible else "circle-open" for p in shown],
-        },
-        opacity=0.5,
-        customdata=[[p.trial, "" if p.feasible else ", over a limit"] for p in shown],
-        hovertemplate=f"trial %{{customdata[0]}}%{{customdata[1]}}{words}<extra></extra>",
-    )
+    _add_others(figure, others, words)
     figure.add_scatter3d(
         x=style.all_rounded(m.latency_ratio for m in members),
         y=style.all_rounded(m.size_ratio for m in members),
@@ -91,6 +75,26 @@ def front_3d_figure(
             "zaxis": {"title": {"text": name}},
             "camera": {"eye": {"x": 1.6, "y": -1.6, "z": 0.7}},
         },
+    )
+
+
+def _add_others(figure: go.Figure, others: Sequence[Point], words: str) -> None:
+    shown = [others[i] for i in style.evenly(len(others), style.MOST_POINTS)]
+    count = "" if len(shown) == len(others) else f" ({len(shown):,} of {len(others):,})"
+    figure.add_scatter3d(
+        x=style.all_rounded(p.latency for p in shown),
+        y=style.all_rounded(p.size for p in shown),
+        z=style.all_rounded(p.accuracy for p in shown),
+        mode="markers",
+        name=f"other models{count}",
+        marker={
+            "color": style.OTHER,
+            "size": 2 if len(shown) > style.CROWD else 3,
+            "symbol": ["circle" if p.feasible else "circle-open" for p in shown],
+        },
+        opacity=0.5,
+        customdata=[[p.trial, "" if p.feasible else ", over a limit"] for p in shown],
+        hovertemplate=f"trial %{{customdata[0]}}%{{customdata[1]}}{words}<extra></extra>",
     )
 
 

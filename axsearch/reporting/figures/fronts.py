@@ -38,21 +38,9 @@ def fronts_figure(
         places.sort(key=lambda place: (place[0], -place[1].accuracy))
         colour = style.PALETTE[index % len(style.PALETTE)]
         symbol = style.SYMBOLS[index % len(style.SYMBOLS)]
-        best = pareto.front([(x, -m.accuracy) for x, m in places])
-        figure.add_scatter(
-            x=style.all_rounded(places[i][0] for i in best),
-            y=style.all_rounded(places[i][1].accuracy - zero for i in best),
-            mode="lines",
-            line={
-                "color": colour,
-                "width": 1.5,
-                "shape": "hv",
-                "dash": style.DASHES[index % len(style.DASHES)],
-            },
-            legendgroup=name,
-            showlegend=False,
-            hoverinfo="skip",
-        )
+        dash = style.DASHES[index % len(style.DASHES)]
+        line = {"color": colour, "width": 1.5, "shape": "hv", "dash": dash}
+        _add_line(figure, places, zero, name, line)
         figure.add_scatter(
             x=style.all_rounded(x for x, _ in places),
             y=style.all_rounded(m.accuracy - zero for _, m in places),
@@ -78,6 +66,25 @@ def fronts_figure(
         yaxis={
             "title": {"text": f"change of {words} from its base" if change else words},
         },
+    )
+
+
+def _add_line(
+    figure: go.Figure,
+    places: Sequence[tuple[float, Measurement]],
+    zero: float,
+    name: str,
+    line: dict[str, object],
+) -> None:
+    best = pareto.front([(x, -m.accuracy) for x, m in places])
+    figure.add_scatter(
+        x=style.all_rounded(places[i][0] for i in best),
+        y=style.all_rounded(places[i][1].accuracy - zero for i in best),
+        mode="lines",
+        line=line,
+        legendgroup=name,
+        showlegend=False,
+        hoverinfo="skip",
     )
 
 

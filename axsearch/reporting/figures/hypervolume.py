@@ -78,45 +78,22 @@ def hypervolume_figure(
         if compact
         else make_subplots(rows=rows, cols=1, vertical_spacing=75 / (PANEL * rows))
     )
-    figure.add_scatter(
-        **_steps([float(p.trial) for p in by_trial], volumes),
-        mode=_mode(by_trial),
-        line={"color": style.BLUE, "shape": "hv"},
-        name="hypervolume by trial",
-        hovertemplate="trial %{x}<br>hypervolume %{y:.5f}<extra></extra>",
-        row=1,
-        col=1,
-    )
+    _add_by_trial(figure, [float(p.trial) for p in by_trial], volumes)
     factors = [style.in_words(metric), *costs]
     title = f"hypervolume<br>({TIMES.join(factors)})".replace(TIMES, f"{TIMES.rstrip()}<br>", 1)
-    figure.update_xaxes(title={"text": "trial"}, row=1, col=1)
     figure.update_yaxes(title={"text": title}, row=1, col=1)
     if timed:
         if timed != by_trial:
             volumes = hypervolumes(timed, reference, costs)
-        figure.add_scatter(
-            **_steps([ended[p.trial] / 60 for p in timed], volumes),
-            mode=_mode(timed),
-            line={"color": style.GREEN, "dash": "dash", "shape": "hv"},
-            name="hypervolume by wall-clock",
-            hovertemplate="after %{x:.2f} minutes<br>hypervolume %{y:.5f}<extra></extra>",
-            **by_time,
-        )
+        _add_by_time(figure, [ended[p.trial] / 60 for p in timed], volumes, by_time)
         if not compact:
             figure.update_yaxes(title={"text": title}, matches="y", **by_time)
-        figure.update_xaxes(title={"text": "wall-clock (minutes)"}, **by_time)
     if known and not compact:
         _add_share(figure, known, rows)
-        figure.update_yaxes(title={"text": "sampler and<br>database (%)"}, row=rows)
-        figure.update_xaxes(title={"text": "wall-clock (minutes)"}, row=rows)
         if timed:
             figure.update_xaxes(matches="x2", row=rows)
-    subtitle = f"Volume between {style.in_words(metric)} {reference:.4g} and what feasible models"
-    subtitle += " reach" + (f"; {' and '.join(costs)} count up to the base's" if costs else "")
-    if known and compact:
-        share = float(_shares(known)[-1])
-        subtitle += f". Sampler and database took {share:.1%} of the trials' time"
-    return style.lay_out(figure, TITLE, subtitle=f"{subtitle}.", height=190 + PANEL * rows)
+    subtitle = _subtitle(metric, reference, costs, known if compact else ())
+    return style.lay_out(figure, TITLE, subtitle=subtitle, height=190 + PANEL * rows)
 
 
 def hypervolumes(
@@ -164,6 +141,45 @@ def _steps(x: Sequence[float], y: Sequence[float]) -> dict[str, list[float | Non
     return {"x": style.all_rounded(x[i] for i in kept), "y": style.all_rounded(y[i] for i in kept)}
 
 
+def _subtitle(
+    metric: str, reference: float, costs: Sequence[str], known: Sequence[TrialTime]
+) -> str:
+    """The volume in words, and the share that was not evaluation for trials of known times."""
+    text = f"Volume between {style.in_words(metric)} {reference:.4g} and what feasible models"
+    text += " reach" + (f"; {' and '.join(costs)} count up to the base's" if costs else "")
+    if known:
+        share = float(_shares(known)[-1])
+        text += f". Sampler and database took {share:.1%} of the trials' time"
+    return f"{text}."
+
+
+def _add_by_trial(figure: go.Figure, trials: Sequence[float], volumes: Sequence[float]) -> None:
+    figure.add_scatter(
+        **_steps(trials, volumes),
+        mode=_mode(trials),
+        line={"color": style.BLUE, "shape": "hv"},
+        name="hypervolume by trial",
+        hovertemplate="trial %{x}<br>hypervolume %{y:.5f}<extra></extra>",
+        row=1,
+        col=1,
+    )
+    figure.update_xaxes(title={"text": "trial"}, row=1, col=1)
+
+
+def _add_by_time(
+    figure: go.Figure, minutes: Sequence[float], volumes: Sequence[float], place: dict[str, int]
+) -> None:
+    figure.add_scatter(
+        **_steps(minutes, volumes),
+        mode=_mode(minutes),
+        line={"color": style.GREEN, "dash": "dash", "shape": "hv"},
+        name="hypervolume by wall-clock",
+        hovertemplate="after %{x:.2f} minutes<br>hypervolume %{y:.5f}<extra></extra>",
+        **place,
+    )
+    figure.update_xaxes(title={"text": "wall-clock (minutes)"}, **place)
+
+
 def _shares(known: Sequence[TrialTime]) -> pareto.Floats:
     """Of the summed time of the trials so far, what was not evaluation."""
     whole = np.cumsum([max(t.ended - t.began, 0.0) for t in known])
@@ -187,4 +203,5 @@ def _add_share(figure: go.Figure, known: Sequence[TrialTime], row: int) -> None:
         row=row,
         col=1,
     )
-    figure.update_yaxes(rangemode="tozero", row=row)
+    figure.update_yaxes(title={"text": "sampler and<br>database (%)"}, rangemode="tozero", row=row)
+    figure.update_xaxes(title={"text": "wall-clock (minutes)"}, row=row)

@@ -75,23 +75,7 @@ def latency_table_figure(
             row=1,
             col=column,
         )
-        for index, (setting, own) in enumerate(settings.items(), start=2):
-            figure.add_scatter(
-                x=[x for x, _ in own],
-                y=style.all_rounded(100 * share for _, share in own),
-                mode="markers",
-                name=setting,
-                marker={
-                    "color": SETTINGS[index % len(SETTINGS)],
-                    "symbol": style.SYMBOLS[index % len(style.SYMBOLS)] + "-open",
-                    "size": 9,
-                    "line": {"width": 2},
-                },
-                hovertemplate=f"{setting}<br>%{{x}} {title}<br>%{{y:.3f}} % of the "
-                "base's pass<extra></extra>",
-                row=1,
-                col=column,
-            )
+        _add_settings(figure, settings, title, column)
         figure.update_xaxes(title={"text": title}, rangemode="tozero", col=column)
         _add_rest(figure, table.rest, [*xs, *(x for own in settings.values() for x, _ in own)],
                   column)  # fmt: skip
@@ -149,6 +133,28 @@ def _add_band(
         row=1,
         col=column,
     )
+
+
+def _add_settings(
+    figure: go.Figure, settings: Mapping[str, Sequence[tuple[int, float]]], title: str, column: int
+) -> None:
+    for index, (setting, own) in enumerate(settings.items(), start=2):
+        figure.add_scatter(
+            x=[x for x, _ in own],
+            y=style.all_rounded(100 * share for _, share in own),
+            mode="markers",
+            name=setting,
+            marker={
+                "color": SETTINGS[index % len(SETTINGS)],
+                "symbol": style.SYMBOLS[index % len(style.SYMBOLS)] + "-open",
+                "size": 9,
+                "line": {"width": 2},
+            },
+            hovertemplate=f"{setting}<br>%{{x}} {title}<br>%{{y:.3f}} % of the "
+            "base's pass<extra></extra>",
+            row=1,
+            col=column,
+        )
 
 
 def _add_rest(figure: go.Figure, rest: float, xs: Sequence[int], column: int) -> None:

@@ -34,11 +34,7 @@ def layer_map(front: Sequence[Measurement], baseline: Measurement) -> go.Figure:
     crossed out.
     """
     layers = list(baseline.choices)
-    names = [
-        name
-        for name in dict.fromkeys(n for choices in baseline.choices.values() for n in choices)
-        if any(_kept(m, layer, name) is not None for m in (*front, baseline) for layer in layers)
-    ]
+    names = _names((*front, baseline), baseline)
     figure = make_subplots(
         rows=1,
         cols=len(names),
@@ -92,6 +88,16 @@ def layer_map(front: Sequence[Measurement], baseline: Measurement) -> go.Figure:
 def removed_layers(member: Measurement) -> list[str]:
     """The layers of which a model keeps no block."""
     return [name for name, kept in member.choices.items() if is_removed(kept)]
+
+
+def _names(models: Sequence[Measurement], baseline: Measurement) -> list[str]:
+    """The choices of which a model has a number anywhere, in the base's order."""
+    every = dict.fromkeys(name for choices in baseline.choices.values() for name in choices)
+    return [
+        name
+        for name in every
+        if any(_kept(m, layer, name) is not None for m in models for layer in baseline.choices)
+    ]
 
 
 def _kept(member: Measurement, layer: str, name: str) -> int | None:
