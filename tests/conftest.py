@@ -29,7 +29,7 @@ import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
-from tests.processes import end_servers
+from tests.processes import end_server
 
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
 BAD = ["bad", "poor", "awful", "dull", "weak", "dreadful"]
@@ -56,9 +56,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _fork_servers() -> Iterator[None]:
+def _fork_server() -> Iterator[None]:
     yield
-    end_servers()
+    end_server()
 
 
 @event.listens_for(Engine, "connect")

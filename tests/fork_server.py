@@ -1,19 +1,24 @@
 """A process that has imported what others will need, and forks them in milliseconds.
 
-``python fork_server.py FD MODULE…`` imports the modules and takes requests on a socket, one at a
-time: the length of a JSON text, with four file descriptors beside it (standard input, output and
-error, and one that the new process's id and at last its exit status are written to), then the text.
-Each asks for what ``python ARGUMENTS…`` would do: a script, ``-m MODULE`` or ``-c CODE``. It ends
-when the other end of the socket is closed.
+``python fork_server.py FD MODULE…`` imports the modules and serves requests that come through a
+socket until it is closed: the length of a JSON text, beside it file descriptors, then the text. The
+first descriptor is where the new process's id and then its exit status are written to, the others
+are its own. What is asked for is what ``python ARGUMENTS…`` would do: a script, ``-m MODULE`` or
+``-c CODE``.
+
+A process that was asked for with ``spawns`` has such a server of its own, so that what it starts
+through multiprocessing is there in milliseconds too.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import io
 import json
+import multiprocessing.util
 import os
 import runpy
 import select
@@ -25,12 +30,62 @@ import tempfile
 import threading
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 NUMBER = struct.Struct("=i")
+SPAWNED = "spawned"
+"""The name, as ``ps`` shows it, of a process that multiprocessing started."""
+
+Request = dict[str, Any]
+
+
+def ask(control: socket.socket, request: Request, status: int, own: Sequence[int]) -> None:
+    """Ask a server for a process.
+
+    Args:
+        control: the socket that it serves.
+        request: ``arguments``; ``numbers``, which its own descriptors have in it; ``environment``;
+            ``folder``; and, if they apply, ``session``, ``spawns`` and ``orphan``: its parent is
+            not the server but the nearest process above that adopts orphans.
+        status: where its id and its exit status are written to.
+        own: its own descriptors.
+    """
+    text = json.dumps(request).encode()
+    socket.send_fds(control, [NUMBER.pack(len(text))], [status, *own])
+    control.sendall(text)
+
+
+def adopt_orphans(adopt: bool) -> None:
+    """Whether this process is to be the parent of orphans below it."""
+    set_child_subreaper = 36
+    assert ctypes.CDLL(None).prctl(set_child_subreaper, int(adopt), 0, 0, 0) == 0
+
+
+def forking(control: socket.socket) -> Callable[[bytes, Sequence[Any], Sequence[int]], int]:
+    """What stands in for ``multiprocessing.util.spawnv_passfds`` in a process that adopts orphans:
+    processes that it spawns are forked by a server.
+    """
+    real = multiprocessing.util.spawnv_passfds
+
+    def spawn(path: bytes, arguments: Sequence[Any], descriptors: Sequence[int]) -> int:
+        if "--multiprocessing-fork" not in arguments:
+            return real(path, arguments, descriptors)
+        numbers = sorted(descriptors)
+        request = {
+            "arguments": list(arguments[-3:]), "numbers": numbers, "orphan": True,
+            "environment": dict(os.environ), "folder": str(Path.cwd()), "name": SPAWNED,
+        }  # fmt: skip
+        read, write = os.pipe()
+        ask(control, request, write, numbers)
+        os.close(write)
+        pid, _ = (NUMBER.unpack(os.read(read, NUMBER.size))[0] for _ in range(2))
+        os.close(read)
+        return int(pid)
+
+    return spawn
 
 
 def serve(control: socket.socket) -> None:
@@ -49,15 +104,17 @@ def serve(control: socket.socket) -> None:
             asked = _receive(control)
             if asked is None:
                 return
-            request, descriptors = asked
+            request, (status, *own) = asked
             pid = os.fork()
             if pid == 0:
-                _become(request, descriptors, [control.fileno(), awake, wake, *statuses.values()])
-            *streams, status = descriptors
-            for descriptor in streams:
+                for descriptor in (control.fileno(), awake, wake, *statuses.values()):
+                    os.close(descriptor)
+                _become(request, status, own)
+            for descriptor in own:
                 os.close(descriptor)
-            os.write(status, NUMBER.pack(pid))
             statuses[pid] = status
+            if not request.get("orphan"):
+                os.write(status, NUMBER.pack(pid))
 
 
 def _reap(statuses: dict[int, int]) -> None:
@@ -72,8 +129,8 @@ def _reap(statuses: dict[int, int]) -> None:
             os.close(status)
 
 
-def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    head, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 4)
+def _receive(control: socket.socket) -> tuple[Request, list[int]] | None:
+    head, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 16)
     if not head:
         return None
     text = bytearray()
@@ -82,17 +139,22 @@ def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     return json.loads(text), descriptors
 
 
-def _become(request: dict[str, Any], descriptors: list[int], ours: Sequence[int]) -> NoReturn:
-    """What the new process does: all of it, to its end."""
+def _become(request: Request, status: int, own: list[int]) -> NoReturn:
+    """What a new process does: all of it, to its end."""
+    if request.get("orphan") and (pid := os.fork()):
+        os.write(status, NUMBER.pack(pid))
+        os._exit(0)
+    os.close(status)
+    _place(own, request["numbers"])
+    if request.get("session"):
+        os.setsid()
+    if "name" in request:
+        with suppress(OSError):
+            Path("/proc/self/comm").write_text(request["name"])
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, descriptor in enumerate(descriptors[:3]):
-        os.dup2(descriptor, number)
-    for descriptor in (*descriptors, *ours):
-        os.close(descriptor)
-    if request["session"]:
-        os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -102,20 +164,50 @@ def _become(request: dict[str, Any], descriptors: list[int], ours: Sequence[int]
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = _stream(1)
     sys.stderr = sys.__stderr__ = _stream(2, errors="backslashreplace", line_buffering=True)
-    status = 70
-    try:
-        status = _status(request["arguments"])
-    finally:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(status)
+    if request.get("spawns") and sys.platform == "linux":
+        _spawn_from_here()
+    _end(_status(request["arguments"]))
+
+
+def _place(own: Sequence[int], numbers: Sequence[int]) -> None:
+    """Give descriptors their numbers, which others of them may have."""
+    high = 1000
+    for offset, descriptor in enumerate(own):
+        os.dup2(descriptor, high + offset)
+        os.close(descriptor)
+    for offset, number in enumerate(numbers):
+        os.dup2(high + offset, number)
+        os.close(high + offset)
 
 
 def _stream(descriptor: int, **given: Any) -> io.TextIOWrapper:
     return io.TextIOWrapper(open(descriptor, "wb", closefd=False), encoding="utf-8", **given)
+
+
+def _spawn_from_here() -> None:
+    """From here on, what multiprocessing spawns is forked from what this process is now."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        ours.close()
+        for kind in (signal.SIGINT, signal.SIGTERM):  # which may be sent to the whole group
+            signal.signal(kind, signal.SIG_IGN)
+        serve(theirs)
+        os._exit(0)
+    theirs.close()
+    adopt_orphans(True)
+    multiprocessing.util.spawnv_passfds = forking(ours)
+
+
+def _end(status: int) -> NoReturn:
+    """What an interpreter does at its end."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(status)
 
 
 def _status(arguments: list[str]) -> int:

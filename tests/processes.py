@@ -7,7 +7,6 @@ is as real in a fork.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -16,53 +15,73 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from tests.fork_server import NUMBER
+import psutil
+import pytest
 
-LIBRARIES = ("torch", "transformers.models.bert.modeling_bert")
+from tests.fork_server import NUMBER, SPAWNED, Request, adopt_orphans, ask, forking
 
-AXSEARCH = (
-    *LIBRARIES, "datasets", "optuna", "psycopg", "sqlalchemy.dialects.postgresql.psycopg",
-    "axsearch.cli", "axsearch.running.remeasuring", "axsearch.running.search",
-    "axsearch.running.session", "axsearch.reporting.dashboard.serving",
+IMPORTED = (
+    "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna", "psycopg",
+    "sqlalchemy.dialects.postgresql.psycopg", "axsearch.cli", "axsearch.running.remeasuring",
+    "axsearch.running.search", "axsearch.running.session", "axsearch.reporting.dashboard.serving",
 )  # fmt: skip
 
 
-class _Server:
-    """A fork server of this process."""
+class Server:
+    """The fork server of this process."""
 
-    def __init__(self, *modules: str) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._control, theirs = socket.socketpair()
+        self.control, theirs = socket.socketpair()
+        script, number = Path(__file__).with_name("fork_server.py"), theirs.fileno()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("fork_server.py")),
-                 str(theirs.fileno()), *modules],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                [sys.executable, str(script), str(number), *IMPORTED],
+                pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
 
-    def fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        text = json.dumps(request).encode()
+    def fork(self, request: Request, status: int, own: list[int]) -> None:
+        """See :func:`tests.fork_server.ask`."""
         with self._lock:
-            socket.send_fds(self._control, [NUMBER.pack(len(text))], descriptors)
-            self._control.sendall(text)
+            ask(self.control, request, status, own)
 
     def end(self) -> None:
-        self._control.close()
+        """End it; processes that it forked go on."""
+        self.control.close()
         self._process.wait()
 
 
-_servers: dict[tuple[str, ...], _Server] = {}
+@cache
+def server() -> Server:
+    """The fork server of this process, which is started when first asked for."""
+    return Server()
 
 
-def end_servers() -> None:
-    """End the fork servers of this process."""
-    while _servers:
-        _servers.popitem()[1].end()
+def end_server() -> None:
+    """End the fork server, if there is one."""
+    if server.cache_info().currsize:
+        server().end()
+        server.cache_clear()
+
+
+@contextmanager
+def spawned_by_the_server() -> Iterator[None]:
+    """While open, what multiprocessing spawns from this process is forked by the server."""
+    if sys.platform != "linux":
+        yield
+        return
+    adopt_orphans(True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("multiprocessing.util.spawnv_passfds", forking(server().control))
+        yield
+    adopt_orphans(False)
 
 
 class Process:
@@ -72,7 +91,7 @@ class Process:
         arguments: a script, ``-m`` and a module, or ``-c`` and code, and what follows.
         env: of the process; this one's if None.
         new_session: whether it begins a session, whose processes a signal can be sent to at once.
-        modules: what it finds imported.
+        spawns: whether it starts processes through multiprocessing.
     """
 
     def __init__(
@@ -80,26 +99,23 @@ class Process:
         *arguments: object,
         env: Mapping[str, str] | None = None,
         new_session: bool = False,
-        modules: Sequence[str] = AXSEARCH,
+        spawns: bool = False,
     ) -> None:
         self.args = [str(argument) for argument in arguments]
         request = {
-            "arguments": self.args,
+            "arguments": self.args, "numbers": [0, 1, 2],
             "environment": dict(os.environ if env is None else env),
-            "folder": str(Path.cwd()),
-            "session": new_session,
-        }
-        (read, self._in), (self._out, write), (self._err, complain), (self._status, ended) = (
+            "folder": str(Path.cwd()), "session": new_session, "spawns": spawns,
+        }  # fmt: skip
+        (read, into), (out, write), (err, complain), (self._status, ended) = (
             os.pipe() for _ in range(4)
         )
-        if (server := _servers.get(tuple(modules))) is None:
-            server = _servers[tuple(modules)] = _Server(*modules)
-        server.fork(request, [read, write, complain, ended])
+        server().fork(request, ended, [read, write, complain])
         for descriptor in (read, write, complain, ended):
             os.close(descriptor)
         self.stdin, self.stdout, self.stderr = (
             os.fdopen(descriptor, mode)
-            for descriptor, mode in ((self._in, "w"), (self._out, "r"), (self._err, "r"))
+            for descriptor, mode in ((into, "w"), (out, "r"), (err, "r"))
         )
         self.returncode: int | None = None
         self.pid = self._number()
@@ -109,6 +125,11 @@ class Process:
         if not said:
             raise RuntimeError("The fork server has died.")
         return int(NUMBER.unpack(said)[0])
+
+    @property
+    def spawned(self) -> list[psutil.Process]:
+        """The processes that it started through multiprocessing."""
+        return [child for child in psutil.Process(self.pid).children() if child.name() == SPAWNED]
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""
@@ -141,7 +162,7 @@ class Process:
         for reader in readers:
             reader.start()
         for reader in readers:
-            reader.join(deadline - time.monotonic())
+            reader.join(max(deadline - time.monotonic(), 0))
             if reader.is_alive():
                 raise subprocess.TimeoutExpired(self.args, timeout)
         self.wait(max(deadline - time.monotonic(), 0))
@@ -177,11 +198,10 @@ class Process:
 
 
 def run(*arguments: object, check: bool = False, **given: Any) -> subprocess.CompletedProcess[str]:
-    """What :class:`Process` runs, to its end; raises CalledProcessError where it must not fail."""
+    """What :class:`Process` runs, to its end; with ``check`` it must not fail."""
     process = Process(*arguments, **given)
     out, err = process.communicate()
     assert process.returncode is not None
-    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     if check:
-        assert done.returncode == 0, err
-    return done
+        assert process.returncode == 0, err
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -171,7 +171,11 @@ def keep_freed_memory(keep: bool) -> None:
 
 
 def measure(
-    point: Point, threads: int, patience: float, results: "multiprocessing.SimpleQueue[Point]"
+    point: Point,
+    threads: int,
+    tokens: int,
+    patience: float,
+    results: "multiprocessing.SimpleQueue[Point]",
 ) -> None:
     """Measure one point, in a process of its own, for about ``patience`` seconds per side."""
     torch.set_num_threads(threads)
@@ -186,7 +190,7 @@ def measure(
     else:
         run, base = ffn(str(point["contender"]), k), ffn("dense", None)
         neurons = point["neurons"]
-        shapes = [(TOKENS, HIDDEN), (neurons, HIDDEN), (neurons,), (HIDDEN, neurons), (HIDDEN,)]
+        shapes = [(tokens, HIDDEN), (neurons, HIDDEN), (neurons,), (HIDDEN, neurons), (HIDDEN,)]
         small = [(16, HIDDEN), (512, HIDDEN), (512,), (HIDDEN, 512), (HIDDEN,)]
 
     def once(function: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor | None) -> float:
@@ -240,7 +244,7 @@ def measure(
     })  # fmt: skip
 
 
-def machine(threads: int) -> dict[str, str | int]:
+def machine(threads: int, tokens: int) -> dict[str, str | int]:
     """Facts about the machine."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     total = Path("/proc/meminfo").read_text().split()[1]
@@ -251,7 +255,7 @@ def machine(threads: int) -> dict[str, str | int]:
         "cores": os.cpu_count() or 0, "threads": threads, "memory_bytes": int(total) << 10,
         "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
         "torch": torch.__version__, "dtype": "float32", "batch": 1, "heads": HEADS,
-        "head_width": WIDTH, "ffn_tokens": TOKENS, "ffn_width": HIDDEN,
+        "head_width": WIDTH, "ffn_tokens": tokens, "ffn_width": HIDDEN,
         "kernels": hashlib.sha256(SOURCE.encode()).hexdigest()[:12],
         "compiled": native_library() is not None,
     }  # fmt: skip
@@ -263,12 +267,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--neurons", type=int, nargs="*", default=NEURONS)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of the FFN")
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--patience", type=float, default=3, help="seconds of calls a point")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "topk_attention.json"
-    data = {"machine": machine(options.threads), "points": []}
+    data = {"machine": machine(options.threads, options.tokens), "points": []}
     if target.exists() and (found := json.loads(target.read_text()))["machine"] == data["machine"]:
         data["points"] = found["points"]
     wanted = points(options.lengths, options.neurons)
@@ -277,7 +282,8 @@ def main() -> None:
     for point in track(missing, description="measuring"):
         results = fork.SimpleQueue()
         process = fork.Process(
-            target=measure, args=(point, options.threads, options.patience, results)
+            target=measure,
+            args=(point, options.threads, options.tokens, options.patience, results),
         )
         process.start()
         process.join()

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from optuna.trial import TrialState
 from sqlalchemy import text
@@ -51,7 +50,8 @@ def start(base_dir: Path, data_dir: Path, url: str) -> Start:
             given += ["--sampler", "random", "--no-staged"]
         return Process(
             "-m", "axsearch", command, *given, *options,
-            env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"}, new_session=True,
+            env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"},
+            new_session=True, spawns=True,
         )  # fmt: skip
 
     return call
@@ -91,11 +91,7 @@ def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
     """What was lost is tried again, and in the end each model of the front is timed once."""
     process = start("--trials", TRIALS, *TWO)
     until(process, rf"trial \d+/{TRIALS} ")
-    children = [
-        child
-        for child in psutil.Process(process.pid).children()
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
+    children = process.spawned
     assert len(children) == 2
     children[0].kill()
     out, said = process.communicate()
@@ -172,9 +168,8 @@ def test_weights_that_are_cut_off_while_a_worker_runs(
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     until(process, rf"trial \d+/{TRIALS} ")
-    for child in psutil.Process(process.pid).children():
-        if "spawn_main" in " ".join(child.cmdline()):
-            child.kill()
+    for child in process.spawned:
+        child.kill()
     _, said = process.communicate()
     assert process.returncode == 2, said
     assert str(base) in said.splitlines()[-1]

@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--wanted", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=0.01)
     parser.add_argument("--fault", default="none")
+    parser.add_argument("--hang", type=float, help="seconds, with the second trial")
     parser.add_argument("--group", type=Path, help="a control group to run in")
     given = parser.parse_args()
     if given.group is not None:
@@ -144,7 +145,16 @@ def main() -> None:
         while True:
             held.append(bytearray(os.urandom(1 << 20)) * 64)
 
-    within = {"kill within": at(3, kill), "memory": at(3, hungry), "always memory": hungry}
+    def hang() -> None:
+        print("hangs", flush=True)
+        time.sleep(given.hang)
+
+    within = {
+        "kill within": at(3, kill),
+        "memory": at(3, hungry),
+        "always memory": hungry,
+        "hang": at(2, hang),
+    }
     before_end = {"kill measured": at(3, kill)}
     if given.fault == "kill artifact":  # the artifact is written, the transaction is not
         attach, die = work_storage.attach, at(3, kill)

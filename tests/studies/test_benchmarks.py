@@ -17,6 +17,7 @@ import torch
 
 from axsearch.running.session import work
 from axsearch.store.database import open_database
+from tests import processes
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
 
@@ -39,12 +40,14 @@ def run(script: str, *arguments: object) -> None:
 
 def run_alone(script: str, *arguments: object) -> None:
     """Run one that measures or starts processes of its own in a new process."""
-    command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    processes.run(BENCHMARKS / script, *arguments, check=True, spawns=True)
 
 
 def test_topk_attention(tmp_path: Path) -> None:
-    arguments = ("--lengths", 128, "--neurons", 512, "--patience", 0, "--out", tmp_path)
+    arguments = (
+        "--lengths", 128, "--neurons", 512, "--tokens", 64, "--threads", 1, "--patience", 0,
+        "--out", tmp_path,
+    )  # fmt: skip
     run_alone("topk_attention.py", *arguments)
     results = tmp_path / "topk_attention.json"
     points = json.loads(results.read_text())["points"]
@@ -58,7 +61,7 @@ def test_topk_attention(tmp_path: Path) -> None:
 
 
 def test_topk_zero_shot(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    run("topk_zero_shot.py", base_dir, data_dir, "--out", tmp_path)
+    run("topk_zero_shot.py", base_dir, data_dir, "--threads", 1, "--out", tmp_path)
     rows = json.loads((tmp_path / "topk_zero_shot.json").read_text())["rows"]
     assert [row["k"] for row in rows if row["what"] == "FFN"] == [2, 4, 8, 16, 32]
     for row in rows[1:]:
@@ -66,19 +69,21 @@ def test_topk_zero_shot(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_compensation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    run("compensation.py", base_dir, data_dir, "--recipes", 2, "--out", tmp_path)
+    arguments = (base_dir, data_dir, "--recipes", 2, "--threads", 1, "--out", tmp_path)
+    run("compensation.py", *arguments)
     results = tmp_path / "compensation.json"
     rows = json.loads(results.read_text())["rows"]
     assert len(rows) == 2 * 2 * 3
     assert {row["compensation"] for row in rows} == {"none", "bias", "least_squares"}
     assert "least_squares" in (tmp_path / "compensation.md").read_text()
     before = results.read_bytes()
-    run("compensation.py", base_dir, data_dir, "--recipes", 2, "--out", tmp_path)
+    run("compensation.py", *arguments)
     assert results.read_bytes() == before
 
 
 def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    run("latency_table.py", base_dir, data_dir, "--models", 3, "--pairs", 1, "--out", tmp_path)
+    few = ("--models", 3, "--pairs", 1, "--seconds", 0, "--threads", 1)
+    run("latency_table.py", base_dir, data_dir, *few, "--out", tmp_path)
     found = json.loads((tmp_path / "latency_table.json").read_text())
     assert len(found["models"]) == 3
     assert all(model["predicted"] > 0 and model["measured"] > 0 for model in found["models"])

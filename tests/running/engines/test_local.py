@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from axsearch.running.request import Workers
 from axsearch.store.outages import outlast
 from axsearch.store.work_storage import WorkStorage
 from tests.faults.studies import NAME, SET_SETTINGS, SETTINGS, edit, make
+from tests.processes import Process, spawned_by_the_server
 
 
 def started(job: Job) -> int:
@@ -75,8 +76,11 @@ def deaf(job: Job, threads: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers start again, and start at all, in a moment."""
     monkeypatch.setattr(local, "FIRST_DELAY", 0.05)
+    with spawned_by_the_server():
+        yield
 
 
 @pytest.fixture
@@ -185,14 +189,11 @@ def test_workers_end_when_their_supervisor_is_killed(job: Job, tmp_path: Path) -
     )
     file = tmp_path.parent / "supervisor.py"
     file.write_text(script)
-    import subprocess
-
-    tests = str(Path(__file__).parents[3])
-    process = subprocess.Popen([sys.executable, str(file)], env={**os.environ, "PYTHONPATH": tests})
+    process = Process(file, spawns=True)
     while not begun(job):
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.communicate()
     (mark,) = begun(job)
     deadline = time.monotonic() + 10
     while alive(int(mark.name)):
