@@ -9,7 +9,7 @@ import numpy as np
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import Axis, Site, SiteId, SiteKind, Units
 from axsearch.calibration.damage import neighbours
-from axsearch.samplers.surrogate import Seen
+from axsearch.samplers.surrogate import Observations
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Floats, Genomes, Problem
 from axsearch.space.recipe import Recipe
@@ -98,10 +98,10 @@ class Truth:
         draws = [np.random.default_rng(row).normal() for row in genomes]
         return found + noise * np.array(draws) * genomes.any(axis=1)
 
-    def seen(self, genomes: Genomes, noise: float = 0.05) -> Seen:
+    def seen(self, genomes: Genomes, noise: float = 0.05) -> Observations:
         draw = np.random.default_rng(len(genomes))
         factors = np.exp(draw.normal(0, noise, len(genomes)))
-        return Seen(genomes, self.accuracy(genomes), self.damage(genomes) * factors)
+        return Observations(genomes, self.accuracy(genomes), self.damage(genomes) * factors)
 
 
 def genomes_of(problem: Problem, count: int, seed: int = 0) -> Genomes:

@@ -15,7 +15,7 @@ from axsearch.cli.commands import Commands
 from axsearch.cli.options import Json, Without, as_command, flags, in_options
 from axsearch.errors import UsageError
 from axsearch.options import Option, declared, describes, gather, like
-from axsearch.running.request import SearchRequest, Workers
+from axsearch.running.request import SearchRequest, WorkerPool
 from axsearch.training.request import FinetuneRequest
 
 
@@ -100,14 +100,14 @@ def test_what_a_command_raises_names_its_options() -> None:
 @pytest.mark.parametrize(
     ("function", "request_", "others"),
     [
-        (axsearch.search, SearchRequest, {"place": Workers()}),
+        (axsearch.search, SearchRequest, {"place": WorkerPool()}),
         (axsearch.finetune, FinetuneRequest, {}),
     ],
 )
 def test_a_function_takes_the_options_of_its_request(
     function: Any, request_: type, others: dict[str, Any]
 ) -> None:
-    within = {one.name for one in declared(Workers)} if others else {"search_examples"}
+    within = {one.name for one in declared(WorkerPool)} if others else {"search_examples"}
     own = {one.name: one for one in declared(request_) if one.name not in within}
     taken = inspect.signature(function).parameters
     assert set(taken) == {*own, *others}

@@ -84,7 +84,7 @@ def encoder_layout(layers: str, *, attention: Block, ffn: Block, **more: Any) ->
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """What a choice is installed into.
 
     ``module`` is the layer, or the base model for a site outside of layers; its tensors may be on
@@ -115,8 +115,8 @@ class Modeling:
         """Slice the site's tensors in ``state``, a state dict with the base's names."""
 
     @classmethod
-    def install(cls, place: Place, choice: Mapping[str, Any]) -> None:
-        """Change the modules at a place; new tensors are left for the caller to fill."""
+    def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
+        """Change the modules of a target; new tensors are left for the caller to fill."""
 
 
 class UnitModeling(Modeling):
@@ -145,15 +145,15 @@ class UnitModeling(Modeling):
             state[axis.tensor] = left.flatten(axis.dim, axis.dim + 2)
 
     @classmethod
-    def install(cls, place: Place, choice: Mapping[str, Any]) -> None:
+    def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
         """Make the projections as wide as the kept units, and say so to the core."""
-        block, kept = place.block, kept_units(choice)
+        block, kept = target.block, kept_units(choice)
         assert block.output is not None
-        full = fan_in(place.module.get_submodule(block.output))
+        full = fan_in(target.module.get_submodule(block.output))
         width = len(kept) * (full // choice["of"])
-        resize(place.module, block, width)
+        resize(target.module, block, width)
         if block.core is not None:
-            core: Any = place.module.get_submodule(block.core)
+            core: Any = target.module.get_submodule(block.core)
             core.kept_units = kept  # for a family whose units are not all of one kind
             for name in block.counts:
                 setattr(core, name, len(kept))
@@ -205,13 +205,13 @@ def apply_choices(
                 block.remove(layer)
                 continue
             for type, choice in sorted(chosen[kind].items()):
-                halves[type].install(Place(model, layer, block), choice)
+                halves[type].install(Target(model, layer, block), choice)
         if layout.finish is not None:
             layout.finish(layer, Position(own, removed, dict(below)), model.config)
         below = {kind: count + (kind not in removed) for kind, count in below.items()}
     for kind, block in layout.outside.items():
         for type, choice in sorted(sites.get(kind, {}).items()):
-            halves[type].install(Place(model, model.base_model, block), choice)
+            halves[type].install(Target(model, model.base_model, block), choice)
 
 
 def fan_in(projection: Any) -> int:

@@ -104,7 +104,7 @@ def prepare(
 
 def _sizes(evaluator: Evaluator) -> SizeTable:
     return SizeTable.from_dict(
-        _kept(
+        _stored(
             evaluator,
             (evaluator.task.model_fingerprint, NO_SPLIT, size_kind()),
             "Counting bytes",
@@ -129,7 +129,7 @@ def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
 
     kind = damage_kind(space.fingerprint)
     return Damage.from_dict(
-        _kept(
+        _stored(
             evaluator,
             (evaluator.task.model_fingerprint, calibration.fingerprint, kind),
             "Measuring damage",
@@ -142,7 +142,7 @@ def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
 def _trivial(evaluator: Evaluator) -> float:
     task = evaluator.task
     splits = both_splits(task.calibration.fingerprint, task.search.fingerprint)
-    found = _kept(
+    found = _stored(
         evaluator,
         (task.model_fingerprint, splits, trivial_kind(task.metric)),
         "Evaluating a constant prediction",
@@ -161,7 +161,7 @@ def latency_table(evaluator: Evaluator, space: SearchSpace, machine: str) -> Lat
     """
     model, workload = evaluator.task.model_fingerprint, evaluator.workload[1]
     return LatencyTable.from_dict(
-        _kept(
+        _stored(
             evaluator,
             (model, workload, latency_kind(machine, space.to_dict())),
             "Timing blocks",
@@ -225,7 +225,7 @@ def _tell(dropped: Mapping[str, Collection[Level]]) -> None:
 def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:
     task = evaluator.task
     return Importance.from_dict(
-        _kept(
+        _stored(
             evaluator,
             (task.model_fingerprint, task.calibration.fingerprint, importance_kind(compensation)),
             "Scoring heads and neurons",
@@ -254,7 +254,7 @@ def _counted(told: Told, total: int) -> Callable[[int], None]:
     return more
 
 
-def _kept(
+def _stored(
     evaluator: Evaluator,
     key: tuple[str, str, str],
     what: str,

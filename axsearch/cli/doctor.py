@@ -6,16 +6,15 @@ import json as to_json
 from dataclasses import asdict
 from typing import Annotated
 
-from rich.console import Console
 from rich.table import Table
 
 from axsearch.cli.options import Json
+from axsearch.cli.output import stdout
 from axsearch.errors import AxsearchError
 from axsearch.options import like
 from axsearch.running.request import SearchRequest
 
 MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
-PIPED_WIDTH = 140
 
 
 def doctor(
@@ -40,10 +39,7 @@ def doctor(
         for finding in findings:
             words = finding.found + (f"; {finding.advice}" if finding.advice else "")
             table.add_row(MARKS[finding.state], finding.name, words)
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = PIPED_WIDTH
-        console.print(table)
+        stdout().print(table)
     failures = [finding.name for finding in findings if finding.state == "failure"]
     if failures:
         raise AxsearchError(f"not well: {', '.join(failures)}.")

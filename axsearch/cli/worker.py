@@ -6,13 +6,13 @@ from typing import Annotated
 
 from axsearch.cli.options import Without
 from axsearch.errors import AxsearchError
-from axsearch.running.engines import Job, run_workers
-from axsearch.running.request import Workers
+from axsearch.running.engines import run_workers
+from axsearch.running.request import WorkerPool, WorkerRequest
 
 
 def worker(
-    job: Job,
-    place: Annotated[Workers, Without(("engine", "address", "gpus"))],
+    request: WorkerRequest,
+    place: Annotated[WorkerPool, Without(("engine", "address", "gpus"))],
 ) -> None:
     """Add workers to a study that a search has begun, until it has the trials asked for.
 
@@ -23,7 +23,7 @@ def worker(
       axsearch worker --storage postgresql://me@db/studies --study reviews
     """
     try:
-        run_workers(place, job)
+        run_workers(place, request)
     except KeyboardInterrupt:
         raise AxsearchError(
             "stopped; finished trials are kept, and the same command goes on from there."

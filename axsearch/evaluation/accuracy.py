@@ -47,7 +47,7 @@ class Predictions:
     losses: NDArray[np.float32]
 
 
-Seen = Callable[[NDArray[np.int64], Tensor, Tensor], None]
+OnBatch = Callable[[NDArray[np.int64], Tensor, Tensor], None]
 """Takes a batch's features, (features,), their logits and their targets."""
 
 
@@ -86,7 +86,7 @@ class Predictor:
         self.kind = kind
         self.device = device
         self.layers_run = 0
-        self._kept: TensorCache[tuple[str, int, str], Any] = TensorCache(
+        self._outputs: TensorCache[tuple[str, int, str], Any] = TensorCache(
             _room(device) if memory is None else memory
         )
         self._lowered: WeakKeyDictionary[PreTrainedModel, Mapping[str, Tensor]] = (
@@ -112,7 +112,7 @@ class Predictor:
         answers: list[Any] = [None] * len(split)
         losses = np.empty(len(split), np.float32)
         margins = np.empty(len(split), np.float32)
-        kept: list[Tensor] = [torch.empty(0)] * len(split)
+        whole: list[Tensor] = [torch.empty(0)] * len(split)
 
         def see(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
             losses[rows] = self.kind.losses(logits, targets).cpu().numpy()
@@ -123,7 +123,7 @@ class Predictor:
             see(rows, logits, targets)
             margins[rows] = self.kind.margins(logits, targets).cpu().numpy()
             for row, own in zip(rows, logits, strict=True):
-                kept[row] = _unpadded(own, split, row)
+                whole[row] = _unpadded(own, split, row)
 
         def again(rows: NDArray[np.int64]) -> list[Tensor]:
             found: dict[int, Tensor] = {}
@@ -142,7 +142,7 @@ class Predictor:
             try:
                 self.run(model, split, see_half, base, recipe, half=self._half(model))
                 with torch.inference_mode():
-                    settle(kept, margins, again)
+                    settle(whole, margins, again)
             except NonFiniteError:
                 dtype = "float32"  # where numbers may well be finite
         if dtype == "float32":
@@ -159,7 +159,7 @@ class Predictor:
         self,
         model: PreTrainedModel,
         split: Split,
-        see: Seen,
+        see: OnBatch,
         base: Base | None = None,
         recipe: Recipe | None = None,
         half: Mapping[str, Tensor] | None = None,
@@ -207,7 +207,7 @@ class Predictor:
     def _start(self, place: tuple[str, int], prefixes: Sequence[str]) -> int:
         # The last layer's output would serve only the very same recipe, which is not run again.
         for layer in range(len(prefixes) - 2, -1, -1):
-            if self._kept.get((*place, prefixes[layer])) is not None:
+            if self._outputs.get((*place, prefixes[layer])) is not None:
                 return layer + 1
         return 0
 
@@ -218,7 +218,7 @@ class Predictor:
         there = list(layers)
         hooks = []
         if start:
-            given = self._kept.get((*place, prefixes[start - 1]))
+            given = self._outputs.get((*place, prefixes[start - 1]))
             for number in range(start):
                 layers[number] = _Given(there[number], given)
         for number in range(start, len(prefixes) - 1):
@@ -233,7 +233,7 @@ class Predictor:
                 layers[number] = there[number]
 
     def _keep(self, key: tuple[str, int, str], _: nn.Module, inputs: Any, output: Any) -> None:
-        self._kept[key] = output
+        self._outputs[key] = output
 
 
 class _Given(nn.Module):

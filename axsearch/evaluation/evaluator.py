@@ -25,20 +25,20 @@ from axsearch.evaluation.latency import (
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.evaluation.stages import (
     STANDARD_ERRORS,
-    Bar,
     DominatedError,
     Stages,
+    Threshold,
     contested,
     joined,
 )
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import measure_moments
-from axsearch.models.refit.moments_cache import kept_moments
+from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.models.weights import ClosedForm, Weights
 from axsearch.progress import progress_bar
 from axsearch.runtimes import open_session
 from axsearch.space.latency_table import LatencyTable
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.inference import estimate
 from axsearch.statistics.measurement import Measurement
@@ -55,8 +55,6 @@ from axsearch.store.queries import (
 from axsearch.store.studies import save_machine
 from axsearch.system.machine import evaluating, machine_facts, machine_name, measuring
 from axsearch.tasks.task import Batch, Split, Task, on_device
-
-EXACT = Recipe.of({})
 
 NORMAL = 1.96
 """Standard errors to either end of a 95 % interval."""
@@ -136,15 +134,15 @@ class Evaluator:
         recipe: Recipe,
         *,
         trial: int | None = None,
-        bar: Callable[[float | None, float], Bar | None] | None = None,
+        threshold: Callable[[float | None, float], Threshold | None] | None = None,
     ) -> Measurement:
         """Accuracy on the search split, latency and size of a recipe's real, smaller model.
 
         Where there is a latency table that knows the recipe's shapes, latency is what it predicts.
-        With ``bar``, which is told latency and size as ratios to the base and says what such a
-        recipe must reach, the evaluation is staged.
+        With ``threshold``, which receives latency and size as ratios to the base and returns what
+        such a recipe must reach, the evaluation is staged.
 
-        Raises NonFiniteError where the model does not give finite numbers, DominatedError where
+        Raises NonFiniteError where numbers of the model are not finite, DominatedError where
         a staged evaluation was stopped, UsageError where the recipe does not fit the model.
         """
         small = cache(lambda: self._weights(recipe).shrink(recipe))  # not built if all is stored
@@ -158,7 +156,7 @@ class Evaluator:
             recipe,
             self.task.search,
             small,
-            bar=None if bar is None else bar(ratio, size_ratio),
+            threshold=None if threshold is None else threshold(ratio, size_ratio),
         )
         return Measurement(
             trial=trial,
@@ -192,12 +190,12 @@ class Evaluator:
         split: Split,
         small: Callable[[], PreTrainedModel] | None = None,
         *,
-        bar: Bar | None = None,
+        threshold: Threshold | None = None,
     ) -> Evaluation:
         """The metric on a split, from the store where it is known.
 
-        With a ``bar`` the split must be the search split; raises DominatedError where the recipe
-        is confidently below it before all examples were seen.
+        With a ``threshold`` the split must be the search split; raises DominatedError where the
+        recipe is confidently below it before all examples were seen.
         """
         searching = split is self.task.search
         key = EvaluationKey(
@@ -214,12 +212,12 @@ class Evaluator:
             if searching:
                 self._known[recipe.hash] = known
             return known
-        if bar is not None:
-            self._stop_as_before(key, recipe, bar)
+        if threshold is not None:
+            self._stop_as_before(key, recipe, threshold)
         model = small() if small is not None else self._weights(recipe).shrink(recipe)
         try:
             with evaluating():
-                predictions = self._predictions(model, recipe, split, key.dtype, bar)
+                predictions = self._predictions(model, recipe, split, key.dtype, threshold)
         except DominatedError as stop:
             partial = Evaluation(*stop.estimate, stop.outcome)
             stage = self.stages.name(stop.seen)
@@ -233,9 +231,14 @@ class Evaluator:
         return result
 
     def _predictions(
-        self, model: PreTrainedModel, recipe: Recipe, split: Split, dtype: str, bar: Bar | None
+        self,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        split: Split,
+        dtype: str,
+        threshold: Threshold | None,
     ) -> Predictions:
-        if bar is None:
+        if threshold is None:
             return self.predictor.predict(model, split, self.base, recipe, dtype=dtype)
         stages, kind = self.stages, self.task.kind
         answers: list[Any] = [None] * len(self.task.search)
@@ -249,24 +252,24 @@ class Evaluator:
             if stage == len(stages.parts) - 1:
                 break
             outcomes.append(kind.outcome(self.task.metric, part, found.answers))
-            self._check(joined(outcomes), stage, bar)
+            self._check(joined(outcomes), stage, threshold)
         return Predictions(answers, losses)
 
-    def _stop_as_before(self, key: EvaluationKey, recipe: Recipe, bar: Bar) -> None:
+    def _stop_as_before(self, key: EvaluationKey, recipe: Recipe, threshold: Threshold) -> None:
         """Stop where what was seen of a recipe before, in another study, is enough."""
         for stage in range(len(self.stages.parts) - 1):
             name = self.stages.name(len(self.stages.seen(stage)))
             known = load_evaluation(self.engine, key, recipe.hash, name)
             if known is not None:
-                self._check(known.outcome, stage, bar)
+                self._check(known.outcome, stage, threshold)
 
-    def _check(self, ours: Outcome, stage: int, bar: Bar) -> None:
-        value, error = self.stages.estimate(ours, stage, bar.known)
-        if value + STANDARD_ERRORS * error < bar.value:
+    def _check(self, ours: Outcome, stage: int, threshold: Threshold) -> None:
+        value, error = self.stages.estimate(ours, stage, threshold.known)
+        if value + STANDARD_ERRORS * error < threshold.value:
             ends = value, value - NORMAL * error, value + NORMAL * error
             least = 0.0 if ours.statistic == "mean" else -1.0
             estimated = Estimate(*(float(np.clip(end, least, 1.0)) for end in ends))
-            raise DominatedError(len(ours), estimated, bar.rival, ours)
+            raise DominatedError(len(ours), estimated, threshold.rival, ours)
 
     @cached_property
     def _base_ms(self) -> float:
@@ -366,4 +369,4 @@ def closed_form(task: Task, device: str) -> ClosedForm:
             )
 
     key = (task.model_fingerprint, task.calibration.fingerprint, device)
-    return ClosedForm(task.base, lambda: kept_moments(key, measured))
+    return ClosedForm(task.base, lambda: cached_moments(key, measured))

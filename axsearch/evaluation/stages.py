@@ -41,7 +41,7 @@ class DominatedError(AxsearchError):
     Attributes:
         seen: how many examples it was evaluated on.
         estimate: its metric on all of the split, estimated from them, with its interval.
-        rival: what leaves it no room, as :class:`Bar` names it.
+        rival: what leaves it no room, as :class:`Threshold` names it.
         outcome: of the examples that were seen.
     """
 
@@ -58,7 +58,7 @@ HEADROOM = 0.02
 
 
 @dataclass(frozen=True)
-class Bar:
+class Threshold:
     """What a recipe must reach to be worth all examples.
 
     Attributes:

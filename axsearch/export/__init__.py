@@ -16,13 +16,13 @@ from types import MappingProxyType
 
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
 from axsearch.progress import steps
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.studies import save_export
 from axsearch.study.study import Study

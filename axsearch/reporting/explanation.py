@@ -280,7 +280,7 @@ def cuts_of(
             )
             continue
         for site in cut:
-            words = _kept(kept, base.choices[name], site)
+            words = _remaining(kept, base.choices[name], site)
             yield Cut(
                 name,
                 site.kind,
@@ -332,7 +332,7 @@ def _time(tables: Tables, recipe: Recipe, site: SiteId) -> float | None:
     return saved * table.repeats.get(site.layer, 1)
 
 
-def _kept(kept: Mapping[str, int | None], full: Mapping[str, int | None], site: SiteId) -> str:
+def _remaining(kept: Mapping[str, int | None], full: Mapping[str, int | None], site: SiteId) -> str:
     parts = []
     for one in named(recorded(site.kind)):
         left = kept.get(one.name)

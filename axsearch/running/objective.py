@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
-from axsearch.evaluation.stages import Bar, DominatedError, worth
+from axsearch.evaluation.stages import DominatedError, Threshold, worth
 from axsearch.running.standing import Standing
 from axsearch.running.trial_loop import End
 from axsearch.space.problem import Genomes, Problem
@@ -92,10 +92,10 @@ class RecipeObjective:
         if recipe != EXACT and self._limited and not self._problem.feasible(genome)[0]:
             return self._above_a_limit(trial, genome)
         self._standing.refresh()
-        bar = self.bar if self._staged and recipe != EXACT else None
+        threshold = self.threshold if self._staged and recipe != EXACT else None
         began = time.perf_counter()
         try:
-            found = self._evaluator.measure(recipe, trial=trial.number, bar=bar)
+            found = self._evaluator.measure(recipe, trial=trial.number, threshold=threshold)
             losses = self._evaluator.losses(recipe)
         except DominatedError as stop:
             seen = {"examples": stop.seen, "dominated_by": stop.rival, **stop.estimate._asdict()}
@@ -123,7 +123,7 @@ class RecipeObjective:
             _files(recipe, found) if feasible and self._standing.is_new(found) else {},
         )
 
-    def bar(self, latency: float | None, size: float) -> Bar:
+    def threshold(self, latency: float | None, size: float) -> Threshold:
         """What a recipe of these costs must reach to add to the front.
 
         Args:
@@ -151,7 +151,7 @@ class RecipeObjective:
         found = sorted(front, key=lambda m: m.trial or 0)
         recipes = dict.fromkeys((EXACT, *(Recipe.from_dict(m.recipe) for m in found)))
         known = [evaluator.accuracy(recipe, evaluator.task.search) for recipe in recipes]
-        return Bar(
+        return Threshold(
             rival,
             worth(least, own, accuracy, costs, reference),
             [evaluation.outcome for evaluation in known],

@@ -10,12 +10,12 @@ import torch
 
 from axsearch.calibration.preparation import latency_table
 from axsearch.errors import UsageError
-from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
 from axsearch.evaluation.loading import load_task
 from axsearch.progress import progress_bar, steps
 from axsearch.running.session import spaces
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario, in_words
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import ORDERS

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from axsearch.options import Option
-from axsearch.study.settings import Limits, Load, Settings
+from axsearch.options import Option, like
+from axsearch.study.settings import Limits, Load, SearchSettings
 from axsearch.system.devices import Device
 from axsearch.tasks.spec import TaskSpec
 
@@ -27,7 +27,7 @@ DataHere = Annotated[
 
 
 @dataclass(frozen=True)
-class Workers:
+class WorkerPool:
     """How many workers run, and where."""
 
     workers: Annotated[int, Option("Number of worker processes; they share the processors")] = 1
@@ -50,7 +50,7 @@ class Workers:
     ] = 0.0
 
 
-HERE = Workers()
+HERE = WorkerPool()
 """One worker, in this process."""
 
 
@@ -67,8 +67,25 @@ class SearchRequest:
     trials: Annotated[
         int, Option("Total number of finished trials in the study, pruned ones included")
     ]
-    settings: Settings = field(default_factory=Settings)
+    settings: SearchSettings = field(default_factory=SearchSettings)
     limits: Limits = field(default_factory=Limits)
     load: Load = field(default_factory=Load)
     device: Device = "cpu"
-    place: Workers = HERE
+    place: WorkerPool = HERE
+
+
+@dataclass(frozen=True)
+class WorkerRequest:
+    """The study that workers are to run trials of.
+
+    ``model``, ``data`` and ``device`` are given where they differ from the study's.
+    """
+
+    storage: Storage
+    study: StudyName
+    model: ModelHere = None
+    data: DataHere = None
+    device: Annotated[str | None, like(SearchRequest, "device", omitted="the study's")] = None
+
+    def __repr__(self) -> str:
+        return f"WorkerRequest(study={self.study!r})"  # the storage may hold a password

@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields, replace
 from typing import get_args
 
 from axsearch.errors import UsageError
-from axsearch.running.engines import check_place
+from axsearch.running.engines import check_pool
 from axsearch.running.request import SearchRequest
 from axsearch.samplers import sampler_named, samplers
 from axsearch.samplers.base import Sampler
 from axsearch.space.genome import check_names
 from axsearch.space.recipe import Compensation
 from axsearch.store.database import check_database
-from axsearch.study.settings import DTYPES, Settings
+from axsearch.study.settings import DTYPES, SearchSettings
 from axsearch.study.spec import OBJECTIVES
 from axsearch.system.devices import check_device
 
@@ -52,7 +52,7 @@ def resolve(request: SearchRequest) -> Resolved:
     _check_objectives(settings.objectives)
     if not request.study.isprintable() or not request.study.strip():
         raise UsageError(f"`study` must be a name of printable characters, not {request.study!r}.")
-    check_place(request.place)
+    check_pool(request.place)
     check_database(request.storage)
     request.limits.check()
     _check_options(settings, sampler)
@@ -84,7 +84,7 @@ def _check_objectives(objectives: tuple[str, ...]) -> None:
         )
 
 
-def _check_options(settings: Settings, sampler: Sampler) -> None:
+def _check_options(settings: SearchSettings, sampler: Sampler) -> None:
     """Raises UsageError for an option of another sampler, or a value that cannot be used."""
     for name in dict.fromkeys(option for one in samplers().values() for option in one.options):
         value = getattr(settings, name)
@@ -96,7 +96,7 @@ def _check_options(settings: Settings, sampler: Sampler) -> None:
         sampler.options[name](value)
 
 
-def _decided(settings: Settings, sampler: Sampler) -> Settings:
+def _decided(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
     """The settings with those that depend on the sampler decided; raises UsageError."""
     if settings.staged and sampler.needs_exact_losses:
         raise UsageError(
@@ -118,7 +118,7 @@ def _decided(settings: Settings, sampler: Sampler) -> Settings:
     return replace(settings, staged=staged, compensation=compensation)
 
 
-def _check_dtype(settings: Settings, sampler: Sampler) -> None:
+def _check_dtype(settings: SearchSettings, sampler: Sampler) -> None:
     if settings.dtype not in DTYPES:
         raise UsageError(f"`dtype` must be one of {', '.join(DTYPES)}, not {settings.dtype!r}.")
     if settings.dtype == "bfloat16" and sampler.needs_exact_losses:

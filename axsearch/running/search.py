@@ -19,8 +19,8 @@ from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.options import describes, gather
 from axsearch.progress import console, steps
 from axsearch.reporting.dashboard.annotating import annotate
-from axsearch.running.engines import Job, run_workers
-from axsearch.running.request import HERE, SearchRequest, Workers
+from axsearch.running.engines import run_workers
+from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
 from axsearch.running.session import problem_of, spaces
 from axsearch.running.worker import Worker
@@ -38,7 +38,7 @@ from axsearch.store.studies import (
     save_study,
     study_spec,
 )
-from axsearch.study.settings import Limits, Load, Settings
+from axsearch.study.settings import Limits, Load, SearchSettings
 from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec
 from axsearch.study.study import Study
 from axsearch.system.machine import machine_facts, machine_name
@@ -61,13 +61,13 @@ def search(
     metric: str | None = TaskSpec.metric,
     text_columns: Sequence[str] | None = TaskSpec.text_columns,
     label_column: str | None = TaskSpec.label_column,
-    approximations: Sequence[str] | None = Settings.approximations,
-    freeze: Sequence[str] = Settings.freeze,
+    approximations: Sequence[str] | None = SearchSettings.approximations,
+    freeze: Sequence[str] = SearchSettings.freeze,
     compensation: Compensation | None = None,
-    sampler: str = Settings.sampler,
-    epsilon: float | None = Settings.epsilon,
-    staged: bool | None = Settings.staged,
-    objectives: Sequence[str] = Settings.objectives,
+    sampler: str = SearchSettings.sampler,
+    epsilon: float | None = SearchSettings.epsilon,
+    staged: bool | None = SearchSettings.staged,
+    objectives: Sequence[str] = SearchSettings.objectives,
     max_drop: float | None = Limits.max_drop,
     max_latency_ratio: float | None = Limits.max_latency_ratio,
     max_size_ratio: float | None = Limits.max_size_ratio,
@@ -76,8 +76,8 @@ def search(
     threads: int | None = Load.threads,
     search_examples: int | None = TaskSpec.search_examples,
     device: str = SearchRequest.device,
-    dtype: str = Settings.dtype,
-    place: Workers = HERE,
+    dtype: str = SearchSettings.dtype,
+    place: WorkerPool = HERE,
     seed: int = TaskSpec.seed,
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
@@ -112,7 +112,7 @@ class Prepared:
     study: Study
     evaluator: Evaluator
     problem: Problem
-    settings: Settings
+    settings: SearchSettings
     request: SearchRequest
 
 
@@ -174,7 +174,7 @@ def run(prepared: Prepared) -> Study:
         worker.until(request.trials)
         return study
     worker.until(1)  # the base, which all workers compare with
-    run_workers(request.place, Job(request.storage, study.name))
+    run_workers(request.place, WorkerRequest(request.storage, study.name))
     study.refresh()
     annotate(study)
     return study
@@ -189,7 +189,9 @@ def _check_task(resolved: Resolved, task: Task) -> None:
         )
 
 
-def _space(resolved: Resolved, task: Task, sites: Sequence[Site]) -> tuple[Settings, SearchSpace]:
+def _space(
+    resolved: Resolved, task: Task, sites: Sequence[Site]
+) -> tuple[SearchSettings, SearchSpace]:
     """The settings and the space, all of it and in no order yet, for the sites of this model.
 
     Raises UsageError where they have no such approximations, or nothing to be compensated.
@@ -235,7 +237,7 @@ def _scenario(resolved: Resolved) -> Scenario | None:
 
 def _spec(
     request: SearchRequest,
-    settings: Settings,
+    settings: SearchSettings,
     task: Task,
     scenario: Scenario | None,
     space: SearchSpace,

@@ -17,7 +17,7 @@ from axsearch.samplers import sampler_named
 from axsearch.space.genome import SearchSpace, frozen_sites
 from axsearch.space.problem import Problem
 from axsearch.store.database import Database
-from axsearch.study.settings import Settings
+from axsearch.study.settings import SearchSettings
 from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
 from axsearch.tasks.task import Task
@@ -26,7 +26,7 @@ SpaceOf = Callable[[Mapping[SiteId, Sequence[int]], Mapping[str, Collection[Leve
 """Makes a study's space from importance orders and the levels to leave out."""
 
 
-def spaces(task: Task, settings: Settings, compensation: str) -> SpaceOf:
+def spaces(task: Task, settings: SearchSettings, compensation: str) -> SpaceOf:
     """What a study's search space is made with; raises UsageError for names that are not there."""
     sites = list(task.base.sites.values())
     frozen = frozen_sites(settings.freeze, sites)
@@ -46,7 +46,7 @@ def spaces(task: Task, settings: Settings, compensation: str) -> SpaceOf:
     return space_of
 
 
-def problem_of(evaluator: Evaluator, spec: StudySpec, settings: Settings) -> Problem:
+def problem_of(evaluator: Evaluator, spec: StudySpec, settings: SearchSettings) -> Problem:
     """What is measured before a study's first trial, or read where it was; sets the evaluator's
     latency table.
     """

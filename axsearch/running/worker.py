@@ -20,7 +20,7 @@ from axsearch.samplers.warm_start import warm_start
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
 from axsearch.store.outages import at_once, is_of_database
-from axsearch.study.settings import Settings
+from axsearch.study.settings import SearchSettings
 from axsearch.study.study import Study
 from axsearch.system.liveness import is_dead, worker_name
 from axsearch.system.machine import machine_name
@@ -49,7 +49,7 @@ class Worker:
     """
 
     def __init__(
-        self, study: Study, evaluator: Evaluator, problem: Problem, settings: Settings
+        self, study: Study, evaluator: Evaluator, problem: Problem, settings: SearchSettings
     ) -> None:
         self.study = study
         self.evaluator = evaluator

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.samplers.base import GenomeSampler, Sampler, interrupted, turn
 from axsearch.samplers.knapsack import Knapsack
-from axsearch.samplers.surrogate import Seen, Surrogate, stacked
+from axsearch.samplers.surrogate import Observations, Surrogate, stacked
 from axsearch.space.problem import Floats, Genomes, Problem
 from axsearch.statistics import pareto
 from axsearch.store.attributes import DIVERGENCE_ATTR, FIXED_ATTR, STOPPED_ATTR
@@ -103,7 +103,9 @@ class AutoSampler(GenomeSampler):
             self._proposed[trial.number] = row
         return self.problem.genome(row)
 
-    def propose(self, seen: Seen, taken: Collection[bytes], random: np.random.Generator) -> Row:
+    def propose(
+        self, seen: Observations, taken: Collection[bytes], random: np.random.Generator
+    ) -> Row:
         """The next genome as a row, (dimensions,).
 
         Args:
@@ -159,14 +161,14 @@ class AutoSampler(GenomeSampler):
         columns = [self.problem.cost(name, genomes) for name in names]
         return np.stack(columns, axis=1) if columns else np.empty((len(genomes), 0))
 
-    def _allowed(self, seen: Seen, costs: Floats) -> NDArray[np.int64]:
+    def _allowed(self, seen: Observations, costs: Floats) -> NDArray[np.int64]:
         high = seen.accuracy[(seen.genomes == 0).all(axis=1)]
         floor = self.problem.reference(float(high[0])) if len(high) else self.problem.trivial
         allowed = self.problem.feasible(seen.genomes) & (seen.accuracy >= floor - 1e-12)
         allowed &= seen.errors == 0  # what is only estimated is not on the front
         return np.flatnonzero(allowed)
 
-    def _seen(self, trials: list[FrozenTrial]) -> Seen:
+    def _seen(self, trials: list[FrozenTrial]) -> Observations:
         """The trials that gave an accuracy; of one that was stopped, its estimate."""
         place = self.problem.objectives.index("accuracy")
         for trial in trials:
@@ -189,7 +191,7 @@ class AutoSampler(GenomeSampler):
         columns = list(zip(*known, strict=True)) or [(), (), (), ()]
         rows = stacked(columns[0], len(self.problem.levels))
         accuracy, divergence = (np.array(column, float) for column in columns[1:3])
-        return Seen(rows, accuracy, divergence, np.array(columns[3], float))
+        return Observations(rows, accuracy, divergence, np.array(columns[3], float))
 
     def _whole(self, trial: FrozenTrial) -> bool:
         return all(d.name in trial.params for d in self.problem.space.dimensions)

@@ -31,7 +31,7 @@ SCATTER = 0.01
 """Parts of the way from a trivial answer to the base's accuracy."""
 
 
-class Seen(NamedTuple):
+class Observations(NamedTuple):
     """What trials gave.
 
     Attributes:
@@ -87,7 +87,7 @@ class Surrogate:
     """
 
     def __init__(
-        self, problem: Problem, seen: Seen, *, correct: bool = True, process: bool = True
+        self, problem: Problem, seen: Observations, *, correct: bool = True, process: bool = True
     ) -> None:
         self.problem = problem
         self.scale = np.ones(len(problem.levels))
@@ -119,7 +119,7 @@ class Surrogate:
         roots = np.sqrt(self.problem.damages(genomes) * self.scale)
         return np.log(np.square(roots).sum(axis=1) + FLOOR), roots
 
-    def _fit_process(self, seen: Seen) -> _Process:
+    def _fit_process(self, seen: Observations) -> _Process:
         left = (seen.accuracy - self.curve(self.damage(seen.genomes))) / self._unit
         rows = np.arange(len(left))
         if len(rows) > MOST:
@@ -199,7 +199,7 @@ def _kernels(
     return base, np.maximum(near, 0.0)
 
 
-def _corrections(problem: Problem, seen: Seen) -> Floats:
+def _corrections(problem: Problem, seen: Observations) -> Floats:
     """Factors of the dimensions' damages, (dimensions,): one where trials say nothing else.
 
     To first order ``log sum(s_i d_i) = log sum(d_i) + sum((s_i - 1) d_i / sum(d_j))``.
@@ -223,7 +223,7 @@ def _corrections(problem: Problem, seen: Seen) -> Floats:
     return np.exp(np.clip(solved[2 : 2 + shares.shape[1]] / slope, -1.5, 1.5))
 
 
-def _fit_curve(problem: Problem, damage: Floats, seen: Seen) -> Curve:
+def _fit_curve(problem: Problem, damage: Floats, seen: Observations) -> Curve:
     """The curve with the least squared error, among those of a grid."""
     accuracy = seen.accuracy
     exact = (damage <= 0) & (seen.errors == 0)

@@ -43,13 +43,13 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Base(DeclarativeBase):
-    """Base of all tables; columns typed ``dict`` hold JSON."""
+class TableBase(DeclarativeBase):
+    """The base of all tables; columns typed ``dict`` hold JSON."""
 
     type_annotation_map = {dict[str, Any]: JSON, float: Double}  # noqa: RUF012
 
 
-class ModelRow(Base):
+class ModelRow(TableBase):
     """A fine-tuned model, the base of studies; sizes are of its safetensors file."""
 
     __tablename__ = "ax_models"
@@ -62,7 +62,7 @@ class ModelRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class TaskRow(Base):
+class TaskRow(TableBase):
     """What models are judged by: three splits, by their fingerprints, and a metric."""
 
     __tablename__ = "ax_tasks"
@@ -77,7 +77,7 @@ class TaskRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class MachineRow(Base):
+class MachineRow(TableBase):
     """Where something was measured; ``name`` is what makes two latencies comparable."""
 
     __tablename__ = "ax_machines"
@@ -92,7 +92,7 @@ class MachineRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class StudyRow(Base):
+class StudyRow(TableBase):
     """What a study is about: enough to resume it, to refuse another one, and to export from it.
 
     ``trials`` and ``settings`` are what its last search asked for; workers follow them.
@@ -112,7 +112,7 @@ class StudyRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class RecipeRow(Base):
+class RecipeRow(TableBase):
     """A recipe by its hash."""
 
     __tablename__ = "ax_recipes"
@@ -121,7 +121,7 @@ class RecipeRow(Base):
     json: Mapped[str] = mapped_column(LongText)
 
 
-class TrialRow(Base):
+class TrialRow(TableBase):
     """One distinct recipe of a study, and the trial that has it.
 
     A row is there from the moment a trial is queued for the recipe or takes it; ``attempt`` counts
@@ -159,7 +159,7 @@ class TrialRow(Base):
     )
 
 
-class EvaluationRow(Base):
+class EvaluationRow(TableBase):
     """Accuracy of one recipe of one model, with these weights, on one split.
 
     ``weights`` is the key of what the recipe's tensors are, see :data:`CLOSED_FORM`.
@@ -192,7 +192,7 @@ class EvaluationRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class LatencyRow(Base):
+class LatencyRow(TableBase):
     """A latency measured on one machine for one scenario: of a recipe, or an entry of a table.
 
     ``weights`` is the key of the tensors that were timed, see :data:`CLOSED_FORM`.
@@ -220,7 +220,7 @@ class LatencyRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class CalibrationRow(Base):
+class CalibrationRow(TableBase):
     """A table measured once for a model and a calibration split.
 
     A latency table has the fingerprint of its workload in place of the split's, and its machine in
@@ -236,7 +236,7 @@ class CalibrationRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class ArtifactRow(Base):
+class ArtifactRow(TableBase):
     """A small file that belongs to a trial; Optuna's attribute of the trial has its name."""
 
     __tablename__ = "ax_artifacts"
@@ -248,7 +248,7 @@ class ArtifactRow(Base):
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 
-class ExportRow(Base):
+class ExportRow(TableBase):
     """A model that was exported; ``sha256`` is that of the export's manifest.
 
     ``weights`` is the key of the tensors that were exported, see :data:`CLOSED_FORM`.

@@ -63,22 +63,22 @@ class TrialStorage(ExtensibleStorage):
         self._distributions: dict[tuple[int, str], BaseDistribution] = {}
         # Taken before a transaction begins, never within one: a thread that holds SQLite's lock
         # must not wait for a thread that waits for SQLite's lock.
-        self._kept = threading.RLock()
+        self._buffer_lock = threading.RLock()
         super().__init__(url, **arguments)
 
     def __getstate__(self) -> dict[Any, Any]:
         self.flush()
         state = super().__getstate__()
-        del state["_kept"]
+        del state["_buffer_lock"]
         return {**state, "_running": {}, "_distributions": {}}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        self._kept = threading.RLock()
+        self._buffer_lock = threading.RLock()
         super().__setstate__(state)
 
     def flush(self) -> None:
         """Write all that is kept; of trials that others finished or deleted it is dropped."""
-        with self._kept:
+        with self._buffer_lock:
             for running in list(self._running.values()):
                 with suppress(UpdateFinishedTrialError, KeyError):
                     self._flush(running)
@@ -89,7 +89,7 @@ class TrialStorage(ExtensibleStorage):
         """Begin a trial, of which what is set is kept, or add one that is as the template."""
         trial = super().create_trial(study_id, template)
         if template is None:
-            with self._kept:
+            with self._buffer_lock:
                 self._running[id_of_trial(trial)] = RunningTrial(study_id, trial)
         return trial
 
@@ -97,7 +97,7 @@ class TrialStorage(ExtensibleStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """Set the state, in one transaction with all that is kept of the trial."""
-        with self._kept:
+        with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is None:
                 taken = super().set_trial_state_values(trial_id, state, values)
@@ -123,7 +123,7 @@ class TrialStorage(ExtensibleStorage):
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study and forget what is kept of its trials."""
-        with self._kept:
+        with self._buffer_lock:
             for trial_id in [i for i, t in self._running.items() if t.study_id == study_id]:
                 del self._running[trial_id]
             for key in list(self._distributions):  # others add to it without the lock
@@ -142,7 +142,7 @@ class TrialStorage(ExtensibleStorage):
         earlier: BaseDistribution | None,
     ) -> None:
         """Set a parameter of a trial; ValueError where earlier trials have another kind of it."""
-        with self._kept:
+        with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is not None:
                 earlier = earlier or self._earlier(running.study_id, name)
@@ -181,7 +181,7 @@ class TrialStorage(ExtensibleStorage):
             super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def _keep(self, trial_id: int, set_on: Callable[[RunningTrial], None]) -> bool:
-        with self._kept:
+        with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is None:
                 return False
@@ -195,7 +195,7 @@ class TrialStorage(ExtensibleStorage):
     def record_heartbeat(self, trial_id: int) -> None:
         """Say that a trial is alive, and write what has been kept of it for long."""
         self._beat(trial_id)
-        with self._kept:
+        with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is not None:
                 # No one hears of it in the heartbeats' thread; the trial's next write raises it.

@@ -71,7 +71,7 @@ class WorkStorage(TrialStorage):
                 # If the connection broke after the first attempt was written, here it is.
                 again = attempt.retry_state.attempt_number > 1
                 trial = (self._mine(assignment) if again else None) or self._begin_new(assignment)
-        with self._kept:
+        with self._buffer_lock:
             self._running[id_of_trial(trial)] = RunningTrial(study_id, trial)
         return trial
 
@@ -138,7 +138,7 @@ class WorkStorage(TrialStorage):
                 claims.check_budget(session, assignment)
                 started = claims.start_waiting(session, trial_id, assignment)
         if started:
-            with self._kept:
+            with self._buffer_lock:
                 self._take(trial_id)
         return started
 
@@ -249,7 +249,7 @@ class WorkStorage(TrialStorage):
         Says whether another trial waits with the recipe now, it was given up, or neither: it had no
         recipe yet, or had ended.
         """
-        with self._kept:
+        with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is not None and running.unwritten:
                 with suppress(UpdateFinishedTrialError, KeyError):
@@ -280,7 +280,7 @@ class WorkStorage(TrialStorage):
                 else:
                     mark = {"key": GIVEN_UP_ATTR, "value_json": str(attempt)}
             session.execute(insert(USER_ATTRS).values(trial_id=trial_id, **mark))
-        with self._kept:
+        with self._buffer_lock:
             self._running.pop(trial_id, None)
         return state
 

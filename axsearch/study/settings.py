@@ -17,7 +17,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SearchSettings:
     """How a search is run."""
 
     approximations: Annotated[

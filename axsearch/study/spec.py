@@ -21,7 +21,7 @@ from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.records import read_record
-from axsearch.study.settings import Limits, Settings
+from axsearch.study.settings import Limits, SearchSettings
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class StudySpec(BaseModel):
 class StoredSettings(BaseModel):
     """The settings that are kept apart from a study's spec, since another search may change them.
 
-    The fields are those of :class:`axsearch.study.settings.Settings`, with nothing left to be
+    The fields are those of :class:`axsearch.study.settings.SearchSettings`, with nothing left to be
     decided but the approximations.
     """
 
@@ -145,13 +145,13 @@ class StoredSettings(BaseModel):
     freeze: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: Settings) -> StoredSettings:
+    def of(cls, settings: SearchSettings) -> StoredSettings:
         """What is kept of the settings of a search."""
         return cls(**{name: getattr(settings, name) for name in cls.model_fields})
 
-    def settings(self, spec: StudySpec) -> Settings:
+    def settings(self, spec: StudySpec) -> SearchSettings:
         """The settings of the last search of the study with this spec."""
-        return Settings(
+        return SearchSettings(
             **self.model_dump(),
             objectives=spec.objectives,
             compensation=spec.compensation,

@@ -33,7 +33,7 @@ from axsearch.store.records import read_record
 from axsearch.store.studies import asked_for, front_candidates, study_names, study_spec, trial_ids
 from axsearch.study import choosing
 from axsearch.study.choosing import By, choose
-from axsearch.study.settings import Limits, Settings
+from axsearch.study.settings import Limits, SearchSettings
 from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec, limits
 from axsearch.study.trial_records import check_choices, read_measurement
 
@@ -78,7 +78,7 @@ class Study:
         return optuna.load_study(study_name=self.name, storage=self.database.storage)
 
     @property
-    def asked(self) -> tuple[int, Settings]:
+    def asked(self) -> tuple[int, SearchSettings]:
         """How many trials its last search wanted, and how they are run.
 
         Raises UsageError where none has said so, as with studies of older versions.

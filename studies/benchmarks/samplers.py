@@ -34,7 +34,6 @@ from axsearch import Evaluator, Recipe, Task
 from axsearch.calibration.damage import calibration_sample
 from axsearch.calibration.importance import gate_slopes
 from axsearch.calibration.preparation import prepare
-from axsearch.evaluation.evaluator import EXACT, machine_name
 from axsearch.models.base_model import Base
 from axsearch.samplers import build_sampler, samplers
 from axsearch.samplers.auto import AutoSampler, Parts
@@ -42,10 +41,12 @@ from axsearch.samplers.base import finished
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Problem
+from axsearch.space.recipe import EXACT
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.divergence import divergence_of_losses
 from axsearch.store.attributes import DIVERGENCE_ATTR, MEAN_LOSS_ATTR, NOT_WORSE_ATTR
 from axsearch.store.database import open_database
+from axsearch.system.machine import machine_name
 
 EXAMPLES = 400
 FEW, MANY = 50, 200

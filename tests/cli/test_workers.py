@@ -20,8 +20,8 @@ from axsearch.cli import main
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
-from axsearch.running.engines import Job, be_worker, check_place
-from axsearch.running.request import Workers
+from axsearch.running.engines import be_worker, check_pool
+from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.space.recipe import Recipe
 from axsearch.store.artifacts import attached
 from axsearch.store.database import open_database
@@ -226,7 +226,7 @@ def test_what_a_worker_cannot_do_is_said_at_once(
         assert stop.value.code == 2
         assert word in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(UsageError, match=str(tmp_path)):  # in the worker's own process
-        be_worker(Job(url, "many", str(tmp_path), None, None), 1)
+        be_worker(WorkerRequest(url, "many", str(tmp_path), None, None), 1)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -242,12 +242,12 @@ def test_workers_on_ray(start: Start, url: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs axsearch[ray]")
 def test_a_place_on_ray_that_is_not_there() -> None:
     for place, word in [
-        (Workers(1, "ray", "127.0.0.1:9"), "Nothing answers at the Ray address 127.0.0.1:9"),
-        (Workers(1, "ray", cpus=999), "No node of the Ray cluster has 999 processors"),
+        (WorkerPool(1, "ray", "127.0.0.1:9"), "Nothing answers at the Ray address 127.0.0.1:9"),
+        (WorkerPool(1, "ray", cpus=999), "No node of the Ray cluster has 999 processors"),
         (
-            Workers(1, "ray", "local", gpus=999),
+            WorkerPool(1, "ray", "local", gpus=999),
             "No node of the Ray cluster has 1 processors and 999",
         ),
     ]:
         with pytest.raises(UsageError, match=word):
-            check_place(place)
+            check_pool(place)

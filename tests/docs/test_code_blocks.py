@@ -36,10 +36,10 @@ from sqlalchemy import create_engine, text
 import axsearch.reporting.dashboard.serving
 from axsearch import Study
 from axsearch.cli import main
-from axsearch.running.engines import Job, be_worker
+from axsearch.running.engines import be_worker
 from axsearch.running.engines.local import Local
 from axsearch.running.engines.ray import OnRay
-from axsearch.running.request import Workers
+from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.database import Database
 from axsearch.store.work_storage import WorkStorage
 from tests.docs.pages import PAGES, ROOT, SHELL, Block, blocks
@@ -81,7 +81,7 @@ STORAGE = "sqlite:///studies.db"
 def _cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Short tables, and what the docstring says is stood in for."""
 
-    def work(engine: object, place: Workers, job: Job, poll: Callable[[], int]) -> None:
+    def work(engine: object, pool: WorkerPool, job: WorkerRequest, poll: Callable[[], int]) -> None:
         be_worker(job, 1)
         poll()
 

@@ -178,16 +178,16 @@ class TestKeeping:
             model = made(model_type, recipe)
             wanted = alone.predict(model, tokens(), base, None, dtype=dtype)
             assert_same(keeping.predict(model, tokens(), base, recipe, dtype=dtype), wanted)
-            assert keeping._kept.currsize <= memory
+            assert keeping._outputs.currsize <= memory
             ran, whole = keeping.layers_run, whole + alone.layers_run
         if memory == 0 or repeats(model_type) > 1:
             assert ran == whole
-            assert len(keeping._kept) == 0
+            assert len(keeping._outputs) == 0
         elif memory == 1 << 26:
             assert ran < (0.75 if dtype == "float32" else 0.85) * whole
         else:
             assert ran <= whole
-            assert len(keeping._kept) > 0
+            assert len(keeping._outputs) > 0
 
     def test_layers_below_the_change_are_not_run(self, model_type: str) -> None:
         keeping, base, split = Predictor(BINARY, memory=1 << 26), deep_base(model_type), tokens()
@@ -296,10 +296,10 @@ def test_the_outputs_least_recently_used_are_forgotten() -> None:
     predictor = Predictor(BINARY, memory=4 * each)
     recipes = (first, second, first, third, first, second)
     assert [layers_run(predictor, recipe) for recipe in recipes] == [4, 4, 1, 4, 1, 4]
-    assert predictor._kept.currsize == 4 * each
+    assert predictor._outputs.currsize == 4 * each
     too_small = Predictor(BINARY, memory=each - 1)
     assert [layers_run(too_small, recipe) for recipe in (first, first)] == [4, 4]
-    assert len(too_small._kept) == 0
+    assert len(too_small._outputs) == 0
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -366,5 +366,5 @@ def test_losses_are_those_of_the_answers() -> None:
 
 def test_room_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4000, 9000))
-    assert Predictor(BINARY, "cuda:0")._kept.maxsize == 1000
-    assert Predictor(BINARY)._kept.maxsize > 1000
+    assert Predictor(BINARY, "cuda:0")._outputs.maxsize == 1000
+    assert Predictor(BINARY)._outputs.maxsize > 1000

@@ -17,10 +17,10 @@ from axsearch.approximations.site import SiteId
 from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import Predictor
 from axsearch.evaluation.bfloat16 import AGAIN, FEWEST, is_fast, lowered, settle
-from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.evaluator import Evaluator
 from axsearch.models.architectures import architectures
 from axsearch.models.weights import shrink
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.store.database import open_database
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import IGNORED, Split

@@ -11,9 +11,9 @@ from axsearch import Task
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.evaluation import evaluator as module_under_test
-from axsearch.evaluation.evaluator import EXACT, Evaluator
+from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.store.database import open_database
 

@@ -14,9 +14,9 @@ from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.evaluation import stages as staging
 from axsearch.evaluation.accuracy import Predictor
-from axsearch.evaluation.evaluator import EXACT, Evaluator
-from axsearch.evaluation.stages import Bar, DominatedError, Stages, contested, joined, worth
-from axsearch.space.recipe import Recipe
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.stages import DominatedError, Stages, Threshold, contested, joined, worth
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Outcome
 from axsearch.statistics.pareto import hypervolume
@@ -135,7 +135,7 @@ class TestEstimate:
         assert np.mean(far < -1.96) < 0.04
         if changed > 0.02:  # of two or three differences seen none may be to its disadvantage
             assert np.mean(np.abs(far) < 1.96) > 0.93
-        # A recipe that reaches the bar just so is stopped by one stage in at most 16 % of cases.
+        # A recipe that reaches it only just is stopped by one stage in at most 16 % of cases.
         assert np.mean(far < -1) < 0.19
 
     def test_examples_on_which_recipes_differ_come_first_and_tell_more(self) -> None:
@@ -298,12 +298,12 @@ class TestEvaluator:
         base = evaluator.accuracy(EXACT, task.search)
         told: list[tuple[float | None, float]] = []
 
-        def bar(latency: float | None, size: float) -> Bar:
+        def threshold(latency: float | None, size: float) -> Threshold:
             told.append((latency, size))
-            return Bar("trial 7", base.value, [base.outcome])
+            return Threshold("trial 7", base.value, [base.outcome])
 
         with pytest.raises(DominatedError, match="trial 7 after 32 examples") as stop:
-            evaluator.measure(WORSE, bar=bar)
+            evaluator.measure(WORSE, threshold=threshold)
         size = evaluator.measure(WORSE).size_ratio
         assert told == [(None, pytest.approx(size))]
         first = evaluator.stages.examples[0]
@@ -326,7 +326,9 @@ class TestEvaluator:
         losses = plain.losses(WORSE)
         for _ in range(2):
             with pytest.raises(DominatedError):
-                evaluator.measure(WORSE, bar=lambda *_: Bar("base", base.value, [base.outcome]))
+                evaluator.measure(
+                    WORSE, threshold=lambda *_: Threshold("base", base.value, [base.outcome])
+                )
             assert load_evaluation(database.engine, key_of(task), WORSE.hash) is None
         assert evaluator.measure(WORSE) == wanted
         np.testing.assert_array_equal(evaluator.losses(WORSE), losses)
@@ -339,7 +341,9 @@ class TestEvaluator:
     ) -> None:
         evaluator = Evaluator(task, database.engine, None)
         base = evaluator.accuracy(EXACT, task.search)
-        found = evaluator.measure(SLIGHT, bar=lambda *_: Bar("base", base.value, [base.outcome]))
+        found = evaluator.measure(
+            SLIGHT, threshold=lambda *_: Threshold("base", base.value, [base.outcome])
+        )
         other = open_database(f"sqlite:///{tmp_path / 'other.db'}", create=True)
         plain = Evaluator(task, other.engine, None)
         assert plain.measure(SLIGHT) == found
@@ -351,7 +355,7 @@ class TestEvaluator:
     def test_without_a_bar_nothing_is_stopped(self, task: Task, database: Database) -> None:
         evaluator = Evaluator(task, database.engine, None)
         asked: list[int] = []
-        measured = evaluator.measure(WORSE, bar=lambda *_: asked.append(1))
+        measured = evaluator.measure(WORSE, threshold=lambda *_: asked.append(1))
         assert asked == [1]
         assert measured.accuracy < evaluator.baseline.accuracy - 0.2
 
@@ -360,7 +364,10 @@ class TestEvaluator:
         base = evaluator.accuracy(EXACT, task.search)
         known = evaluator.measure(WORSE)
         again = Evaluator(task, database.engine, None)
-        assert again.measure(WORSE, bar=lambda *_: Bar("base", base.value, [base.outcome])) == known
+        assert (
+            again.measure(WORSE, threshold=lambda *_: Threshold("base", base.value, [base.outcome]))
+            == known
+        )
         assert again.predictor.layers_run == 0
 
     def test_stages_save_forward_passes(
@@ -380,5 +387,5 @@ class TestEvaluator:
         always_wrong.predictor = Predictor(task.kind, memory=0)
         monkeypatch.setattr(type(task.kind), "decode", lambda *args: [9] * len(args[-1]))
         with pytest.raises(DominatedError):
-            always_wrong.accuracy(bad, task.search, bar=Bar("perfect", 1.0, [perfect]))
+            always_wrong.accuracy(bad, task.search, threshold=Threshold("perfect", 1.0, [perfect]))
         assert always_wrong.examples_forwarded == 16

@@ -68,7 +68,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from axsearch.approximations.modeling import Modeling, Place, replace_module
+from axsearch.approximations.modeling import Modeling, Target, replace_module
 
 if TYPE_CHECKING:
     from axsearch.approximations.site import Site
@@ -98,13 +98,13 @@ class DampedModeling(Modeling):
         state.pop(site.units.bias, None)
 
     @classmethod
-    def install(cls, place: Place, choice: Mapping[str, Any]) -> None:
-        output = place.module.get_submodule(place.block.output)
+    def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
+        output = target.module.get_submodule(target.block.output)
         new = nn.Linear(output.in_features, output.out_features, bias=False)
-        replace_module(place.module, place.block.output, new)
-        activation = place.module.get_submodule(place.block.activation)
+        replace_module(target.module, target.block.output, new)
+        activation = target.module.get_submodule(target.block.activation)
         damper = Damper(activation, choice["percent"] / 100)
-        replace_module(place.module, place.block.activation, damper)
+        replace_module(target.module, target.block.activation, damper)
 '''
 
 FILES = {

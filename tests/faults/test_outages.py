@@ -20,7 +20,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from axsearch.errors import UsageError
-from axsearch.running.engines import Job, be_worker
+from axsearch.running.engines import be_worker
+from axsearch.running.request import WorkerRequest
 from axsearch.running.trial_loop import Pulse
 from axsearch.space.recipe import Recipe
 from axsearch.store.artifacts import ArtifactStore
@@ -191,11 +192,11 @@ def test_a_connection_that_is_cut_when_the_last_waiting_trial_began(
 
 def test_a_database_that_is_away_when_a_worker_opens_it() -> None:
     """Another one may find it there, as with one that goes away later; a wrong name stays wrong."""
-    job = Job("postgresql+psycopg://me@127.0.0.1:9/none?connect_timeout=2", "study")
+    job = WorkerRequest("postgresql+psycopg://me@127.0.0.1:9/none?connect_timeout=2", "study")
     with pytest.raises(DatabaseAwayError, match="cannot be opened"):
         be_worker(job, 1)
     with pytest.raises(UsageError):
-        be_worker(Job("sqlite:///not-there.db", "study"), 1)
+        be_worker(WorkerRequest("sqlite:///not-there.db", "study"), 1)
 
 
 def test_an_artifact_is_kept_whole_at_the_second_attempt(

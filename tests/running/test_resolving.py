@@ -12,7 +12,7 @@ from axsearch.cli.options import flags, in_options
 from axsearch.cli.search import search as command
 from axsearch.errors import UsageError
 from axsearch.options import gather
-from axsearch.running.request import SearchRequest, Workers
+from axsearch.running.request import SearchRequest, WorkerPool
 from axsearch.running.resolving import resolve
 from axsearch.samplers import samplers
 
@@ -91,10 +91,10 @@ def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model": "/no/such/model"}, "/no/such/model", "/no/such/model"),
         ({"metric": "bleu"}, "'bleu' is not known", "'bleu'"),
         ({"task": "glue/none"}, "'glue/none' is not supported", "'glue/none'"),
-        ({"place": Workers(0)}, "`workers` must be", "--workers must be"),
-        ({"place": Workers(cpus=0)}, "`cpus` must be", "--cpus-per-worker must be"),
+        ({"place": WorkerPool(0)}, "`workers` must be", "--workers must be"),
+        ({"place": WorkerPool(cpus=0)}, "`cpus` must be", "--cpus-per-worker must be"),
         (
-            {"place": Workers(gpus=1)},
+            {"place": WorkerPool(gpus=1)},
             '`address` and `gpus` are for `engine="ray"`',
             "--address and --gpus-per-worker are for --engine ray",
         ),

@@ -18,7 +18,7 @@ from axsearch.approximations.heads.choice import Heads
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.latency import measure_latency
-from axsearch.evaluation.stages import Bar, DominatedError
+from axsearch.evaluation.stages import DominatedError, Threshold
 from axsearch.models.base_model import Base
 from axsearch.models.refit.moments import measure_moments
 from axsearch.running.holdout import evaluate_front, holdout_speed
@@ -526,11 +526,11 @@ def test_trials_that_were_stopped_count_and_stay_off_the_front(
     predictions = Evaluator._predictions
 
     def stop(self: Evaluator, *args: Any) -> object:
-        bar: Bar | None = args[-1]
-        if bar is not None and bar.rival.startswith("trial ") and len(told) < 4:
+        threshold: Threshold | None = args[-1]
+        if threshold is not None and threshold.rival.startswith("trial ") and len(told) < 4:
             told.append(1)
             seen = Outcome("mean", np.ones(32, bool))
-            raise DominatedError(32, Estimate(0.6, 0.5, 0.7), bar.rival, seen)
+            raise DominatedError(32, Estimate(0.6, 0.5, 0.7), threshold.rival, seen)
         return predictions(self, *args[:-1], None)
 
     monkeypatch.setattr(Evaluator, "_predictions", stop)
@@ -568,18 +568,18 @@ def test_the_bar_is_above_the_best_that_costs_no_more(finished: tuple[str, Study
             for m in worker.standing.front
             if m.objective_latency <= latency and m.size_ratio <= size
         ]
-        bar = worker.objective.bar(latency, size)
+        threshold = worker.objective.threshold(latency, size)
         best = max((m.accuracy for m in cheaper), default=floor)
-        assert best <= bar.value <= max(*accuracies, floor) + 0.0201
+        assert best <= threshold.value <= max(*accuracies, floor) + 0.0201
         # Whatever order they have on the front, which their measured latencies change.
-        assert [known.values.mean() for known in bar.known] == accuracies
+        assert [known.values.mean() for known in threshold.known] == accuracies
         if not cheaper:
-            assert bar.rival == "the least that counts"
+            assert threshold.rival == "the least that counts"
             continue
-        (rival,) = (m for m in cheaper if bar.rival == f"trial {m.trial}")
+        (rival,) = (m for m in cheaper if threshold.rival == f"trial {m.trial}")
         assert rival.accuracy == best
     worker.standing._front = worker.standing.front[::-1]
-    again = worker.objective.bar(0.0, 0.0)
+    again = worker.objective.threshold(0.0, 0.0)
     assert [known.values.mean() for known in again.known] == accuracies
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from axsearch.samplers.surrogate import MOST, NOISE, Seen, Surrogate, stacked
+from axsearch.samplers.surrogate import MOST, NOISE, Observations, Surrogate, stacked
 from axsearch.space.problem import Floats
 from tests.problems import Truth, genomes_of, problem_of
 
@@ -44,7 +44,7 @@ def test_no_correction_where_damage_is_right_or_nothing_is_known() -> None:
     assert np.abs(np.log(Surrogate(PROBLEM, seen).scale)).max() < 0.1
     unknown = seen._replace(divergence=np.full(150, np.nan))
     np.testing.assert_array_equal(Surrogate(PROBLEM, unknown).scale, 1)
-    few = Seen(*(column[:4] for column in seen[:3]))
+    few = Observations(*(column[:4] for column in seen[:3]))
     np.testing.assert_array_equal(Surrogate(PROBLEM, few).scale, 1)
 
 
@@ -52,7 +52,7 @@ def test_trials_of_unknown_divergence_are_left_out_of_corrections_alone() -> Non
     seen = Truth(PROBLEM).seen(genomes_of(PROBLEM, 100))
     known = np.arange(100) % 2 == 0
     some = seen._replace(divergence=np.where(known, seen.divergence, np.nan))
-    half = Seen(*(column[known] for column in seen[:3]))
+    half = Observations(*(column[known] for column in seen[:3]))
     found = Surrogate(PROBLEM, some)
     np.testing.assert_allclose(found.scale, Surrogate(PROBLEM, half).scale, rtol=1e-9)
     assert found._process is not None
@@ -64,7 +64,7 @@ def test_curve(scale: float, power: float) -> None:
     genomes = genomes_of(PROBLEM, 60)
     damage = PROBLEM.damages(genomes).sum(axis=1)
     accuracy = 0.5 + 0.42 * np.exp(-((damage / scale) ** power))
-    seen = Seen(genomes, accuracy, np.full(60, np.nan))
+    seen = Observations(genomes, accuracy, np.full(60, np.nan))
     found = Surrogate(PROBLEM, seen, correct=False, process=False)
     assert found.curve.high == pytest.approx(0.92)
     assert found.curve.low == 0.5

@@ -25,7 +25,7 @@ from axsearch.statistics import pareto
 from axsearch.statistics.outcome import Outcome, packed
 from axsearch.store.claims import Assignment, BudgetFullError
 from axsearch.store.database import check_database, open_database
-from axsearch.store.models import Base, RecipeRow, TrialRow
+from axsearch.store.models import RecipeRow, TableBase, TrialRow
 from axsearch.store.queries import EvaluationKey, LatencyKey, load_evaluation, load_latency
 
 
@@ -40,15 +40,17 @@ def test_opening_makes_both_kinds_of_tables_and_again_changes_nothing(url: str) 
         database = open_database(url, create=True)
         tables = set(inspect(database.engine).get_table_names())
         database.close()
-        assert {"studies", "trials", *Base.metadata.tables} <= tables
+        assert {"studies", "trials", *TableBase.metadata.tables} <= tables
 
 
 def test_migrations_give_the_tables_that_the_models_say(url: str) -> None:
     database = open_database(url, create=True)
-    ours = {"include_name": lambda name, kind, _: kind != "table" or name in Base.metadata.tables}
+    ours = {
+        "include_name": lambda name, kind, _: kind != "table" or name in TableBase.metadata.tables
+    }
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts=ours)
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, TableBase.metadata) == []
     database.close()
 
 

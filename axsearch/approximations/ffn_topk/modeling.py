@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from axsearch.approximations.modeling import Modeling, Place, replace_module
+from axsearch.approximations.modeling import Modeling, Target, replace_module
 from axsearch.kernels.topk_activation import topk_activation
 
 
@@ -30,9 +30,9 @@ class TopKFfnModeling(Modeling):
     type = "ffn_topk"
 
     @classmethod
-    def install(cls, place: Place, choice: Mapping[str, Any]) -> None:
+    def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
         """Replace the activation."""
-        name = place.block.activation
+        name = target.block.activation
         assert name is not None
-        activation = place.module.get_submodule(name)
-        replace_module(place.module, name, TopKActivation(activation, choice["value"]))
+        activation = target.module.get_submodule(name)
+        replace_module(target.module, name, TopKActivation(activation, choice["value"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from axsearch.approximations.modeling import Modeling, Place
+from axsearch.approximations.modeling import Modeling, Target
 from axsearch.approximations.topk.attention_interface import ATTENTION_NAME
 
 
@@ -15,10 +15,10 @@ class TopKAttentionModeling(Modeling):
     type = "topk"
 
     @classmethod
-    def install(cls, place: Place, choice: Mapping[str, Any]) -> None:
+    def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
         """Tell the module that attends its k; transformers then calls the function for it."""
-        assert place.block.core is not None
-        core: Any = place.module.get_submodule(place.block.core)
+        assert target.block.core is not None
+        core: Any = target.module.get_submodule(target.block.core)
         core.topk, core.topk_mode = choice["value"], choice["mode"]
-        if place.model._supports_sdpa:  # else the family's own module reads topk
-            place.model.config._attn_implementation = ATTENTION_NAME
+        if target.model._supports_sdpa:  # else the family's own module reads topk
+            target.model.config._attn_implementation = ATTENTION_NAME

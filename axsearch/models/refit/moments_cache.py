@@ -29,7 +29,7 @@ MOST_BYTES = 2 * 2**30
 """Of files kept, those used last: a model of 12 layers and 3,072 neurons has half a gigabyte."""
 
 
-def kept_moments(key: Sequence[str], measure: Callable[[], Moments]) -> Moments:
+def cached_moments(key: Sequence[str], measure: Callable[[], Moments]) -> Moments:
     """What ``measure`` gives, once a machine: later processes read it from the user's cache.
 
     So several workers need not all measure it, and compensate with the very same numbers, whatever
@@ -80,8 +80,8 @@ def _write(path: Path, moments: Moments) -> None:
         whole = Path(temporary) / path.name
         save_file(tensors, whole)
         whole.replace(path)
-    kept = 0
+    total = 0
     for other in sorted(path.parent.glob("*.safetensors"), key=lambda f: -f.stat().st_mtime):
-        kept += other.stat().st_size
-        if kept > MOST_BYTES and other != path:
+        total += other.stat().st_size
+        if total > MOST_BYTES and other != path:
             other.unlink(missing_ok=True)

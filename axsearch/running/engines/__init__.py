@@ -11,40 +11,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from axsearch import discovery
 from axsearch.errors import UsageError
-from axsearch.options import like
 from axsearch.progress import console, progress_bar
-from axsearch.running.request import (
-    DataHere,
-    ModelHere,
-    SearchRequest,
-    Storage,
-    StudyName,
-    Workers,
-)
+from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.database import open_database
 from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database, transient
 from axsearch.study.study import Study
-
-
-@dataclass(frozen=True)
-class Job:
-    """What workers are to do; ``model``, ``data`` and ``device`` where they are other than the
-    study's.
-    """
-
-    storage: Storage
-    study: StudyName
-    model: ModelHere = None
-    data: DataHere = None
-    device: Annotated[str | None, like(SearchRequest, "device", omitted="the study's")] = None
-
-    def __repr__(self) -> str:
-        return f"Job(study={self.study!r})"  # the storage may hold a password
 
 
 class Engine(ABC):
@@ -53,16 +28,16 @@ class Engine(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def check(self, place: Workers) -> None:
+    def check(self, pool: WorkerPool) -> None:
         """Raises UsageError where this engine cannot run so many workers, before anything else."""
 
     @abstractmethod
-    def run(self, place: Workers, job: Job, poll: Callable[[], int]) -> None:
+    def run(self, pool: WorkerPool, request: WorkerRequest, poll: Callable[[], int]) -> None:
         """Run workers until all have ended well.
 
         Args:
-            place: how many, and where.
-            job: what they do.
+            pool: how many, and where.
+            request: what they do.
             poll: to be called about every second; says how many models are finished.
 
         Raises:
@@ -72,20 +47,25 @@ class Engine(ABC):
         """
 
 
-def be_worker(job: Job, threads: int) -> None:
-    """Do a job in this process, which an engine started: :func:`axsearch.running.session.work`."""
+def be_worker(request: WorkerRequest, threads: int) -> None:
+    """Be a worker, in a process that an engine started: :func:`axsearch.running.session.work`."""
     # With torch, which the process that supervises does without.
     from axsearch.running.session import work
 
     try:
-        database = open_database(job.storage)
+        database = open_database(request.storage)
     except UsageError as error:
         if error.__cause__ is not None and transient(error.__cause__):
             raise DatabaseAwayError(str(error)) from error  # the search before found it there
         raise
     try:
         work(
-            database, job.study, model=job.model, data=job.data, device=job.device, threads=threads
+            database,
+            request.study,
+            model=request.model,
+            data=request.data,
+            device=request.device,
+            threads=threads,
         )
     finally:
         database.close()
@@ -101,36 +81,36 @@ def engine_names() -> tuple[str, ...]:
     return tuple(sorted(_engines()))
 
 
-def check_place(place: Workers) -> None:
-    """Raises UsageError where a place is not there, before anything expensive is done."""
+def check_pool(pool: WorkerPool) -> None:
+    """Raises UsageError where no engine can run such a pool, before anything expensive is done."""
     engines = _engines()
-    if place.engine not in engines:
+    if pool.engine not in engines:
         raise UsageError(
-            f"`engine` must be one of {', '.join(engine_names())}, not {place.engine!r}."
+            f"`engine` must be one of {', '.join(engine_names())}, not {pool.engine!r}."
         )
-    for name, value in (("workers", place.workers), ("cpus", place.cpus)):
+    for name, value in (("workers", pool.workers), ("cpus", pool.cpus)):
         if value is not None and value < 1:
             raise UsageError(f"`{name}` must be at least 1, not {value}.")
-    engines[place.engine].check(place)
+    engines[pool.engine].check(pool)
 
 
-def run_workers(place: Workers, job: Job) -> None:
+def run_workers(pool: WorkerPool, request: WorkerRequest) -> None:
     """Run workers on a study that was made, with progress, until enough of it is finished.
 
     Raises:
-        UsageError: the place or the study is not there.
+        UsageError: no engine can run such a pool, or there is no such study.
         AxsearchError: workers keep failing.
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
-    check_place(place)
-    with _watch(job) as poll:
-        _engines()[place.engine].run(place, job, poll)
+    check_pool(pool)
+    with _watch(request) as poll:
+        _engines()[pool.engine].run(pool, request, poll)
 
 
 @contextmanager
-def _watch(job: Job) -> Iterator[Callable[[], int]]:
+def _watch(request: WorkerRequest) -> Iterator[Callable[[], int]]:
     """What shows how far all workers are, for as long as this is open."""
-    study = Study.open(job.storage, job.study)
+    study = Study.open(request.storage, request.study)
     storage, began, told = study.database.storage, time.monotonic(), -1
     wanted, _ = study.asked
     with progress_bar() as progress:

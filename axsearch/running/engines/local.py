@@ -21,8 +21,8 @@ import psutil
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.progress import console
-from axsearch.running.engines import Engine, Job, be_worker
-from axsearch.running.request import Workers
+from axsearch.running.engines import Engine, be_worker
+from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.outages import DatabaseAwayError
 from axsearch.system.cores import THREAD_VARIABLES, processors
 from axsearch.system.interrupts import SIGNALS
@@ -45,8 +45,8 @@ INTERRUPTED = 130
 
 TICK = 0.2
 
-Target = Callable[[Job, int], None]
-"""What a worker's process does: its job, with so many threads."""
+WorkerMain = Callable[[WorkerRequest, int], None]
+"""What a worker's process runs: a request, with this number of threads."""
 
 
 class Local(Engine):
@@ -58,27 +58,27 @@ class Local(Engine):
 
     name: ClassVar[str] = "local"
 
-    def __init__(self, target: Target = be_worker) -> None:
+    def __init__(self, target: WorkerMain = be_worker) -> None:
         self.target = target
 
-    def check(self, place: Workers) -> None:
+    def check(self, pool: WorkerPool) -> None:
         """More workers than processors are refused: torch's threads would stand in line."""
-        if place.address is not None or place.gpus:
+        if pool.address is not None or pool.gpus:
             raise UsageError('`address` and `gpus` are for `engine="ray"`.')
         cores = processors()
-        if place.workers * (place.cpus or 1) > cores:
+        if pool.workers * (pool.cpus or 1) > cores:
             raise UsageError(
-                f"{place.workers} workers of {place.cpus or 1} threads are more than the "
+                f"{pool.workers} workers of {pool.cpus or 1} threads are more than the "
                 f"{cores} processors of this machine; give fewer `workers`."
             )
 
-    def run(self, place: Workers, job: Job, poll: Callable[[], int]) -> None:
+    def run(self, pool: WorkerPool, request: WorkerRequest, poll: Callable[[], int]) -> None:
         """See :class:`axsearch.running.engines.Engine`."""
-        threads = place.cpus or max(1, processors() // place.workers)
+        threads = pool.cpus or max(1, processors() // pool.workers)
         with tempfile.TemporaryDirectory(prefix="axsearch-") as logs, _signals() as stop:
             workers = [
-                _Supervised(n, self.target, job, threads, Path(logs) / f"{n}.log")
-                for n in range(1, place.workers + 1)
+                _Supervised(n, self.target, request, threads, Path(logs) / f"{n}.log")
+                for n in range(1, pool.workers + 1)
             ]
             count = 0
             try:
@@ -138,8 +138,8 @@ class _Supervised:
     """One worker's place, in which one process follows another."""
 
     number: int
-    target: Target
-    job: Job
+    target: WorkerMain
+    request: WorkerRequest
     threads: int
     log: Path
     process: SpawnProcess | None = None
@@ -185,7 +185,7 @@ class _Supervised:
         self._words, words = context.Pipe(duplex=False)
         self.process = context.Process(
             target=_child,
-            args=(self.target, self.job, self.threads, str(self.log), words),
+            args=(self.target, self.request, self.threads, str(self.log), words),
             name=f"axsearch-worker-{self.number}",
         )
         with _environment(self.threads):
@@ -225,13 +225,15 @@ def _environment(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _child(target: Target, job: Job, threads: int, log: str, words: Connection) -> None:
+def _child(
+    target: WorkerMain, request: WorkerRequest, threads: int, log: str, words: Connection
+) -> None:
     """A worker's process: what it prints goes into a file, its last words to the supervisor."""
     os.setpgid(0, 0)  # Ctrl-C in a terminal is for the supervisor, which tells its workers once
     _quiet(log)
     _end_with_parent()
     try:
-        target(job, threads)
+        target(request, threads)
     except DatabaseAwayError as error:
         sys.exit(str(error))  # another one may find it there
     except AxsearchError as error:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.running.engines import Engine, Job, be_worker
-from axsearch.running.request import Workers
+from axsearch.running.engines import Engine, be_worker
+from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.outages import DatabaseAwayError
 from axsearch.system.cores import processors
 
@@ -24,39 +24,39 @@ CONNECTING = 10.0
 
 
 class OnRay(Engine):
-    """Runs workers on a Ray cluster: the one at ``Workers.address``, or else one made here.
+    """Runs workers on a Ray cluster: the one at ``WorkerPool.address``, or else one made here.
 
     Storage, model and data must be reachable from the nodes under the names that the study has.
     """
 
     name: ClassVar[str] = "ray"
 
-    def check(self, place: Workers) -> None:
+    def check(self, pool: WorkerPool) -> None:
         """Ray must be installed, the cluster there, and one of its nodes large enough."""
         if importlib.util.find_spec("ray") is None:
             raise UsageError("""`engine="ray"` needs Ray: pip install 'axsearch[ray]'.""")
-        if place.address is None:  # it is made when it is needed, of this machine
-            _check_nodes([{"CPU": processors(), "GPU": place.gpus}], place)
+        if pool.address is None:  # it is made when it is needed, of this machine
+            _check_nodes([{"CPU": processors(), "GPU": pool.gpus}], pool)
             return
-        with _cluster(place) as ray:
-            _check_nodes(_nodes(ray), place)
+        with _cluster(pool) as ray:
+            _check_nodes(_nodes(ray), pool)
 
-    def run(self, place: Workers, job: Job, poll: Callable[[], int]) -> None:
+    def run(self, pool: WorkerPool, request: WorkerRequest, poll: Callable[[], int]) -> None:
         """See :class:`axsearch.running.engines.Engine`."""
-        with _cluster(place) as ray:
-            _check_nodes(_nodes(ray), place)
-            _run(ray, place, job, poll)
+        with _cluster(pool) as ray:
+            _check_nodes(_nodes(ray), pool)
+            _run(ray, pool, request, poll)
 
 
-def _run(ray: Any, place: Workers, job: Job, poll: Callable[[], int]) -> None:
-    threads = place.cpus or 1
+def _run(ray: Any, pool: WorkerPool, request: WorkerRequest, poll: Callable[[], int]) -> None:
+    threads = pool.cpus or 1
     task = ray.remote(
         num_cpus=threads,
-        num_gpus=place.gpus,
+        num_gpus=pool.gpus,
         max_retries=WORKER_RETRIES,
         retry_exceptions=[DatabaseAwayError],
     )(_work)
-    left = [task.remote(job, threads) for _ in range(place.workers)]
+    left = [task.remote(request, threads) for _ in range(pool.workers)]
     try:
         while left:
             done, left = ray.wait(left, timeout=TICK)
@@ -80,29 +80,29 @@ def _nodes(ray: Any) -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _check_nodes(nodes: list[dict[str, float]], place: Workers) -> None:
+def _check_nodes(nodes: list[dict[str, float]], pool: WorkerPool) -> None:
     """Raises UsageError where a worker fits on no node: Ray would wait for one, without a word."""
-    wanted = {"CPU": place.cpus or 1, "GPU": place.gpus}
+    wanted = {"CPU": pool.cpus or 1, "GPU": pool.gpus}
     if not any(all(node.get(n, 0) >= count for n, count in wanted.items()) for node in nodes):
         raise UsageError(
-            f"No node of the Ray cluster has {wanted['CPU']} processors and {place.gpus:g} GPUs "
+            f"No node of the Ray cluster has {wanted['CPU']} processors and {pool.gpus:g} GPUs "
             "for a worker."
         )
 
 
 @contextmanager
-def _cluster(place: Workers) -> Iterator[Any]:
-    """Ray, connected to a place's cluster; raises UsageError where it cannot be reached."""
+def _cluster(pool: WorkerPool) -> Iterator[Any]:
+    """Ray, connected to a pool's cluster; raises UsageError where it cannot be reached."""
     import ray
 
-    _knock(place.address)
+    _knock(pool.address)
     mine = not ray.is_initialized()
     if mine:
         try:
-            ray.init(address=place.address, log_to_driver=False, configure_logging=False)
+            ray.init(address=pool.address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(
-                f"The Ray cluster {place.address or 'on this machine'} cannot be reached: "
+                f"The Ray cluster {pool.address or 'on this machine'} cannot be reached: "
                 f"{str(error).splitlines()[0]}."
             ) from None
     try:
@@ -125,10 +125,10 @@ def _knock(address: str | None) -> None:
         ) from None
 
 
-def _work(job: Job, threads: int) -> tuple[int, str]:
+def _work(request: WorkerRequest, threads: int) -> tuple[int, str]:
     """A worker; what a user must be told is returned, since Ray wraps errors."""
     try:
-        be_worker(job, threads)
+        be_worker(request, threads)
     except DatabaseAwayError:
         raise  # another one may find it there
     except AxsearchError as error:

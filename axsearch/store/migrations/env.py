@@ -3,11 +3,11 @@
 from alembic import context
 
 from axsearch.store.database import VERSION_TABLE
-from axsearch.store.models import Base
+from axsearch.store.models import TableBase
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=TableBase.metadata,
     version_table=VERSION_TABLE,
 )
 with context.begin_transaction():

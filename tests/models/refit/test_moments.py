@@ -23,7 +23,7 @@ from axsearch.models.base_model import Base
 from axsearch.models.refit import moments, moments_cache
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import SENSITIVE, measure_moments
-from axsearch.models.refit.moments_cache import kept_moments
+from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import Split
 from tests.conftest import fill
@@ -198,46 +198,46 @@ class TestKept:
         )
 
     def test_the_second_time_they_are_read(self) -> None:
-        first = kept_moments(("model", "data", "cpu"), lambda: self.some(1))
-        again = kept_moments(("model", "data", "cpu"), never)
+        first = cached_moments(("model", "data", "cpu"), lambda: self.some(1))
+        again = cached_moments(("model", "data", "cpu"), never)
         assert self.equal(first, self.some(1))
         assert self.equal(again, first)
         assert {mean.dtype for mean in again.mean.values()} == {torch.float64}
-        other = kept_moments(("model", "other data", "cpu"), lambda: self.some(2))
+        other = cached_moments(("model", "other data", "cpu"), lambda: self.some(2))
         assert self.equal(other, self.some(2))
 
     @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
     def test_a_file_that_was_cut_off_is_made_again(self, folder: Path, kept: float) -> None:
-        kept_moments(("model",), lambda: self.some(1))
+        cached_moments(("model",), lambda: self.some(1))
         (file,) = folder.glob("*.safetensors")
         data = file.read_bytes()
         file.write_bytes(data[: int(len(data) * kept)])
-        assert self.equal(kept_moments(("model",), lambda: self.some(1)), self.some(1))
+        assert self.equal(cached_moments(("model",), lambda: self.some(1)), self.some(1))
         assert file.read_bytes() == data
 
     def test_those_used_last_are_kept(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("a", "b", "c"):
-            kept_moments((name,), lambda: self.some(1))
+            cached_moments((name,), lambda: self.some(1))
         size = max(file.stat().st_size for file in folder.glob("*.safetensors"))
         monkeypatch.setattr(moments_cache, "MOST_BYTES", 2 * size)
         for age, file in enumerate(folder.glob("*.safetensors")):
             os.utime(file, (age, age))
-        kept_moments(("a",), never)
-        kept_moments(("d",), lambda: self.some(1))
+        cached_moments(("a",), never)
+        cached_moments(("d",), lambda: self.some(1))
         assert len([*folder.glob("*.safetensors")]) == 2
-        kept_moments(("a",), never)
-        kept_moments(("d",), never)
+        cached_moments(("a",), never)
+        cached_moments(("d",), never)
 
     def test_a_full_disk_or_no_folder_is_no_obstacle(
         self, folder: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
-        kept_moments(("first",), lambda: self.some(1))
+        cached_moments(("first",), lambda: self.some(1))
         fill(small_disk, 0)
-        assert self.equal(kept_moments(("model",), lambda: self.some(1)), self.some(1))
-        assert self.equal(kept_moments(("first",), never), self.some(1))
+        assert self.equal(cached_moments(("model",), lambda: self.some(1)), self.some(1))
+        assert self.equal(cached_moments(("first",), never), self.some(1))
         monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-        assert self.equal(kept_moments(("model",), lambda: self.some(1)), self.some(1))
+        assert self.equal(cached_moments(("model",), lambda: self.some(1)), self.some(1))
 
     def test_processes_that_need_them_at_once_measure_them_once(self) -> None:
         measured = []
@@ -248,7 +248,7 @@ class TestKept:
             return self.some(1)
 
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _: kept_moments(("model",), slowly), range(4)))
+            found = list(pool.map(lambda _: cached_moments(("model",), slowly), range(4)))
         assert len(measured) == 1
         assert all(self.equal(one, self.some(1)) for one in found)
 
@@ -256,9 +256,9 @@ class TestKept:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(moments_cache, "PATIENCE", 0.1)
-        kept_moments(("other",), lambda: self.some(2))
+        cached_moments(("other",), lambda: self.some(2))
         with FileLock(folder / "lock"):
-            found = kept_moments(("model",), lambda: self.some(1))
+            found = cached_moments(("model",), lambda: self.some(1))
         assert self.equal(found, self.some(1))
 
 

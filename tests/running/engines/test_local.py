@@ -17,16 +17,16 @@ from sqlalchemy.exc import OperationalError
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.running import engines
-from axsearch.running.engines import Job, check_place, local
+from axsearch.running.engines import check_pool, local
 from axsearch.running.engines.local import Local
-from axsearch.running.request import Workers
+from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.outages import outlast
 from axsearch.store.work_storage import WorkStorage
 from tests.faults.studies import NAME, SET_SETTINGS, SETTINGS, edit, make
 from tests.processes import Process, spawned_by_the_server
 
 
-def started(job: Job) -> int:
+def started(job: WorkerRequest) -> int:
     """How many processes have begun, this one among them."""
     marks = Path(job.storage)
     (marks / f"{os.getpid()}").touch()
@@ -36,39 +36,39 @@ def started(job: Job) -> int:
 # What processes do: at the top level, for they are started anew.
 
 
-def well(job: Job, threads: int) -> None:
+def well(job: WorkerRequest, threads: int) -> None:
     started(job)
     own_group = os.getpgid(0) == os.getpid()  # or a terminal's Ctrl-C would reach it too
     said = f"{threads} {os.environ['OMP_NUM_THREADS']} {own_group}"
     (Path(job.storage) / f"{os.getpid()}").write_text(said)
 
 
-def dies_twice(job: Job, threads: int) -> None:
+def dies_twice(job: WorkerRequest, threads: int) -> None:
     if started(job) < 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def always_dies(job: Job, threads: int) -> None:
+def always_dies(job: WorkerRequest, threads: int) -> None:
     started(job)
     print("the last words", file=sys.stderr)
     sys.exit(7)
 
 
-def knows_why(job: Job, threads: int) -> None:
+def knows_why(job: WorkerRequest, threads: int) -> None:
     started(job)
     raise AxsearchError("5 of the last 5 trials failed.")
 
 
-def wrong_use(job: Job, threads: int) -> None:
+def wrong_use(job: WorkerRequest, threads: int) -> None:
     raise UsageError("There is no such study.")
 
 
-def runs_on(job: Job, threads: int) -> None:
+def runs_on(job: WorkerRequest, threads: int) -> None:
     started(job)
     time.sleep(60)
 
 
-def deaf(job: Job, threads: int) -> None:
+def deaf(job: WorkerRequest, threads: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     started(job)
@@ -84,27 +84,32 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(str(tmp_path), "study")
+def job(tmp_path: Path) -> WorkerRequest:
+    return WorkerRequest(str(tmp_path), "study")
 
 
-def begun(job: Job) -> list[Path]:
+def begun(job: WorkerRequest) -> list[Path]:
     return list(Path(job.storage).iterdir())
 
 
 def run(
-    target: Callable[[Job, int], None], job: Job, workers: int = 1, poll: Callable[[], int] = int
+    target: Callable[[WorkerRequest, int], None],
+    job: WorkerRequest,
+    workers: int = 1,
+    poll: Callable[[], int] = int,
 ) -> None:
-    Local(target).run(Workers(workers, cpus=3), job, poll)
+    Local(target).run(WorkerPool(workers, cpus=3), job, poll)
 
 
-def test_all_run_with_the_threads_that_they_are_to_have(job: Job) -> None:
+def test_all_run_with_the_threads_that_they_are_to_have(job: WorkerRequest) -> None:
     run(well, job, 2)
     assert [mark.read_text() for mark in begun(job)] == ["3 3 True", "3 3 True"]
     assert os.environ.get("OMP_NUM_THREADS") != "3"
 
 
-def test_one_that_died_is_started_again(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_died_is_started_again(
+    job: WorkerRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(dies_twice, job)
     assert len(begun(job)) == 3
     said = capsys.readouterr().err.splitlines()
@@ -118,7 +123,7 @@ def test_one_that_died_is_started_again(job: Job, capsys: pytest.CaptureFixture[
 
 
 def test_the_delay_doubles_and_in_the_end_the_run_fails_with_the_last_words(
-    job: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    job: WorkerRequest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "MOST_DEATHS", 4)
     monkeypatch.setattr(local, "FIRST_DELAY", 1.0)
@@ -131,14 +136,16 @@ def test_the_delay_doubles_and_in_the_end_the_run_fails_with_the_last_words(
 
 
 def test_deaths_do_not_count_while_trials_are_finished(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: WorkerRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "MOST_DEATHS", 2)
     run(dies_twice, job, poll=lambda: len(begun(job)))
     assert len(begun(job)) == 3
 
 
-def test_one_that_knows_why_is_not_started_again_and_the_others_are_ended(job: Job) -> None:
+def test_one_that_knows_why_is_not_started_again_and_the_others_are_ended(
+    job: WorkerRequest,
+) -> None:
     with pytest.raises(AxsearchError, match="5 of the last 5"):
         run(knows_why, job, 2)
     assert len(begun(job)) <= 2
@@ -147,7 +154,7 @@ def test_one_that_knows_why_is_not_started_again_and_the_others_are_ended(job: J
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all(job: Job, kind: signal.Signals) -> None:
+def test_a_signal_ends_all(job: WorkerRequest, kind: signal.Signals) -> None:
     sent: list[float] = []
 
     def send() -> int:
@@ -164,7 +171,7 @@ def test_a_signal_ends_all(job: Job, kind: signal.Signals) -> None:
     assert not any(alive(int(mark.name)) for mark in begun(job))
 
 
-def test_a_second_signal_kills_those_that_do_not_end(job: Job) -> None:
+def test_a_second_signal_kills_those_that_do_not_end(job: WorkerRequest) -> None:
     def send() -> int:
         if len(begun(job)) == 1:
             os.kill(os.getpid(), signal.SIGINT)
@@ -178,14 +185,14 @@ def test_a_second_signal_kills_those_that_do_not_end(job: Job) -> None:
     assert not any(alive(int(mark.name)) for mark in begun(job))
 
 
-def test_workers_end_when_their_supervisor_is_killed(job: Job, tmp_path: Path) -> None:
+def test_workers_end_when_their_supervisor_is_killed(job: WorkerRequest, tmp_path: Path) -> None:
     script = (
-        "from axsearch.running.engines import Job\n"
-        "from axsearch.running.request import Workers\n"
+        "from axsearch.running.request import WorkerPool, WorkerRequest\n"
         "from axsearch.running.engines.local import Local\n"
         "from tests.running.engines.test_local import runs_on\n"
         "if __name__ == '__main__':\n"
-        f"    Local(runs_on).run(Workers(1, cpus=1), Job({job.storage!r}, 'study'), int)\n"
+        f"    request = WorkerRequest({job.storage!r}, 'study')\n"
+        "    Local(runs_on).run(WorkerPool(1, cpus=1), request, int)\n"
     )
     file = tmp_path.parent / "supervisor.py"
     file.write_text(script)
@@ -217,7 +224,7 @@ def test_a_supervisor_outlasts_a_database_that_is_away(
     def away(*_: object) -> int:
         raise error
 
-    with engines._watch(Job(url, NAME)) as poll:
+    with engines._watch(WorkerRequest(url, NAME)) as poll:
         monkeypatch.setattr(WorkStorage, "finished", outlast(away))
         began = time.monotonic()
         assert poll() == 0
@@ -236,17 +243,17 @@ def test_a_supervisor_outlasts_a_database_that_is_away(
 def test_places_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "processors", lambda: 4)
     assert {"local", "ray"} <= set(engines.engine_names())
-    check_place(Workers(4))
-    check_place(Workers(2, cpus=2))
+    check_pool(WorkerPool(4))
+    check_pool(WorkerPool(2, cpus=2))
     for place, word in [
-        (Workers(5), "more than the 4 processors"),
-        (Workers(3, cpus=2), "3 workers of 2 threads"),
-        (Workers(0), "`workers` must be at least 1"),
-        (Workers(1, cpus=0), "`cpus` must be at least 1"),
-        (Workers(1, "kubernetes"), "local, ray"),
-        (Workers(2, address="auto"), '`address` and `gpus` are for `engine="ray"`'),
-        (Workers(2, gpus=1), '`address` and `gpus` are for `engine="ray"`'),
+        (WorkerPool(5), "more than the 4 processors"),
+        (WorkerPool(3, cpus=2), "3 workers of 2 threads"),
+        (WorkerPool(0), "`workers` must be at least 1"),
+        (WorkerPool(1, cpus=0), "`cpus` must be at least 1"),
+        (WorkerPool(1, "kubernetes"), "local, ray"),
+        (WorkerPool(2, address="auto"), '`address` and `gpus` are for `engine="ray"`'),
+        (WorkerPool(2, gpus=1), '`address` and `gpus` are for `engine="ray"`'),
     ]:
         with pytest.raises(UsageError, match=word):
-            check_place(place)
-    assert "secret" not in repr(Job("postgresql://me:secret@db/x", "study"))
+            check_pool(place)
+    assert "secret" not in repr(WorkerRequest("postgresql://me:secret@db/x", "study"))
