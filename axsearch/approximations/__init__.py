@@ -1,4 +1,4 @@
-"""The approximations, one folder each; a folder here is found by being there."""
+"""The approximations, one folder each. A folder added here is registered by itself."""
 
 from __future__ import annotations
 
@@ -53,9 +53,8 @@ def choice_types() -> tuple[str, ...]:
 
 
 def named(names: Iterable[str]) -> list[Approximation]:
-    """The approximations of these names, those that remove units first.
-
-    A name that no approximation has, as that of another version, is left out.
+    """The approximations of these names, those that remove units first. Names of no known
+    approximation, such as those of another version, are left out.
     """
     found = [approximations()[name] for name in names if name in approximations()]
     return sorted(found, key=lambda one: not isinstance(one, UnitRemoval))

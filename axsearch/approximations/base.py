@@ -26,23 +26,23 @@ class Approximation(ABC):
 
     When its methods are called:
 
-    - A search makes its genome: :meth:`group` says which sites of a layer one parameter sets,
-      :meth:`parts` how many parameters there are, :meth:`levels` which values each may take.
-      The parameter is called ``layer03.<name>``, or ``layer03.<name>.05`` with several parts.
-    - A trial turns levels into a recipe: :meth:`choice` says what a level writes, and
-      :meth:`recorded` under which name. A recipe knows fewer names than a genome, since equal
-      models must be equal recipes: removing a block is to keep none of its heads.
-    - A recipe is made canonical: :meth:`idle` tells whether a choice has no effect beside others.
+    - A search builds its genome: :meth:`group` returns the sites of a layer that one parameter
+      sets, :meth:`parts` how many parameters there are, :meth:`levels` the values that each may
+      take. The parameter is called ``layer03.<name>``, or ``layer03.<name>.05`` with several parts.
+    - A trial turns levels into a recipe: :meth:`choice` returns what a level writes, and
+      :meth:`recorded` the name that it is written under. A recipe knows fewer names than a genome,
+      since equal models must be equal recipes: removing a block is to keep none of its heads.
+    - A recipe is made canonical: :meth:`idle` returns whether a choice has no effect beside others.
     - A base is made smaller: :meth:`misfit` refuses a choice that does not fit the site; then
       :attr:`modeling` cuts the tensors and installs what the choice needs.
-    - Tables, figures and explanations show it by its words: :attr:`unit`, :attr:`short`,
+    - Tables, figures and explanations show it with these words: :attr:`unit`, :attr:`short`,
       :attr:`title`, :attr:`axis`.
 
     Attributes:
-        name: what a genome calls it; also the type of its choices, unless :meth:`recorded` differs.
+        name: its name in a genome; also the type of its choices, unless :meth:`recorded` differs.
         kinds: the kinds of site at which it works.
         summary: what it does, in a few words.
-        searched: whether a search tries it unless other approximations are named.
+        searched: whether a search tries it by default.
         needs: what a family must be able to do, such as
             :data:`axsearch.approximations.site.SELECTABLE_SCORES`.
         choice_type: the class of its choices.
@@ -50,8 +50,8 @@ class Approximation(ABC):
         unit: what its value counts, as in '4 heads'.
         short: what stands before its value in a cell of a front's table.
         title: the name of its panel in figures; its own name if empty.
-        axis: what an axis of its levels is called.
-        hf_note: what a model card of an ``hf`` export adds where it is used.
+        axis: the label of an axis that shows its levels.
+        hf_note: a note for the model card of an ``hf`` export that uses it.
     """
 
     name: ClassVar[str]
@@ -69,7 +69,7 @@ class Approximation(ABC):
 
     @property
     def modeling(self) -> type[Modeling]:
-        """The half that needs torch: the one subclass of Modeling in ``modeling.py`` beside it."""
+        """The half that needs torch: the subclass of Modeling in ``modeling.py`` of its folder."""
         package = type(self).__module__.rpartition(".")[0]
         base = importlib.import_module("axsearch.approximations.modeling").Modeling
         (found,) = discovery.members(importlib.import_module(f"{package}.modeling"), base)
@@ -107,15 +107,15 @@ class Approximation(ABC):
         """
 
     def value(self, site: Site, choice: Choice | None) -> Level:
-        """The level value that a choice amounts to; None choice is exact."""
+        """The level of a choice; no choice is the exact level."""
         return None if choice is None else choice.level
 
     @abstractmethod
     def misfit(self, site: Site, choice: Choice) -> str | None:
-        """Why a choice, which may come from a file, cannot be made at this site; None if it can."""
+        """Why a choice, which may come from a file, does not fit this site; None if it fits."""
 
     def remarks(self, choices: Sequence[Choice]) -> tuple[str, ...]:
-        """What an explanation adds, in sentences, where a recipe makes these choices."""
+        """Sentences that an explanation adds where a recipe makes these choices."""
         return ()
 
     def probe_length(self, choice: Choice) -> int:
@@ -202,7 +202,7 @@ class BlockRemoval(UnitRemoval):
         """The name under which a recipe says that no unit is kept."""
 
     def grain(self, site: Site) -> int:
-        """There is nothing between all and none."""
+        """Two levels, all and none."""
         return site.count
 
 
@@ -210,8 +210,8 @@ class UnitMask(UnitRemoval):
     """Removes any units, whatever their importance: one parameter for each, kept or removed.
 
     A part is a run of consecutive units. Its two levels say, as those of the other removals do,
-    how many units of the block are left: all, or all but its own. What the parts of a site leave
-    together is for :meth:`axsearch.space.genome.SearchSpace.recipe`.
+    how many units of the block are left: all, or all but its own.
+    :meth:`axsearch.space.genome.SearchSpace.recipe` joins the parts of a site.
     """
 
     searched = False
@@ -226,7 +226,7 @@ class UnitMask(UnitRemoval):
         """The name under which a recipe says which units are kept."""
 
     def grain(self, site: Site) -> int:
-        """There is nothing between all of a part and none."""
+        """A part is kept or removed as a whole."""
         return site.count
 
     def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:

@@ -23,14 +23,14 @@ from pydantic import (
 )
 
 MOST_UNITS = 1 << 18
-"""Units of a block, far more than any model has: its bit mask must fit into memory."""
+"""The most units that a block may have, far above any model's: a bit mask must fit into memory."""
 
 Level = int | None
-"""The value that a choice amounts to: units kept, k. None is exact where no number says so."""
+"""The level of a choice: units kept, or k. None is the exact one where it has no number."""
 
 
 class Choice(BaseModel):
-    """What a recipe does at a site, in the words of one approximation.
+    """What a recipe does at a site, as one approximation writes it.
 
     A subclass declares its fields; they are validated strictly and nothing else is accepted.
     """
@@ -46,7 +46,7 @@ class Choice(BaseModel):
 
     @property
     def removes(self) -> bool:
-        """Whether the whole block is removed, and with it whatever else was chosen for it."""
+        """Whether the whole block is removed, and with it all other choices for it."""
         return False
 
     @property
@@ -60,7 +60,7 @@ class Choice(BaseModel):
         return str(self.level)
 
     def joined(self, other: Self) -> Self:
-        """The choice where two parameters of a genome demand one each: the more approximate one."""
+        """The joint choice of two parameters of a genome for one site: the more approximate one."""
         return min(self, other, key=lambda choice: choice.level or 0)
 
     def to_dict(self) -> dict[str, Any]:

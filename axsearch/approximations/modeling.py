@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """What lies at a site, by the names of its modules inside the layer.
+    """The modules of a site, by their names inside the layer.
 
     Heads or neurons lie side by side in the outputs of ``inputs`` (``parts`` times one after the
     other, 3 for a fused query-key-value projection) and in the input of ``output``, None for a
@@ -67,8 +67,8 @@ class Layout:
     ``layers`` is a name inside the base model; ``blocks`` are those of a layer by their kind of
     site, in the order of a forward pass, ``outside`` those that belong to no layer, with names
     inside the base model. ``finish`` is called with a layer, its position and the config after all
-    else; ``empty_layer`` makes what stands in for a layer that has lost all its blocks and must
-    keep its place, where taking them out would leave their norms.
+    else; ``empty_layer`` makes the module that replaces a layer which has lost all its blocks and
+    must keep its place, where taking the blocks out would leave their norms.
     """
 
     layers: str
@@ -146,7 +146,7 @@ class UnitModeling(Modeling):
 
     @classmethod
     def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
-        """Make the projections as wide as the kept units, and say so to the core."""
+        """Make the projections as wide as the kept units, and update the core's counts."""
         block, kept = target.block, kept_units(choice)
         assert block.output is not None
         full = fan_in(target.module.get_submodule(block.output))
@@ -176,7 +176,7 @@ def apply_choices(
     layout: Layout,
     halves: Mapping[str, type[Modeling]],
 ) -> None:
-    """Give each part of a model what a recipe chooses; new tensors are left for the caller to fill.
+    """Install a recipe's choices in a model; new tensors are left for the caller to fill.
 
     Args:
         model: with as many layers as ``layers`` has.
@@ -222,7 +222,7 @@ def fan_in(projection: Any) -> int:
 
 
 def resize(module: nn.Module, block: Block, width: int) -> None:
-    """Give a block's projections new, empty weights for units of this joint width."""
+    """Replace a block's projections by empty ones for units of this joint width."""
     assert block.output is not None
     if fan_in(module.get_submodule(block.output)) == width:
         return

@@ -1,4 +1,4 @@
-"""Sites: the places of a base model that can be approximated, and the units that they hold."""
+"""Sites: the parts of a base model that can be approximated, and their units."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ SiteKind = str
 ATTENTION: SiteKind = "attention"
 FFN: SiteKind = "ffn"
 KIND_TITLES: Mapping[SiteKind, str] = {FFN: "FFN"}
-"""What people call a kind, where that is not its name."""
+"""Display names of kinds, where they differ from the kind."""
 
 OUTSIDE = -1
 """The layer of a site that belongs to no layer, such as the embeddings."""
 
 SELECTABLE_SCORES = "selectable scores"
-"""Of attention: its scores can be made, and the best of them chosen, by another function."""
+"""Of attention: another function can compute its scores and select the largest."""
 
 
 class SiteId(NamedTuple):
-    """The address of a place of the base model that can be approximated.
+    """The address of a part of the base model that can be approximated.
 
     ``layer03.attention`` is the attention block of a layer, ``embeddings`` lies outside of all
     layers, and ``decoder.layer03.cross_attention`` names one of several stacks of layers.
@@ -58,7 +58,7 @@ class SiteId(NamedTuple):
 
 
 def layer_of(place: str) -> int:
-    """The number of the layer that a place such as ``layer03`` names; :data:`OUTSIDE` if none."""
+    """The number of the layer in a name such as ``layer03``; :data:`OUTSIDE` if there is none."""
     match = re.fullmatch(r"(?:[a-z_]+\.)?layer(\d{2,3})", place)
     return OUTSIDE if match is None else int(match[1])
 
@@ -95,7 +95,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Site:
-    """One place of a given base model that can be approximated.
+    """One part of a given base model that can be approximated.
 
     Attributes:
         id: its address.
@@ -105,8 +105,8 @@ class Site:
         repeats: how often a forward pass runs the site, more than once where layers share their
             parameters, and so their choices.
         modules: the names of its modules in the base model's state dict, without ``.weight``.
-        lacks: what the model's family cannot do here, and why, such as
-            :data:`SELECTABLE_SCORES`; an approximation says what it ``needs``.
+        lacks: what the model's family cannot do here, such as :data:`SELECTABLE_SCORES`, with the
+            reason; an approximation lists what it ``needs``.
     """
 
     id: SiteId
@@ -123,5 +123,5 @@ class Site:
         return 0 if self.units is None else self.units.count
 
     def refusal(self, needs: Collection[str]) -> str | None:
-        """Why an approximation that needs these cannot be had here; None if it can."""
+        """Why an approximation that needs these cannot work here; None if it can."""
         return next((self.lacks[need] for need in sorted(needs) if need in self.lacks), None)

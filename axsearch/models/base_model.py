@@ -1,4 +1,4 @@
-"""Base: the user's model, and all that making smaller ones of it needs."""
+"""Base: the user's model, and all that is needed to make smaller ones of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from axsearch.models.surgery import Plan
 from axsearch.space.recipe import Recipe
 
 PLANS = 64
-"""Recipes whose plans are kept: one recipe is asked about several times in a row."""
+"""Size of the cache of plans: one recipe is looked up several times in a row."""
 
 
 class Base:
@@ -32,7 +32,7 @@ class Base:
 
     Attributes:
         model: the model itself; smaller models share what is unchanged.
-        family: what axsearch knows of the models of its type.
+        family: its architecture, as axsearch knows it.
         sites: what can be approximated, layer by layer.
     """
 

@@ -1,4 +1,4 @@
-"""Open the folder of an ``hf`` export here, without running the code that lies in it."""
+"""Open the folder of an ``hf`` export without running the code that it contains."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from axsearch.models.surgery import halves_of
 from axsearch.space.recipe import Recipe
 
 PREFIX = "axsearch_"
-"""How the ``model_type`` of an export begins that needs a modeling file of its own."""
+"""The prefix of the ``model_type`` of an export that needs a modeling file of its own."""
 
 
 def open_export(folder: Path) -> PreTrainedModel:
     """The model of an ``hf`` export, fp32, in evaluation mode on the CPU.
 
-    The folder's modeling file is the source of modules of this installation, which are taken in its
-    place. Raises UsageError naming the file that is missing, damaged or not as axsearch writes it.
+    The folder's modeling file is made of modules of this installation, which are used instead.
+    Raises UsageError naming the file that is missing, damaged or not as axsearch writes it.
     """
     data = read_json(folder / "config.json")
     base, _ = exported_classes(folder, data)

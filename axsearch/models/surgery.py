@@ -19,7 +19,7 @@ from axsearch.space.recipe import Recipe
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe leaves of a base's layers.
+    """The layers of a base that a recipe keeps.
 
     Attributes:
         layers: the base's layers that stay.
@@ -50,7 +50,7 @@ def plan(
 
 
 def check_fit(model: PreTrainedModel, sites: Mapping[SiteId, Site], recipe: Recipe) -> None:
-    """Raises UsageError where a recipe's choices cannot be made at the sites of a model."""
+    """Raises UsageError where a recipe's choices do not fit the sites of a model."""
     for site_id, name, choice in recipe.choices():
         if site_id not in sites:
             raise UsageError(f"The recipe names {site_id}, which this model does not have.")
@@ -101,7 +101,7 @@ def halves_of(recipe: Recipe) -> dict[str, type[Modeling]]:
 
 
 def lost_layers(sites: Mapping[SiteId, Site], recipe: Recipe) -> set[int]:
-    """The layers of which a recipe removes every block; a site without units is no block."""
+    """The layers of which a recipe removes every block; a site without units is not a block."""
     ids = [id for id, site in sites.items() if id.layer != OUTSIDE and site.units is not None]
     stay = {site.layer for site in ids if not recipe.removed(*site)}
     return {site.layer for site in ids} - stay

@@ -1,4 +1,4 @@
-"""Weights: what a recipe's tensors are, and where they come from."""
+"""Weights: the tensors of a recipe's model, and where they come from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Weights(ABC):
     is called before the first trial, when progress can be shown.
 
     Attributes:
-        key: what tells these weights from others of the same recipe, base and calibration split;
+        key: distinguishes these weights from others of the same recipe, base and calibration split;
             part of the key of every accuracy, latency and export. Empty for the closed form.
         source: the model whose tensors are cut.
     """
@@ -51,8 +51,8 @@ class ClosedForm(Weights):
 
     Args:
         source: the base.
-        moments: what calibration saw of it, or a function that measures that when it is first
-            needed; None where no recipe compensates.
+        moments: of its inputs on calibration examples, or a function that measures them when they
+            are first needed; None where no recipe compensates.
 
     Attributes:
         refits: weights that were refitted before, those used last.
@@ -69,7 +69,7 @@ class ClosedForm(Weights):
 
     @cached_property
     def moments(self) -> Moments:
-        """What the refit needs to know of the base; raises UsageError where there is nothing."""
+        """The moments that the refit needs; raises UsageError where there are none."""
         if self._moments is None:
             raise UsageError("Compensation needs calibration data.")
         return self._moments() if callable(self._moments) else self._moments

@@ -48,7 +48,7 @@ class Dimension:
         return tuple(every[position] for position in self._positions)
 
     def choices(self, index: int) -> dict[SiteId, tuple[str, Choice]]:
-        """What level ``index`` writes into a recipe, site by site; nothing where exact."""
+        """The choices that level ``index`` writes into a recipe, site by site; none where exact."""
         written = {}
         for site, order in zip(self.sites, self.orders, strict=True):
             level = self.approximation.levels(site, self.part)[self._positions[index]]
@@ -75,14 +75,14 @@ class SearchSpace:
         orders: each site's units, least important first.
         names: the approximations to try; those that a search tries by default if None.
         frozen: sites to leave as they are.
-        compensation: what every recipe of the space does for the units that are left.
-        dropped: parameter to the values of the levels that it shall not have; a parameter without
-            another level than the exact one is left out.
+        compensation: that of every recipe of the space.
+        dropped: for each parameter the values of the levels to leave out; a parameter left with the
+            exact level only is left out as a whole.
 
     Raises:
-        UsageError: an approximation that is not known or that the model's family lacks, a frozen
-            site that is not there, or nothing left to search.
-        ValueError: a dropped level is the exact one or is not there.
+        UsageError: an approximation that is unknown or that the model's family does not support, a
+            frozen site that does not exist, or nothing left to search.
+        ValueError: a dropped level is the exact one or does not exist.
     """
 
     def __init__(
@@ -129,8 +129,9 @@ class SearchSpace:
     def recipe(self, genome: Mapping[str, int]) -> Recipe:
         """The recipe of a genome (all of its parameters must be given).
 
-        Where several parameters speak of the same units, as ``heads`` and ``layer`` or the parts of
-        ``head_mask`` do, the units stay that all of them keep. Of two k the smaller one holds.
+        Where several parameters concern the same units, as ``heads`` and ``layer`` or the parts of
+        ``head_mask`` do, the units that all of them keep stay. Of two values of k the smaller one
+        holds.
         """
         sites: dict[SiteId, dict[str, Choice]] = {}
         for dimension in self.dimensions:
@@ -140,7 +141,7 @@ class SearchSpace:
         return Recipe.of(sites, self.compensation)
 
     def to_dict(self) -> dict[str, list[Level]]:
-        """Parameter to levels: what a study records to recognise its space."""
+        """The levels of each parameter: a study records them to recognise its space."""
         return {d.name: list(d.levels) for d in self.dimensions}
 
     @property
@@ -160,7 +161,7 @@ def check_names(names: Collection[str]) -> None:
 
 
 def supported(names: Collection[str], sites: Sequence[Site]) -> tuple[str, ...]:
-    """Those of the approximations that no site of the model's family lacks."""
+    """The approximations that every site of the model supports."""
     return tuple(
         name
         for name in names
@@ -190,7 +191,7 @@ def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[Sit
 
 
 def shared_layers(sites: Sequence[Site]) -> list[str]:
-    """In words, which layers of the genome stand for several layers that share parameters."""
+    """Sentences that say which layers of the genome are several layers with shared parameters."""
     return [
         f"{place} stands for {repeats} layers that share their parameters, and so their choices."
         for place, repeats in {site.id.place: site.repeats for site in sites}.items()
@@ -209,7 +210,7 @@ def _approximation(name: str, sites: Sequence[Site]) -> Approximation:
 
 
 def _by_place(sites: Sequence[Site]) -> list[list[Site]]:
-    """The sites of each layer together, layer by layer; those outside of layers, each alone."""
+    """The sites of each layer, layer by layer; each site outside of layers on its own."""
     places: dict[str, list[Site]] = {}
     for site in sorted(sites, key=lambda site: (site.id.stack, site.id.layer)):
         places.setdefault(site.id.place, []).append(site)

@@ -1,4 +1,4 @@
-"""LatencyTable: what each block takes of the base's time, as plain data."""
+"""LatencyTable: each block's share of the base's time, as plain data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class LatencyTable:
     """Times of blocks in one scenario on one machine, as shares of the base's whole pass.
 
     Attributes:
-        rest: embeddings, pooler and head: what no layer does.
-        blocks: the share of a block, by what :func:`block_key` calls its shape; its part of what a
-            layer takes beside its blocks is in it. Of a site outside of layers, what its shape
-            adds to the base's pass; below 0 where it saves time.
+        rest: of embeddings, pooler and head, which lie in no layer.
+        blocks: the share of a block, by its shape as :func:`block_key` writes it; it includes the
+            block's part of the time that a layer takes beside its blocks. Of a site outside of
+            layers, the time that its shape adds to the base's pass; below 0 where it saves time.
         repeats: how often a forward pass runs each layer, by layer.
         error: mean absolute relative error of the ratios of random whole models that were measured
             with the table but not fitted to.
@@ -44,7 +44,7 @@ class LatencyTable:
         return tuple(kind for kind in exact if kind not in self.outside)
 
     def layer(self, recipe: Recipe, layer: int) -> float:
-        """The share of one layer of a recipe; nothing where all its blocks are removed.
+        """The share of one layer of a recipe; 0 where all its blocks are removed.
 
         :data:`axsearch.approximations.site.OUTSIDE` stands for all sites outside of layers. Raises
         KeyError for a setting that was not measured.
@@ -59,10 +59,10 @@ class LatencyTable:
     def block(self, recipe: Recipe, site: SiteId) -> float:
         """The share of one block.
 
-        Between counts of units that were measured it runs straight. What a setting (a k) changes
-        was measured with all units, and each unit has the same part in it: attention is done head
-        by head, and the activation neuron by neuron. Raises KeyError for a setting that was not
-        measured, and for fewer units than were.
+        Between the counts of units that were measured it is interpolated linearly. The effect of a
+        setting (a k) was measured with all units and is in proportion to the units kept: attention
+        works head by head, and the activation neuron by neuron. Raises KeyError for a setting that
+        was not measured, and for fewer units than were.
         """
         choices = recipe.at(*site)
         name = next((n for n, c in choices.items() if isinstance(c, Kept)), None)
@@ -116,6 +116,6 @@ class LatencyTable:
 
 
 def block_key(recipe: Recipe, site: SiteId) -> str:
-    """What the time of a block depends on: ``attention heads=8 topk=32.renormalised``."""
+    """The shape that a block's time depends on: ``attention heads=8 topk=32.renormalised``."""
     choices = sorted(recipe.at(*site).items())
     return " ".join([site.kind, *(f"{name}={choice.shape}" for name, choice in choices)])

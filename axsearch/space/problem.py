@@ -1,4 +1,4 @@
-"""Problem: what a sampler knows before the first trial, as plain numbers."""
+"""Problem: all that is known before the first trial, as plain numbers for a sampler."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Genomes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 TABULATED = 1 << 16
-"""Settings of a layer up to which the costs of all of them are kept in one array."""
+"""The most combinations of a layer's levels whose costs are all stored in one array."""
 
 LayerCost = Callable[[Recipe, int], float]
-"""What one layer of a recipe's model adds to a cost, as a share of the base's whole cost."""
+"""The cost of one layer of a recipe's model, as a share of the base's whole cost."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Problem:
-    """The space, what is known of it before a trial, and what the user wants.
+    """The space, what is known of it before a trial, and the user's objectives and limits.
 
     Attributes:
         space: the genome and its recipes.
@@ -52,8 +52,8 @@ class Problem:
             :class:`axsearch.calibration.damage.Damage`.
         limits: ``max_drop`` (of accuracy below the base's), ``max_latency_ratio`` and
             ``max_size_ratio``, each where it was given.
-        trivial: accuracy of an answer that does not look, below which a model is worth nothing.
-        epsilon: AxFormer's tolerance of its speed-focused form; None for the accuracy-driven one.
+        trivial: accuracy of a constant prediction, below which a model is worth nothing.
+        epsilon: the tolerance of AxFormer's speed-focused form; None for the accuracy-driven one.
     """
 
     space: SearchSpace
@@ -115,7 +115,7 @@ class Problem:
         }
 
     def reference(self, base_accuracy: float) -> float:
-        """The accuracy below which a model is worth nothing: trivial, or lost more than allowed."""
+        """The accuracy below which a model is worth nothing: trivial, or below the limit."""
         drop = self.limits.get("max_drop")
         return self.trivial if drop is None else max(self.trivial, base_accuracy - drop)
 
@@ -131,7 +131,7 @@ class Problem:
         return table
 
     def layer_costs(self, name: str, layer: int, parts: Genomes) -> Floats:
-        """What a layer adds to a cost for each setting of its dimensions, (settings,).
+        """The cost of a layer for each setting of its dimensions, (settings,).
 
         ``parts`` are (settings, the layer's dimensions).
         """
@@ -175,7 +175,7 @@ class Problem:
 
     @cached_property
     def _layer_spaces(self) -> dict[int, SearchSpace]:
-        """The space of each layer alone, which makes a recipe sooner than the whole one."""
+        """The space of each layer alone, which builds a recipe faster than the whole one."""
         found = {}
         for layer, columns in self.layers.items():
             found[layer] = copy.copy(self.space)

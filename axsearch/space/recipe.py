@@ -2,8 +2,8 @@
 
 A recipe lists only the sites that differ from the base. At a site each approximation has at most
 one choice, such as the heads that stay or the k of top-k attention. Recipes of the same model are
-equal, because whatever has no effect is dropped when a recipe is made: keeping every unit, all else
-that was chosen for a block that is removed, a choice that is idle beside another one, and
+equal, because everything without an effect is dropped when a recipe is made: keeping every unit,
+other choices for a block that is removed, a choice that is idle beside another one, and
 compensation where no unit is left to make up for others.
 """
 
@@ -31,9 +31,9 @@ Compensation = Literal["none", "bias", "least_squares"]
 
 
 class Recipe(BaseModel):
-    """Everything a trial changes; frozen, hashable, equal when it gives the same model.
+    """Everything a trial changes; frozen, hashable, equal where the model is the same.
 
-    ``compensation`` says how the units that are left make up for those that are gone, see
+    ``compensation`` says how the units that are left make up for those removed, see
     :mod:`axsearch.models.refit.compensation`.
 
     Example:
@@ -169,7 +169,7 @@ class Recipe(BaseModel):
 
 
 EXACT = Recipe.of({})
-"""The recipe of the base itself, which has no choice in it."""
+"""The recipe of the base itself, which makes no choices."""
 
 
 def _effective(choices: Mapping[str, Choice]) -> dict[str, Choice]:

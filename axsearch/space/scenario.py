@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 RUNTIME, PRECISION = "torch", "float32"
-"""What a model runs in unless something else is asked for."""
+"""The runtime and precision where no others are asked for."""
 
 _TYPES: Mapping[str, Any] = {
     "batch_size": int,
@@ -23,15 +23,15 @@ _TYPES: Mapping[str, Any] = {
 class Scenario:
     """What latency is measured for.
 
-    Any name of a runtime or precision is taken here: a study can be read where its runtime is not
-    installed. :func:`axsearch.runtimes.check` refuses the ones that are not there.
+    Any name of a runtime or precision is accepted here, so that a study can be read where its
+    runtime is not installed. :func:`axsearch.runtimes.check` refuses unknown ones.
 
     Attributes:
         batch_size: examples a batch.
         sequence_length: tokens an example, random ones. None means the examples' own lengths:
             batches taken at even steps of the search split sorted by length, each padded to its
             longest example.
-        threads: of the runtime; as many as it takes by itself if None.
+        threads: of the runtime; its own default if None.
         device: cpu, cuda or mps.
         runtime: a name of :func:`axsearch.runtimes.runtimes`.
         precision: one of that runtime's.
@@ -46,10 +46,10 @@ class Scenario:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scenario:
-        """The scenario that :meth:`to_dict` wrote, in this version or before there were runtimes.
+        """Read what :meth:`to_dict` wrote, in this version or before there were runtimes.
 
-        Then there was ``dtype`` in place of runtime and precision. Raises ValueError for anything
-        else: an entry too many or too few, of another type, or a number below 1.
+        At that time ``dtype`` stood in place of runtime and precision. Raises ValueError for
+        anything else: an entry too many or too few, of another type, or a number below 1.
         """
         given = dict(data)
         if "dtype" in given and not {"runtime", "precision"} & set(given):
@@ -68,7 +68,7 @@ class Scenario:
 
     @property
     def key(self) -> str:
-        """What a scenario adds to the fingerprints of what is measured for it."""
+        """The part of a scenario in the fingerprints of measurements for it."""
         given = self.to_dict()
         if (self.runtime, self.precision) == (RUNTIME, PRECISION):
             # Databases hold latencies under what this was before there were runtimes.

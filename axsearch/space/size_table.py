@@ -1,4 +1,4 @@
-"""SizeTable: what each part of a layer takes of the base's bytes, as plain data."""
+"""SizeTable: the share of the base's bytes that each part of a layer has, as plain data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SizeTable:
         layers: all of a layer, by layer.
         units: one unit (head, neuron) of a site.
         whole: what is removed with the last unit of a site: its output's bias, its norm.
-        others: what a choice that keeps no units saves at a site, by the site and its shape as
-            :func:`axsearch.space.latency_table.block_key` calls it; nothing where it is missing.
+        others: what a choice without units saves at a site, by the site and its shape as
+            :func:`axsearch.space.latency_table.block_key` writes it; 0 where it is missing.
     """
 
     rest: float
@@ -32,7 +32,7 @@ class SizeTable:
     others: Mapping[tuple[SiteId, str], float] = field(default_factory=dict)
 
     def layer(self, recipe: Recipe, layer: int) -> float:
-        """The share of one layer of a recipe; nothing where all its blocks are removed.
+        """The share of one layer of a recipe; 0 where all its blocks are removed.
 
         :data:`axsearch.approximations.site.OUTSIDE` stands for all sites outside of layers: what
         a recipe saves there is below 0, since their bytes are in ``rest``.
@@ -44,7 +44,7 @@ class SizeTable:
         return self.layers.get(layer, 0.0) - sum(self.saved(recipe, site) for site in sites)
 
     def saved(self, recipe: Recipe, site: SiteId) -> float:
-        """The share that a recipe takes from one block."""
+        """The share that a recipe saves in one block."""
         saved = 0.0
         for name, choice in recipe.at(*site).items():
             if isinstance(choice, Kept):

@@ -1,4 +1,4 @@
-"""What the accuracies of a front are worth: which members are tied, and how much was luck."""
+"""How far the accuracies of a front can be trusted: which are tied, and how much was luck."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Ties:
         split: whose examples were compared: ``holdout`` where it was opened for all of them.
         examples: how many.
         exact: whether McNemar's exact test was made; if not, one on a paired bootstrap.
-        comparisons: how many pairs were compared; Holm's correction is for so many.
-        tied: by trial, the trials that it is tied with.
-        groups: trials among which all are tied, the most accurate groups first; a trial may be in
-            several, and each two that are tied share one.
+        comparisons: how many pairs were compared, for Holm's correction.
+        tied: for each trial, those that it is tied with.
+        groups: groups of trials that are all tied with each other, the most accurate first; a trial
+            may be in several, and any two that are tied share one.
     """
 
     split: Literal["search", "holdout"]
@@ -46,10 +46,10 @@ class Ties:
 
     @property
     def words(self) -> str:
-        """What the letters mean and how models were compared, in a sentence."""
+        """A sentence that says what the letters mean and how models were compared."""
         test = "McNemar's exact test" if self.exact else "a test on the paired bootstrap"
-        finds = "finds no difference" if self.groups else "finds that all differ"
-        chose = ", which chose them as well," if self.split == "search" else ""
+        finds = "finds no difference" if self.groups else "finds that all of them differ"
+        chose = ", by which they were chosen, too," if self.split == "search" else ""
         return (
             f"{'Models that share a letter are tied' if self.groups else 'No models are tied'}: "
             f"{test} on the {self.examples} examples of the {self.split} split{chose} {finds} at "
@@ -59,10 +59,11 @@ class Ties:
 
 @dataclass(frozen=True)
 class SelectionBias:
-    """By how much the search split overstates what the front has over the base.
+    """By how much the search split overstates the accuracy of the front, compared with the base.
 
-    The front was chosen for what it has on the search split, so part of that is luck: it is what is
-    missing on the holdout split, which chose nothing.
+    A model picked for its search accuracy usually scores lower on new data: part of that accuracy
+    was luck. The bias is how much of the difference to the base is missing on the holdout split,
+    which no model was picked by.
 
     Attributes:
         members: by trial.
@@ -74,20 +75,21 @@ class SelectionBias:
 
     @property
     def words(self) -> str:
-        """It in a sentence."""
+        """The bias in a sentence or two."""
         value, low, high = self.mean
         chance = "; it may be chance" if low <= 0 <= high else ""
         return (
-            "Selection bias: what the front has over the base on the search split, by which it was "
-            f"chosen, is {value:+.4f} above what it has on the holdout split ({low:+.4f} to "
-            f"{high:+.4f}, 95 %{chance}; mean of {len(self.members)} models)."
+            "Selection bias: a model picked for its search accuracy usually scores lower on new "
+            "data. Compared with the base, the search split overstates these models by "
+            f"{value:+.4f} ({low:+.4f} to {high:+.4f}, 95 %{chance}; mean of {len(self.members)} "
+            "models)."
         )
 
 
 def ties(study: Study, front: Sequence[Measurement] | None = None) -> Ties | None:
-    """Compare the base and the members of the front, each with each, example by example.
+    """Compare the base and the members of the front pairwise, example by example.
 
-    Where the holdout split was opened for all of them it is taken, since nothing was chosen by it.
+    Where the holdout split was opened for all of them it is used, since no model was picked by it.
     None where outcomes are missing, as in studies of older versions, or there is one model only.
     """
     models = _models(study, study.front() if front is None else front)
@@ -101,7 +103,7 @@ def ties(study: Study, front: Sequence[Measurement] | None = None) -> Ties | Non
 def selection_bias(
     study: Study, front: Sequence[Measurement] | None = None
 ) -> SelectionBias | None:
-    """None until the holdout split was opened for the base and the front, and with no member."""
+    """The bias of a front; None until the holdout split was opened for the base and all members."""
     from axsearch.statistics.inference import optimism
 
     models = _models(study, study.front() if front is None else front)
@@ -114,7 +116,7 @@ def selection_bias(
 
 
 def _models(study: Study, front: Sequence[Measurement]) -> dict[int, Recipe]:
-    """The base, then the others of the front, the most accurate first."""
+    """The base, then the other members of the front, the most accurate first."""
     base = study.baseline
     others = sorted((m for m in front if m.recipe != base.recipe), key=lambda m: -m.accuracy)
     return {m.trial: Recipe.from_dict(m.recipe) for m in (base, *others) if m.trial is not None}

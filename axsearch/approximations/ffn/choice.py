@@ -1,4 +1,4 @@
-"""FFN neurons: rows of the first projection and columns of the second go; none, no block."""
+"""FFN neurons: removed as rows of the first projection and columns of the second."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from axsearch.approximations.site import Site
 class FfnNeurons(UnitRemoval):
     """Remove neurons of the feed-forward block (AxFormer, arXiv 2010.03688; Kwon et al. 2022).
 
-    A removed neuron takes ``2 * hidden + 1`` parameters with it. With no neuron left the block
-    is gone, its output bias included; its LayerNorm stays.
+    Each removed neuron saves ``2 * hidden + 1`` parameters. With no neuron left the block is
+    removed, its output bias included; its LayerNorm stays.
     """
 
     name = "ffn"

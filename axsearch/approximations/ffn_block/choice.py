@@ -1,4 +1,4 @@
-"""The whole FFN block of a layer goes or stays."""
+"""The whole FFN block of a layer is removed or stays."""
 
 from __future__ import annotations
 

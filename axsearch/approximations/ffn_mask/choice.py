@@ -1,4 +1,4 @@
-"""Groups of FFN neurons: each one stays or goes by itself."""
+"""Groups of FFN neurons: each one is kept or removed by itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class FfnMask(UnitMask):
     """Remove any neuron groups (AxFormer, arXiv 2010.03688, section on accuracy-driven pruning).
 
     The neurons of a layer, in their own order, are split into 12 groups, and the genome has one
-    parameter a group, ``layer03.ffn_mask.05``. Unlike ``ffn`` it does not ask the importance order
-    which neurons go first.
+    parameter a group, ``layer03.ffn_mask.05``. Unlike ``ffn`` it does not remove neurons in the
+    order of their importance.
     """
 
     name = "ffn_mask"

@@ -14,7 +14,7 @@ class TopKFfn(TopK):
 
     The FFN is seen as a memory: the first projection's rows are keys, the second's columns values.
     Both products stay dense, so it saves memory in training but no time, and without training it
-    costs accuracy where the activation is not ReLU; it is tried only when asked for.
+    costs accuracy where the activation is not ReLU; it is tried only on request.
     """
 
     name = "ffn_topk"
@@ -34,12 +34,12 @@ class TopKFfn(TopK):
         return (None, *(k for k in (neurons // share for share in (2, 4, 8, 16)) if k))
 
     def misfit(self, site: Site, choice: Choice) -> str | None:
-        """Nor does a k that leaves out no neuron."""
+        """A k that leaves out no neuron does not fit either."""
         if isinstance(choice, Setting) and choice.value >= site.count:
             return f"keeps all {site.count} neurons; leave it out"
         return super().misfit(site, choice)
 
     def idle(self, choice: Choice, others: Mapping[str, Choice]) -> bool:
-        """Where no more neurons are kept than a token may use."""
+        """True where no more neurons are kept than a token may use."""
         kept = [len(other.kept) for other in others.values() if isinstance(other, Kept)]
         return isinstance(choice, Setting) and bool(kept) and choice.value >= min(kept)

@@ -1,4 +1,4 @@
-"""Single attention heads: each one stays or goes by itself."""
+"""Single attention heads: each one is kept or removed by itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from axsearch.approximations.site import Site, SiteKind
 class HeadMask(UnitMask):
     """Remove any heads (AxFormer, arXiv 2010.03688, section on accuracy-driven pruning).
 
-    The genome has one parameter a head, ``layer03.head_mask.05``. Unlike ``heads`` it does not ask
-    the importance order which heads go first.
+    The genome has one parameter a head, ``layer03.head_mask.05``. Unlike ``heads`` it does not
+    remove heads in the order of their importance.
     """
 
     name = "head_mask"

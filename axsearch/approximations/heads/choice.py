@@ -1,4 +1,4 @@
-"""Attention heads: query, key and value rows and output columns go; no head, no block."""
+"""Attention heads: removed as query, key and value rows and as output columns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from axsearch.approximations.site import Site
 class Heads(UnitRemoval):
     """Remove attention heads (AxFormer, arXiv 2010.03688, section on accuracy-driven pruning).
 
-    A removed head takes ``3 * (d * hidden + d) + d * hidden`` parameters with it, d being the
-    head size. With no head left the attention block is gone, its output bias included.
+    Each removed head saves ``3 * (d * hidden + d) + d * hidden`` parameters, d being the head size.
+    With no head left the attention block is removed, its output bias included.
     """
 
     name = "heads"
@@ -22,5 +22,5 @@ class Heads(UnitRemoval):
     fractions = (5 / 6, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
 
     def grain(self, site: Site) -> int:
-        """Single heads: a head is already as wide as the hardware likes."""
+        """Single heads: one is already wide enough for the hardware."""
         return 1

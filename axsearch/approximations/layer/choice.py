@@ -1,4 +1,4 @@
-"""A whole layer goes or stays."""
+"""A whole layer is removed or stays."""
 
 from __future__ import annotations
 

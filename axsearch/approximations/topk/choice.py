@@ -43,7 +43,7 @@ class TopKAttention(TopK):
         return 2 * (choice.level or 0) + 2
 
     def remarks(self, choices: Sequence[Choice]) -> tuple[str, ...]:
-        """Where the mode is hard."""
+        """A sentence about the mode where it is hard."""
         if any(isinstance(choice, Setting) and choice.mode == "hard" for choice in choices):
             return ("Its top-k attention is hard: probabilities are not renormalised.",)
         return ()

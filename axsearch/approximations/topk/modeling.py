@@ -16,7 +16,7 @@ class TopKAttentionModeling(Modeling):
 
     @classmethod
     def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
-        """Tell the module that attends its k; transformers then calls the function for it."""
+        """Set k on the attention module; transformers then calls the function with it."""
         assert target.block.core is not None
         core: Any = target.module.get_submodule(target.block.core)
         core.topk, core.topk_mode = choice["value"], choice["mode"]

@@ -9,9 +9,9 @@ from axsearch.approximations.topk.choice import TopKAttention
 class HardTopKAttention(TopKAttention):
     """Keep each query's k largest probabilities as they are (AxFormer, arXiv 2010.03688).
 
-    The kept probabilities are not renormalised, so a query whose attention is spread gets less of
-    everything: without training it costs more accuracy than ``topk``, so it is tried only when
-    asked for. One of its levels is AxFormer's K of 30.
+    The kept probabilities are not renormalised, so a query whose attention is spread out receives
+    less of everything: without training this costs more accuracy than ``topk``, so it is tried only
+    on request. One of its levels is AxFormer's K of 30.
     """
 
     name = "topk_hard"

@@ -1,4 +1,4 @@
-"""The model families, one file each; a file in this folder is found by being there."""
+"""The model families, one file each. A file added to this folder is registered by itself."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Albert(Architecture):
         return super().layers(model)
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
-        """Nothing: groups keep their place, and are run as often as before."""
+        """No entries: groups keep their place, and are run as often as before."""
         return {}
 
     def stays(self, config: PreTrainedConfig, layer: int, lost: Collection[int]) -> bool:

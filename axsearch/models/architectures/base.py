@@ -21,9 +21,9 @@ class Architecture(ABC):
     """A model family: where its layers, heads and FFNs are, and what is particular to it.
 
     One file in this folder is one family. ``modeling_module`` names the module whose source an
-    export carries, ``layout`` is what that module says of a layer. ``lacks`` says which
-    approximations the family cannot have, and why. Most families differ in these alone; the methods
-    are for those that differ in more.
+    export carries, ``layout`` is the layout of a layer in that module. ``lacks`` maps what the
+    family cannot do, which approximations may need, to the reason. Most families differ in these
+    alone; the methods are for those that differ in more.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -35,7 +35,7 @@ class Architecture(ABC):
     reads_text: ClassVar[bool] = True
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
-        """The layers of a model; layers that share their tensors are there once."""
+        """The layers of a model; layers that share their tensors are listed once."""
         layers: Any = model.base_model.get_submodule(self.layout.layers)
         return layers  # type: ignore[no-any-return]
 
@@ -45,7 +45,7 @@ class Architecture(ABC):
         return f"{body}{self.layout.layers}.{layer}."
 
     def set_layers(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
-        """Let the model have only these of its layers, in the config as well."""
+        """Keep only these layers of the model, in its config as well."""
         there = self.layers(model)
         parent, _, name = self.layout.layers.rpartition(".")
         kept = nn.ModuleList([there[layer] for layer in layers])

@@ -24,6 +24,6 @@ class DebertaV2(Architecture):
     attention = "eager"
 
     def stays(self, config: PreTrainedConfig, layer: int, lost: Collection[int]) -> bool:
-        """The first layer: before a convolution, and where all are lost, as there must be one."""
+        """Keep the first layer before a convolution, and where all are lost, as one is needed."""
         convolved = getattr(config, "conv_kernel_size", 0) > 0
         return layer == 0 and (convolved or len(lost) == config.num_hidden_layers)

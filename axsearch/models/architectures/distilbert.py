@@ -19,5 +19,5 @@ class DistilBert(Architecture):
     layout = modeling.LAYOUT
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
-        """DistilBERT's own name of the number of layers."""
+        """DistilBERT's own name for the number of layers."""
         return {"n_layers": len(layers)}

@@ -19,9 +19,9 @@ class Gpt2(Architecture):
     layout = modeling.LAYOUT
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
-        """GPT-2's own name of the number of layers."""
+        """GPT-2's own name for the number of layers."""
         return {"n_layer": len(layers)}
 
     def plain(self, config: PreTrainedConfig, layers: Sequence[int]) -> bool:
-        """Where a layer's scale does not depend on its place."""
+        """True where a layer's scale does not depend on its place."""
         return not config.scale_attn_by_inverse_layer_idx

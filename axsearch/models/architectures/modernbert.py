@@ -19,14 +19,14 @@ class ModernBert(Architecture):
     layout = modeling.LAYOUT
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
-        """A layer keeps its kind of attention, whatever place it gets."""
+        """A layer keeps its kind of attention, wherever it moves."""
         kinds = [config.layer_types[layer] for layer in layers]
         return {"num_hidden_layers": len(layers), "layer_types": kinds}
 
     def stays(self, config: PreTrainedConfig, layer: int, lost: Collection[int]) -> bool:
-        """The first layer where all are lost: a config of ModernBERT cannot have none."""
+        """Keep the first layer where all are lost: a config of ModernBERT needs one."""
         return layer == 0 and len(lost) == config.num_hidden_layers
 
     def plain(self, config: PreTrainedConfig, layers: Sequence[int]) -> bool:
-        """Only with the first layer, which alone has no norm before its attention."""
+        """True only with the first layer, which alone has no norm before its attention."""
         return list(layers[:1]) == [0]

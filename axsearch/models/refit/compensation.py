@@ -1,11 +1,11 @@
-"""Compensation: the weights that are left make up for the units that are gone.
+"""Compensation: the weights that are left make up for the units that were removed.
 
 A block's output is ``W x + b``, x being the outputs of its heads or neurons. Without the units R,
 keeping the units S, it becomes ``W' x_S + b'``. All three ways leave the shapes as they are, so
 they cost no latency:
 
 - ``none``: ``W' = W_S``, ``b' = b``.
-- ``bias``: ``b' = b + W_R mean(x_R)``, the mean output of what is gone.
+- ``bias``: ``b' = b + W_R mean(x_R)``, the mean output of what was removed.
 - ``least_squares``: the W' and b' with the least mean squared error of the block's output on the
   calibration examples, weighted as :mod:`axsearch.models.refit.moments` says. With the covariance C
   of x, ``W' = W_S + W_R C_RS (C_SS + a I)^-1`` and
@@ -14,7 +14,8 @@ they cost no latency:
   more data passes, since C is measured once for all recipes.
 
 A projection without bias keeps none: ``bias`` then changes nothing, ``least_squares`` uses the
-second moments about zero in place of C. A block that is gone as a whole has no weights to refit.
+second moments about zero in place of C. A block that was removed as a whole has no weights to
+refit.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SMALLEST_RIDGE = 1e-8
 
 
 class Refit(NamedTuple):
-    """The output weights and bias of a block that make up for what is gone; None as they were."""
+    """The output weights and bias of a block after compensation; None where unchanged."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -47,7 +48,7 @@ class Refit(NamedTuple):
 
 @dataclass(frozen=True)
 class Moments:
-    """What calibration saw of the inputs x of every block's output projection.
+    """Moments of the inputs x of every block's output projection on calibration examples.
 
     ``mean`` is (n,), float64, and ``covariance`` (n, n), float32, n being heads times head size, or
     neurons. They are weighted, see :func:`axsearch.models.refit.moments.measure_moments`.

@@ -23,17 +23,16 @@ from axsearch.models.refit.compensation import Moments
 from axsearch.system.cache import private_folder
 
 PATIENCE = 600.0
-"""Seconds to wait for another process that measures the same."""
+"""Seconds to wait for another process that measures the same moments."""
 
 MOST_BYTES = 2 * 2**30
-"""Of files kept, those used last: a model of 12 layers and 3,072 neurons has half a gigabyte."""
+"""Size of the cache; files used longest ago are deleted. BERT-base has half a gigabyte."""
 
 
 def cached_moments(key: Sequence[str], measure: Callable[[], Moments]) -> Moments:
-    """What ``measure`` gives, once a machine: later processes read it from the user's cache.
-
-    So several workers need not all measure it, and compensate with the very same numbers, whatever
-    number of threads they have.
+    """The result of ``measure``, once a machine: later processes read it from the user's cache. So
+    not all of several workers measure it, and all compensate with the very same numbers, however
+    many threads they have.
 
     Args:
         key: what moments depend on: fingerprints of model and calibration split, the device.
@@ -50,12 +49,12 @@ def cached_moments(key: Sequence[str], measure: Callable[[], Moments]) -> Moment
     try:
         lock = FileLock(folder / "lock", timeout=PATIENCE).acquire()
     except (Timeout, OSError, NotImplementedError):
-        lock = nullcontext()  # whoever has it does not get on, or the disk knows no locks
+        lock = nullcontext()  # its holder is stuck, or the file system has no locks
     with lock:
         known = _read(path)
         if known is None:
             known = measure()
-            with suppress(OSError, SafetensorError):  # a disk may be full: then it is not kept
+            with suppress(OSError, SafetensorError):  # a disk may be full: then nothing is cached
                 _write(path, known)
         return known
 

@@ -1,1 +1,1 @@
-"""Optuna Dashboard: what axsearch adds to it, and serving it."""
+"""Optuna Dashboard: the notes and figures that axsearch adds, and the server."""

@@ -1,4 +1,4 @@
-"""What axsearch shows of a study in Optuna Dashboard: notes and figures, kept in the study."""
+"""The notes and figures of a study in Optuna Dashboard; they are stored in the study."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEIGHT = 450
 
 
 def annotate(study: Study) -> None:
-    """Bring up to date what Optuna Dashboard shows of a study whose base was measured.
+    """Update what Optuna Dashboard shows of a study whose base was measured.
 
     That is a note on the study and on each trial of its front, and three figures. All of it is
     written in one transaction, and only what has changed.
@@ -61,14 +61,14 @@ def annotate(study: Study) -> None:
 
 
 def _figures(data: StudyData) -> Iterator[tuple[str, go.Figure]]:
-    """The three, by names that stay."""
+    """The three figures, by names that do not change."""
     yield "front", front.of_study(data)[0]
     yield "layer-map", layer_map.of_study(data)[0]
     yield "hypervolume", hypervolume.of_study(data, compact=True)[0]
 
 
 def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) -> str:
-    """What a study is about, its front, and how to export a model of it, in Markdown."""
+    """A study's task and limits, its front, and how to export a model of it, in Markdown."""
     spec, base = study.spec, study.baseline
     name, model, data = map(in_markdown, (study.name, study.model_name, study.data_name))
     limits = [
@@ -121,7 +121,7 @@ def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) 
 
 
 def trial_note(study: Study, member: Measurement, tables: Tables, params: Mapping[str, int]) -> str:
-    """What a front member keeps of each layer, and what the cuts were worth, in Markdown."""
+    """What a front member keeps of each layer, and what each cut saved and cost, in Markdown."""
     assert member.trial is not None
     names = [
         name

@@ -1,4 +1,4 @@
-"""Keep the pages of other sites away from a web app."""
+"""Keep pages of other sites from using a web app."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?", re.IG
 class Guard:
     """WSGI middleware that refuses what the pages of other sites make a browser send.
 
-    A request that may change something is refused if its Origin is not the host that it is sent
-    to. With ``loopback_only`` so is every request whose Host is not a name of this machine's
-    loopback: under another name, a page elsewhere could read the answers (DNS rebinding). All
-    answers get headers that tell browsers not to frame the pages nor to guess content types.
+    A request that may change something is refused if its Origin is not the host that it is sent to.
+    With ``loopback_only``, every request whose Host is not a name of this machine's loopback is
+    refused too: under another name, a page elsewhere could read the responses (DNS rebinding). All
+    responses get headers that tell browsers neither to frame the pages nor to guess content types.
     """
 
     def __init__(self, app: WSGIApplication, *, loopback_only: bool) -> None:
@@ -58,7 +58,7 @@ def answer(
     subtype: str = "plain",
     headers: Headers = (),
 ) -> list[bytes]:
-    """Answer a request with a text of the type ``text/<subtype>``; HEAD gets its headers only."""
+    """Respond with a text of the type ``text/<subtype>``; to HEAD with its headers only."""
     body = text.encode()
     described = [
         ("Content-Type", f"text/{subtype}; charset=utf-8"),
@@ -70,7 +70,7 @@ def answer(
 
 
 def with_headers(start_response: StartResponse, added: Headers) -> StartResponse:
-    """A ``start_response`` that puts ``added`` in the place of an app's headers of those names."""
+    """A ``start_response`` that replaces an app's headers by those in ``added`` of the same name."""
     names = {name.lower() for name, _ in added}
 
     def start(

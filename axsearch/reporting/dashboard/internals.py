@@ -21,7 +21,7 @@ from optuna_dashboard._note import (
 
 
 def note_attributes(before: Mapping[str, Any], trial_id: int | None, body: str) -> dict[str, Any]:
-    """What to set for a note on a trial, or on the study if None; nothing where it is there.
+    """The attributes to set for a note on a trial, or on the study if None; none if it is there.
 
     Args:
         before: the study's system attributes.
@@ -36,7 +36,7 @@ def note_attributes(before: Mapping[str, Any], trial_id: int | None, body: str) 
 
 
 def figure_attributes(before: Mapping[str, Any], name: str, figure: str) -> dict[str, str]:
-    """What to set for a figure of a study.
+    """The attributes to set for a figure of a study.
 
     Args:
         before: the study's system attributes.
@@ -48,5 +48,5 @@ def figure_attributes(before: Mapping[str, Any], name: str, figure: str) -> dict
 
 
 def _whole(before: Mapping[str, Any], prefix: str, parts: Mapping[str, str]) -> dict[str, str]:
-    """The parts of a text, and nothing in those that a longer one had."""
+    """The parts of a text; parts that only a longer, earlier one had are set to nothing."""
     return {**{key: "" for key in before if key.startswith(prefix)}, **parts}

@@ -1,4 +1,4 @@
-"""A password before a web app."""
+"""Ask for a password before a web app."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ _LOGGED_IN = """\
 
 
 class Login:
-    """WSGI middleware that lets nothing through to an app without a session.
+    """WSGI middleware that passes requests to an app only within a session.
 
     ``/login`` asks for the password and begins a session of 12 hours, ``/logout`` ends it. Without
-    one, ``home`` and the pages below it lead to ``/login``; all else is answered 401. After 5 wrong
-    passwords in a row, by whomever, no further one is tried until a delay is over that doubles
-    with each, from 1 s to 60 s. ``clock`` gives seconds.
+    one, ``home`` and the pages below it redirect to ``/login``; all others return 401. After 5
+    wrong passwords in a row, whoever sent them, no other is accepted until a delay has passed,
+    which doubles with each, from 1 s to 60 s. ``clock`` returns seconds.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Login:
         return "Set-Cookie", f"{self._cookie}={value}; {attributes}"
 
     def _session(self, environ: WSGIEnvironment) -> str | None:
-        """The token of a request's session; None if it has none that holds."""
+        """The token of a request's session; None if it has no valid one."""
         cookies: str = environ.get("HTTP_COOKIE", "")
         for part in cookies.split(";"):
             name, _, token = part.strip().partition("=")

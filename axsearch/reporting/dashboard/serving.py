@@ -1,4 +1,4 @@
-"""Serving Optuna Dashboard: the web server, and what it adds to the dashboard's pages."""
+"""Serving Optuna Dashboard: the web server, and the style that it adds to the pages."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def serve(
     """Serve Optuna Dashboard on a database until interrupted.
 
     It can delete studies, so without a ``password`` it is served on this machine's loopback only.
-    A password is asked for on every host, and goes over plain HTTP. ``on_ready`` is told the
-    address once the port is open; port 0 takes any free one. Raises UsageError for another host
+    A password is asked for on every host, and goes over plain HTTP. ``on_ready`` is called with the
+    address once the port is open; port 0 picks any free one. Raises UsageError for another host
     without a password, one that is not 8 to 256 printable characters, a port that is taken or a
     database that cannot be opened.
     """

@@ -24,7 +24,7 @@ def remove_ffn(group: Any) -> None:
 
 
 class EmptyGroup(nn.Module):
-    """What is left of a group that has lost both blocks: the hidden state as it is."""
+    """Replaces a group that has lost both blocks: the hidden state passes unchanged."""
 
     def forward(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
         """(batch, length, hidden) in and out."""

@@ -1,4 +1,4 @@
-"""What removed blocks leave behind, for the layers of all families."""
+"""Modules that replace removed blocks, for the layers of all families."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class NormOnly(nn.Module):
-    """What a removed block leaves in a post-norm layer: ``LayerNorm(x)``."""
+    """Replaces a removed block in a post-norm layer: ``LayerNorm(x)``."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class NormOnlyAttention(nn.Module):
 
 
 class NormOnlyOutput(nn.Module):
-    """What a removed FFN block leaves in a post-norm layer: ``LayerNorm(x)``."""
+    """Replaces a removed FFN block in a post-norm layer: ``LayerNorm(x)``."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def leave_output_norm(layer: Any) -> None:
 
 
 class Nothing(nn.Module):
-    """Zero, to be added to the residual: what a removed block leaves where the layer adds."""
+    """Replaces a removed block whose output the layer adds to the residual: zero."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(batch, length, hidden) in, one zero out."""

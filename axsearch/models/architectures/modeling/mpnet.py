@@ -55,7 +55,7 @@ def remove_attention(layer: Any) -> None:
 
 
 def finish(layer: Any, position: Position, config: Any) -> None:
-    """Let the attention know which of the base's heads it has, and a k."""
+    """Set on the attention which of the base's heads it has, and its k."""
     if "attention" not in position.removed:
         layer.attention.attn.__class__ = ShapedMPNetSelfAttention  # same tensors, another forward
 
