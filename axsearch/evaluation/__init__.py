@@ -1,1 +1,1 @@
-"""Accuracy, latency and size of a model, and the Evaluator that joins and keeps them."""
+"""Accuracy, latency and size of a model, and the Evaluator that joins and stores them."""

@@ -31,12 +31,12 @@ BATCH_SIZE = 64
 
 
 class NonFiniteError(AxsearchError):
-    """The model gave NaN or infinity; the trial fails."""
+    """The model computed NaN or infinity; the trial fails."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of a split, feature by feature in the split's order.
+    """A model's predictions for a split, feature by feature in the split's order.
 
     Attributes:
         answers: as the task's kind decodes them.
@@ -48,32 +48,32 @@ class Predictions:
 
 
 OnBatch = Callable[[NDArray[np.int64], Tensor, Tensor], None]
-"""Takes a batch's features, (features,), their logits and their targets."""
+"""Receives a batch's features, (features,), their logits and their targets."""
 
 
 def predict(
     model: PreTrainedModel, split: Split, kind: TaskKind[Any, Any], *, device: str = "cpu"
 ) -> Sequence[Any]:
-    """The model's answer to every feature, in the split's order, as ``kind`` decodes it.
+    """The model's answer for every feature, in the split's order, as ``kind`` decodes it.
 
-    Batches are bucketed by length and always the same for a split, so the same model gives the
-    same answers. Raises NonFiniteError where a logit is not finite.
+    Batches are bucketed by length and always the same for a split, so the same model has the same
+    answers. Raises NonFiniteError where a logit is not finite.
     """
     return Predictor(kind, device, memory=0).predict(model, split).answers
 
 
 class Predictor:
-    """Runs the smaller models of one base, keeping what their layers gave.
+    """Runs the smaller models of one base, and caches the outputs of their layers.
 
-    What a layer gives depends on the choices in it and below it alone. A recipe that makes the same
-    choices as a recent one in its lowest layers starts above them, with the very numbers that
-    these layers gave then.
+    The output of a layer depends only on the choices in it and below it. A recipe that makes the
+    same choices as a recent one in its lowest layers starts above them, from the very numbers that
+    these layers computed then.
 
     Args:
         kind: the kind of task.
         device: where the models are.
-        memory: bytes for what layers gave; None for a quarter of the device's free memory, at
-            most 2 GiB.
+        memory: bytes for outputs of layers; None for a quarter of the device's free memory, at most
+            2 GiB.
 
     Attributes:
         layers_run: how many layers were run over a feature so far, summed over features; counted
@@ -103,9 +103,9 @@ class Predictor:
         *,
         dtype: str = "float32",
     ) -> Predictions:
-        """The answers of a model to every feature; the first arguments are those of :meth:`run`.
+        """The model's answers for every feature; the first arguments are those of :meth:`run`.
 
-        In ``bfloat16`` answers are those of float32 all the same, see
+        In ``bfloat16`` the answers are still those of float32, see
         :mod:`axsearch.evaluation.bfloat16`, and losses are nearly so. A model whose numbers are
         not finite in it is run in float32.
         """
@@ -237,9 +237,10 @@ class Predictor:
 
 
 class _Given(nn.Module):
-    """Stands for a layer that need not be run: gives what the uppermost of these layers gave.
+    """Replaces a layer that need not be run: returns the output of the uppermost of these layers.
 
-    All else that a model asks of a layer, such as ModernBERT's kind of attention, is the layer's.
+    Everything else that a model reads from a layer, such as ModernBERT's kind of attention, is the
+    layer's.
     """
 
     def __init__(self, layer: nn.Module, output: Any) -> None:
@@ -267,7 +268,7 @@ def _unpadded(logits: Tensor, split: Split, row: int) -> Tensor:
 def _prefixes(base: Base, recipe: Recipe, dtype: str) -> list[str]:
     """For each layer that stays, a hash of all choices in it and below it."""
     if base.repeats or any(site.layer == OUTSIDE for site, _, _ in recipe.choices()):
-        return []  # one module is run by several layers, or all layers are fed something else
+        return []  # one module is run by several layers, or all layers have another input
     stays = base.plan(recipe).layers
     # Any k in a model lets all of its layers attend through another function.
     attends = any(not isinstance(choice, Kept) for _, _, choice in recipe.choices())
@@ -278,6 +279,6 @@ def _prefixes(base: Base, recipe: Recipe, dtype: str) -> list[str]:
             site, name, choice = choices.pop(0)
             digest.update(f"{site} {name} {choice.model_dump_json()}".encode())
         if layer in stays:
-            digest.update(f"layer {layer}".encode())  # or a layer would be as the one below it
+            digest.update(f"layer {layer}".encode())  # or it would have the hash of the one below
             found.append(digest.copy().hexdigest())
     return found

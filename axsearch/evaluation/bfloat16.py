@@ -1,11 +1,12 @@
-"""Evaluation in bfloat16 that gives the answers of float32.
+"""Evaluation in bfloat16 with the answers of float32.
 
-Of two logits the larger can only be another one in bfloat16 where their difference deviates by more
-than it is large. So the features whose closest logits are closest together are run again in float32
-and the deviation is read off them, until all others have logits that lie further apart than a
-multiple of the largest deviation found. What float32 answers for those that were run again is what
-counts. That the others deviate no more is measured, not proven: of 50 recipes of a search on 1,000
-examples no answer differed, see ``studies/benchmarks/evaluation.py``.
+bfloat16 can only change which of two logits is larger where the error of their difference exceeds
+the difference. So the features whose logits are closest together are run again in float32, which
+shows the error, until the logits of all others lie further apart than a multiple of the largest
+error found. For the features that were run again the answers of float32 count. That the errors of
+the others are no larger is measured, not proven: for 50 recipes of a search on 1,000 examples no
+answer differed, see
+``studies/benchmarks/evaluation.py``.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 SAFETY = 2.0
-"""How many times the largest deviation found an answer's logits must lie apart to be believed."""
+"""How many times the largest error found an answer's logits must lie apart to be accepted."""
 
 AGAIN = 1 / 64
 FEWEST = 8
-"""Features that are run again at least: a share of all, and a number."""
+"""The fewest features that are run again: a share of all, and a number."""
 
 
 def is_fast(device: str) -> bool:
@@ -49,13 +50,13 @@ def settle(
     margins: NDArray[np.float32],
     again: Callable[[NDArray[np.int64]], Sequence[Tensor]],
 ) -> None:
-    """Run all features again whose answer could be another in bfloat16.
+    """Run all features again whose answer could differ in bfloat16.
 
     Args:
         logits: of each feature in bfloat16, (…, classes) each.
         margins: by how much a difference of two of a feature's logits must change before its answer
             does, (features,).
-        again: runs some features, by their numbers, in float32, and gives the same logits.
+        again: runs some features, by their numbers, in float32, and returns their logits.
     """
     order = np.argsort(margins, kind="stable")
     apart = margins[order]

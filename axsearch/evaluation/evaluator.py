@@ -70,13 +70,13 @@ class Evaluator:
         device: where accuracy is evaluated; latency runs on the scenario's device.
         dtype: what the search split is run in, float32 or bfloat16; answers are those of float32 in
             both, see :mod:`axsearch.evaluation.bfloat16`.
-        machine: whose milliseconds to give, if they were measured; this one's if None.
+        machine: whose milliseconds to report, if they were measured; this one's if None.
         weights: what recipes' tensors are; the base's, refitted in closed form, if None.
 
     Attributes:
         base: the user's model, the reference that all others are compared with; the recipe without
-            a choice stands for it, whatever the weights of the other recipes are.
-        table: what latency is predicted from; None to time every recipe's model.
+            choices is always this model, whatever the weights of other recipes are.
+        table: for predicting latency; None to time every recipe's model.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Evaluator:
 
     @cached_property
     def stages(self) -> Stages:
-        """The search split in nested subsets, by what the base gives."""
+        """The search split in nested subsets, drawn by the losses of the base."""
         search, base = self.task.search, self.accuracy(EXACT, self.task.search)
         mean = base.outcome.statistic == "mean"
         return Stages(search, contested(self.losses(EXACT), search.owners) if mean else None)
@@ -192,7 +192,7 @@ class Evaluator:
         *,
         threshold: Threshold | None = None,
     ) -> Evaluation:
-        """The metric on a split, from the store where it is known.
+        """The metric on a split, read from the store if it is known.
 
         With a ``threshold`` the split must be the search split; raises DominatedError where the
         recipe is confidently below it before all examples were seen.
@@ -291,7 +291,7 @@ class Evaluator:
         pairs: int = PAIRS,
         again: bool = False,
     ) -> Latency | None:
-        """The paired latency in the scenario, from the store where it was measured as well.
+        """The paired latency in the scenario, read from the store if it was measured before.
 
         Examples come from ``split``, the search split if None. The base's ratio is 1 by
         definition. With ``again`` it is measured whatever is stored. None where there is no
@@ -307,7 +307,7 @@ class Evaluator:
         model = small() if small is not None else self._weights(recipe).shrink(recipe)
         with measuring():
             if not again and (known := self._timed(key, recipe, pairs)) is not None:
-                return known  # by the worker that this one has waited for
+                return known  # measured by the worker that this one waited for
             measured = self._time(model, examples, pairs)
             if recipe == EXACT:
                 measured = Latency(**{**asdict(measured), "ratio": 1.0})
@@ -354,7 +354,7 @@ class Evaluator:
 def closed_form(task: Task, device: str) -> ClosedForm:
     """The base's tensors, refitted with moments of the calibration split where recipes compensate.
 
-    Moments are measured when they are first needed, with progress, and kept in the user's cache.
+    Moments are measured when they are first needed, with progress, and cached for the user.
     """
 
     def measured() -> Moments:

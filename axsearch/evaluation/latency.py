@@ -1,4 +1,4 @@
-"""Latency of a model relative to the base, timed so that a shared machine can be trusted."""
+"""Latency of a model relative to the base, timed so that it holds on a shared machine too."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def workload(
     batches: int = OWN_LENGTH_BATCHES,
     seed: int = 0,
 ) -> list[Batch]:
-    """The batches that a scenario times; random tokens where a length is asked for."""
+    """The batches that a scenario times; random tokens where it has a length."""
     if scenario.sequence_length is not None:
         generator = torch.Generator().manual_seed(seed)
         shape = (scenario.batch_size, scenario.sequence_length)
@@ -57,7 +57,7 @@ def workload(
 
 
 def workload_fingerprint(scenario: Scenario, batches: Sequence[Batch]) -> str:
-    """SHA-256 of a scenario and the tokens that it times, under which latencies are kept."""
+    """SHA-256 of a scenario and the tokens that it times, under which latencies are stored."""
     digest = hashlib.sha256(scenario.key.encode())
     for batch in batches:
         digest.update(batch["input_ids"].numpy().data)
@@ -70,7 +70,7 @@ def measure_latency(
     """Time model and base in turn (A B A B …) after a warm-up of each.
 
     Absolute times drift on a shared machine; the ratio of two passes made one after the other
-    does not, and the median over pairs drops the ones that something else disturbed. While the
+    does not, and the median over pairs ignores those that something else disturbed. While the
     quartiles of the ratios lie more than 10 % apart, up to three times ``pairs`` are measured.
     """
     ours = [base.prepare(batch) for batch in batches]

@@ -1,4 +1,4 @@
-"""Staged evaluation: stop early with a recipe that is confidently worth next to nothing."""
+"""Staged evaluation: stop early where a recipe confidently adds next to nothing."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from axsearch.tasks.split import Split
 
 SHARES = (1 / 8, 1 / 2, 1.0)
 FEWEST = 32
-"""Examples in the first stage, at least: below that an error of the difference says little."""
+"""The fewest examples in the first stage: with fewer, the error of a difference means little."""
 
 STANDARD_ERRORS = 1.0
-"""How far below what it needs a recipe must be to be stopped: 84 %, one-sided, at each stage.
+"""How far below the threshold a recipe must be to be stopped: 84 %, one-sided, at each stage.
 
-One that reaches it only just is stopped by either stage in about a fifth of all cases.
+A recipe that reaches the threshold only just is stopped by either stage in about a fifth of all
+cases.
 """
 
 LEAST_GAIN = 0.002
-"""What a recipe must add to the front's hypervolume, as a share of it, to be worth the examples."""
+"""The gain in the front's hypervolume, as a share of it, that is worth evaluating all examples."""
 
 LEAST_CONTESTED = 0.05
-"""Of an example whose answer seems certain, on the scale of :func:`contested`, that ends at 1/2."""
+"""For an example whose answer seems certain, on the scale of :func:`contested`, up to 1/2."""
 
 
 class DominatedError(AxsearchError):
@@ -40,8 +41,8 @@ class DominatedError(AxsearchError):
 
     Attributes:
         seen: how many examples it was evaluated on.
-        estimate: its metric on all of the split, estimated from them, with its interval.
-        rival: what leaves it no room, as :class:`Threshold` names it.
+        estimate: its metric on the whole split, estimated from these examples, with its interval.
+        rival: the model that it does not beat, as :class:`Threshold` names it.
         outcome: of the examples that were seen.
     """
 
@@ -54,7 +55,7 @@ class DominatedError(AxsearchError):
 
 
 HEADROOM = 0.02
-"""How far above the best accuracy so far a recipe is thought to come, at most."""
+"""How far above the best accuracy so far a recipe is assumed to reach, at most."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class Threshold:
     """What a recipe must reach to be worth all examples.
 
     Attributes:
-        rival: the most accurate at no higher cost, in words.
+        rival: the most accurate model at no higher cost, in words.
         value: the metric that adds :data:`LEAST_GAIN` to the front.
-        known: what some complete recipes gave on the whole split, to compare with; at least one.
+        known: outcomes of completely evaluated recipes on the whole split, to compare with; at
+            least one.
     """
 
     rival: str
@@ -75,12 +77,13 @@ class Threshold:
 class Stages:
     """A split in nested subsets of 1/8, 1/2 and all examples, the same for every recipe.
 
-    Examples on which recipes differ come sooner: drawn without replacement, with chances in
-    proportion to how contested they are. What is the same for all says nothing of who is better.
+    Examples on which recipes differ come sooner: they are drawn without replacement, with chances
+    in proportion to how contested they are. An example that all of them answer the same shows no
+    difference.
 
     Args:
         split: the whole.
-        contested: of each example, above 0, see :func:`contested`; all alike if None.
+        contested: of each example, above 0, see :func:`contested`; equal for all if None.
     """
 
     def __init__(self, split: Split, contested: Floats | None = None) -> None:
@@ -95,7 +98,7 @@ class Stages:
         self._chances = [_chances(weights, end) for end in ends]
 
     def name(self, seen: int) -> str:
-        """How the store calls a stage: examples seen, of how many."""
+        """The name of a stage in the store: examples seen, of how many."""
         return f"{seen}/{len(self._chances[-1])}"
 
     def seen(self, stage: int) -> NDArray[np.int64]:
@@ -105,13 +108,14 @@ class Stages:
     def estimate(self, ours: Outcome, stage: int, known: Sequence[Outcome]) -> tuple[float, float]:
         """A recipe's metric on the whole split by the examples of the stages so far, and its error.
 
-        Estimated is the difference from another recipe that is known on all examples, that one
-        whose difference has the least error: what differs little is soon known. The examples not
-        seen yet are all that is uncertain, since the objective is the metric on this very split.
-        A mean is estimated by Horvitz and Thompson's estimator, its variance as for Poisson
-        sampling (Särndal, Swensson and Wretman 1992, section 3.5), to which one example is added
-        that differs by a whole point: few that all agree are no proof. Other metrics need examples
-        that are all as likely, and are compared with the one whose answers are nearest.
+        The estimate is of the difference from another recipe that is known on all examples, namely
+        the one whose difference has the smallest error: small differences are known soon. The
+        examples not seen yet are all that is uncertain, since the objective is the metric on this
+        very split. A mean is estimated by Horvitz and Thompson's estimator, its variance as for
+        Poisson sampling (Särndal, Swensson and Wretman 1992, section 3.5), to which one example is
+        added that differs by a whole point: a few examples that all agree are no proof. Other
+        metrics need examples that are equally likely, and are compared with the recipe whose
+        answers are most similar.
 
         Args:
             ours: of the examples of :meth:`seen`, in their order.
@@ -144,9 +148,9 @@ def _apart(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def contested(losses: NDArray[np.float32], owners: NDArray[np.int64]) -> Floats:
-    """How likely recipes differ on each example, by the base's losses, (examples,).
+    """How likely recipes are to differ on each example, by the base's losses, (examples,).
 
-    The spread of an answer that is right with probability ``exp(-loss)``.
+    It is the standard deviation of an answer that is right with probability ``exp(-loss)``.
 
     Args:
         losses: of the base, (features,).
@@ -176,8 +180,8 @@ def worth(
     """The accuracy with which a recipe of these costs adds :data:`LEAST_GAIN`.
 
     Args:
-        least: what it must reach to add anything: the accuracy of the best at no higher cost.
-        costs: of the recipe, (costs,), those that the study minimises, as ratios to the base.
+        least: the accuracy that it must exceed to add anything: that of the best at no higher cost.
+        costs: the recipe's, (costs,), those that the study minimises, as ratios to the base.
         front_accuracy: of the front's members, (members,).
         front_costs: of the front's members, (members, costs).
         reference: the accuracy below which nothing counts.

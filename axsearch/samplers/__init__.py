@@ -1,4 +1,4 @@
-"""The samplers that a search can use, one file each, found by being there.
+"""The samplers that a search can use, one file each, registered by themselves.
 
 A module here with a ``SAMPLER`` (:class:`axsearch.samplers.base.Sampler`) is a sampler, under the
 module's name.

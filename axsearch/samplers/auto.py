@@ -22,7 +22,7 @@ from axsearch.statistics import pareto
 from axsearch.store.attributes import DIVERGENCE_ATTR, FIXED_ATTR, STOPPED_ATTR
 
 WEIGHTS = 24
-"""Genomes of the knapsack a proposal, for weights drawn anew each time."""
+"""Genomes of the knapsack a proposal, for weights drawn again each time."""
 
 SWITCHES = 256
 """Level switches a proposal, from members of the front."""
@@ -30,10 +30,10 @@ SWITCHES = 256
 Row = NDArray[np.int64]
 
 RECENT = 8
-"""Trials whose layers' outputs are thought to be kept still."""
+"""The latest trials, whose layers' outputs are assumed to be cached still."""
 
 STARTING = 0.05
-"""What an evaluation takes beside its layers, as a share of the base's pass."""
+"""The time of an evaluation outside of layers, as a share of the base's pass."""
 
 SOURCES = ("knapsack", "switches")
 
@@ -45,9 +45,9 @@ class Parts:
     Attributes:
         sources: where candidates come from, some of :data:`SOURCES`.
         correct: whether damage is corrected by what trials have shown.
-        process: whether what the curve leaves is modelled by a Gaussian process.
-        improve: whether the candidate with the largest expected improvement is taken, or any.
-        thrifty: whether improvement is divided by what its evaluation must run.
+        process: whether a Gaussian process models the residuals of the curve.
+        improve: whether the candidate with the largest expected improvement is proposed, or any.
+        thrifty: whether improvement is divided by the cost of evaluating it.
     """
 
     sources: tuple[str, ...] = SOURCES
@@ -58,20 +58,19 @@ class Parts:
 
 
 class AutoSampler(GenomeSampler):
-    """Proposes what is expected to add most to the hypervolume of the front.
+    """Proposes the genome that is expected to add most to the hypervolume of the front.
 
     Latency and size of a genome are known before its model is made, so only accuracy is uncertain;
     :class:`axsearch.samplers.surrogate.Surrogate` predicts it from damage that was measured once
     and from the trials so far. Candidates are the knapsack's genomes on the corrected damage, for
     weights drawn at random, and level switches of front members (one dimension a level or two up,
-    another down, or one alone). Taken is, of those that no trial has had yet and that keep the
-    known limits, the one with the largest expected hypervolume improvement for what its evaluation
-    must run: layers below the first that differs from one of the last eight trials' need not be run
-    again.
+    another down, or one alone). Of those that are new and within the known limits, it proposes the
+    one with the largest expected hypervolume improvement for the cost of its evaluation: layers
+    below the first that differs from one of the last eight trials' need not be run again.
 
-    A proposal depends on the seed and the trials before it alone: one worker
-    gives the same trials again, and goes on after a stop as if there had been none. Several workers
-    leave out what the others are running.
+    A proposal depends only on the seed and the trials before it: one worker proposes the same
+    trials again, and continues after a stop as if there had been none. Several workers avoid the
+    genomes that the others are running.
 
     Args:
         problem: what is known before the first trial; needs damage and at least one cost.
@@ -109,7 +108,7 @@ class AutoSampler(GenomeSampler):
         """The next genome as a row, (dimensions,).
 
         Args:
-            seen: the trials that gave an accuracy.
+            seen: the trials with an accuracy.
             taken: the rows, as bytes, that are not to be proposed again.
             random: draws the candidates.
         """
@@ -165,11 +164,11 @@ class AutoSampler(GenomeSampler):
         high = seen.accuracy[(seen.genomes == 0).all(axis=1)]
         floor = self.problem.reference(float(high[0])) if len(high) else self.problem.trivial
         allowed = self.problem.feasible(seen.genomes) & (seen.accuracy >= floor - 1e-12)
-        allowed &= seen.errors == 0  # what is only estimated is not on the front
+        allowed &= seen.errors == 0  # a model that is only estimated is not on the front
         return np.flatnonzero(allowed)
 
     def _seen(self, trials: list[FrozenTrial]) -> Observations:
-        """The trials that gave an accuracy; of one that was stopped, its estimate."""
+        """The trials with an accuracy; of one that was stopped, its estimate."""
         place = self.problem.objectives.index("accuracy")
         for trial in trials:
             if trial.number in self._read or not trial.state.is_finished():
@@ -240,7 +239,7 @@ class AutoSampler(GenomeSampler):
         return candidates[self.problem.feasible(candidates)] if len(candidates) else candidates
 
     def _anything(self, taken: Collection[bytes], random: np.random.Generator) -> Row:
-        """A random genome that is new and feasible, or the best of what can be had."""
+        """A random genome that is new and feasible, or else the best one found."""
         drawn = random.integers(self.problem.levels, size=(1024, len(self.problem.levels)))
         new = self._new(drawn, taken)
         if not len(new):

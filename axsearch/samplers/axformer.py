@@ -1,4 +1,4 @@
-"""AxFormer's greedy: one change after the other, each kept or not for good."""
+"""AxFormer's greedy search: one change after the other, each kept or rejected for good."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from axsearch.space.problem import Problem
 from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR, STOPPED_ATTR
 
 APPROXIMATIONS = (HeadMask.name, FfnMask.name, HardTopKAttention.name)
-"""What the space must be made of."""
+"""The approximations that the space must be made of."""
 
 HARD_K = 30
 """The paper's K of selective hard attention."""
@@ -53,7 +53,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """A change that was tried: its genome and what came of it.
+    """A change that was tried: its genome and its result.
 
     ``result`` is None for the step whose genome is still to be measured, the last one then.
     """
@@ -72,9 +72,9 @@ class Rule:
         epsilon: None for the accuracy-driven form, the tolerance of the speed-focused one.
 
     Attributes:
-        bound: what the mean loss of a change is compared with. In the accuracy-driven form the
-            loss of the last kept change, which the next one must be strictly below; in the
-            speed-focused one ``(1 + epsilon) * base``, which it must not be above.
+        bound: the bound on the mean loss of a change. In the accuracy-driven form it is the loss of
+            the last kept change, and the next one must be strictly below it; in the speed-focused
+            form it is ``(1 + epsilon) * base``, and no change may be above it.
     """
 
     def __init__(self, base: float, epsilon: float | None) -> None:
@@ -98,9 +98,9 @@ class Rule:
 def changes(space: SearchSpace) -> tuple[Change, ...]:
     """The changes in the order in which they are tried.
 
-    Selective hard attention comes first, from the bottom layer to the top one; then the blocks go,
-    from the top layer to the bottom one, the FFN before the attention. Kinds and layers that the
-    space lacks are left out.
+    Selective hard attention comes first, from the bottom layer to the top one; then the blocks are
+    removed, from the top layer to the bottom one, the FFN before the attention. Kinds and layers
+    that the space lacks are left out.
     """
     layers = sorted({d.sites[0].id.layer for d in space.dimensions})
     hard = [
@@ -121,14 +121,14 @@ def changes(space: SearchSpace) -> tuple[Change, ...]:
 def steps(problem: Problem, results: Mapping[tuple[int, ...], Result]) -> Iterator[Step]:
     """Walk through the greedy (AxFormer, arXiv 2010.03688, section on accuracy-driven pruning).
 
-    The first step is the base. There is no way back: what was kept stays, what was rejected is not
-    tried again. A block that is rejected although its loss is below 1.1 times the bound of its
-    form (see :class:`Rule`) is tried part by part, in the order of the parts.
+    The first step is the base. Nothing is undone: a kept change stays, a rejected one is not tried
+    again. A block that is rejected although its loss is below 1.1 times the bound of its form (see
+    :class:`Rule`) is tried part by part, in the order of the parts.
 
     Args:
         problem: the space and epsilon.
-        results: what is known, by genome as a row of levels in the order of the dimensions. The
-            walk ends at the first genome that is not among them.
+        results: of measured genomes, by genome as a row of levels in the order of the dimensions.
+            The walk ends at the first genome that is not among them.
     """
     current: Mapping[str, int] = problem.space.exact()
     base = results.get(tuple(current.values()))
@@ -152,18 +152,18 @@ def steps(problem: Problem, results: Mapping[tuple[int, ...], Result]) -> Iterat
 
 
 class AxFormerSampler(GenomeSampler):
-    """Proposes the steps of AxFormer's greedy as trials, one after the other.
+    """Proposes the steps of AxFormer's greedy search as trials, one after the other.
 
-    It holds no state: each time it walks through the study's complete trials anew, so a study that
-    was stopped goes on where it was, and trials that failed, that were pruned, that run or that
-    are none of its steps do no harm. A step whose genome was measured before is not measured
-    again. Each step waits for the one before it: trials that run at the same time are the same.
+    It holds no state: each time it walks through the study's complete trials again, so a study that
+    was stopped continues where it was, and trials that failed, were pruned, are running or are not
+    steps of the search do no harm. A step whose genome was measured before is not measured again.
+    Each step waits for the one before it: trials that run at the same time are the same.
 
     The worker must set the user attributes ``mean_loss`` and ``not_worse`` of a trial before the
     trial is complete.
 
     Raises:
-        UsageError: the space has nothing that the greedy could change.
+        UsageError: the space has nothing that the greedy search could change.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -184,7 +184,7 @@ class AxFormerSampler(GenomeSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The genome of the next step; once there is none, the one that the greedy came to."""
+        """The genome of the next step; at the end, the one that the search arrived at."""
         walked = self.trace(study)
         step = walked[-1]
         if step.result is not None:
@@ -219,7 +219,7 @@ class AxFormerSampler(GenomeSampler):
             if trial.state != TrialState.COMPLETE:
                 continue
             # The study may have trials that were made for another sampler, without losses. Of equal
-            # ones the first counts, or a repeated trial could change what was decided.
+            # ones the first counts, or a repeated trial could change a decision.
             if row is not None and {MEAN_LOSS_ATTR, NOT_WORSE_ATTR} <= trial.user_attrs.keys():
                 found.setdefault(row, _result(trial.user_attrs))
         return found

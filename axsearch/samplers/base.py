@@ -20,20 +20,20 @@ from axsearch.store.attributes import INTERRUPTED_ATTR
 
 @dataclass(frozen=True)
 class Sampler:
-    """What a sampler is: how it is made, and what a search must do differently for it.
+    """A sampler as a search sees it: how it is built, and what is done differently for it.
 
     Attributes:
         build: makes Optuna's sampler from a problem and the study's seed.
         approximations: those that its space must be made of; None if it takes any.
         needs_exact_losses: whether it compares losses, so that every trial must be evaluated on
             all examples and in float32.
-        needs_calibration: whether its space is ordered by importance, priced by damage, and rid of
+        needs_calibration: whether it needs importance orders and damage, and a space without the
             levels that are no faster than a more exact one.
         greedy: whether it walks from the base, one step a trial: there is no warm start then, and
             models above a limit are evaluated, since the walk may lead through them.
         default_compensation: see :mod:`axsearch.models.refit.compensation`.
         options: the settings that are for this sampler, by name; each check is called with the
-            value that was given and raises UsageError for one that cannot be used.
+            value and raises UsageError if it cannot be used.
     """
 
     build: Callable[[Problem, int], BaseSampler]
@@ -47,7 +47,7 @@ class Sampler:
 
 @runtime_checkable
 class Finite(Protocol):
-    """A sampler that has nothing left to propose at some time."""
+    """A sampler that at some point has nothing left to propose."""
 
     def finished(self, study: optuna.Study) -> bool:
         """Whether every trial that it would propose is complete."""
@@ -55,7 +55,7 @@ class Finite(Protocol):
 
 
 def interrupted(trial: FrozenTrial) -> bool:
-    """Whether a trial was stopped by a signal or lost: it says nothing of its recipe."""
+    """Whether a trial was stopped by a signal or lost, and so says nothing about its recipe."""
     return trial.state == TrialState.FAIL and INTERRUPTED_ATTR in trial.user_attrs
 
 
@@ -90,16 +90,16 @@ class GenomeSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Exact, for a parameter that is not of the space, or that a given genome leaves open."""
+        """Exact, for a parameter outside the space, or one that an enqueued trial leaves open."""
         return getattr(param_distribution, "low", 0)
 
 
 class PerTrial(BaseSampler):
     """One of Optuna's samplers, made for each trial with a seed of its own.
 
-    Optuna's samplers draw from a stream that a process keeps: a study that is resumed draws again
-    what it drew before, or else something that an uninterrupted one would not have drawn. Here what
-    a trial draws depends on the seed and the trials before it alone.
+    Optuna's samplers draw from a stream that lives in the process: a resumed study repeats its
+    draws, or draws what an uninterrupted one would not have drawn. Here the draws of a trial depend
+    only on the seed and the trials before it.
 
     Args:
         make: makes the sampler from a seed.
@@ -123,13 +123,13 @@ class PerTrial(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """As the sampler has it."""
+        """The search space of the sampler."""
         return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """What the sampler draws for all parameters together."""
+        """The sampler's draw for all parameters together."""
         return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -139,7 +139,7 @@ class PerTrial(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """What the sampler draws for one parameter."""
+        """The sampler's draw for one parameter."""
         return self._of(study, trial).sample_independent(
             study, trial, param_name, param_distribution
         )
@@ -155,7 +155,7 @@ class PerTrial(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Passed on; the trial's sampler is then let go."""
+        """Passed on to the trial's sampler, which is then dropped."""
         self._of(study, trial).after_trial(study, trial, state, values)
         del self._made[trial.number]
 

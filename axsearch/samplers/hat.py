@@ -28,7 +28,7 @@ from axsearch.store.optuna_internals import elite, id_of_study, set_system_attr,
 POPULATION = 125
 """Members of generation 0: those of the warm start and, for the rest, random ones."""
 PARENTS = 25
-"""How many of the best breed; they stay in the population."""
+"""How many of the best are parents; they stay in the population."""
 MUTANTS = 50
 """Mutants a generation."""
 CROSSOVERS = 50
@@ -38,7 +38,7 @@ MUTATION = 0.3
 
 # Candidates drawn at once, the next number if none fits: most fit at once, so most cost little.
 _DRAWS = (8, 64, 512)
-# A space of no more genomes is searched through where chance finds nothing new.
+# A space of at most this size is searched exhaustively where chance finds nothing new.
 _SMALL = 4096
 
 _Row = tuple[int, ...]
@@ -56,9 +56,9 @@ class HatSampler(GenomeSampler):
     """HAT's evolutionary search (arXiv 2005.14187, "Evolutionary Search for SubTransformer").
 
     Generation 0 has 125 members: the trials that others put into the study, and random genomes.
-    Each later one has 25 parents, the best of all before it, and 100 new trials, mutants and
-    crossovers of theirs by turns. What breaks a limit on a known cost is rejected before it is
-    evaluated, and so is a genome that the study already has.
+    Each later one has 25 parents, the best of all before it, and 100 new trials, alternately
+    mutants and crossovers of the parents. A genome that breaks a limit on a known cost, or that the
+    study already has, is rejected before it is evaluated.
 
     HAT has one objective, the loss, under a limit on latency. Where a study has several, the best
     are those of the lowest non-dominated rank, and of these the least crowded; trials that break a
@@ -79,7 +79,7 @@ class HatSampler(GenomeSampler):
     ) -> dict[str, Any]:
         """The next member of the latest generation, or the first of a new one."""
         if FIXED_ATTR in trial.system_attrs:
-            return {}  # a genome that someone else gave, if only in part
+            return {}  # a genome that was enqueued, if only in part
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         generation, position = _place(others)
         parents = self._parents(study, others, generation)
@@ -198,7 +198,7 @@ class HatSampler(GenomeSampler):
 
     @cached_property
     def _everything(self) -> Genomes:
-        """All genomes of a small space, (genomes, dimensions); none of a large one."""
+        """All genomes of a small space, (genomes, dimensions); an empty array for a large one."""
         levels = self.problem.levels.tolist()
         if math.prod(levels) > _SMALL:
             return np.empty((0, len(levels)), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack over damage and costs: which level each layer should take."""
+"""The multiple-choice knapsack over damage and costs: which level to choose for each layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_OPTIONS = 96
 
 @dataclass(frozen=True)
 class Options:
-    """The ways to set one layer that none beats in damage and in all costs.
+    """The settings of one layer that no other beats in damage and in all costs.
 
     Attributes:
         levels: of the layer's dimensions, (options, the layer's dimensions).
@@ -34,18 +34,18 @@ class Options:
 
 
 class Knapsack:
-    """Finds the genomes with the least damage for what they cost.
+    """Finds the genomes with the least damage for their costs.
 
     One choice is made for each layer. Damage is that of each layer plus what neighbours add, which
     makes the layers a chain; the least of ``damage + weights . costs`` is then found exactly, layer
     by layer, for any weights (dynamic programming). Sweeping the weights gives the lower convex
     hull of damage against costs. Options of a layer that others beat in damage and all costs are
-    left out before; only where neighbours add much could one of them have been the better.
+    dropped first; only where neighbours add much could one of them have been better.
 
     Args:
         problem: the space, its damage and its costs.
-        scale: factors of each dimension's damage, (dimensions,); 1 where trials said nothing else.
-        together: what neighbouring sites add, a factor of the product of the roots of their
+        scale: factors of each dimension's damage, (dimensions,); 1 without evidence from trials.
+        together: what neighbouring sites add, as a factor of the product of the roots of their
             damages, by pairs of dimension columns.
     """
 
@@ -126,7 +126,7 @@ class Knapsack:
 
 
 def sweep(costs: int, steps: int, least: float, most: float) -> Floats:
-    """Weights of the costs, (weights, costs): of each alone and of all alike, evenly in the log."""
+    """Weights of the costs, (weights, costs): of each alone and of all equally, even in the log."""
     scales = np.geomspace(least, most, steps)
     directions = [np.ones(costs) / costs]
     if costs > 1:

@@ -1,4 +1,4 @@
-"""What the trials so far say of the accuracy of a recipe that was not evaluated."""
+"""Predicts the accuracy of recipes that were not evaluated, from the trials so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLOOR = 1e-4
 """Damage, in nats, below which differences are the noise of a few hundred examples."""
 
 STIFFNESS = 0.3
-"""The ridge of the corrections, in observations: trials of a dimension before it is believed."""
+"""The ridge of the corrections, in observations: trials that a dimension needs to count."""
 
 MOST = 192
 """Trials that the Gaussian process is fitted to: the nearest to the front, then the newest."""
@@ -32,14 +32,14 @@ SCATTER = 0.01
 
 
 class Observations(NamedTuple):
-    """What trials gave.
+    """Results of trials.
 
     Attributes:
         genomes: (trials, dimensions).
         accuracy: the metric, (trials,).
         divergence: from the base's outputs on the search split, (trials,), NaN where not known.
         error: the standard error of the accuracy of a trial that was stopped, (trials,), 0 where
-            all examples were seen; they were everywhere if None.
+            all examples were seen; None if all saw all examples.
     """
 
     genomes: Genomes
@@ -49,7 +49,7 @@ class Observations(NamedTuple):
 
     @property
     def errors(self) -> Floats:
-        """The errors, (trials,), also where all are 0."""
+        """The errors, (trials,), an array of zeros for None."""
         return np.zeros(len(self.accuracy)) if self.error is None else self.error
 
 
@@ -66,7 +66,7 @@ class Curve:
     power: float
 
     def __call__(self, damage: Floats) -> Floats:
-        """Accuracy of each damage."""
+        """The accuracy at each damage."""
         return self.low + (self.high - self.low) * np.exp(-((damage / self.scale) ** self.power))
 
 
@@ -76,14 +76,14 @@ class Surrogate:
     Damage measured alone is summed over dimensions, after each dimension's was corrected by what
     the trials have shown: a ridge regression of the logarithm of their divergence on the shares
     that the dimensions, and neighbouring ones together, have in their damage. A curve takes damage
-    to accuracy. A Gaussian process models what is left: recipes that differ little, in damage or in
-    what is done to the model, answer alike and so are wrong alike.
+    to accuracy. A Gaussian process models the residuals: recipes that differ little, in damage or
+    in their changes to the model, answer similarly and so have similar errors.
 
     Args:
-        problem: what is known of the space.
+        problem: the space and what is known of it.
         seen: the trials.
         correct: whether to correct damage.
-        process: whether to model what is left.
+        process: whether to model the residuals.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Surrogate:
         """Mean and standard deviation of the accuracy of each genome, (genomes,) each."""
         mean = self.curve(self.damage(genomes))
         if self._process is None:
-            # Before anything was seen the curve is trusted less the further it has fallen.
+            # Before any trial the curve is trusted less the further it has fallen.
             return mean, NOISE * self._unit + 0.1 * (self.curve.high - mean)
         with _one_thread():
             left, spread = self._process.predict(*self._places(genomes))
@@ -123,7 +123,7 @@ class Surrogate:
         left = (seen.accuracy - self.curve(self.damage(seen.genomes))) / self._unit
         rows = np.arange(len(left))
         if len(rows) > MOST:
-            # What is far below its curve teaches little of where the front may go.
+            # A trial far below its curve shows little about where the front may go.
             rows = np.sort(np.argsort(-left, kind="stable")[: MOST // 2])
             rest = np.setdiff1d(np.arange(len(left)), rows)
             rows = np.concatenate((rows, rest[-(MOST - len(rows)) :]))
@@ -174,10 +174,10 @@ class _Process:
 
 
 def _one_thread() -> AbstractContextManager[Any]:
-    """Linear algebra in this thread alone.
+    """Run linear algebra in this thread only.
 
-    Matrices of a few hundred rows gain nothing from more threads, and these wait for one another:
-    while other processes keep the cores busy, a factorisation of a millisecond takes 250.
+    Matrices of a few hundred rows gain nothing from more threads, which wait for each other: while
+    other processes keep the cores busy, a factorisation of one millisecond takes 250.
     """
     limiter: AbstractContextManager[Any] = _controller().limit(limits=1, user_api="blas")
     return limiter
@@ -200,7 +200,7 @@ def _kernels(
 
 
 def _corrections(problem: Problem, seen: Observations) -> Floats:
-    """Factors of the dimensions' damages, (dimensions,): one where trials say nothing else.
+    """Factors of the dimensions' damages, (dimensions,): 1 without evidence from trials.
 
     To first order ``log sum(s_i d_i) = log sum(d_i) + sum((s_i - 1) d_i / sum(d_j))``.
     """
@@ -231,7 +231,7 @@ def _fit_curve(problem: Problem, damage: Floats, seen: Observations) -> Curve:
     low = min(problem.trivial, high - 1e-3)
     target = (accuracy - low) / (high - low)
     scales, powers = np.geomspace(0.01, 3.0, 25), np.linspace(0.6, 2.0, 8)
-    # As much as two trials say of a curve as it usually is.
+    # A prior worth two trials, for a curve as it usually is.
     usual = np.square(np.log(scales / 0.4))[:, None] / 50 + np.square(powers - 1.3)[None] / 50
     fell = np.exp(-((damage[None, None] / scales[:, None, None]) ** powers[None, :, None]))
     weights = 1 / (1 + np.square(seen.errors / SCATTER))
@@ -241,5 +241,5 @@ def _fit_curve(problem: Problem, damage: Floats, seen: Observations) -> Curve:
 
 
 def stacked(rows: Sequence[NDArray[np.int64]], dimensions: int) -> Genomes:
-    """Rows as an array, (rows, dimensions), also where there are none."""
+    """Rows as an array, (rows, dimensions), even if there are none."""
     return np.array(rows, np.int64).reshape(-1, dimensions)

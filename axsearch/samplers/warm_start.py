@@ -9,7 +9,7 @@ from axsearch.samplers.knapsack import Knapsack, sweep
 from axsearch.space.problem import Genomes, Problem
 
 RUNGS = (0.75, 0.5, 0.25)
-"""Shares of its units that every site keeps, rung by rung."""
+"""The share of its units that every site keeps, rung by rung."""
 
 CHOICES = 12
 """Genomes of the knapsack's sweep."""
@@ -18,7 +18,7 @@ WEIGHTS = 240
 
 
 def warm_start(problem: Problem) -> list[dict[str, int]]:
-    """The genomes to try first, without repetition; infeasible ones are left out but for the base.
+    """The genomes to try first, without repetition; infeasible ones except the base are left out.
 
     Those of the knapsack lie evenly between the exact model and the cheapest, by their cost.
     """
@@ -36,7 +36,7 @@ def warm_start(problem: Problem) -> list[dict[str, int]]:
 
 
 def hull(problem: Problem, knapsack: Knapsack | None = None) -> Genomes:
-    """The knapsack's genomes for weights from hardly any to nothing but costs."""
+    """The knapsack's genomes for weights from almost only damage to almost only costs."""
     solved = (knapsack or Knapsack(problem)).solve(sweep(len(problem.costs), WEIGHTS, 1e-4, 1e3))
     return np.unique(solved, axis=0)
 
@@ -44,7 +44,8 @@ def hull(problem: Problem, knapsack: Knapsack | None = None) -> Genomes:
 def uniform(problem: Problem) -> Genomes:
     """Every dimension that removes units at the level nearest to each rung's share.
 
-    No block goes as a whole. Parts of a mask stay exact: each alone is nearest at its removal.
+    No block is removed as a whole. Parts of a mask stay exact: each alone is nearest at its
+    removal.
     """
     rows = []
     for share in RUNGS:

@@ -70,7 +70,7 @@ def answer(
 
 
 def with_headers(start_response: StartResponse, added: Headers) -> StartResponse:
-    """A ``start_response`` that replaces an app's headers by those in ``added`` of the same name."""
+    """A ``start_response`` that sends ``added`` in place of an app's headers of the same names."""
     names = {name.lower() for name, _ in added}
 
     def start(
