@@ -59,21 +59,21 @@ def export_model(
 ) -> Path:
     """Write a trial's model to a new folder; it appears there only when it is complete.
 
-    The model and the base are evaluated on the holdout split, where that was not done before.
+    The model and the base are evaluated on the holdout split, if that was not done before.
 
     Args:
         study: the study that has the trial.
         trial: number of a finished trial.
         out: a folder that does not exist or is empty.
         format: see :func:`format_names`.
-        force: write a model that is no better than the trivial answer, too.
+        force: write the model even if it is no better than a constant prediction.
 
     Raises:
         UsageError: no such trial or format, a recipe that the format cannot hold, a folder that is
             not empty, a base model or data that are not those the study was made with, or, without
-            ``force``, a model that is no better than the trivial answer: one class for all,
-            the mean, no answer; too little room on the disk.
-        AxsearchError: the disk became full meanwhile; nothing is left of the export.
+            ``force``, a model that is no better than a constant prediction (one class, the mean or
+            no answer for all examples); too little room on the disk.
+        AxsearchError: the disk became full meanwhile; what was written is removed.
     """
     if format not in formats():
         raise UsageError(
@@ -113,7 +113,7 @@ def _bundle(
     force: bool,
     begin: Callable[[str], None],
 ) -> Bundle:
-    """All that a format writes; raises UsageError for a model that is worth nothing."""
+    """The bundle that a format writes; raises UsageError for a model that is worth nothing."""
     begin("Loading model and data")
     spec, trial = study.spec, measurement.trial
     task = load_task(spec)
@@ -161,7 +161,7 @@ def _write(bundle: Bundle, folder: Path, format: str) -> None:
         try:
             formats()[format].write(bundle, inside)
             Manifest.of(inside, format).write(inside)
-        except Exception as error:  # each format's libraries say it in another way
+        except Exception as error:  # each format's libraries report it in their own way
             if not _is_full(error, folder.parent):
                 raise
             raise AxsearchError(
@@ -197,7 +197,7 @@ def _is_full(error: BaseException | None, folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Verified:
-    """What :func:`verify_export` found: all files as written, and how far the answers are apart."""
+    """Result of :func:`verify_export`: all files are unchanged; how far the answers are apart."""
 
     format: str
     files: int

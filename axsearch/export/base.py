@@ -1,4 +1,4 @@
-"""What an export format is, and what every export holds."""
+"""The contract of an export format, and the files that every export holds."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from axsearch.store.queries import Evaluation
 RECIPE, PROBE, CARD = "recipe.json", "probe.json", "README.md"
 PROBE_ROWS, PROBE_LENGTH = 4, 24
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
-"""What a model may answer, of which a probe keeps what there is."""
+"""The outputs that a model may have; a probe stores those that it has."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Everything that goes into an export: the base, the recipe and what was measured of it.
+    """Everything that goes into an export: the base, the recipe and its measurements.
 
-    ``weights`` are what the recipe's tensors are; ``holdout`` and ``base_holdout`` are the
+    ``weights`` are where the recipe's tensors come from; ``holdout`` and ``base_holdout`` are the
     accuracies on the holdout split, ``machine`` is where the latency was measured.
     """
 
@@ -97,13 +97,13 @@ class Bundle:
 
     @cached_property
     def probe_outputs(self) -> dict[str, Tensor]:
-        """What the searched model says to the probe, by the name of the output."""
+        """The searched model's outputs for the probe, by name."""
         with torch.inference_mode():
             answer = self.small(**self.probe_inputs)
         return {name: answer[name] for name in OUTPUTS if name in answer}
 
     def write_common(self, folder: Path, card: str) -> None:
-        """Write what every format holds beside the model: tokenizer, recipe, probe and card."""
+        """Write what every format has beside the model: tokenizer, recipe, probe and card."""
         self.tokenizer.save_pretrained(folder)
         self.recipe.write(folder / RECIPE)
         probe = {
@@ -124,7 +124,7 @@ class ExportFormat(ABC):
     tolerance: ClassVar[float]
 
     def refusal(self, measurement: Measurement) -> str | None:
-        """Why a model cannot be written in this format; None if it can. Told before any work."""
+        """Why a model cannot be written in this format; None if it can. Called before any work."""
         return None
 
     @abstractmethod
@@ -133,17 +133,16 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def check(self, folder: Path) -> float:
-        """Open an export in a new process; the largest difference of its answers to the stored.
+        """Open an export in a new process; returns how far its answers are from the stored ones.
 
         Raises UsageError naming the file that was changed or is missing.
         """
 
 
 def run_check(script: str, folder: Path, *arguments: str) -> float:
-    """Run a script in a new, isolated Python; the number on its last line of output.
+    """Run a script in a new, isolated Python; returns the number on its last line of output.
 
-    It is given the folder and the arguments. Raises AxsearchError with its last words where it
-    fails.
+    It receives the folder and the arguments. Raises AxsearchError with its last words where it fails.
     """
     done = subprocess.run(
         [sys.executable, "-I", "-c", script, str(folder.resolve()), *arguments],

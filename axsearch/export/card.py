@@ -11,7 +11,7 @@ from axsearch.export.base import Bundle
 
 
 def model_card(bundle: Bundle, format: str, *, remote: bool = False) -> str:
-    """Markdown with front matter: what was cut, what was measured, how to load it.
+    """Markdown with front matter: the cuts, the measurements and how to load the model.
 
     ``remote`` says that opening it needs the modeling file of its folder.
     """

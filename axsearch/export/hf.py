@@ -49,7 +49,7 @@ print(json.dumps(torch.stack([
 class HuggingFace(ExportFormat):
     """safetensors, config, tokenizer, model card and a self-contained modeling file.
 
-    Where only whole layers are gone it is a plain checkpoint of the family, without the file.
+    Where only whole layers were removed, it is a plain checkpoint of the family without the file.
     """
 
     name = "hf"
@@ -114,9 +114,9 @@ def _types(recipe: Recipe) -> list[str]:
 def _is_written_by_us(
     modeling: Path, base: type[PreTrainedModel], auto_class: str, recipe: Recipe
 ) -> bool:
-    # This version's file is compared with what it would write. Earlier releases cannot be asked,
+    # This version's file is compared with what it would write. Earlier releases are not installed,
     # but nobody can make another file with the SHA-256 of one of theirs. Each is known for its own
-    # model type and class alone: for any other, the file is as foreign as anybody else's.
+    # model type and class only: for any other, the file is as foreign as anybody else's.
     source = modeling.read_text(encoding="utf-8", errors="replace")
     if source == modeling_source(base, auto_class, _types(recipe)):
         return True

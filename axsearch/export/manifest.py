@@ -34,7 +34,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, folder: Path, format: str) -> Manifest:
-        """List a folder as it is."""
+        """List the files of a folder as they are."""
         return cls(format=format, files={p.name: _entry(p) for p in sorted(folder.iterdir())})
 
     def write(self, folder: Path) -> None:

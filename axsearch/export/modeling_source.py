@@ -44,7 +44,7 @@ def modeling_source(base: type[PreTrainedModel], auto_class: str, types: Sequenc
     """The source of a smaller model: the axsearch modules that it is made of, as one file.
 
     These are the very modules that a search measures: those of the family and of the approximations
-    of these ``types`` of choices, with whatever of axsearch they import in front. On top are a
+    of these ``types`` of choices, after all modules of axsearch that they import. At the end are a
     config class and a model class that applies the recipe of its config to a new model of the class
     ``base``.
     """

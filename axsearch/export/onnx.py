@@ -2,7 +2,7 @@
 
 Attention is written as ONNX's own ``Attention`` operator (opset 23), one node a layer with its own
 number of heads. ONNX Runtime's fusions find attention by patterns of other exporters' graphs, and
-``onnxruntime.transformers.optimizer`` found none in these; this way none has to be found.
+``onnxruntime.transformers.optimizer`` found none in these; written this way, no fusion is needed.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Onnx(ExportFormat):
     tolerance = 1e-3
 
     def refusal(self, measurement: Measurement) -> str | None:
-        """Every recipe can be written, if the packages are there and one file holds the weights."""
+        """Every recipe can be, if the packages are installed and one file holds the weights."""
         return missing(PACKAGES) or too_large(measurement)
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        """Write the file as torch's exporter makes it, without paths and code it notes there."""
+        """Write the file of torch's exporter, without the paths and code that it adds."""
         write_onnx(bundle.small, bundle.probe_inputs, bundle.probe_outputs, folder / MODEL)
         write_config(bundle, folder)
         bundle.write_common(folder, model_card(bundle, self.name))
@@ -125,9 +125,9 @@ def write_onnx(
 
     Args:
         model: in evaluation mode, on the CPU.
-        probe: inputs by name, (rows, length) or (rows, …) for images. What is traced is smaller in
-            both sizes, so that the probe shows them to be open.
-        answers: the names of the outputs, of those the model gives.
+        probe: inputs by name, (rows, length) or (rows, …) for images. The traced input is smaller
+            in both sizes, so that the probe shows that they are open.
+        answers: the names of the outputs to write, among those of the model.
         path: where to write.
     """
     from onnxscript.optimizer import optimize
@@ -166,7 +166,7 @@ def write_onnx(
 
 
 class _Answers(nn.Module):
-    """A model that takes and gives the tensors of these names, in this order."""
+    """A model with the inputs and outputs of these names, in this order."""
 
     def __init__(
         self, model: PreTrainedModel, inputs: tuple[str, ...], outputs: tuple[str, ...]

@@ -1,8 +1,8 @@
 """``--format openvino``: OpenVINO's own files, for any batch size and length.
 
-They are made from the ONNX file, which OpenVINO runs as fast and as exactly as what its own tracer
-makes of the PyTorch module. OpenVINO is only ever imported in processes of its own, in which its
-telemetry package cannot be: it reports every import to Google Analytics without asking.
+They are made from the ONNX file, which OpenVINO runs as fast and as exactly as the result of its
+own tracer of PyTorch modules. OpenVINO is imported only in processes of its own that block its
+telemetry package, which reports every import to Google Analytics without asking.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ TRACED_ATTENTION = "traced_attention"
 
 
 def traceable(small: PreTrainedModel) -> PreTrainedModel:
-    """A copy that shares the tensors and answers the same, for a tracer with an open length."""
+    """A copy that shares the tensors and has the same outputs, for a tracer with an open length."""
     shared = (*small.parameters(), *small.buffers())
     model: PreTrainedModel = copy.deepcopy(small, {id(tensor): tensor for tensor in shared})
     if model.config._attn_implementation in ("sdpa", *own_attentions()):
@@ -26,13 +26,13 @@ def traceable(small: PreTrainedModel) -> PreTrainedModel:
     for tracing in _tracings():
         for module in model.modules():
             tracing.trace(module)
-    if getattr(model.config, "use_cache", False):  # of earlier tokens, which an export has not
+    if getattr(model.config, "use_cache", False):  # of earlier tokens; an export has none
         model.config.use_cache = False
     return model
 
 
 def own_attentions() -> tuple[str, ...]:
-    """The attention implementations that approximations bring."""
+    """The attention implementations that approximations add."""
     return tuple(name for tracing in _tracings() for name in tracing.ATTENTIONS)
 
 
@@ -50,7 +50,7 @@ def attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
-    """Attention as an exporter can trace it: SDPA, or what an approximation put in its place."""
+    """Attention as an exporter can trace it: SDPA, or an approximation's replacement for it."""
     attend = getattr(module, TRACED_ATTENTION, None)
     if attend is None:
         return sdpa_attention_forward(
@@ -61,7 +61,7 @@ def attention_forward(
 
 
 def attention_mask(**kwargs: Any) -> Tensor | None:
-    """SDPA's mask, there even if the example that is traced could do without."""
+    """SDPA's mask, present even if the traced example needs none."""
     kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     mask: Tensor | None = sdpa_mask(**kwargs)
     return mask

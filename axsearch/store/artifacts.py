@@ -27,7 +27,7 @@ from axsearch.store.optuna_internals import SYSTEM_ATTRS, TRIALS
 from axsearch.store.outages import outlast
 
 PREFIX = "artifacts:"
-"""Of the attributes under which Optuna keeps what a trial's artifacts are."""
+"""Prefix of the attributes under which Optuna stores the metadata of a trial's artifacts."""
 
 
 class ArtifactStore:
@@ -78,7 +78,7 @@ def attach(session: Session, trial_id: int, name: str, data: bytes) -> None:
         insert(SYSTEM_ATTRS).values(
             trial_id=trial_id,
             key=PREFIX + row.id,
-            # Twice, as Optuna has it: it gives attributes their JSON, and this one is a string.
+            # Twice, as Optuna does: it writes attributes as JSON, and this one is a JSON string.
             value_json=json.dumps(json.dumps(meta)),
         )
     )

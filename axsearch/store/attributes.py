@@ -18,22 +18,22 @@ DIVERGENCE_ATTR = "divergence"
 """Of a complete trial: the divergence from the base's outputs, in nats."""
 
 STOPPED_ATTR = "stopped"
-"""Of a trial that was stopped early: what was seen, or why."""
+"""Of a trial that was stopped early: its partial result, or the reason."""
 
 FAILED_ATTR = "failed"
 """Of a failed trial: why."""
 
 DROPPED_ATTR = "dropped"
-"""Of a failed trial that was not evaluated: which trial has its recipe."""
+"""Of a failed trial that was not evaluated: the trial that has its recipe."""
 
 GENERATION_ATTR = "hat:generation"
-"""The system attribute that tells the generation of a trial that this sampler proposed."""
+"""The system attribute with the generation of a trial that this sampler proposed."""
 
 WORKER_ATTR = "axsearch:worker"
 """Who began a trial last."""
 
 INTERRUPTED_ATTR = "interrupted"
-"""Of a failed trial: it was stopped or lost, and says nothing of its recipe."""
+"""Of a failed trial: it was stopped or lost, so it is no evidence about its recipe."""
 
 RETRY_ATTR = "retry_of"
 """Of a trial that tries a lost one's recipe again: the number of the lost one."""
@@ -42,7 +42,7 @@ GIVEN_UP_ATTR = "given_up"
 """Of a failed trial: how many trials had its recipe, all of them lost."""
 
 FIXED_ATTR = "fixed_params"
-"""Where Optuna keeps what a waiting trial is to be tried with."""
+"""Where Optuna stores the parameters that a waiting trial is to have."""
 
 CONSTRAINTS_ATTR = "constraints"
-"""Where Optuna kept constraints before version 5; its dashboard reads only this."""
+"""Where Optuna stored constraints before version 5; its dashboard reads only this."""

@@ -28,7 +28,7 @@ def size_kind() -> str:
 
 
 def latency_kind(machine: str, levels: Mapping[str, Sequence[int | None]]) -> str:
-    """Of the latency table of a machine, for all levels that a search was asked to try."""
+    """Of the latency table of a machine, for all levels that a search is to try."""
     asked = [(name, list(values)) for name, values in sorted(levels.items())]
     shapes = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
     return f"latency {hashlib.sha256(f'{machine} {shapes}'.encode()).hexdigest()[:16]}"
@@ -45,10 +45,10 @@ def damage_kind(space: str) -> str:
 
 
 def trivial_kind(metric: str) -> str:
-    """Of the accuracy of an answer that does not look."""
+    """Of the accuracy of a constant prediction."""
     return f"trivial {metric}"
 
 
 def both_splits(calibration: str, search: str) -> str:
-    """In place of a split's fingerprint, for what depends on two of them."""
+    """In place of a split's fingerprint, for tables that depend on two splits."""
     return hashlib.sha256(f"{calibration} {search}".encode()).hexdigest()

@@ -26,7 +26,7 @@ from axsearch.store.optuna_internals import (
 ROWS = cast(Table, TrialRow.__table__)
 
 RECIPE_RETRIES = 3
-"""How often a recipe is tried again whose trial was lost."""
+"""How often a recipe is tried again after its trial was lost."""
 
 
 class BudgetFullError(AxsearchError):
@@ -35,7 +35,7 @@ class BudgetFullError(AxsearchError):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker works on: a study in which so many distinct recipes are to be finished."""
+    """A worker's assignment: a study in which this many distinct recipes are to be finished."""
 
     study_id: int
     wanted: int
@@ -44,7 +44,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Claim:
-    """What came of a trial's claim to a recipe.
+    """The result of a trial's claim to a recipe.
 
     Attributes:
         state: ``own``: the trial has it; ``finished``: another trial finished it; ``held``:
@@ -59,9 +59,10 @@ class Claim:
 
 
 def lock_study(session: Session, study_id: int) -> None:
-    """Let no one else begin a trial of a study until the transaction ends; its first statement.
+    """Lock a study, so that no one else begins a trial of it until the transaction ends.
 
-    SQLite knows no row locks and reads outside of transactions: there the first write is the lock.
+    It must be the transaction's first statement. SQLite has no row locks and reads outside of
+    transactions: there the first write is the lock.
     """
     own = STUDIES.c.study_id == study_id
     if session.get_bind().dialect.name == "sqlite":
@@ -96,11 +97,12 @@ def trials_in(session: Session, study_id: int, state: TrialState) -> int:
 
 
 def begin(session: Session, trial_id: int, worker: str) -> None:
-    """Say with the start of a trial who runs it, and that it is alive.
+    """Record with the start of a trial who runs it, and that it is alive.
 
-    In the same transaction: a trial without a heartbeat would run for good if its worker died.
+    It is done in the same transaction: a trial without a heartbeat would stay running for ever if
+    its worker died.
     """
-    if session.get_bind().dialect.name == "sqlite":  # it gives the ids of deleted trials again
+    if session.get_bind().dialect.name == "sqlite":  # it assigns the ids of deleted trials again
         session.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == trial_id))
     session.execute(insert(HEARTBEATS).values(trial_id=trial_id))
     value = {"trial_id": trial_id, "key": WORKER_ATTR, "value_json": json.dumps(worker)}
@@ -108,13 +110,13 @@ def begin(session: Session, trial_id: int, worker: str) -> None:
 
 
 def beat(session: Session, trial_id: int) -> None:
-    """Say that a trial is alive, where it is there: a row for one that was deleted would stay."""
+    """Record that a trial is alive, if it exists: a row for a deleted one would stay."""
     own = HEARTBEATS.c.trial_id == trial_id
     session.execute(update(HEARTBEATS).where(own).values(heartbeat=func.now()))
 
 
 def runs(session: Session, trial_id: int, worker: str) -> bool:
-    """Whether a trial runs that this worker began, as :func:`begin` was told."""
+    """Whether a trial that this worker began, see :func:`begin`, is running."""
     found = session.execute(
         select(TRIALS.c.state, SYSTEM_ATTRS.c.value_json)
         .join(SYSTEM_ATTRS, SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id)
@@ -128,7 +130,7 @@ def runs(session: Session, trial_id: int, worker: str) -> bool:
 
 
 def start_waiting(session: Session, trial_id: int, assignment: Assignment) -> bool:
-    """Start a trial that waits; false where another worker has."""
+    """Start a trial that waits; false where another worker has started it."""
     waiting = (TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
     now = datetime.now(UTC).replace(tzinfo=None)
     started = update(TRIALS).where(*waiting).values(state=TrialState.RUNNING, datetime_start=now)
@@ -147,7 +149,7 @@ def first_waiting(session: Session, study_id: int) -> int | None:
 
 
 def holder(session: Session, study_id: int, recipe: str) -> Claim | None:
-    """Who has a recipe of a study; one whose trial failed or is gone may be had: state ``own``."""
+    """Who has a recipe of a study; one whose trial failed or was deleted is free: state ``own``."""
     row = session.execute(
         select(ROWS.c.trial_id, ROWS.c.attempt, ROWS.c.finished, TRIALS.c.state)
         .join(TRIALS, TRIALS.c.trial_id == ROWS.c.trial_id, isouter=True)
@@ -165,7 +167,7 @@ def holder(session: Session, study_id: int, recipe: str) -> Claim | None:
 def take_over(
     session: Session, study_id: int, recipe: str, before: int, trial_id: int, attempt: int
 ) -> bool:
-    """Give a recipe to another trial; false where it has gone to someone else meanwhile."""
+    """Give a recipe to another trial; false where someone else took it meanwhile."""
     own = (ROWS.c.study_id == study_id, ROWS.c.recipe == recipe, ROWS.c.trial_id == before)
     given = update(ROWS).where(*own).values(trial_id=trial_id, attempt=attempt)
     return bool(session.execute(given).rowcount)  # type: ignore[attr-defined]
@@ -189,7 +191,7 @@ def add_claim(session: Session, study_id: int, recipe: str, text: str, trial_id:
 
 
 def end(session: Session, trial_id: int, columns: Mapping[str, Any]) -> None:
-    """Write what a trial found, where it has its recipe."""
+    """Write the result of a trial, if it has its recipe."""
     session.execute(update(ROWS).where(ROWS.c.trial_id == trial_id).values(**columns))
 
 
@@ -202,7 +204,7 @@ def recipe_of(session: Session, study_id: int, trial_id: int) -> tuple[str, int]
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs, for so many seconds without a sign of life."""
+    """A running trial, and for how many seconds it has shown no sign of life."""
 
     trial_id: int
     number: int
@@ -232,7 +234,7 @@ def signs_of_life(session: Session, study_id: int) -> list[Running]:
     def silent(start: datetime | None, heartbeat: datetime | None) -> float:
         if heartbeat is not None:  # both by the database's clock
             gone: timedelta = now.replace(tzinfo=None) - heartbeat.replace(tzinfo=None)
-        else:  # a trial that something else began
+        else:  # a trial that another program began
             gone = datetime.now(UTC).replace(tzinfo=None) - (start or datetime.min)
         return gone.total_seconds()
 

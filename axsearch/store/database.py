@@ -40,7 +40,7 @@ SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 LOCK = 0x6178
 """The PostgreSQL advisory lock that is held while tables are changed."""
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # the run reports failed trials
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search reports failed trials
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -190,7 +190,7 @@ def _parse(url: str) -> URL:
         ) from None
     except ImportError as error:
         raise UsageError(f"The driver of the storage is not installed: {error}.") from None
-    if "@" in (parsed.host or ""):  # or the end of the password is taken for a host, and shown
+    if "@" in (parsed.host or ""):  # else the end of the password is read as a host, and shown
         raise UsageError("An @ in the password of the storage's URL must be written %40.")
     return parsed
 

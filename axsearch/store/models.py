@@ -63,7 +63,7 @@ class ModelRow(TableBase):
 
 
 class TaskRow(TableBase):
-    """What models are judged by: three splits, by their fingerprints, and a metric."""
+    """A task: three splits, by their fingerprints, and a metric."""
 
     __tablename__ = "ax_tasks"
 
@@ -93,9 +93,8 @@ class MachineRow(TableBase):
 
 
 class StudyRow(TableBase):
-    """What a study is about: enough to resume it, to refuse another one, and to export from it.
-
-    ``trials`` and ``settings`` are what its last search asked for; workers follow them.
+    """The specification of a study: enough to resume it, to refuse another one, and to export from
+    it. ``trials`` and ``settings`` are those of the last search; workers follow them.
     """
 
     __tablename__ = "ax_studies"
@@ -124,7 +123,7 @@ class RecipeRow(TableBase):
 class TrialRow(TableBase):
     """One distinct recipe of a study, and the trial that has it.
 
-    A row is there from the moment a trial is queued for the recipe or takes it; ``attempt`` counts
+    A row exists from the moment a trial is queued for the recipe or takes it; ``attempt`` counts
     the trials that have had it. ``finished`` is set with the end of the trial, in one transaction:
     these rows are what the budget of a study counts. ``accuracy`` is null where the evaluation was
     stopped early or nothing is finished yet. ``latency`` and ``size`` are what the study minimises
@@ -166,8 +165,8 @@ class EvaluationRow(TableBase):
     ``stage`` is ``whole``, or how many of how many examples were seen, such as ``125/1000``, where
     evaluation was stopped; its value is then an estimate for the whole split. ``statistic`` and
     ``outcome`` are those of :class:`axsearch.statistics.outcome.Outcome`, packed. ``losses`` has
-    the loss of each feature, packed alike; null where evaluation was stopped, and in what older
-    versions did.
+    the loss of each feature, packed the same way; null where evaluation was stopped, and in rows of
+    older versions.
     """
 
     __tablename__ = "ax_evaluations"

@@ -1,4 +1,4 @@
-"""Optuna's private names: every one that axsearch uses, each under a name that says what it is for.
+"""Optuna's private names: every one that axsearch uses, each under a name that says its purpose.
 
 Optuna has no public way to write a trial in one transaction, to start a waiting trial in one worker
 only, or to read its tables row by row. pyproject.toml pins it below its next major version, and
@@ -42,7 +42,7 @@ SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
 HEARTBEATS: Table = models.TrialHeartbeatModel.__table__
 
 NOT_FOUND: str = models.NOT_FOUND_MSG
-"""What Optuna's KeyErrors say of a study or trial that is not there."""
+"""The message of Optuna's KeyErrors about a study or trial that does not exist."""
 
 # Infinities and NaN, which not every database can hold, are stored as null and a kind.
 
@@ -73,18 +73,18 @@ def storage_of(study: optuna.Study) -> BaseStorage:
 def set_system_attr(study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
     """Set a system attribute of a running trial.
 
-    Samplers keep what they need to know again in these, out of the way of users' attributes;
-    Optuna's own set them in this way, since its public API no longer does.
+    Samplers store their state in these, apart from users' attributes; Optuna's own samplers set
+    them in this way, since its public API no longer does.
     """
     storage_of(study).set_trial_system_attr(trial._trial_id, key, value)
 
 
 def begin_trial(study: optuna.Study) -> optuna.Trial:
-    """Begin a new trial: what ``Study.ask`` does, but for a look through all trials.
+    """Begin a new trial, as ``Study.ask`` does, but without reading all trials.
 
-    It looks for one that waits, in time that grows with the study.
+    ``Study.ask`` looks for a waiting one, in time that grows with the study.
     """
-    study._thread_local.cached_all_trials = None  # they are those of the trial before
+    study._thread_local.cached_all_trials = None  # they are those of the previous trial
     return optuna.Trial(study, study._storage.create_new_trial(study._study_id))
 
 
@@ -94,7 +94,7 @@ def end_trial(
     values: Sequence[float] | None,
     state: TrialState | None,
 ) -> None:
-    """End a trial: what ``Study.tell`` does, but for reading the whole trial again.
+    """End a trial, as ``Study.tell`` does, but without reading the whole trial again.
 
     ``state`` is None for a complete trial. Raises ValueError where the trial does not run,
     UpdateFinishedTrialError where another process ended it, KeyError where it was deleted.

@@ -77,9 +77,9 @@ def database_error(error: BaseException) -> AxsearchError:
 
 
 def attempts() -> Iterator[tenacity.AttemptManager]:
-    """Attempts at a piece of work, for ``for attempt in attempts(): with attempt: …``.
+    """Attempts at an operation, for ``for attempt in attempts(): with attempt: …``.
 
-    There is only one attempt within another piece of work that is itself retried.
+    Within another operation that is itself retried there is only one attempt.
     """
     if getattr(_state, "inside", False):
         yield from tenacity.Retrying(stop=tenacity.stop_after_attempt(1), reraise=True)
@@ -99,7 +99,7 @@ def attempts() -> Iterator[tenacity.AttemptManager]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """While open, nothing is retried in this thread."""
+    """A context in which nothing is retried in this thread."""
     before = getattr(_state, "inside", False)
     _state.inside = True
     try:

@@ -49,8 +49,8 @@ class Evaluation:
 class EvaluationKey:
     """The inputs of an evaluation: with the same key the result is the same, and is computed once.
 
-    ``calibration`` is the fingerprint of the calibration split, which makes a compensated model
-    what it is; ``weights`` is the key of the weights that the recipe was given.
+    ``calibration`` is the fingerprint of the calibration split, which a compensated model depends
+    on; ``weights`` is the key of the recipe's weights.
     """
 
     model: str
@@ -155,9 +155,9 @@ def save_evaluation(
 class LatencyKey:
     """Where and for what a latency was measured; ``workload`` fingerprints the batches.
 
-    ``weights`` is the key of the weights that were timed. The time of a recipe is mostly one of its
-    shapes, whatever numbers are in them, but not always (tokens that are dropped and layers that
-    are left early depend on what the model computes), so one is not taken for the other.
+    ``weights`` is the key of the weights that were timed. Latency mostly depends on shapes alone,
+    but not always (which tokens are dropped and which layers are skipped depends on what the model
+    computes), so weights are part of the key.
     """
 
     model: str
@@ -262,7 +262,7 @@ def save_with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
             return
         try:
             session.add_all(new)
-            session.flush()  # or what names the recipe might be written before it
+            session.flush()  # or a row that names the recipe might be written before it
             session.add_all(rows)
             session.commit()
             return

@@ -1,4 +1,4 @@
-"""Records that a database holds, which another version or a hand may have written."""
+"""Records in a database, which another version may have written or someone edited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read_record(model: type[M], data: Any, where: str) -> M:
-    """What JSON ``data`` say, nothing left out or turned into another type.
+    """Read JSON ``data`` as a record, with nothing left out or converted to another type.
 
     Raises UsageError naming ``where`` they are from if they are not a record of this kind.
     """
@@ -28,5 +28,5 @@ def read_record(model: type[M], data: Any, where: str) -> M:
 
 
 def damaged(where: str, reason: str) -> UsageError:
-    """The error of a record that cannot be what axsearch wrote."""
+    """The error for a record that axsearch cannot have written."""
     return UsageError(f"{where} is damaged or was written by another version: {reason}.")

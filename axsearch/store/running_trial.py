@@ -1,4 +1,4 @@
-"""A trial that this process runs: what is known of it, and what is not written yet."""
+"""A trial that this process runs: its data, and which of them are not written yet."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Key = tuple[Table, Any]  # one of the four tables above, and the name, key or st
 class RunningTrial:
     """The parameters, attributes and intermediate values of one running trial.
 
-    ``unwritten`` holds what is to be written, in the order it was set. Copies may be taken while
-    another thread sets something; setting needs a lock.
+    ``unwritten`` holds the values still to be written, in the order they were set. Copies may be
+    taken while another thread sets something; setting needs a lock.
     """
 
     def __init__(self, study_id: int, trial: FrozenTrial) -> None:
@@ -60,7 +60,7 @@ class RunningTrial:
     # What is set
 
     def set_param(self, name: str, internal: float, distribution: BaseDistribution) -> None:
-        """Set a parameter; the first value stays, as a database keeps it."""
+        """Set a parameter; the first value stays, as in a database."""
         if name in self._internal:
             return
         text = distribution_to_json(distribution)
@@ -89,12 +89,12 @@ class RunningTrial:
 
     @property
     def hidden(self) -> bool:
-        """Whether it has parameters, none of which is written."""
+        """Whether it has parameters of which none is written."""
         return not self._shown and any(table is PARAMS for table, _ in self.unwritten)
 
     @property
     def age(self) -> float:
-        """For how many seconds something has not been written."""
+        """For how many seconds a value has been unwritten."""
         return time.monotonic() - self._since if self.unwritten else 0.0
 
     def param(self, name: str) -> float:
@@ -146,7 +146,7 @@ class RunningTrial:
                 yield table, name, value if table is STEPS else json.loads(value)
 
     def mark_written(self) -> None:
-        """Nothing is to be written any more."""
+        """Mark everything as written."""
         self._shown = self._shown or any(table is PARAMS for table, _ in self.unwritten)
         self._written.update(self.unwritten)
         self.unwritten.clear()

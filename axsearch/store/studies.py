@@ -1,4 +1,4 @@
-"""What axsearch reads and writes of studies: their models, tasks, machines, requests, exports."""
+"""Reading and writing studies: their models, tasks, machines, requests and exports."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def study_names(engine: Engine) -> list[str]:
 def save_study(
     engine: Engine, name: str, study_id: int, spec: Mapping[str, Any], model: ModelFacts
 ) -> None:
-    """Record a new study, its model and its task; one that is there stays as it is.
+    """Record a new study, its model and its task; an existing one stays as it is.
 
     Args:
         engine: an open database.
         name: of the study.
         study_id: Optuna's id of it.
         spec: a StudySpec as JSON. Its machine must be known, see :func:`save_machine`.
-        model: what is known of the base.
+        model: facts about the base.
     """
     splits = spec["splits"]
     given = [spec["task"], spec["metric"], *(splits[split] for split in sorted(splits))]
@@ -163,7 +163,7 @@ def change_attributes(
     Args:
         engine: an open database.
         study_id: Optuna's id of it.
-        change: is given all that there are, and gives those to write.
+        change: receives all attributes and returns those to write.
     """
     ours, attrs = STUDIES.c.study_id == study_id, STUDY_SYSTEM_ATTRS
     with engine.begin() as connection:
@@ -190,7 +190,7 @@ def change_attributes(
 
 @dataclass(frozen=True)
 class TrialHistory:
-    """When a trial ran and what it came to; times are UTC, costs ratios to the base.
+    """When a trial ran, and its result; times are UTC, costs ratios to the base.
 
     ``began`` is None of a trial that waits, ``ended`` of one that runs; the rest is what
     ``ax_trials`` has of it, None where it has nothing.
@@ -231,7 +231,7 @@ def trial_history(engine: Engine, study_id: int) -> list[TrialHistory]:
 
 @outlast
 def delete_study(engine: Engine, name: str) -> None:
-    """Forget what a study was about; its evaluations stay."""
+    """Delete a study's specification; its evaluations stay."""
     with Session(engine) as session:
         study_id = session.scalar(select(StudyRow.study_id).where(StudyRow.name == name))
         session.execute(delete(TrialRow).where(TrialRow.study_id == study_id))
@@ -241,7 +241,7 @@ def delete_study(engine: Engine, name: str) -> None:
 
 @outlast
 def ask_for(engine: Engine, name: str, trials: int, settings: Mapping[str, Any]) -> None:
-    """Say how many trials are wanted of a study, and how they are to be run."""
+    """Record how many trials are wanted of a study, and how they are to be run."""
     wanted = update(StudyRow).where(StudyRow.name == name)
     with Session(engine) as session:
         session.execute(wanted.values(trials=trials, settings=dict(settings)))
@@ -250,7 +250,7 @@ def ask_for(engine: Engine, name: str, trials: int, settings: Mapping[str, Any])
 
 @outlast
 def asked_for(engine: Engine, name: str) -> tuple[int, dict[str, Any]] | None:
-    """What :func:`ask_for` said last; None where nothing was, as in older versions' studies."""
+    """The last values of :func:`ask_for`; None without any, as in studies of older versions."""
     wanted = select(StudyRow.trials, cast(StudyRow.settings, Text)).where(StudyRow.name == name)
     with Session(engine) as session:
         row = session.execute(wanted).first()

@@ -30,7 +30,7 @@ from axsearch.store.records import damaged
 from axsearch.store.running_trial import RunningTrial
 from axsearch.strict_json import unique
 
-AT_ONCE = 500  # trials; databases bound how many values a statement may name
+AT_ONCE = 500  # trials; databases limit how many values a statement may have
 
 
 def _select(table: Table, *columns: str, order: str) -> Select[Any]:
@@ -70,7 +70,7 @@ def read_trials(
 ) -> list[FrozenTrial]:
     """The trials that meet the conditions, by their id.
 
-    Of those in ``running`` that still run, only the state is read: the rest is known.
+    Of those in ``running`` that are still running only the state is read: the rest is known.
     """
     found = session.execute(_SUMMARY.where(*conditions)).all()
     known = {t.trial_id for t in found if t.state == TrialState.RUNNING and t.trial_id in running}
@@ -151,5 +151,5 @@ def _read_rows(session: Session, table: Table, trials: list[int]) -> dict[int, l
 
 
 def _local(stored: datetime | None) -> datetime | None:
-    # Optuna stores UTC and gives the local time, both without saying so.
+    # Optuna stores UTC and returns local time, both without a time zone.
     return stored and stored.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)

@@ -43,19 +43,20 @@ SHOWN_WITHIN = 0.5  # seconds
 
 
 class TrialStorage(ExtensibleStorage):
-    """An RDBStorage that keeps what is set on the trials it runs and writes it at once.
+    """An RDBStorage that buffers the values set on its running trials and writes them together.
 
-    A trial is kept from the moment this object starts it until its state changes; its state and
-    all that is not written yet then go into one transaction. Before that it is written
+    The values of a trial are buffered from the moment this object starts it until its state
+    changes; the state and all that is not written yet then go into one transaction. Before that
+    the buffer is written
 
     - with the first attribute or intermediate value after its parameters, so that samplers in
       other processes know what is running,
-    - by the next write, or the next heartbeat, that comes 0.5 s after something was kept,
+    - by the next write, or the next heartbeat, that comes 0.5 s after a value was set,
     - by :meth:`flush`.
 
-    Reads through this object see what is kept. A write that fails keeps everything for the next
-    one. What other processes set on a trial that runs here is seen when it is finished. Trials
-    started elsewhere are written as Optuna does.
+    Reads through this object see the buffer. A write that fails leaves everything in it for the
+    next one. Values that other processes set on a trial that runs here are seen when it is
+    finished. Trials started elsewhere are written as Optuna does.
     """
 
     def __init__(self, url: str, **arguments: Any) -> None:
@@ -77,7 +78,7 @@ class TrialStorage(ExtensibleStorage):
         super().__setstate__(state)
 
     def flush(self) -> None:
-        """Write all that is kept; of trials that others finished or deleted it is dropped."""
+        """Write the buffers of all trials; drops those of trials that others ended or deleted."""
         with self._buffer_lock:
             for running in list(self._running.values()):
                 with suppress(UpdateFinishedTrialError, KeyError):
@@ -86,7 +87,7 @@ class TrialStorage(ExtensibleStorage):
     # Where trials begin and end
 
     def create_trial(self, study_id: int, template: FrozenTrial | None = None) -> FrozenTrial:
-        """Begin a trial, of which what is set is kept, or add one that is as the template."""
+        """Begin a trial, whose values are buffered, or add one like the template."""
         trial = super().create_trial(study_id, template)
         if template is None:
             with self._buffer_lock:
@@ -96,7 +97,7 @@ class TrialStorage(ExtensibleStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Set the state, in one transaction with all that is kept of the trial."""
+        """Set the state, in one transaction with the trial's buffer."""
         with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is None:
@@ -122,7 +123,7 @@ class TrialStorage(ExtensibleStorage):
             self._running[trial_id] = RunningTrial(study_id, found[0])
 
     def delete_study(self, study_id: int) -> None:
-        """Delete a study and forget what is kept of its trials."""
+        """Delete a study and drop the buffers of its trials."""
         with self._buffer_lock:
             for trial_id in [i for i, t in self._running.items() if t.study_id == study_id]:
                 del self._running[trial_id]
@@ -141,7 +142,7 @@ class TrialStorage(ExtensibleStorage):
         distribution: BaseDistribution,
         earlier: BaseDistribution | None,
     ) -> None:
-        """Set a parameter of a trial; ValueError where earlier trials have another kind of it."""
+        """Set a parameter; ValueError if its distribution does not fit that of earlier trials."""
         with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is not None:
@@ -169,14 +170,14 @@ class TrialStorage(ExtensibleStorage):
             super().set_trial_user_attr(trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set an attribute of a trial that is Optuna's or a sampler's."""
+        """Set a system attribute of a trial: one of Optuna's or a sampler's."""
         if not self._keep(trial_id, lambda running: running.set_attr(SYSTEM_ATTRS, key, value)):
             super().set_trial_system_attr(trial_id, key, value)
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
-        """Set what an objective is at a step of a trial."""
+        """Set an intermediate value of a trial."""
         if not self._keep(trial_id, lambda running: running.set_step(step, intermediate_value)):
             super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
@@ -193,12 +194,12 @@ class TrialStorage(ExtensibleStorage):
             return True
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """Say that a trial is alive, and write what has been kept of it for long."""
+        """Record that a trial is alive, and write a buffer that has been unwritten for long."""
         self._beat(trial_id)
         with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is not None:
-                # No one hears of it in the heartbeats' thread; the trial's next write raises it.
+                # In the heartbeats' thread nobody would see it; the trial's next write raises it.
                 with suppress(UpdateFinishedTrialError, KeyError):
                     self._flush_old(running)
 
@@ -225,7 +226,7 @@ class TrialStorage(ExtensibleStorage):
         state: TrialState = TrialState.RUNNING,
         values: Sequence[float] | None = None,
     ) -> bool:
-        """Write what is kept of a trial, and how it ended if it did, in one transaction."""
+        """Write a trial's buffer, and its end if it has ended, in one transaction."""
         try:
             with self.transaction() as session:
                 self._check(session, running.trial_id)
@@ -246,7 +247,7 @@ class TrialStorage(ExtensibleStorage):
         return True
 
     def _end(self, session: Session, running: RunningTrial) -> None:
-        """What else is to be written with the end of a trial."""
+        """Write more with the end of a trial; for subclasses."""
 
     def _check(self, session: Session, trial_id: int) -> None:
         # Locked before its rows are added: to lock it after them could end in a deadlock.
@@ -286,8 +287,8 @@ class TrialStorage(ExtensibleStorage):
     # Reading
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """A trial with all that is set on it."""
-        running = dict(self._running)  # before its state is read, or what is kept could be missed
+        """A trial with all its values, those in the buffer included."""
+        running = dict(self._running)  # before its state is read, or the buffer could be missed
         with self.transaction() as session:
             found = read_trials(session, [TRIALS.c.trial_id == trial_id], running)
         if not found:
@@ -330,6 +331,6 @@ class TrialStorage(ExtensibleStorage):
         return running.attrs(USER_ATTRS) if running else super().get_trial_user_attrs(trial_id)
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
-        """The attributes of a trial that are Optuna's or a sampler's."""
+        """The system attributes of a trial: Optuna's and samplers'."""
         running = self._running.get(trial_id)
         return running.attrs(SYSTEM_ATTRS) if running else super().get_trial_system_attrs(trial_id)

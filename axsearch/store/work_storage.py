@@ -1,8 +1,8 @@
-"""The storage of workers: claims that no two get, ends that are written once, lost trials retried.
+"""The storage of workers: exclusive claims, ends that are written once, lost trials retried.
 
 Optuna's own way has gaps: a heartbeat that cannot be written ends the heartbeats, a trial that was
-killed before the first of them runs for good, on SQLite two workers can start the same waiting
-trial, and its retry callback copies what the lost trial had set.
+killed before the first of them stays running, on SQLite two workers can start the same waiting
+trial, and its retry callback copies the attributes of the lost trial.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GivenBack = Literal["waiting", "given up", "ended"]
 
 
 class WorkStorage(TrialStorage):
-    """A TrialStorage for workers, which also goes on after the database was away.
+    """A TrialStorage for workers, which also continues after an outage of the database.
 
     Args:
         url: of the database.
@@ -62,13 +62,13 @@ class WorkStorage(TrialStorage):
     # Trials begin
 
     def create_trial(self, study_id: int, template: FrozenTrial | None = None) -> FrozenTrial:
-        """Begin a trial where the budget has room for it, or add one that is as the template."""
+        """Begin a trial where the budget has room for it, or add one like the template."""
         assignment = self._assignment
         if template is not None or assignment is None or assignment.study_id != study_id:
             return super().create_trial(study_id, template)
         for attempt in attempts():
             with attempt:
-                # If the connection broke after the first attempt was written, here it is.
+                # If the connection broke after the first attempt was written, it is found here.
                 again = attempt.retry_state.attempt_number > 1
                 trial = (self._mine(assignment) if again else None) or self._begin_new(assignment)
         with self._buffer_lock:
@@ -155,13 +155,13 @@ class WorkStorage(TrialStorage):
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
-        """Make a study; SQLite gives the id of a deleted study again, whose rows go."""
+        """Create a study; SQLite reuses the id of a deleted one, whose rows are removed first."""
         study_id = super().create_new_study(directions, study_name)
         self._forget(study_id)
         return study_id
 
     def delete_study(self, study_id: int) -> None:
-        """Delete a study with what axsearch keeps of it; evaluations stay."""
+        """Delete a study with axsearch's rows about it; evaluations stay."""
         super().delete_study(study_id)
         self._forget(study_id)
 
@@ -201,9 +201,9 @@ class WorkStorage(TrialStorage):
 
     @outlast
     def enqueue(self, study_id: int, recipe: Recipe, params: Mapping[str, Any]) -> Claim:
-        """Let a trial with these parameters wait, where no trial of the study has the recipe.
+        """Add a waiting trial with these parameters, if no trial of the study has the recipe.
 
-        The state of the claim is ``own`` where it waits now, else what keeps it from that.
+        The state of the claim is ``own`` if it waits now, else the reason why not.
         """
         try:
             with self.transaction() as session:
@@ -225,7 +225,7 @@ class WorkStorage(TrialStorage):
     # Trials end
 
     def at_end(self, trial_id: int, columns: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """What to write in one transaction with the trial's end.
+        """Set what to write in one transaction with the trial's end.
 
         Args:
             trial_id: of a trial that runs here.
@@ -246,8 +246,8 @@ class WorkStorage(TrialStorage):
         """Fail a trial that did not come to its end, and let its recipe be tried again.
 
         A recipe whose trials were lost (their workers died) more than three times is given up.
-        Says whether another trial waits with the recipe now, it was given up, or neither: it had no
-        recipe yet, or had ended.
+        Returns whether another trial waits with the recipe now, the recipe was given up, or
+        neither: the trial had no recipe yet, or had ended.
         """
         with self._buffer_lock:
             running = self._running.get(trial_id)
@@ -261,7 +261,7 @@ class WorkStorage(TrialStorage):
             ended = (
                 update(TRIALS).where(*failed).values(state=TrialState.FAIL, datetime_complete=now)
             )
-            # Where this is done twice, the second time finds nothing.
+            # If this is run twice, the second run finds nothing.
             if session.execute(ended).rowcount != 1:  # type: ignore[attr-defined]
                 return "ended"
             own = claims.recipe_of(session, study_id, trial_id)
@@ -286,7 +286,7 @@ class WorkStorage(TrialStorage):
 
     @outlast
     def is_running(self, trial_id: int) -> bool:
-        """Whether a trial runs, as the database has it."""
+        """Whether a trial is running, according to the database."""
         with self.transaction() as session:
             state = session.scalar(select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id))
         return state == TrialState.RUNNING
@@ -308,7 +308,7 @@ class WorkStorage(TrialStorage):
         Args:
             study_id: of the study.
             is_dead: whether a worker, as ``Assignment.worker`` named it, is known to have died;
-                others are thought to have after the grace period without a heartbeat.
+                others are assumed dead after the grace period without a heartbeat.
         """
         found = self.others(study_id)
         lost = [
@@ -335,7 +335,7 @@ class WorkStorage(TrialStorage):
 
     @outlast
     def first_waiting(self, study_id: int) -> int | None:
-        """The id of the trial of a study that waits longest; None where none does."""
+        """The id of the trial of a study that has waited longest; None if none waits."""
         with self.transaction() as session:
             return claims.first_waiting(session, study_id)
 
@@ -347,7 +347,7 @@ class WorkStorage(TrialStorage):
 
     @outlast
     def finished(self, study_id: int) -> int:
-        """How many distinct recipes of a study are finished: what its budget counts."""
+        """How many distinct recipes of a study are finished, which its budget limits."""
         with self.transaction() as session:
             return claims.finished_recipes(session, study_id)
 
@@ -360,7 +360,7 @@ def _waiting(params: Mapping[str, Any], retry_of: int | None = None) -> FrozenTr
     )
 
 
-# What a worker's thread, a sampler or the dashboard calls and may safely be done twice.
+# Methods that a worker's thread, a sampler or the dashboard calls, and that are safe to repeat.
 for _name in (
     "create_new_study",
     "get_all_studies",
