@@ -1,4 +1,4 @@
-"""The command line, one file a command, found by being there.
+"""The command line, one file a command, registered by itself.
 
 A module here with a function of its own name is a command; its docstring is the help. Data goes
 to stdout, everything else to stderr; exit status 0 done, 1 failed, 2 wrong use.
@@ -44,7 +44,7 @@ def _callback(
 
 def main() -> None:
     """Run a command; an error is one sentence on stderr, never a traceback."""
-    # Model loading and tokenising say nothing that a user needs.
+    # Loading and tokenising print nothing that a user needs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -66,7 +66,7 @@ def main() -> None:
         if os.environ.get("AXSEARCH_DEBUG"):
             raise
         print(
-            f"axsearch: something went wrong that axsearch did not foresee "
+            f"axsearch: unexpected error "
             f"({type(error).__name__}: {one_line(str(error))}); AXSEARCH_DEBUG=1 shows where.",
             file=sys.stderr,
         )

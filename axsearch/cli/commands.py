@@ -1,7 +1,7 @@
 """The commands: the modules of this folder that have a function of their own name.
 
-A module is imported when its command is run or its help is asked for. Until then only its source
-is looked at: what a command needs takes a second to import, the list of commands should not.
+A module is imported when its command is run or its help is asked for. Until then only its source is
+parsed: importing a command's dependencies takes a second, which listing the commands should not.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def explain(
 
 
 def print_explanation(study: Study, found: Explanation) -> None:
-    """Sentences, a table of the cuts, and the command that exports the model."""
+    """Print sentences, a table of the cuts, and the command that exports the model."""
     console = stdout()
     say(console, *found.sentences)
     if found.cuts:

@@ -99,7 +99,7 @@ def print_front(study: Study, order: By = "latency") -> None:
     columns["size"] = [ratio(m.size_ratio) for m, _ in models]
     layers = [" ".join(_layer(choices) for choices in m.choices.values()) for m, _ in models]
     console = stdout()
-    for interval in (INTERVAL, f"{INTERVAL} "):  # what a narrow terminal has no room for
+    for interval in (INTERVAL, f"{INTERVAL} "):  # columns that a narrow terminal has no room for
         if width(columns, between=2) > console.width:
             columns.pop(interval, None)
     table = numbers(columns, console, title=f"{study.name}: front of {study.count} trials")
@@ -116,7 +116,7 @@ def print_front(study: Study, order: By = "latency") -> None:
 
 
 def ask(study: Study) -> None:
-    """Explain the trials that are asked for, until nothing is."""
+    """Explain the trials that the user enters, until there is none."""
     console = Console(highlight=False, stderr=True)
     words = f"Trial to explain, or {', '.join(ORDERS)} to sort by (Enter quits)"
 
@@ -149,7 +149,7 @@ def _footnotes(
     if bias is not None:
         notes.append(bias.words)
     if members:
-        notes.append(f"axsearch explain --study {study.name} --trial N says what a model gave up.")
+        notes.append(f"axsearch explain --study {study.name} --trial N explains a model.")
     return notes
 
 

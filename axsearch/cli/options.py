@@ -1,7 +1,7 @@
 """From the options that dataclasses declare to those of the command line.
 
 A command takes dataclasses whose fields are options (:mod:`axsearch.options`), and options of its
-own. What it raises names arguments; here they become options again.
+own. Its errors name arguments; here these are translated to options.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 @dataclasses.dataclass(frozen=True)
 class Without:
-    """The fields of a dataclass that are no options of a command, and keep their defaults."""
+    """The fields of a dataclass that are not options of a command, and keep their defaults."""
 
     names: tuple[str, ...]
 
 
 def as_command(function: Callable[..., None]) -> Callable[..., None]:
-    """What typer makes a command of: a function with an argument for each option, and --quiet."""
+    """The function that typer makes a command of: an argument for each option, and --quiet."""
     own, hints = _arguments(function)
     options, switches = _options(function), flags(function)
 
@@ -62,7 +62,7 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def flags(function: Callable[..., None]) -> dict[str, tuple[str, str]]:
-    """By the name of each argument of a command its option, and the one that turns it off."""
+    """For each argument of a command, by name, its option and the one that turns it off."""
     return {name: _flags(option) for name, option in _options(function).items()}
 
 
@@ -70,7 +70,7 @@ def in_options(sentence: str, switches: Mapping[str, tuple[str, str]]) -> str:
     """A sentence with a command's options in place of the arguments that it names.
 
     ```max_drop``` becomes ``--max-drop``, ```by="size"``` becomes ``--by size``, ```force=True```
-    becomes ``--force``. What the command has no option for stays as it is.
+    becomes ``--force``. Arguments without an option of the command stay as they are.
 
     Args:
         sentence: of an error.

@@ -11,7 +11,7 @@ PIPED_WIDTH = 140
 
 
 def stdout() -> Console:
-    """Colours are off where stdout is no terminal or NO_COLOR is set."""
+    """Colours are off where stdout is not a terminal or NO_COLOR is set."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH

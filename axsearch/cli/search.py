@@ -27,7 +27,7 @@ def search(request: SearchRequest, json: Json = False) -> None:
         done = run(prepare(resolved))
     except KeyboardInterrupt:
         raise AxsearchError(
-            "stopped; finished trials are kept, and the same command goes on from there."
+            "stopped; finished trials are kept, and the same command continues from there."
         ) from None
     if json:
         print_json(done)

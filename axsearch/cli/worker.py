@@ -26,5 +26,5 @@ def worker(
         run_workers(place, request)
     except KeyboardInterrupt:
         raise AxsearchError(
-            "stopped; finished trials are kept, and the same command goes on from there."
+            "stopped; finished trials are kept, and the same command continues from there."
         ) from None

@@ -140,9 +140,10 @@ class ExportFormat(ABC):
 
 
 def run_check(script: str, folder: Path, *arguments: str) -> float:
-    """Run a script in a new, isolated Python; returns the number on its last line of output.
+    """Run a script in a new, isolated Python; returns the number on its last line.
 
-    It receives the folder and the arguments. Raises AxsearchError with its last words where it fails.
+    It receives the folder and the arguments. Raises AxsearchError with its last line of output
+    where it fails.
     """
     done = subprocess.run(
         [sys.executable, "-I", "-c", script, str(folder.resolve()), *arguments],

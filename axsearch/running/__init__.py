@@ -1,1 +1,1 @@
-"""Running a study: search, workers, the trial loop, remeasuring."""
+"""Run a study: search, workers, the trial loop, remeasuring."""

@@ -1,4 +1,4 @@
-"""Open the holdout split, for the models that a study chose."""
+"""Open the holdout split for the models that a study chose."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from axsearch.study.study import Study
 
 
 def evaluate_front(study: Study) -> None:
-    """Evaluate the base and the front on the holdout split; what is stored is not done again.
+    """Evaluate the base and the front on the holdout split; stored results are not computed again.
 
     Raises UsageError where the study's model or data are not what they were.
     """

@@ -1,4 +1,4 @@
-"""The objective of a study's trials: from a genome to a recipe, and what becomes of that."""
+"""The objective of a study's trials: from a genome to a recipe, and from that to its values."""
 
 from __future__ import annotations
 
@@ -38,16 +38,17 @@ class RecipeObjective:
     """Evaluates the recipes of a study's trials, see :class:`ObjectiveFunction`.
 
     Attributes:
-        seconds: that the evaluator took for the last trial.
+        seconds: the time of the evaluator in the last trial.
 
     Args:
         study: of the trials.
         evaluator: of the study's task.
         problem: the study's search space, and what is known of costs before a trial.
-        standing: what the study has finished, which a recipe must add to.
-        staged: whether a recipe that confidently adds next to nothing is stopped.
+        standing: the finished models of the study, to which a recipe must add.
+        staged: whether the evaluation of a recipe that confidently adds next to nothing is stopped.
         limited: whether a recipe that is known to break a limit on latency or size is not
-            evaluated. A greedy that begins at the base must go through models above a limit.
+            evaluated. A greedy search that begins at the base must pass through models above a
+            limit.
         worker: the name of this worker.
     """
 
@@ -83,7 +84,7 @@ class RecipeObjective:
 
     def evaluate(self, trial: optuna.Trial, recipe: Recipe) -> End:
         """Evaluate a recipe; raises NonFiniteError where its model's numbers are not finite."""
-        # Not at the top: transformers comes with it, which whoever has an evaluator has loaded.
+        # Not at the top: it imports transformers, which is loaded wherever there is an evaluator.
         from axsearch.evaluation.accuracy import NonFiniteError
 
         self.seconds = 0.0
@@ -124,7 +125,7 @@ class RecipeObjective:
         )
 
     def threshold(self, latency: float | None, size: float) -> Threshold:
-        """What a recipe of these costs must reach to add to the front.
+        """The threshold that a recipe of these costs must reach to add to the front.
 
         Args:
             latency: as a ratio to the base; None where it is not known.
@@ -146,8 +147,8 @@ class RecipeObjective:
         if cheaper:
             best = max(cheaper, key=lambda m: (m.accuracy, -(m.trial or 0)))
             rival, least = f"trial {best.trial}", best.accuracy
-        # In the order they were found: that of the front changes when its models are timed, and of
-        # two that a recipe differs from equally the first is compared with.
+        # In the order they were found: the order of the front changes when its models are timed,
+        # and of two equally similar ones the first is compared with.
         found = sorted(front, key=lambda m: m.trial or 0)
         recipes = dict.fromkeys((EXACT, *(Recipe.from_dict(m.recipe) for m in found)))
         known = [evaluator.accuracy(recipe, evaluator.task.search) for recipe in recipes]
@@ -194,7 +195,7 @@ class RecipeObjective:
 
 
 def _files(recipe: Recipe, found: Measurement) -> dict[str, bytes]:
-    """The artifacts of a front member: its recipe, and what each layer keeps."""
+    """The artifacts of a front member: its recipe, and a table of what each layer keeps."""
     text = json.dumps({**recipe.to_dict(), "sha256": recipe.hash}, indent=1, sort_keys=True) + "\n"
     names = list(dict.fromkeys(name for kept in found.choices.values() for name in kept))
     table = io.StringIO()

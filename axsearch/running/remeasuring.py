@@ -31,7 +31,7 @@ class Ranking:
 
     Attributes:
         machine: where it was timed.
-        scenario: what for, as plain data.
+        scenario: that it was timed for, as plain data.
         baseline: the base.
         front: its members, fastest first, with latencies of the scenario.
         latencies: what was measured, by trial.
@@ -62,12 +62,12 @@ def remeasure(
 ) -> Ranking:
     """Time a study's models in another scenario, or on this machine, and rank them again.
 
-    A latency table is measured first, where this machine has none for the scenario. With it the
-    front is drawn again from all finished trials, so that a model which the study's own scenario
-    had no use for can come on it; the front's real models are then timed, each in turn with the
-    base. Accuracies are those that the study has. A limit of the study on latency is not kept to:
-    it was given for another scenario. All of it is stored, so that a call which was interrupted
-    goes on.
+    A latency table is measured first, if this machine has none for the scenario. With it the front
+    is computed again from all finished trials, so that a model which was not worthwhile in the
+    study's own scenario can be on it; the front's real models are then timed, each in turn with the
+    base. Accuracies are those of the study. A limit of the study on latency is ignored: it was
+    given for another scenario. All results are stored, so that an interrupted call can be
+    continued.
 
     Args:
         study: with finished trials.
@@ -77,7 +77,7 @@ def remeasure(
         sequence_length: tokens an example, random ones; 0 for the examples' own lengths.
         threads: of torch.
         device: cpu, cuda or mps.
-        again: time models that were timed in this scenario before, too.
+        again: time also the models that were timed in this scenario before.
 
     Raises:
         UsageError: a scenario that the model cannot run in, or the study's model or data are not
@@ -148,7 +148,7 @@ def _predicted(
     """A measurement with the latency that the table predicts, or that of its model."""
     recipe = Recipe.from_dict(measurement.recipe)
     ratio = evaluator.predicted_ratio(recipe)
-    if ratio is None:  # a k from elsewhere: the search has timed its model, too
+    if ratio is None:  # a k that the table lacks: the search timed its model as well
         found = evaluator.latency(recipe, again=again)
         ratio = found.ratio if found is not None else None
     return _with(measurement, ratio, base)

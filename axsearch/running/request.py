@@ -1,7 +1,7 @@
-"""SearchRequest: all that a search is asked for, as plain data. Needs no torch.
+"""SearchRequest: all arguments of a search, as plain data. Needs no torch.
 
-It joins what the layers below declare: the model and data, the settings, the limits, the load that
-latency is measured for; and it adds the study and the workers, which only running has to do with.
+It joins the arguments that the layers below declare (the model and data, the settings, the limits,
+the load that latency is measured for) and adds those of this layer: the study and the workers.
 """
 
 from __future__ import annotations
@@ -56,10 +56,7 @@ HERE = WorkerPool()
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
-    """All that a search is asked for.
-
-    :func:`axsearch.running.resolving.resolve` says whether it can be done.
-    """
+    """All arguments of a search. :func:`axsearch.running.resolving.resolve` checks them."""
 
     spec: TaskSpec
     storage: Storage = field(repr=False)  # it may hold a password

@@ -20,10 +20,10 @@ from axsearch.system.devices import check_device
 
 @dataclass(frozen=True)
 class Resolved:
-    """A request that nothing speaks against as far as is known without the model's weights.
+    """A request that passed every check which needs no weights of the model.
 
     Attributes:
-        request: what was asked for; of its settings, sampler, staged and compensation are decided.
+        request: the one that was resolved; its settings have a sampler, staged and compensation.
         sampler: the one that the settings name.
     """
 

@@ -82,12 +82,12 @@ def search(
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
 
-    What a search must know of the model is measured first, once: the time of each block, the
-    importance of heads and neurons, the damage of each choice
-    (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then what
-    the sampler proposes, except models that are known to break a limit on latency or size: they
-    are pruned without being evaluated. In the end the front is timed on real models. A study that
-    exists is resumed, a SQLite file that does not exist is created; Ctrl-C keeps what was finished.
+    First, and only once, the model is calibrated: the time of each block, the importance of heads
+    and neurons and the damage of each choice are measured
+    (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then the
+    proposals of the sampler. Models that are known to break a limit on latency or size are pruned
+    without being evaluated. At the end the front is timed on real models. A study that exists is
+    resumed, a SQLite file that does not exist is created; Ctrl-C keeps all finished trials.
 
     Raises:
         UsageError: something given cannot be used; nothing expensive was done.
@@ -104,9 +104,9 @@ class Prepared:
     Attributes:
         study: as it stands in the database.
         evaluator: of its task.
-        problem: what is known before the first trial.
+        problem: all that is known before the first trial.
         settings: how trials are run, with nothing left to be decided.
-        request: what was asked for.
+        request: that the study was prepared for.
     """
 
     study: Study
@@ -181,7 +181,7 @@ def run(prepared: Prepared) -> Study:
 
 
 def _check_task(resolved: Resolved, task: Task) -> None:
-    """Raises UsageError for a dtype in which the answers of this kind of task cannot be had."""
+    """Raises UsageError for a dtype in which this kind of task cannot be evaluated."""
     if resolved.request.settings.dtype == "bfloat16" and not task.kind.largest_logit:
         raise UsageError(
             '`dtype="bfloat16"` is for answers that are the largest logit; '
@@ -217,7 +217,7 @@ def _space(
 
 
 def _dtype(resolved: Resolved, task: Task, known: StudySpec | None) -> str:
-    """What accuracy is evaluated in: as asked for, as the study began, or what is faster."""
+    """The precision of accuracy: as asked for, as the study began, or the faster one."""
     asked = resolved.request
     if asked.settings.dtype != "auto":
         return asked.settings.dtype
@@ -243,7 +243,7 @@ def _spec(
     space: SearchSpace,
     known: StudySpec | None,
 ) -> StudySpec:
-    """What the study is about; of one that is known, its machine and its seed."""
+    """The study's specification; an existing study keeps its machine and its seed."""
     asked = request.spec
     return StudySpec(
         model=_lasting(asked.model),
@@ -270,7 +270,7 @@ def _spec(
 def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) -> Study:
     """The study, made where there is none; one that another search just made is joined.
 
-    Raises UsageError where it is another one.
+    Raises UsageError where the existing one has another specification.
     """
     directions = _directions(spec.objectives)
     made = optuna.create_study(

@@ -1,4 +1,4 @@
-"""A study's problem and worker, from what the database holds of it."""
+"""A study's problem and worker, from its specification in the database."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from axsearch.study.study import Study
 from axsearch.tasks.task import Task
 
 SpaceOf = Callable[[Mapping[SiteId, Sequence[int]], Mapping[str, Collection[Level]]], SearchSpace]
-"""Makes a study's space from importance orders and the levels to leave out."""
+"""Builds a study's space from importance orders and the levels to leave out."""
 
 
 def spaces(task: Task, settings: SearchSettings, compensation: str) -> SpaceOf:
-    """What a study's search space is made with; raises UsageError for names that are not there."""
+    """A function that builds a study's search space; raises UsageError for unknown names."""
     sites = list(task.base.sites.values())
     frozen = frozen_sites(settings.freeze, sites)
 
@@ -83,7 +83,7 @@ def work(
     Raises:
         UsageError: no such study, or another model, data or space than it was made with.
         AxsearchError: trials keep failing.
-        KeyboardInterrupt: a signal came; what was finished is kept.
+        KeyboardInterrupt: a signal came; finished trials are kept.
     """
     study = Study.of(database, name)
     wanted, settings = study.asked

@@ -1,4 +1,4 @@
-"""What all workers of a study have finished so far: the models and their front."""
+"""The models that all workers of a study have finished so far, and their front."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Standing:
 
     Args:
         study: the study.
-        evaluator: knows the base, which the front is drawn for.
+        evaluator: measures the base, with which the front is computed.
     """
 
     def __init__(self, study: Study, evaluator: Evaluator) -> None:
@@ -56,7 +56,7 @@ class Standing:
         return self._front
 
     def is_new(self, found: Measurement) -> bool:
-        """Whether a model comes on the front; every model on the final front does so once."""
+        """Whether a model is new on the front; each model of the final front is new there once."""
         return found in self._front_of([*self.front, found])
 
     @property

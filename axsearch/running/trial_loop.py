@@ -1,7 +1,7 @@
-"""The loop of a worker, whatever it evaluates: claim a trial, keep it alive, end it once.
+"""The loop of a worker, for any objective: claim a trial, keep it alive, end it once.
 
-It stands in place of ``Study.optimize``, whose heartbeats end with the first that cannot be
-written, and which leaves a trial running where the process exits.
+It replaces ``Study.optimize``, whose heartbeats end with the first that cannot be written, and
+which leaves a trial running where the process exits.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from axsearch.system.interrupts import Interrupts
 
 WINDOW = 10
 MOST_FAILURES = 5
-"""So many failures among the last :data:`WINDOW` trials end a run."""
+"""This many failures among the last :data:`WINDOW` trials end a run."""
 
 NOTHING_NEW = 50
-"""So many proposals in a row that are not new end a run."""
+"""This many proposals in a row that are not new end a run."""
 
 MOST_HELD = 3
-"""After so many proposals in a row that other workers are busy with, the last one is waited for."""
+"""After this many proposals in a row that others are running, the loop waits for the last one."""
 
 TAKEN = (UpdateFinishedTrialError, KeyError, ValueError)
-"""What is raised of a trial that others ended, or deleted; other things raise some of them too."""
+"""Errors about a trial that others ended or deleted; some have other causes, too."""
 
 POLL = 0.5
-"""Seconds between two looks at what other workers do."""
+"""Seconds between two looks at other workers' trials."""
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,10 @@ class End:
 
 
 class ObjectiveFunction(Protocol):
-    """What a loop evaluates; each :class:`axsearch.study.spec.Objective` is one of its values."""
+    """The function that a loop evaluates, a value for each objective of the study."""
 
     def recipe(self, trial: optuna.Trial) -> Recipe:
-        """Suggest the trial's parameters and say which recipe they are."""
+        """Suggest the trial's parameters and return their recipe."""
         ...
 
     def evaluate(self, trial: optuna.Trial, recipe: Recipe) -> End:
@@ -77,7 +77,7 @@ class ObjectiveFunction(Protocol):
 
 
 class Pulse:
-    """A thread that says that a trial is alive, also after a time in which the database was away.
+    """A thread that reports that a trial is alive, even after an outage of the database.
 
     Args:
         storage: of the trial.
@@ -134,8 +134,8 @@ class TrialLoop:
         worker: the name of this worker, see :func:`axsearch.system.liveness.worker_name`.
         wanted: how many distinct recipes are to be finished, by all workers together.
         is_dead: see :meth:`WorkStorage.retry_lost`.
-        on_trial: is told the number of finished recipes after each of this loop's trials.
-        ready: is called before each trial; true ends the loop.
+        on_trial: called after each of this loop's trials, with the number of finished recipes.
+        ready: called before each trial; true ends the loop.
     """
 
     def __init__(
@@ -166,11 +166,11 @@ class TrialLoop:
         self._waits = False
 
     def run(self) -> None:
-        """Run trials; returns when enough are finished, by whomever, or nothing new is proposed.
+        """Run trials; returns when all workers have finished enough, or nothing new is proposed.
 
         Raises:
-            AxsearchError: more than half of at least five trials failed, the study is gone, or the
-                database failed; :class:`DatabaseAwayError` where it was away for long.
+            AxsearchError: more than half of at least five trials failed, the study was deleted, or
+                the database failed; :class:`DatabaseAwayError` after a long outage.
             KeyboardInterrupt: a signal came; the trial that ran waits to be tried again.
         """
         self.storage.work_on(self.assignment)
@@ -228,7 +228,7 @@ class TrialLoop:
                 end = self.objective.evaluate(trial, recipe)
                 problem = self._problem(end)
         except Exception as error:
-            if is_of_database(error):  # the trial is lost, and will be tried again
+            if is_of_database(error):  # the trial is lost and will be tried again
                 raise
             if isinstance(error, TAKEN) and self._taken(trial):
                 return
@@ -265,7 +265,7 @@ class TrialLoop:
     def _tell(
         self, trial: optuna.Trial, values: Sequence[float] | None, state: TrialState | None
     ) -> bool:
-        """End a trial; false where others did, who thought that this worker had died."""
+        """End a trial; false where others did, which assumed that this worker had died."""
         try:
             end_trial(self.study, trial, values, state)
         except TAKEN:
@@ -275,7 +275,7 @@ class TrialLoop:
         return True
 
     def _taken(self, trial: optuna.Trial) -> bool:
-        """Whether others ended a trial; raises AxsearchError where it is gone."""
+        """Whether others ended a trial; raises AxsearchError where it was deleted."""
         try:
             state = self.storage.get_trial(id_of_trial(trial)).state
         except KeyError:
@@ -283,8 +283,8 @@ class TrialLoop:
         if state == TrialState.RUNNING:
             return False
         console.print(
-            f"Trial {trial.number} was given to another worker, since this one had not been heard "
-            "of; going on with the next.",
+            f"Trial {trial.number} was given to another worker, because this one had shown no "
+            "sign of life; it continues with the next trial.",
             style="yellow",
         )
         return True
@@ -302,7 +302,7 @@ class TrialLoop:
         if failures >= MOST_FAILURES and 2 * failures > len(self._recent):
             raise AxsearchError(
                 f"{failures} of the last {len(self._recent)} trials failed, the last one with: "
-                f"{problem}. Check the base model and run the same command to go on."
+                f"{problem}. Check the base model and run the same command to continue."
             )
 
     def _drop(self, trial: optuna.Trial, holder: int, state: str) -> None:
@@ -317,7 +317,7 @@ class TrialLoop:
             time.sleep(POLL)
 
     def _look_after_others(self) -> None:
-        """Let the trials of workers that died be tried again, every quarter of the grace period."""
+        """Give back the trials of workers that died, every quarter of the grace period."""
         if time.monotonic() - self._looked < self.storage.grace / 4:
             return
         lost, given_up = self.storage.retry_lost(self.assignment.study_id, self.is_dead)
@@ -326,13 +326,13 @@ class TrialLoop:
             console.print(f"Trial {number} was lost with its worker; its model is tried again.")
         for number in given_up:
             console.print(
-                f"Trial {number} was lost with its worker, as {RECIPE_RETRIES} before it; its "
+                f"Trial {number} was lost with its worker, like {RECIPE_RETRIES} before it; its "
                 "model is given up.",
                 style="yellow",
             )
 
     def _wait(self, interrupts: Interrupts) -> None:
-        """Wait for what other workers run: should they die, there is more to do."""
+        """Wait for other workers' trials: if a worker dies, there is more to do."""
         if not self._waits and (others := self.storage.others(self.assignment.study_id)):
             self._waits = True
             numbers = ", ".join(str(trial.number) for trial in others)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 def is_due(count: int) -> bool:
-    """Whether the dashboard is brought up to date after so many trials.
+    """Whether the dashboard is updated after this many trials.
 
-    What it costs grows with the study, so that it is done every 20 trials at first and every 500
-    in the end.
+    An update takes longer as the study grows, so it is done every 20 trials at first and every 500
+    later.
     """
     return count % (20 if count <= 200 else 100 if count <= 2000 else 500) == 0
 
@@ -44,7 +44,7 @@ class Worker:
     Args:
         study: to work on.
         evaluator: of the study's task, with its latency table.
-        problem: the study's search space, and what is known of it before a trial.
+        problem: the study's search space, and all that is known before a trial.
         settings: how trials are run.
     """
 
@@ -78,7 +78,7 @@ class Worker:
 
         Raises:
             AxsearchError: trials keep failing, or the study was deleted.
-            KeyboardInterrupt: a signal came; what was finished is kept.
+            KeyboardInterrupt: a signal came; finished trials are kept.
         """
         self.standing.refresh()
         try:
@@ -88,27 +88,27 @@ class Worker:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
         except BaseException:
-            # The study or its database may be missing, too: only what ended the work is reported.
+            # The study or its database may be missing as well: only the first error is reported.
             with suppress(Exception), at_once():
                 self._note()
             raise
         self._note()
 
     def _note(self) -> None:
-        """Bring the notes and figures in the dashboard up to date."""
+        """Update the notes and figures in the dashboard."""
         self.standing.refresh()
         if not self.standing.has_base:
             return
         self.study.refresh()
         try:
-            # Not at the top: plotly comes with it, and many workers end without a note of theirs.
+            # Not at the top: it imports plotly, and many workers never write a note.
             from axsearch.reporting.dashboard.annotating import annotate
 
             annotate(self.study)
         except Exception as error:
             if is_of_database(error):
                 raise
-            # A search of hours does not end for what can be drawn later.
+            # A search of hours must not end because of figures, which can be drawn later.
             console.print(
                 "The notes and figures for the dashboard could not be brought up to date: "
                 f"{type(error).__name__}: {cause(error)}.",
@@ -152,18 +152,18 @@ class Worker:
             self._report(loop, time.monotonic() - began, evaluating)
 
     def _report(self, loop: TrialLoop, spent: float, evaluating: float) -> None:
-        """Say how long a loop took, of which so many seconds were the evaluator's."""
+        """Print how long a loop took; ``evaluating`` is the evaluator's part in seconds."""
         stopped = self.optuna.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
         console.print(
             f"{loop.done} trials in {spent:.0f} s, of which sampler, storage and dashboard "
             f"took {(loop.spent - evaluating) / loop.done * 1e3:.0f} ms a trial; "
-            f"{len(stopped)} of all trials were stopped: above a limit, or confidently adding "
+            f"{len(stopped)} of all trials were pruned: above a limit, or confidently adding "
             "next to nothing.",
             style="dim",
         )
 
     def _ready(self) -> bool:
-        """See to the base, without which no study has a baseline; true where all is tried."""
+        """Make sure that the base is queued as the study's baseline; true where all is tried."""
         if not self.standing.has_base:
             self.standing.refresh()
         if not self.standing.has_base and self._queue(self.space.exact()) == "given up":

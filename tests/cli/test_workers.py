@@ -125,7 +125,7 @@ def test_a_stopped_search_goes_on_with_a_worker(
     _, said = process.communicate()
     assert process.returncode == 1
     assert said.splitlines()[-1] == (
-        "axsearch: stopped; finished trials are kept, and the same command goes on from there."
+        "axsearch: stopped; finished trials are kept, and the same command continues from there."
     )
     study = Study.open(url, "many")
     trials = study.optuna.get_trials(deepcopy=False)

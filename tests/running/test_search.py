@@ -536,7 +536,7 @@ def test_trials_that_were_stopped_count_and_stay_off_the_front(
     monkeypatch.setattr(Evaluator, "_predictions", stop)
     monkeypatch.setattr("axsearch.calibration.preparation.measure_latency_table", table_by_units)
     study = run(trials=16)
-    assert "4 of all trials were stopped: above a limit" in capsys.readouterr().err
+    assert "4 of all trials were pruned: above a limit" in capsys.readouterr().err
     stopped = study.optuna.get_trials(states=(TrialState.PRUNED,))
     assert len(told) == len(stopped) == 4
     assert len(study.measurements) == 12

@@ -1,7 +1,8 @@
-"""Where workers run: the engines that a search can name, one file each, found by being there.
+"""Where workers run: the engines that a search can name, one file each, registered by themselves.
 
-A module here has a class that is an :class:`Engine`. It starts workers, starts those again that
-died, and returns when all have ended well; who does which trial is settled in the database.
+A module here has a class that is an :class:`Engine`. It starts workers, restarts those that died,
+and returns when all have ended without an error; the database decides which worker runs which
+trial.
 """
 
 from __future__ import annotations
@@ -29,27 +30,26 @@ class Engine(ABC):
 
     @abstractmethod
     def check(self, pool: WorkerPool) -> None:
-        """Raises UsageError where this engine cannot run so many workers, before anything else."""
+        """Raises UsageError if this engine cannot run that many workers; called before all else."""
 
     @abstractmethod
     def run(self, pool: WorkerPool, request: WorkerRequest, poll: Callable[[], int]) -> None:
-        """Run workers until all have ended well.
+        """Run workers until all have ended without an error.
 
         Args:
             pool: how many, and where.
-            request: what they do.
-            poll: to be called about every second; says how many models are finished.
+            request: the study that they work on.
+            poll: to be called about every second; returns how many models are finished.
 
         Raises:
-            AxsearchError: a worker failed in a way that starting it again would not mend, or time
-                and again.
+            AxsearchError: a worker failed in a way that a restart would not fix, or repeatedly.
             KeyboardInterrupt: a signal came, and the workers have ended.
         """
 
 
 def be_worker(request: WorkerRequest, threads: int) -> None:
     """Be a worker, in a process that an engine started: :func:`axsearch.running.session.work`."""
-    # With torch, which the process that supervises does without.
+    # It imports torch, which the supervising process does not need.
     from axsearch.running.session import work
 
     try:
@@ -109,7 +109,7 @@ def run_workers(pool: WorkerPool, request: WorkerRequest) -> None:
 
 @contextmanager
 def _watch(request: WorkerRequest) -> Iterator[Callable[[], int]]:
-    """What shows how far all workers are, for as long as this is open."""
+    """A context with a function that shows the progress of all workers."""
     study = Study.open(request.storage, request.study)
     storage, began, told = study.database.storage, time.monotonic(), -1
     wanted, _ = study.asked

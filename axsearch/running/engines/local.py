@@ -1,4 +1,4 @@
-"""Workers as processes of this machine; one that dies is started again, with back-off."""
+"""Workers as processes of this machine; one that dies is restarted, with back-off."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from axsearch.system.interrupts import SIGNALS
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
-"""Seconds before a worker is started again: doubled each time, up to the longest."""
+"""Seconds before a worker is restarted: doubled each time, up to the longest."""
 
 HEALTHY = 120.0
-"""A worker that ran so many seconds begins with the first delay again."""
+"""A worker that has run this many seconds begins with the first delay again."""
 
 MOST_DEATHS = 6
-"""So many deaths of a worker end the run, where no trial was finished meanwhile."""
+"""The run ends when a worker dies this many times without a finished trial between."""
 
 ENDING = 60.0
 """Seconds that workers have to end in after a signal."""
 
 INTERRUPTED = 130
-"""How a worker ends at a signal. If its supervisor had none, another takes its place."""
+"""Exit status of a worker after a signal. If its supervisor got none, it starts another."""
 
 TICK = 0.2
 
@@ -53,7 +53,7 @@ class Local(Engine):
     """Runs workers on this machine.
 
     Args:
-        target: what each process does.
+        target: the function that each process runs.
     """
 
     name: ClassVar[str] = "local"
@@ -62,7 +62,7 @@ class Local(Engine):
         self.target = target
 
     def check(self, pool: WorkerPool) -> None:
-        """More workers than processors are refused: torch's threads would stand in line."""
+        """More workers than processors are refused: torch's threads would wait for each other."""
         if pool.address is not None or pool.gpus:
             raise UsageError('`address` and `gpus` are for `engine="ray"`.')
         cores = processors()
@@ -103,7 +103,7 @@ class _Stop:
 
 @contextmanager
 def _signals() -> Iterator[_Stop]:
-    """Count SIGINT and SIGTERM; workers are told by :func:`_end`."""
+    """Count SIGINT and SIGTERM; :func:`_end` passes them on to the workers."""
     stop = _Stop()
 
     def count(*_: object) -> None:
@@ -118,7 +118,7 @@ def _signals() -> Iterator[_Stop]:
 
 
 def _end(workers: list[_Supervised], stop: _Stop) -> None:
-    """Ask what still runs to end; kill it after a while, or at a second signal."""
+    """Terminate the workers that still run; kill them after a while, or at a second signal."""
     running = [w.process for w in workers if w.process is not None and w.process.is_alive()]
     for process in running:
         process.terminate()
@@ -135,7 +135,7 @@ def _end(workers: list[_Supervised], stop: _Stop) -> None:
 
 @dataclass
 class _Supervised:
-    """One worker's place, in which one process follows another."""
+    """One worker: a series of processes, each started after the one before it died."""
 
     number: int
     target: WorkerMain
@@ -164,14 +164,14 @@ class _Supervised:
         if code == 0:
             self.ended = True
             return
-        if said is not None:  # it knows why, and another one would say the same
+        if said is not None:  # it knows the reason, and another one would fail the same way
             raise (UsageError if said[0] == UsageError.exit_status else AxsearchError)(said[1])
         self.deaths += 1
         why = self._why(code)
         if self.deaths >= MOST_DEATHS:
             raise AxsearchError(
                 f"Worker {self.number} died {self.deaths} times in a row, at last {why}; run the "
-                "same command to go on."
+                "same command to continue."
             )
         delay = min(FIRST_DELAY * 2 ** (self.deaths - 1), LONGEST_DELAY)
         self._next = time.monotonic() + delay
@@ -212,7 +212,7 @@ class _Supervised:
 
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """What a child finds set before it loads a library that looks at it."""
+    """Set a child's environment before it loads the libraries that read it."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     try:
@@ -228,8 +228,8 @@ def _environment(threads: int) -> Iterator[None]:
 def _child(
     target: WorkerMain, request: WorkerRequest, threads: int, log: str, words: Connection
 ) -> None:
-    """A worker's process: what it prints goes into a file, its last words to the supervisor."""
-    os.setpgid(0, 0)  # Ctrl-C in a terminal is for the supervisor, which tells its workers once
+    """A worker's process: its output goes into a file, its error to the supervisor."""
+    os.setpgid(0, 0)  # Ctrl-C in a terminal is for the supervisor, which signals its workers once
     _quiet(log)
     _end_with_parent()
     try:
@@ -251,7 +251,7 @@ def _quiet(log: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """End as at a signal when the supervisor is gone, so that no worker is left behind."""
+    """End as after a signal when the supervisor has died, so that no worker is left behind."""
     parent = psutil.Process(os.getppid())
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Workers as tasks of a Ray cluster, which places them and starts them again where they die."""
+"""Workers as tasks of a Ray cluster, which places them and restarts those that die."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from axsearch.store.outages import DatabaseAwayError
 from axsearch.system.cores import processors
 
 WORKER_RETRIES = 6
-"""How often Ray starts a worker again whose process or node died."""
+"""How often Ray restarts a worker whose process or node died."""
 
 TICK = 1.0
 
@@ -32,10 +32,10 @@ class OnRay(Engine):
     name: ClassVar[str] = "ray"
 
     def check(self, pool: WorkerPool) -> None:
-        """Ray must be installed, the cluster there, and one of its nodes large enough."""
+        """Ray must be installed, the cluster reachable, and one of its nodes large enough."""
         if importlib.util.find_spec("ray") is None:
             raise UsageError("""`engine="ray"` needs Ray: pip install 'axsearch[ray]'.""")
-        if pool.address is None:  # it is made when it is needed, of this machine
+        if pool.address is None:  # it is started on this machine when it is needed
             _check_nodes([{"CPU": processors(), "GPU": pool.gpus}], pool)
             return
         with _cluster(pool) as ray:
@@ -66,12 +66,12 @@ def _run(ray: Any, pool: WorkerPool, request: WorkerRequest, poll: Callable[[], 
             poll()
     except ray.exceptions.RayError as error:
         raise AxsearchError(
-            f"A worker on Ray died too often ({type(error).__name__}); run the same command to go "
-            "on."
+            f"A worker on Ray died too often ({type(error).__name__}); run the same command to "
+            "continue."
         ) from None
     finally:
         for one in left:
-            ray.cancel(one)  # as a Ctrl-C in the worker: its trial is given back
+            ray.cancel(one)  # like Ctrl-C in the worker: its trial is given back
         if left:
             ray.wait(left, num_returns=len(left), timeout=60)
 
@@ -81,7 +81,7 @@ def _nodes(ray: Any) -> list[dict[str, float]]:
 
 
 def _check_nodes(nodes: list[dict[str, float]], pool: WorkerPool) -> None:
-    """Raises UsageError where a worker fits on no node: Ray would wait for one, without a word."""
+    """Raises UsageError where a worker fits on no node: Ray would wait for one silently."""
     wanted = {"CPU": pool.cpus or 1, "GPU": pool.gpus}
     if not any(all(node.get(n, 0) >= count for n, count in wanted.items()) for node in nodes):
         raise UsageError(
@@ -126,7 +126,7 @@ def _knock(address: str | None) -> None:
 
 
 def _work(request: WorkerRequest, threads: int) -> tuple[int, str]:
-    """A worker; what a user must be told is returned, since Ray wraps errors."""
+    """A worker; errors for the user are returned, since Ray wraps those that are raised."""
     try:
         be_worker(request, threads)
     except DatabaseAwayError:
