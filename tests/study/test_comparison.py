@@ -70,7 +70,7 @@ def test_a_difference_beyond_chance_is_no_tie(tiny_study: tuple[str, str], tmp_p
     assert found.letters[numbers[1]] == ""
     assert {*found.groups[0]} == {*numbers} - {numbers[1]}
     assert "share a letter are tied: McNemar's exact test on the 80 examples of the" in found.words
-    assert "search split, which chose them as well, finds no difference" in found.words
+    assert "search split, by which they were chosen, too, finds no difference" in found.words
     assert f"corrected for {len(numbers) * (len(numbers) - 1) // 2} comparisons" in found.words
 
 
