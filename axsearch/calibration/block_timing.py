@@ -227,6 +227,24 @@ def _round(
     return np.stack([np.median([own / own[-1] for own in passes], axis=0), *found])
 
 
+def _without_own_share(
+    fitted: dict[str, float], there: Mapping[SiteKind, dict[str, dict[str, Choice]]]
+) -> None:
+    """Give the time of sites that cannot be removed to the blocks of their layer.
+
+    Only sums were seen, so the split of a layer's time between them is arbitrary; only the
+    difference of each shape from the exact one matters.
+    """
+    blocks = [kind for kind in there if removal(kind) is not None]
+    for kind in there:
+        if kind in blocks or not blocks:
+            continue
+        share = fitted[kind]
+        fitted |= {key: fitted[key] - share for key in there[kind]}
+        for block in blocks:
+            fitted |= {key: fitted[key] + share / len(blocks) for key in there[block]}
+
+
 def _fit(
     recipes: Sequence[Recipe],
     shares: NDArray[np.float64],
@@ -245,6 +263,7 @@ def _fit(
             times.append(share / repeat)
     solved = np.linalg.lstsq(np.array(rows), np.array(times), rcond=None)[0]
     fitted = dict(zip(keys, (float(share) for share in solved), strict=True))
+    _without_own_share(fitted, there)
     # Only sums of the kinds were seen: what is left of a layer is shared equally by its blocks.
     removed = {kind: next((k for k, c in own.items() if _removes(c)), None)
                for kind, own in there.items()}  # fmt: skip

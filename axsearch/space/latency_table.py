@@ -21,8 +21,9 @@ class LatencyTable:
     Attributes:
         rest: of embeddings, pooler and head, which lie in no layer.
         blocks: the share of a block, by its shape as :func:`block_key` writes it; it includes the
-            block's part of the time that a layer takes beside its blocks. Of a site outside of
-            layers, the time that its shape adds to the base's pass; below 0 where it saves time.
+            block's part of the time that a layer takes beside its blocks. Of a site that cannot be
+            removed, or lies outside of layers, the time that its shape adds to the base's pass;
+            below 0 where it saves time.
         repeats: how often a forward pass runs each layer, by layer.
         error: mean absolute relative error of the ratios of random whole models that were measured
             with the table but not fitted to.
@@ -79,7 +80,7 @@ class LatencyTable:
             if not isinstance(choice, Kept):
                 alone = block_key(Recipe.of({site: {setting: choice}}), site)
                 share += part * (self.blocks[alone] - exact)
-        return share if site.kind in self.outside else max(share, 0.0)
+        return max(share, 0.0) if removal(site.kind) is not None else share
 
     def _counts(self, start: str, full: int, exact: float) -> tuple[list[int], list[float]]:
         found = {
