@@ -47,15 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    """Tests run side by side; threads that wait for each other would take the other one's core."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
 def _fork_server() -> Iterator[None]:
     yield
     end_server()

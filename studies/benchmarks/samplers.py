@@ -102,7 +102,9 @@ class Bench:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self.task = Task.load(options.model, options.data, search_examples=options.examples)
         database = open_database(f"sqlite:///{options.cache}", create=True)
-        self.evaluator = Evaluator(self.task, database.engine, Scenario(threads=2))
+        self.evaluator = Evaluator(
+            self.task, database.engine, Scenario(threads=options.timed_threads)
+        )
         self.sites = Base(self.task.model, self.task.longest).sites
         self.facts: dict[str, float] = {}
 
@@ -254,6 +256,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="of the search split")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each worker")
+    parser.add_argument("--timed-threads", type=int, default=2, help="that latency is measured for")
     parser.add_argument("--only", default="", help="contenders, with semicolons between")
     parser.add_argument("--few", type=int, default=FEW)
     parser.add_argument("--many", type=int, default=MANY)

@@ -91,8 +91,8 @@ def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
 
 def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     arguments = (
-        base_dir, data_dir, "--seeds", 1, "--few", 14, "--many", 4, "--examples", 40, "--out",
-        tmp_path, "--cache", tmp_path / "cache.db", "--only",
+        base_dir, data_dir, "--seeds", 1, "--few", 14, "--many", 4, "--examples", 40,
+        "--timed-threads", 1, "--out", tmp_path, "--cache", tmp_path / "cache.db", "--only",
         "auto;kwon;axformer, epsilon 0.1;random",
     )  # fmt: skip
     run("samplers.py", *arguments)
