@@ -68,6 +68,7 @@ def bundle_of(
         data_name="a/dataset",
         metric="accuracy",
         scenario=None,
+        runtime="PyTorch",
         machine="host, 2 cores",
     )
 

@@ -23,6 +23,7 @@ __all__ = [
     "named",
     "recorded",
     "removal",
+    "together",
 ]
 
 
@@ -68,6 +69,12 @@ def is_removed(kept: Mapping[str, Level]) -> bool:
     """
     left = [kept[one.name] for one in named(kept) if isinstance(one, UnitRemoval)]
     return bool(left) and all(units == 0 for units in left)
+
+
+def together(first: Level, second: Level) -> Level:
+    """The level of one type of choice at two sites of a layer: the more approximate one."""
+    levels = [level for level in (first, second) if level is not None]
+    return min(levels, default=None)
 
 
 def removal(kind: SiteKind) -> UnitRemoval | None:

@@ -57,7 +57,7 @@ class Approximation(ABC):
     name: ClassVar[str]
     kinds: ClassVar[tuple[SiteKind, ...]]
     summary: ClassVar[str]
-    searched: ClassVar[bool] = True
+    searched: ClassVar[bool] = False
     needs: ClassVar[Collection[str]] = ()
     choice_type: ClassVar[type[Choice]]
     cuts: ClassVar[bool] = True
@@ -194,7 +194,6 @@ class UnitRemoval(Approximation):
 class BlockRemoval(UnitRemoval):
     """Removes whole blocks: the last level of a unit removal, for a search over blocks."""
 
-    searched = False
     fractions = ()
 
     @abstractmethod
@@ -214,7 +213,6 @@ class UnitMask(UnitRemoval):
     :meth:`axsearch.space.genome.SearchSpace.recipe` joins the parts of a site.
     """
 
-    searched = False
     fractions = ()
 
     @abstractmethod

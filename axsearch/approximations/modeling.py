@@ -210,7 +210,12 @@ def apply_choices(
             layout.finish(layer, Position(own, removed, dict(below)), model.config)
         below = {kind: count + (kind not in removed) for kind, count in below.items()}
     for kind, block in layout.outside.items():
-        for type, choice in sorted(sites.get(kind, {}).items()):
+        choices = sites.get(kind, {})
+        if any(halves[type].removes(choice) for type, choice in choices.items()):
+            assert block.remove is not None
+            block.remove(model.base_model)
+            continue
+        for type, choice in sorted(choices.items()):
             halves[type].install(Target(model, model.base_model, block), choice)
 
 

@@ -18,7 +18,7 @@ from axsearch.models.base_model import Base
 from axsearch.runtimes import Session, open_session
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.tasks.split import Batch
 
@@ -77,7 +77,8 @@ def measure_latency_table(
     dozen models has another pair of shapes, every pass says how long each layer took, and the times
     of attention and FFN are the least squares fit to the medians. So a block is timed with the
     neighbours and the caches that it has in a real model. Each pass is divided by the base's passes
-    just before and after it. ``on_round`` is told how many rounds were made, of how many at most.
+    just before and after it. ``on_round`` receives the number of rounds so far and the most there
+    will be.
     """
     layers = sorted({site.layer for site in base.sites if site.layer != OUTSIDE})
     there = {
@@ -99,7 +100,7 @@ def measure_latency_table(
     repeats = {site.id.layer: site.repeats for site in base.sites.values()}
     repeats.pop(OUTSIDE, None)
     shares = np.median(rounds, axis=0)
-    blocks = _fit([Recipe.of({}), *designs], shares[: len(designs) + 1, :-1], repeats, there)
+    blocks = _fit([EXACT, *designs], shares[: len(designs) + 1, :-1], repeats, there)
     exact = sum(blocks[kind] for kind in there)
     rest = max(1 - exact * sum(repeats.values()), SMALLEST)
     outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
@@ -184,7 +185,7 @@ def _designs(
         choices: dict[SiteId, Mapping[str, Choice]] = {}
         for layer, pair in zip(layers, pairs[start : start + len(layers)], strict=True):
             chosen = dict(zip(there, pair, strict=True))
-            if all(_removes(chosen[kind]) for kind in blocks):
+            if blocks and all(_removes(chosen[kind]) for kind in blocks):
                 chosen[blocks[-1]] = {}
             choices |= {SiteId(layer, kind): own for kind, own in chosen.items()}
         found.append(Recipe.of(choices))

@@ -11,7 +11,7 @@ from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.problem import Cost
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.size_table import SizeTable
 
 FASTER = 0.05
@@ -92,7 +92,7 @@ def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Colle
         if dimension.approximation.parts(dimension.sites[0]) > 1:
             continue
         site = dimension.sites[0].id
-        fastest = table.block(Recipe.of({}), site)
+        fastest = table.block(EXACT, site)
         for level, value in enumerate(dimension.levels[1:], 1):
             recipe = space.recipe({**space.exact(), dimension.name: level})
             share = table.block(recipe, site)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from axsearch.evaluation.accuracy import NonFiniteError, Predictor
 from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.tasks.split import Split
 
 EXAMPLES = 256
@@ -71,14 +71,14 @@ def measure_damage(
     """Measure each level of each dimension alone, and each dimension with its neighbour.
 
     ``shrink`` makes the smaller model of a recipe. Neighbours are dimensions of sites that follow
-    one another in a forward pass. ``on_recipe`` is told how many recipes were run, and of how many.
+    one another in a forward pass. ``on_recipe`` receives the number of recipes so far and in all.
     """
     outputs: dict[int, Tensor] = {}
 
     def keep(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
         outputs[int(rows[0])] = logits
 
-    predictor.run(base.model, sample, keep, base, Recipe.of({}))
+    predictor.run(base.model, sample, keep, base, EXACT)
     pairs = neighbours(space)
     total = sum(len(d.levels) - 1 for d in space.dimensions) + len(pairs)
     done = 0

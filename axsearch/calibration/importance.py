@@ -24,7 +24,7 @@ from axsearch.tasks.split import Split
 BATCH_SIZE = 32
 
 PATH = (0.15, 0.3, 0.45, 0.6, 0.75)
-"""Shares of the removable parameters at which units are scored anew."""
+"""Shares of the removable parameters at which units are scored again."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def importance_along_path(
     device: str = "cpu",
     on_batch: Callable[[int], None] | None = None,
 ) -> Importance:
-    """The order in which units go when they are scored anew along the way.
+    """The order in which units go when they are scored again along the way.
 
     Scores of the base say little of a model that has lost half of its units: TextPruner reports 45
     against 92 % accuracy for one and for sixteen rounds of scoring (arXiv 2203.15996, section on

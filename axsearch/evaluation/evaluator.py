@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 from transformers import PreTrainedModel
 
-from axsearch.approximations import recorded
+from axsearch.approximations import recorded, together
 from axsearch.evaluation.accuracy import Predictions, Predictor
 from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
@@ -43,6 +43,7 @@ from axsearch.space.scenario import Scenario
 from axsearch.statistics.inference import estimate
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate, Outcome
+from axsearch.store.models import CLOSED_FORM
 from axsearch.store.queries import (
     Evaluation,
     EvaluationKey,
@@ -238,14 +239,16 @@ class Evaluator:
         dtype: str,
         threshold: Threshold | None,
     ) -> Predictions:
+        # What the lower layers compute follows from the choices alone in closed form only.
+        shared = recipe if self._weights(recipe).key == CLOSED_FORM else None
         if threshold is None:
-            return self.predictor.predict(model, split, self.base, recipe, dtype=dtype)
+            return self.predictor.predict(model, split, self.base, shared, dtype=dtype)
         stages, kind = self.stages, self.task.kind
         answers: list[Any] = [None] * len(self.task.search)
         losses = np.empty(len(self.task.search), np.float32)
         outcomes: list[Outcome] = []
         for stage, (part, rows) in enumerate(zip(stages.parts, stages.rows, strict=True)):
-            found = self.predictor.predict(model, part, self.base, recipe, dtype=dtype)
+            found = self.predictor.predict(model, part, self.base, shared, dtype=dtype)
             losses[rows] = found.losses
             for row, answer in zip(rows, found.answers, strict=True):
                 answers[row] = answer
@@ -339,7 +342,8 @@ class Evaluator:
         for site in self.base.sites.values():
             place = described.setdefault(site.id.place, {})
             for name, approximation in recorded(site.id.kind).items():
-                place[name] = approximation.value(site, recipe.at(*site.id).get(name))
+                level = approximation.value(site, recipe.at(*site.id).get(name))
+                place[name] = together(place.get(name), level)
         return described
 
     def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:

@@ -144,6 +144,7 @@ def _bundle(
         data_name=study.data_name,
         metric=spec.metric,
         scenario=study.scenario,
+        runtime=study.runtime,
         machine=spec.machine,
     )
 

@@ -36,7 +36,8 @@ class Bundle:
     """Everything that goes into an export: the base, the recipe and its measurements.
 
     ``weights`` are where the recipe's tensors come from; ``holdout`` and ``base_holdout`` are the
-    accuracies on the holdout split, ``machine`` is where the latency was measured.
+    accuracies on the holdout split; ``scenario`` and ``runtime`` say in words what latency was
+    measured for, and ``machine`` where.
     """
 
     base: Base
@@ -53,6 +54,7 @@ class Bundle:
     data_name: str
     metric: str
     scenario: str | None
+    runtime: str
     machine: str
 
     @cached_property

@@ -77,9 +77,10 @@ class Base:
         """
         stays = self.plan(recipe).layers
         state = self.state
-        surgery.cut(self.sites, recipe, state)
+        surgery.cut(self.sites, recipe, state, units=True)
         if refit is not None:
             refit(state)
+        surgery.cut(self.sites, recipe, state, units=False)
         lost = surgery.lost_layers(self.sites, recipe)
         return surgery.renamed(self.model, self.family, stays, lost, state)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch.approximations import recorded
+from axsearch.approximations.choices import Kept
 from axsearch.approximations.modeling import Modeling
 from axsearch.approximations.site import OUTSIDE, Site, SiteId
 from axsearch.errors import UsageError
@@ -68,9 +69,17 @@ def check_fit(model: PreTrainedModel, sites: Mapping[SiteId, Site], recipe: Reci
             raise UsageError(f"The recipe's {name!r} at {site_id} {misfit}.")
 
 
-def cut(sites: Mapping[SiteId, Site], recipe: Recipe, state: dict[str, Tensor]) -> None:
-    """Slice the tensors of ``state``, which has the base's names, to what a recipe leaves."""
+def cut(
+    sites: Mapping[SiteId, Site], recipe: Recipe, state: dict[str, Tensor], *, units: bool
+) -> None:
+    """Slice the tensors of ``state``, which has the base's names, to what a recipe leaves.
+
+    With ``units`` the units are removed, otherwise all else is done: weights are refitted between
+    the two, as what changes a tensor in another way must change the refitted one.
+    """
     for site_id, name, choice in recipe.choices():
+        if isinstance(choice, Kept) is not units:
+            continue
         modeling = recorded(site_id.kind)[name].modeling
         modeling.cut(sites[site_id], choice.to_dict(), state)
 
@@ -96,8 +105,16 @@ def renamed(
 
 
 def halves_of(recipe: Recipe) -> dict[str, type[Modeling]]:
-    """The modeling halves of the approximations that a recipe uses, by the type of its choices."""
-    return {name: recorded(site.kind)[name].modeling for site, name, _ in recipe.choices()}
+    """The modeling halves of the approximations that a recipe uses, by the type of its choices.
+
+    Raises UsageError for a type that no site of its kind may have.
+    """
+    found = {}
+    for site, name, _ in recipe.choices():
+        if name not in recorded(site.kind):
+            raise UsageError(f"The recipe has {name!r} at {site}, which axsearch does not know.")
+        found[name] = recorded(site.kind)[name].modeling
+    return found
 
 
 def lost_layers(sites: Mapping[SiteId, Site], recipe: Recipe) -> set[int]:

@@ -8,7 +8,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
 from axsearch.evaluation.loading import load_task
 from axsearch.progress import steps
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.study.study import Study
 
@@ -18,7 +18,7 @@ def evaluate_front(study: Study) -> None:
 
     Raises UsageError where the study's model or data are not what they were.
     """
-    recipes = [Recipe.of({}), *(Recipe.from_dict(m.recipe) for m in study.front())]
+    recipes = [EXACT, *(Recipe.from_dict(m.recipe) for m in study.front())]
     known = study.outcomes(recipes, "holdout")
     missing = [recipe for recipe in recipes if recipe.hash not in known]
     if missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from axsearch.errors import UsageError
@@ -13,7 +13,7 @@ from axsearch.samplers.base import Sampler
 from axsearch.space.genome import check_names
 from axsearch.space.recipe import Compensation
 from axsearch.store.database import check_database
-from axsearch.study.settings import DTYPES, SearchSettings
+from axsearch.study.settings import DTYPES, Load, SearchSettings
 from axsearch.study.spec import OBJECTIVES
 from axsearch.system.devices import check_device
 
@@ -38,7 +38,7 @@ class Resolved:
 
 
 def resolve(request: SearchRequest) -> Resolved:
-    """Decide what a request leaves open; it takes milliseconds.
+    """Decide what a request leaves open, in milliseconds once transformers is imported.
 
     It reads the model's config, but neither its weights nor the data, and of a database that exists
     only its version. Nothing is written.
@@ -60,14 +60,25 @@ def resolve(request: SearchRequest) -> Resolved:
     check_names(settings.approximations or ())
     check_device(request.device)
     _check_dtype(settings, sampler)
+    _check_runtime(request.load)
     _check_model(request)
     return Resolved(replace(request, settings=settings), sampler)
+
+
+def _check_runtime(load: Load) -> None:
+    """Raises UsageError for a runtime that is not there, or a precision that it lacks."""
+    if (load.runtime, load.precision) != (Load.runtime, Load.precision):
+        from axsearch.runtimes import check  # with torch, which the default does without
+
+        check(load.runtime, load.precision)
 
 
 def _check_counts(request: SearchRequest) -> None:
     counts = {
         "trials": request.trials,
-        **{one.name: getattr(request.load, one.name) for one in fields(request.load)},
+        "batch_size": request.load.batch_size,
+        "sequence_length": request.load.sequence_length,
+        "threads": request.load.threads,
     }
     for name, value in counts.items():
         if value is not None and value < 1:

@@ -29,6 +29,7 @@ from axsearch.space.problem import Problem
 from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
 from axsearch.store.database import Database, open_database
+from axsearch.store.models import CLOSED_FORM
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.studies import (
     ModelFacts,
@@ -74,6 +75,8 @@ def search(
     batch_size: int = Load.batch_size,
     sequence_length: int | None = Load.sequence_length,
     threads: int | None = Load.threads,
+    runtime: str = Load.runtime,
+    precision: str = Load.precision,
     search_examples: int | None = TaskSpec.search_examples,
     device: str = SearchRequest.device,
     dtype: str = SearchSettings.dtype,
@@ -232,7 +235,14 @@ def _scenario(resolved: Resolved) -> Scenario | None:
         return None
     load = resolved.request.load
     threads = load.threads or torch.get_num_threads()  # a number, or a resumed study could mix two
-    return Scenario(load.batch_size, load.sequence_length, threads, resolved.request.device)
+    return Scenario(
+        load.batch_size,
+        load.sequence_length,
+        threads,
+        resolved.request.device,
+        load.runtime,
+        load.precision,
+    )
 
 
 def _spec(
@@ -264,6 +274,7 @@ def _spec(
         levels=space.to_dict(),
         compensation=settings.compensation,  # type: ignore[arg-type]
         dtype=settings.dtype,
+        weights=CLOSED_FORM,
     )
 
 

@@ -13,6 +13,9 @@ from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.space.recipe import Recipe
 
+LEAST = 1e-3
+"""A model's predicted time over the base's, at least: no noise makes it nothing."""
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -52,7 +55,7 @@ class LatencyTable:
         """
         kinds = self.outside if layer == OUTSIDE else self.kinds
         blocks = [kind for kind in kinds if removal(kind) is not None]
-        if layer != OUTSIDE and all(recipe.removed(layer, kind) for kind in blocks):
+        if layer != OUTSIDE and blocks and all(recipe.removed(layer, k) for k in blocks):
             return 0.0
         share = sum(self.block(recipe, SiteId(layer, kind)) for kind in kinds)
         return share * self.repeats.get(layer, 1)
@@ -95,7 +98,7 @@ class LatencyTable:
     def ratio(self, recipe: Recipe) -> float:
         """A model's time over the base's; raises KeyError for a setting that was not measured."""
         layers = sum(self.layer(recipe, layer) for layer in self.repeats)
-        return self.rest + layers + self.layer(recipe, OUTSIDE)
+        return max(self.rest + layers + self.layer(recipe, OUTSIDE), LEAST)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""

@@ -39,7 +39,7 @@ class SizeTable:
         """
         sites = [site for site in self.units if site.layer == layer]
         blocks = [site for site in sites if self.units[site]]
-        if layer != OUTSIDE and all(recipe.removed(*site) for site in blocks):
+        if layer != OUTSIDE and blocks and all(recipe.removed(*site) for site in blocks):
             return 0.0
         return self.layers.get(layer, 0.0) - sum(self.saved(recipe, site) for site in sites)
 

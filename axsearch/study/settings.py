@@ -118,3 +118,5 @@ class Load:
     threads: Annotated[
         int | None, Option("Number of threads when latency is measured", omitted="all")
     ] = None
+    runtime: Annotated[str, Option("Runtime in which latency is measured")] = "torch"
+    precision: Annotated[str, Option("Precision in which latency is measured")] = "float32"

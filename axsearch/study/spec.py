@@ -20,6 +20,7 @@ from pydantic import (
 from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.measurement import Measurement
+from axsearch.store.models import CLOSED_FORM
 from axsearch.store.records import read_record
 from axsearch.study.settings import Limits, SearchSettings
 
@@ -85,6 +86,7 @@ class StudySpec(BaseModel):
     compensation: Compensation = "none"
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
     space_fingerprint: str = ""
+    weights: str = CLOSED_FORM
     workload: str | None = None
 
     @classmethod

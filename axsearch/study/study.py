@@ -6,6 +6,7 @@ Needs no torch: everything comes from the database.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import in_words
 from axsearch.statistics import pareto
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
 from axsearch.store.database import Database, open_database
+from axsearch.store.models import CLOSED_FORM
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.queries import (
     Evaluation,
@@ -134,6 +136,12 @@ class Study:
         """What latency was measured for, in words; None where it was not measured."""
         return None if self.spec.scenario is None else in_words(self.spec.scenario)
 
+    @property
+    def runtime(self) -> str:
+        """What latency was measured in, in words."""
+        scenario = self.spec.scenario
+        return "PyTorch" if scenario is None or scenario.runtime == "torch" else scenario.runtime
+
     def refresh(self) -> None:
         """Forget what was read, after something was added to the database."""
         self.__dict__.pop("measurements", None)
@@ -144,14 +152,14 @@ class Study:
         """Measurements that front and baseline are among, where not all were read already."""
         if "measurements" in self.__dict__:
             return self.measurements
-        storage, exact = self.database.storage, Recipe.of({}).hash
+        storage, exact = self.database.storage, EXACT.hash
         ids = front_candidates(self.database.engine, self.id, exact)
         return self.measured(storage.trials(ids))
 
     @property
     def baseline(self) -> Measurement:
         """The base model, which is the study's first trial."""
-        exact = Recipe.of({}).to_dict()
+        exact = EXACT.to_dict()
         for measurement in self._candidates:
             if measurement.recipe == exact:
                 return measurement
@@ -162,7 +170,7 @@ class Study:
     @property
     def has_baseline(self) -> bool:
         """Whether the base was measured; without it there is no front."""
-        exact = Recipe.of({}).to_dict()
+        exact = EXACT.to_dict()
         return any(measurement.recipe == exact for measurement in self._candidates)
 
     def front(self) -> list[Measurement]:
@@ -233,14 +241,20 @@ class Study:
             self.spec.splits[split],
             self.spec.dtype if split == "search" else "float32",
             self.spec.metric,
+            self.spec.weights,
         )
-        return load_evaluations(self.database.engine, key, recipes)
+        found = load_evaluations(self.database.engine, key, recipes)
+        if key.weights != CLOSED_FORM and EXACT.hash in recipes:  # the base is nobody's weights
+            base = replace(key, weights=CLOSED_FORM)
+            found |= load_evaluations(self.database.engine, base, [EXACT.hash])
+        return found
 
     def _timed(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
         """The ratios of models that were timed in the study's scenario on its machine."""
-        if self.spec.workload is None:
+        spec = self.spec
+        if spec.workload is None:
             return {}
-        key = LatencyKey(self.spec.model_fingerprint, self.spec.workload, self.spec.machine)
+        key = LatencyKey(spec.model_fingerprint, spec.workload, spec.machine, spec.weights)
         return load_ratios(self.database.engine, key, recipes)
 
     def _measurement(

@@ -70,7 +70,7 @@ class Tables:
 
     @cached_property
     def trivial(self) -> float | None:
-        """The accuracy of an answer that does not look."""
+        """The accuracy of the best constant answer."""
         spec = self._spec
         splits = both_splits(spec.splits["calibration"], spec.splits["search"])
         found = self._load(splits, trivial_kind(spec.metric))

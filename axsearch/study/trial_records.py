@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from axsearch.approximations import together
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.records import damaged, read_record
@@ -80,7 +81,8 @@ def check_choices(
         whole = measurement.choices if base is None else base
         choices = {layer: {**dict.fromkeys(kinds), **kept} for layer, kept in whole.items()}
         for site, name, choice in recipe.choices():
-            choices.setdefault(site.place, {})[name] = choice.level
+            place = choices.setdefault(site.place, {})
+            place[name] = together(place.get(name), choice.level)
         if _given(measurement.choices) != _given(choices):
             raise damaged(
                 named(measurement.trial), "its choices are not what its recipe leaves of the base"

@@ -115,8 +115,10 @@ def test_the_genome_and_the_tables_know_its_sites(study: Study) -> None:
     assert table is not None
     assert sizes is not None
     assert table.outside == ("positions",)
-    assert table.ratio(Recipe.of({})) == pytest.approx(1)
-    assert 0 < table.ratio(recipe) < 1
+    exact = sum(table.blocks[kind] for kind in table.kinds)
+    assert table.rest + exact * sum(table.repeats.values()) == pytest.approx(1)
+    assert table.ratio(recipe) > 0
+    assert table.blocks["norm"] == 0  # it cannot be removed: only differences count
     saved = sizes.saved(recipe, SiteId(OUTSIDE, "positions")) * study.baseline.size_bytes
     assert saved == pytest.approx(16 * 32 * 4)
     predicted = sizes.rest + sum(sizes.layer(recipe, layer) for layer in (OUTSIDE, 0, 1, 2))

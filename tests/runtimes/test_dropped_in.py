@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session as DatabaseSession
 
 import axsearch.runtimes
-from axsearch import Task
+from axsearch import Task, export_model, search
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.calibration.preparation import latency_table
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
+from axsearch.reporting.explanation import explain_trial
 from axsearch.runtimes import check, runtimes
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import Recipe
@@ -134,3 +136,33 @@ def test_a_scenario_is_measured_in_it_from_the_table_to_a_model(
     assert kept
     assert all(Scenario.from_dict(scenario) == SCENARIO for scenario in kept)
     assert in_words(SCENARIO).endswith("cpu, counted int8")
+
+
+def test_a_search_takes_it_and_its_front_is_timed_in_it(
+    counts: dict[str, int], base_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {
+        "storage": f"sqlite:///{tmp_path / 'studies.db'}", "study": "counted", "trials": 4,
+        "search_examples": 32, "batch_size": 4, "threads": 1, "sampler": "random",
+        "approximations": ["heads"], "runtime": "counted",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match="no precision 'float32'; choose int8, int4"):
+        search(str(base_dir), str(data_dir), **given)
+    assert counts["opened"] == 0
+    study = search(str(base_dir), str(data_dir), **given, precision="int8")
+    assert study.scenario is not None
+    assert study.scenario.endswith("cpu, counted int8")
+    assert all(member.latency_measured for member in study.front())
+    assert counts["closed"] == counts["opened"] > 3
+    found = explain_trial(study, study.front()[0].trial or 0)
+    assert any("counted int8" in sentence for sentence in found.sentences)
+    out = export_model(study, study.front()[0].trial or 0, str(tmp_path / "out"), force=True)
+    assert "counted int8" in (out / "README.md").read_text()
+    with runtimes()["counted"].open(out, precision="int8", threads=1, device="cpu") as session:
+        assert session.run(study_batch()).logits.shape == (1, 2)
+    study.database.close()
+
+
+def study_batch() -> dict[str, torch.Tensor]:
+    ids = torch.tensor([[2, 5, 7, 3]])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -16,6 +16,7 @@ class FfnNeurons(UnitRemoval):
     name = "ffn"
     kinds = ("ffn",)
     summary = "FFN neurons kept"
+    searched = True
     unit = "neurons"
     title = "neurons"
     axis = "neurons kept"

@@ -20,7 +20,6 @@ class TopKFfn(TopK):
     name = "ffn_topk"
     kinds = ("ffn",)
     summary = "FFN neurons each token uses"
-    searched = False
     unit = "neurons a token"
     short = "n"
     title = "top-k neurons"

@@ -16,6 +16,7 @@ class Heads(UnitRemoval):
     name = "heads"
     kinds = ("attention",)
     summary = "attention heads kept"
+    searched = True
     unit = "heads"
     title = "heads"
     axis = "heads kept"

@@ -20,6 +20,7 @@ class TopKAttention(TopK):
     name = "topk"
     kinds = ("attention",)
     summary = "keys each query attends to"
+    searched = True
     needs = (SELECTABLE_SCORES,)
     unit = "keys a query"
     short = "k"

@@ -108,12 +108,18 @@ class Architecture(ABC):
 
         The input's last dimension is ``units * width``. Layers count from the model's own first.
         """
-        return {
+        inside = {
             SiteId(number, kind): layer.get_submodule(block.output)
             for number, layer in enumerate(self.layers(model))
             for kind, block in self.layout.blocks.items()
             if block.output is not None
         }
+        outside = {
+            SiteId(OUTSIDE, kind): model.base_model.get_submodule(block.output)
+            for kind, block in self.layout.outside.items()
+            if block.output is not None
+        }
+        return {**inside, **outside}
 
 
 def _site(

@@ -85,9 +85,9 @@ def compensate(
         if refit is None:
             refit = _refit(base, units, choice, recipe.compensation, site_id, moments)
             refits[key] = refit
-        if refit.weight is not None and units.output.tensor in state:
+        if refit.weight is not None:
             state[units.output.tensor] = refit.weight
-        if refit.bias is not None and units.bias is not None and units.bias in state:
+        if refit.bias is not None and units.bias is not None:
             state[units.bias] = refit.bias
 
 

@@ -41,10 +41,10 @@ def measure_moments(
     32,768 tokens. Every example weighs the same. A tenth of its weight is spread evenly over its
     tokens (padding has none), the rest in proportion to the squared gradient of the loss by the
     block's output at the token: in the last layers of a classifier the answer rests on one token,
-    and a fit to all of them alike serves the others. It is the empirical Fisher information again
-    (Kwon et al. 2022, arXiv 2204.09656), here of tokens, not of gates.
+    and a fit that weighs all tokens equally serves the others. It is the empirical Fisher
+    information again (Kwon et al. 2022, arXiv 2204.09656), here of tokens, not of gates.
 
-    ``on_batch`` is told how many examples were done, and of how many. The result is on the CPU.
+    ``on_batch`` receives the number of examples so far and in all. The result is on the CPU.
     """
     model, modules = base.model, base.gates(base.model)
     sums = _Sums()

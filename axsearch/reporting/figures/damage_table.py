@@ -16,8 +16,8 @@ from axsearch.reporting.figures.data import StudyData
 ORDER = 70
 TITLE = "Damage of each choice alone"
 NO_TABLE = (
-    "This study has no damage table; `axsearch search` with the sampler axformer, hat or auto "
-    "measures one."
+    "This study has no damage table; `axsearch search` measures one, unless its sampler does not "
+    "need it."
 )
 DECADES = 5
 """The colour scale extends this many powers of ten below the greatest damage."""
