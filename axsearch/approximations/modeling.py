@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -102,8 +102,6 @@ class Modeling:
     :meth:`cut` is called when a state dict is made smaller, :meth:`install` when the modules of a
     smaller model are made, in a search and in an exported model.
     """
-
-    type: ClassVar[str]
 
     @classmethod
     def removes(cls, choice: Mapping[str, Any]) -> bool:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 
-from axsearch.approximations import Approximation, TopK, approximations, recorded
-from axsearch.approximations.choices import Kept, Setting
+from axsearch import approximations as package
+from axsearch.approximations import Approximation, approximations, recorded
+from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import SiteKind
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
 from axsearch.space.genome import Dimension
 from axsearch.space.recipe import Recipe
+from axsearch.study.settings import SearchSettings
 from tests.families import every_site, padded_batch, tiny_model
 
 KINDS: tuple[SiteKind, ...] = ("attention", "ffn")
@@ -57,8 +63,9 @@ def logits(model_type: str, recipe: Recipe) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize(("model_type", "approximation"), EVERY)
-class TestEveryApproximation:
+class Contract:
+    """The tests of one approximation in one family, which a subclass names as parameters."""
+
     def test_is_described(self, model_type: str, approximation: Approximation) -> None:
         assert approximations()[approximation.name] is approximation
         assert approximation.name.isidentifier()
@@ -109,10 +116,10 @@ class TestEveryApproximation:
                 for recipe in recipes(dimension)
             ]
             assert sizes == sorted(sizes, reverse=True)
-            if approximation.cuts:
+            if approximation.choice_type is Kept:
                 assert len(set(sizes)) == len(sizes)
             else:
-                assert len(set(sizes)) == 1
+                assert (len(set(sizes)) > 1) is approximation.cuts
 
     def test_every_other_level_changes_the_logits(
         self, model_type: str, approximation: Approximation
@@ -181,14 +188,35 @@ class TestEveryApproximation:
         for site in dimensions(model_type, approximation)[0].sites:
             count = site.units.count
             units, setting = Kept(of=count, kept=(0,)), Setting(value=2, mode="soft")
-            if isinstance(approximation, TopK):
+            if approximation.choice_type is Setting:
                 assert approximation.misfit(site, units) == "takes a k, not units to keep"
                 assert "mode 'soft', not one of" in (approximation.misfit(site, setting) or "")
-            else:
+            elif approximation.choice_type is Kept:
                 other = Kept(of=count + 1, kept=(0,))
                 assert approximation.misfit(site, units) is None
                 assert approximation.misfit(site, setting) == "takes units to keep, not a setting"
                 assert f"for {count + 1} units" in (approximation.misfit(site, other) or "")
+            else:
+                others: Sequence[Choice] = (units, setting)
+                assert all(approximation.misfit(site, other) for other in others)
+
+
+@pytest.mark.parametrize(("model_type", "approximation"), EVERY)
+class TestEveryApproximation(Contract):
+    """Those of axsearch."""
+
+
+def test_every_folder_is_a_package() -> None:
+    """One without ``__init__.py`` would not be found, and nothing would say so."""
+    for folder in Path(package.__path__[0]).iterdir():
+        if folder.is_dir() and any(folder.glob("*.py")):
+            assert (folder / "__init__.py").is_file(), folder.name
+
+
+def test_the_help_of_search_names_all() -> None:
+    hint = get_type_hints(SearchSettings, include_extras=True)["approximations"]
+    (option,) = hint.__metadata__
+    assert set(re.findall(r"[a-z_]+", option.help)) >= set(approximations())
 
 
 def test_all_are_found_by_being_there() -> None:
@@ -198,12 +226,16 @@ def test_all_are_found_by_being_there() -> None:
         "layer", "topk", "topk_hard",
     }  # fmt: skip
     searched = {name for name, a in approximations().items() if a.searched}
-    assert searched == {"heads", "ffn", "topk"}
+    assert searched >= {"heads", "ffn", "topk"}
+    others = {"attention_block", "ffn_block", "ffn_mask", "ffn_topk", "head_mask", "layer"}
+    assert not searched & {*others, "topk_hard"}
 
 
 def test_a_recipe_has_one_name_for_what_gives_the_same_model() -> None:
-    assert set(recorded("attention")) == {"heads", "topk"}
-    assert set(recorded("ffn")) == {"ffn", "ffn_topk"}
+    assert set(recorded("attention")) >= {"heads", "topk"}
+    assert set(recorded("ffn")) >= {"ffn", "ffn_topk"}
+    assert not set(recorded("attention")) & {"attention_block", "head_mask", "layer", "topk_hard"}
+    assert not set(recorded("ffn")) & {"ffn_block", "ffn_mask", "layer"}
 
 
 def most(name: str) -> Recipe:

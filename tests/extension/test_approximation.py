@@ -11,12 +11,14 @@ import torch
 
 from axsearch import Recipe, Study, UsageError, export_model, search, verify_export
 from axsearch import approximations as package
+from axsearch.approximations import Approximation, approximations
 from axsearch.approximations.site import SiteId
 from axsearch.cli.front import print_front
 from axsearch.models.base_model import Base
 from axsearch.reporting.explanation import explain_trial
 from axsearch.reporting.gallery import study_figures
 from axsearch.study.tables import Tables
+from tests.approximations.test_contract import Contract
 from tests.conftest import tiny_bert
 from tests.extension.conftest import Drop
 from tests.extension.toy_approximation import FILES
@@ -50,6 +52,18 @@ def damped_trial(study: Study) -> int:
             assert member.trial is not None
             return member.trial
     raise AssertionError("no trial is damped")
+
+
+class TestContract(Contract):
+    """The toy keeps what every approximation promises."""
+
+    @pytest.fixture
+    def model_type(self) -> str:
+        return "bert"
+
+    @pytest.fixture
+    def approximation(self) -> Approximation:
+        return approximations()["damped"]
 
 
 def test_a_recipe_reads_and_writes_its_choice() -> None:

@@ -89,8 +89,6 @@ class Damper(nn.Module):
 class DampedModeling(Modeling):
     """Drops the output's bias."""
 
-    type = "damped"
-
     @classmethod
     def cut(
         cls, site: Site, choice: Mapping[str, Any], state: MutableMapping[str, Tensor]

@@ -116,8 +116,6 @@ from axsearch.approximations.modeling import Modeling, replace_module
 class NormBiasModeling(Modeling):
     """Drops the bias of a norm."""
 
-    type = "norm_bias"
-
     @classmethod
     def cut(cls, site, choice, state):
         state.pop(f"{site.modules[0]}.bias")
@@ -190,8 +188,6 @@ from axsearch.approximations.modeling import Modeling, replace_module
 
 class PositionRowsModeling(Modeling):
     """Keeps the first position embeddings."""
-
-    type = "position_rows"
 
     @classmethod
     def cut(cls, site, choice, state):

@@ -7,5 +7,3 @@ from axsearch.approximations.modeling import UnitModeling
 
 class NeuronsModeling(UnitModeling):
     """Removes neurons."""
-
-    type = "ffn"

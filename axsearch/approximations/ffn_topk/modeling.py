@@ -27,8 +27,6 @@ class TopKActivation(nn.Module):
 class TopKFfnModeling(Modeling):
     """Puts the activation of top-k around the block's own."""
 
-    type = "ffn_topk"
-
     @classmethod
     def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
         """Replace the activation."""

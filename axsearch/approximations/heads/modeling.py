@@ -7,5 +7,3 @@ from axsearch.approximations.modeling import UnitModeling
 
 class HeadsModeling(UnitModeling):
     """Removes heads."""
-
-    type = "heads"

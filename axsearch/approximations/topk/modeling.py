@@ -12,8 +12,6 @@ from axsearch.approximations.topk.attention_interface import ATTENTION_NAME
 class TopKAttentionModeling(Modeling):
     """Lets a layer attend through :mod:`axsearch.approximations.topk.attention_interface`."""
 
-    type = "topk"
-
     @classmethod
     def install(cls, target: Target, choice: Mapping[str, Any]) -> None:
         """Set k on the attention module; transformers then calls the function with it."""
