@@ -40,13 +40,15 @@ def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
             start = len(" ".join([*words[:at], ""]))
             answer = {"text": [words[at]], "answer_start": [start]}
             found.append({"question": "word1", "context": " ".join(words), "answers": answer})
-        else:
+        elif kind == "token-classification":
             tags = ["O"] * len(words)
             words[at], words[at + 1] = draw.choice(GOOD), draw.choice(GOOD)
             tags[at], tags[at + 1] = "B-GOOD", "I-GOOD"
             if at > 1:
                 words[0], tags[0] = draw.choice(BAD), "B-BAD"
             found.append({"tokens": words, "tags": tags})
+        else:
+            raise ValueError(f"Write rows of {kind} here, and its head in HEADS.")
     return found
 
 
