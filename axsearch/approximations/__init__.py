@@ -28,10 +28,15 @@ __all__ = [
 
 
 @functools.cache
+def _made(member: type[Approximation]) -> Approximation:
+    return member()  # one object for a class, also where the registry is read again
+
+
+@functools.cache
 def approximations() -> Mapping[str, Approximation]:
     """Every approximation by the name that a genome gives it, in alphabetical order."""
     found: list[Approximation] = [
-        member()
+        _made(member)
         for module in discovery.halves(sys.modules[__name__], "choice")
         for member in discovery.members(module, Approximation)  # type: ignore[type-abstract]
     ]
