@@ -27,6 +27,7 @@ from transformers import (
 )
 
 import axsearch
+import tests.scripts_once  # noqa: F401
 from axsearch.approximations.choices import Choice, Kept
 from axsearch.calibration.block_timing import shapes
 from axsearch.calibration.preparation import SECONDS_VARIABLE

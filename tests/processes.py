@@ -30,6 +30,7 @@ IMPORTED = (
     "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna", "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg", "axsearch.cli", "axsearch.running.remeasuring",
     "axsearch.running.search", "axsearch.running.session", "axsearch.reporting.dashboard.serving",
+    "tests.scripts_once",
 )  # fmt: skip
 
 
