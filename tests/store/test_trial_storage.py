@@ -24,6 +24,7 @@ from sqlalchemy.exc import OperationalError
 from axsearch.store import trial_storage
 from axsearch.store.database import open_database
 from axsearch.store.trial_storage import TrialStorage
+from tests.conftest import copied
 from tests.processes import run
 
 KNOB = IntDistribution(0, 12)
@@ -59,8 +60,8 @@ class TestContract(StorageTestCase):
     """Optuna's tests of any storage."""
 
     @pytest.fixture
-    def storage(self, tmp_path: Path) -> TrialStorage:
-        return TrialStorage(f"sqlite:///{tmp_path / 'test.db'}", engine_kwargs=UNPOOLED)
+    def storage(self, sqlite_template: str, tmp_path: Path) -> TrialStorage:
+        return TrialStorage(copied(sqlite_template, tmp_path), engine_kwargs=UNPOOLED)
 
 
 class TestContractOnPostgresql(StorageTestCase):
@@ -78,8 +79,8 @@ class TestContractBehindTheCache(StorageTestCase):
     """The same of what a study makes of it."""
 
     @pytest.fixture
-    def storage(self, tmp_path: Path) -> BaseStorage:
-        backend = TrialStorage(f"sqlite:///{tmp_path / 'test.db'}", engine_kwargs=UNPOOLED)
+    def storage(self, sqlite_template: str, tmp_path: Path) -> BaseStorage:
+        backend = TrialStorage(copied(sqlite_template, tmp_path), engine_kwargs=UNPOOLED)
         return optuna.storages.get_storage(backend)
 
 
