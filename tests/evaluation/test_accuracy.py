@@ -287,7 +287,7 @@ def test_the_outputs_least_recently_used_are_forgotten() -> None:
 
     def layers_run(predictor: Predictor, recipe: Recipe) -> int:
         before = predictor.layers_run
-        found = predictor.predict(made("bert", recipe), few, deep_model("bert"), recipe)
+        found = predictor.predict(made("bert", recipe), few, deep_base("bert"), recipe)
         assert_same(found, Predictor(BINARY, memory=0).predict(made("bert", recipe), few))
         return (predictor.layers_run - before) // len(few)
 
