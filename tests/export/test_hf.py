@@ -12,6 +12,7 @@ import yaml
 from safetensors import safe_open
 
 from axsearch import Study, export_model, search, shrink, verify_export
+from axsearch.approximations import choice_types
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
@@ -383,7 +384,7 @@ def test_a_compensated_model_is_written_as_it_was_measured(
     assert not torch.equal(small[changed], base.state_dict()[changed])
     assert Recipe.read(folder / "recipe.json").compensation == way
     card = (folder / "README.md").read_text()
-    assert ("in the biases" in card) is (way == "bias")
+    assert ("to the biases" in card) is (way == "bias")
     assert ("refitted on calibration examples" in card) is (way == "least_squares")
 
 
@@ -439,7 +440,9 @@ def test_a_model_no_better_than_the_trivial_answer_needs_force(
 
 @pytest.mark.parametrize("model_type", architectures())
 def test_the_modeling_file_stands_alone(model_type: str) -> None:
-    source = modeling_source(type(tiny_model(model_type)), "AutoModelForSequenceClassification")
+    types = choice_types()  # all that a recipe may use
+    base = type(tiny_model(model_type))
+    source = modeling_source(base, "AutoModelForSequenceClassification", types)
     compile(source, "modeling.py", "exec")
     assert "import axsearch" not in source
     assert "from axsearch" not in source
