@@ -77,11 +77,11 @@ FIELDS: dict[str, Check] = {
     "levels": map_of(list_of(lambda v: v is None or type(v) is int)),
     "compensation": lambda v: v in ("none", "bias", "least_squares"),
     "dtype": lambda v: v in ("float32", "bfloat16"),
-    "space_fingerprint": text, "workload": optional(text),
+    "space_fingerprint": text, "weights": text, "workload": optional(text),
 }  # fmt: skip
 DEFAULTS = {
     "max_size_ratio": None, "compensation": "none", "dtype": "float32", "space_fingerprint": "",
-    "workload": None,
+    "weights": "", "workload": None,
 }  # fmt: skip
 
 
