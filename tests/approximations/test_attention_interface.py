@@ -14,7 +14,7 @@ from axsearch.approximations.topk import attention_interface
 from axsearch.kernels.native import SWITCH
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
-from tests.families import padded_batch, tiny_model
+from axsearch.testing.models import padded_batch, tiny_model
 
 RECIPE = Recipe.of({SiteId(0, "attention"): {"topk": Setting(value=8, mode="renormalised")}})
 

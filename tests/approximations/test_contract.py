@@ -1,30 +1,22 @@
-"""What every approximation promises; a new file in axsearch.approximations is tested, too."""
+"""Every approximation there is keeps what approximations promise; a new folder is tested, too."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import torch
-from torch import Tensor
 
 from axsearch import approximations as package
-from axsearch.approximations import Approximation, approximations, recorded
-from axsearch.approximations.choices import Choice, Kept, Setting
-from axsearch.approximations.site import SiteKind
-from axsearch.evaluation.size import parameter_count
-from axsearch.models.base_model import Base
-from axsearch.models.weights import shrink
-from axsearch.space.genome import Dimension
+from axsearch.approximations import approximations, recorded
+from axsearch.approximations.choices import Setting
 from axsearch.space.recipe import Recipe
 from axsearch.study.settings import SearchSettings
-from tests.families import every_site, padded_batch, tiny_model
+from axsearch.testing.approximations import ApproximationContract, dimensions, logits, recipes
 
-KINDS: tuple[SiteKind, ...] = ("attention", "ffn")
 # Post-norm with projections of its own, and pre-norm with fused and gated ones without bias.
 EVERY = [
     pytest.param(model_type, approximation, id=f"{model_type}-{name}")
@@ -34,175 +26,8 @@ EVERY = [
 ]
 
 
-def dimensions(model_type: str, approximation: Approximation) -> list[Dimension]:
-    """The approximation in each layer, part by part; units go in another order than their own."""
-    sites = every_site(model_type)
-    groups = []
-    for layer in sorted({site.id.layer for site in sites}):
-        own = [s for s in sites if s.id.layer == layer and s.id.kind in approximation.kinds]
-        own.sort(key=lambda site: approximation.kinds.index(site.id.kind))
-        orders = tuple(tuple(reversed(range(site.units.count))) for site in own)
-        groups += [
-            Dimension(tuple(own), approximation, orders, part)
-            for part in range(approximation.parts(own[0]))
-        ]
-    return groups
-
-
-def recipe_of(dimension: Dimension, index: int) -> Recipe:
-    return Recipe.of({site: dict([choice]) for site, choice in dimension.choices(index).items()})
-
-
-def recipes(dimension: Dimension) -> list[Recipe]:
-    return [recipe_of(dimension, index) for index in range(len(dimension.levels))]
-
-
-def logits(model_type: str, recipe: Recipe) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = shrink(tiny_model(model_type), recipe)(**padded_batch(model_type)).logits
-    return result
-
-
-class Contract:
-    """The tests of one approximation in one family, which a subclass names as parameters."""
-
-    def test_is_described(self, model_type: str, approximation: Approximation) -> None:
-        assert approximations()[approximation.name] is approximation
-        assert approximation.name.isidentifier()
-        assert approximation.summary
-        assert type(approximation).__doc__
-        assert approximation.kinds
-        assert set(approximation.kinds) <= set(KINDS)
-        assert isinstance(approximation.searched, bool)
-
-    def test_a_recipe_knows_the_name_it_is_recorded_under(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        for kind in approximation.kinds:
-            name = approximation.recorded(kind)
-            assert recorded(kind)[name].name == name
-            assert all(a.recorded(kind) == n for n, a in recorded(kind).items())
-        for dimension in dimensions(model_type, approximation):
-            for index in range(1, len(dimension.levels)):
-                for site, (name, choice) in dimension.choices(index).items():
-                    assert name == approximation.recorded(site.kind)
-                    there = dimension.sites[approximation.kinds.index(site.kind)]
-                    assert recorded(site.kind)[name].misfit(there, choice) is None
-
-    def test_exact_level_is_first_and_leaves_logits_unchanged(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        with torch.no_grad():
-            base = tiny_model(model_type)(**padded_batch(model_type)).logits
-        for dimension in dimensions(model_type, approximation):
-            assert not dimension.choices(0)
-            assert recipe_of(dimension, 0) == Recipe.of({})
-            assert torch.equal(logits(model_type, recipe_of(dimension, 0)), base)
-            for index in range(1, len(dimension.levels)):
-                assert set(dimension.choices(index)) == {site.id for site in dimension.sites}
-
-    def test_levels_go_from_exact_to_most_approximate(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        for dimension in dimensions(model_type, approximation):
-            assert len(dimension.levels) > 1
-            for site in dimension.sites:  # those set together have a level each
-                levels = approximation.levels(site, dimension.part)
-                assert len(levels) == len(dimension.levels)
-                numbers = [float("inf") if level is None else level for level in levels]
-                assert all(a > b >= 0 for a, b in itertools.pairwise(numbers))
-            sizes = [
-                parameter_count(Base(tiny_model(model_type)).cut(recipe))
-                for recipe in recipes(dimension)
-            ]
-            assert sizes == sorted(sizes, reverse=True)
-            if approximation.choice_type is Kept:
-                assert len(set(sizes)) == len(sizes)
-            else:
-                assert (len(set(sizes)) > 1) is approximation.cuts
-
-    def test_every_other_level_changes_the_logits(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        found = [logits(model_type, r) for r in recipes(dimensions(model_type, approximation)[0])]
-        for a, b in itertools.combinations(found, 2):
-            assert not torch.allclose(a, b, atol=1e-6)
-
-    def test_value_is_the_level(self, model_type: str, approximation: Approximation) -> None:
-        for dimension in dimensions(model_type, approximation):
-            for site, order in zip(dimension.sites, dimension.orders, strict=True):
-                for level in approximation.levels(site, dimension.part):
-                    choice = approximation.choice(site, level, order, dimension.part)
-                    assert approximation.value(site, choice) == level
-                    name = approximation.recorded(site.id.kind)
-                    assert recorded(site.id.kind)[name].value(site, choice) == level
-
-    def test_parts_have_names_of_their_own(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        found = dimensions(model_type, approximation)
-        assert len({dimension.name for dimension in found}) == len(found)
-        for site in found[0].sites:  # those set together have as many parts
-            assert approximation.parts(site) == approximation.parts(found[0].sites[0])
-
-    def test_recipe_round_trip(self, model_type: str, approximation: Approximation) -> None:
-        for dimension in dimensions(model_type, approximation):
-            for recipe in recipes(dimension):
-                again = Recipe.from_json(recipe.to_json())
-                assert again == recipe
-                assert again.hash == recipe.hash
-            assert len(set(recipes(dimension))) == len(dimension.levels)
-
-    def test_forward_and_backward_in_train_mode(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        base = tiny_model(model_type)
-        dimension = dimensions(model_type, approximation)[-1]
-        for index in {*range(0, len(dimension.levels), 2), len(dimension.levels) - 1}:
-            small = shrink(base, recipe_of(dimension, index)).train()
-            small(**padded_batch(model_type), labels=torch.tensor([0, 1, 0])).loss.backward()
-            for name, parameter in small.named_parameters():
-                assert parameter.grad is not None, name
-                assert parameter.grad.isfinite().all(), name
-        assert all(parameter.grad is None for parameter in base.parameters())
-
-    def test_cut_leaves_other_sites_alone(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        site = dimensions(model_type, approximation)[0].sites[0]
-        own = {axis.tensor for axis in site.units.axes} | set(site.units.whole)
-        for level in approximation.levels(site)[1:]:
-            state = dict(tiny_model(model_type).state_dict())
-            before = dict(state)
-            choice = approximation.choice(site, level, range(site.units.count))
-            assert choice is not None
-            kind = approximation.recorded(site.id.kind)
-            recorded(site.id.kind)[kind].modeling.cut(site, choice.to_dict(), state)
-            touched = {n for n in before if n not in state or state[n] is not before[n]}
-            assert touched <= own
-            assert bool(touched) is approximation.cuts
-
-    def test_a_choice_of_another_form_does_not_fit(
-        self, model_type: str, approximation: Approximation
-    ) -> None:
-        for site in dimensions(model_type, approximation)[0].sites:
-            count = site.units.count
-            units, setting = Kept(of=count, kept=(0,)), Setting(value=2, mode="soft")
-            if approximation.choice_type is Setting:
-                assert approximation.misfit(site, units) == "takes a k, not units to keep"
-                assert "mode 'soft', not one of" in (approximation.misfit(site, setting) or "")
-            elif approximation.choice_type is Kept:
-                other = Kept(of=count + 1, kept=(0,))
-                assert approximation.misfit(site, units) is None
-                assert approximation.misfit(site, setting) == "takes units to keep, not a setting"
-                assert f"for {count + 1} units" in (approximation.misfit(site, other) or "")
-            else:
-                others: Sequence[Choice] = (units, setting)
-                assert all(approximation.misfit(site, other) for other in others)
-
-
 @pytest.mark.parametrize(("model_type", "approximation"), EVERY)
-class TestEveryApproximation(Contract):
+class TestEveryApproximation(ApproximationContract):
     """Those of axsearch."""
 
 

@@ -12,8 +12,8 @@ import pytest
 from axsearch import Study, search
 from axsearch.reporting.dashboard.annotating import annotate
 from axsearch.running.holdout import evaluate_front
-from axsearch.space.latency_table import LatencyTable
-from tests.processes import Process
+from axsearch.testing.latency import MEASURE, table_by_units
+from axsearch.testing.processes import Process
 
 from .page import Page
 
@@ -35,16 +35,6 @@ def page(browser: Page) -> Iterator[Page]:
     assert browser.errors() == []
 
 
-def table_by_units(*_: object, **__: object) -> LatencyTable:
-    """Time in proportion to heads and neurons: with a measured one trials would differ each run."""
-    blocks = {f"attention heads={count}": 0.1 * count / 4 for count in range(5)}
-    blocks |= {f"ffn ffn={count}": 0.2 * count / 64 for count in range(65)}
-    blocks |= {f"attention topk={k}.renormalised": 0.1 for k in (8, 16, 32)}
-    return LatencyTable(
-        0.1, {"attention": 0.1, "ffn": 0.2, **blocks}, dict.fromkeys(range(3), 1), error=0.02
-    )
-
-
 @pytest.fixture(scope="session")
 def storage(
     browser: Page, base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
@@ -53,7 +43,7 @@ def storage(
     url = f"sqlite:///{tmp_path_factory.mktemp('study') / 'studies.db'}"
     model, data = str(base_dir), str(data_dir)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("axsearch.calibration.preparation.measure_latency_table", table_by_units)
+        patched.setattr(MEASURE, table_by_units)  # or trials would differ each run
         # Not staged, or trials over the limit may be stopped before they have an accuracy.
         given = {"storage": url, "batch_size": 4, "threads": 1, "staged": False}
         search(model, data, study="other", trials=3, **given)

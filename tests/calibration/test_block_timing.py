@@ -24,7 +24,7 @@ from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
-from tests.families import every_site, random_model, short_batch
+from axsearch.testing.models import every_site, random_model, short_batch
 
 REST = 0.004
 

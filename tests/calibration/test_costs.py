@@ -18,8 +18,8 @@ from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
-from tests.families import every_site, random_model, random_recipe, tiny_model
-from tests.problems import sites_of
+from axsearch.testing.models import every_site, random_model, random_recipe, tiny_model
+from axsearch.testing.problems import sites_of
 
 NOTHING: dict[SiteKind, tuple[str, int]] = {"attention": ("heads", 4), "ffn": ("ffn", 64)}
 

@@ -30,7 +30,7 @@ from axsearch.tasks.kinds.base import Labels
 from axsearch.tasks.kinds.question_answering import Question
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.split import Split
-from tests.conftest import reviews, tiny_bert, tiny_tokenizer
+from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer
 
 KIND = task_kinds()["text-classification"]
 BASE = tiny_bert()

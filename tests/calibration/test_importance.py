@@ -26,8 +26,8 @@ from axsearch.space.recipe import Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.split import Split
-from tests.conftest import reviews, tiny_bert, tiny_tokenizer
-from tests.families import random_model
+from axsearch.testing.models import random_model
+from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer
 
 COUNT, HEADS, NEURONS = 70, 4, 64
 

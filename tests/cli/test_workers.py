@@ -27,7 +27,7 @@ from axsearch.store.artifacts import attached
 from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
 from axsearch.study.spec import StoredSettings
-from tests.processes import Process
+from axsearch.testing.processes import Process
 
 Start = Callable[..., Process]
 TWO = ("--workers", "2")

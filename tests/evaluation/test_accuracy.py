@@ -25,8 +25,8 @@ from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.split import Split
-from tests.conftest import tiny_bert, tiny_tokenizer
-from tests.families import PICTURES, random_model, random_recipe
+from axsearch.testing.models import PICTURES, random_model, random_recipe
+from axsearch.testing.text import tiny_bert, tiny_tokenizer
 
 COUNT = 150
 

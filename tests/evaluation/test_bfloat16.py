@@ -24,9 +24,9 @@ from axsearch.space.recipe import EXACT, Recipe
 from axsearch.store.database import open_database
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import IGNORED, Split
-from tests.conftest import tiny_bert, tiny_tokenizer
-from tests.families import PICTURES, random_model, random_recipe
-from tests.tasks.kinds.samples import with_head, write_data
+from axsearch.testing.models import PICTURES, random_model, random_recipe
+from axsearch.testing.samples import with_head, write_data
+from axsearch.testing.text import tiny_bert, tiny_tokenizer
 
 BINARY = task_kinds()["text-classification"]
 

@@ -21,7 +21,7 @@ from axsearch.runtimes.torch import TorchSession
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.tasks.task import Split
-from tests.conftest import tiny_bert
+from axsearch.testing.text import tiny_bert
 
 VOCABULARY = 50
 

@@ -16,7 +16,7 @@ from axsearch.approximations.site import SiteId
 from axsearch.evaluation.size import METADATA, parameter_count, safetensors_bytes
 from axsearch.models.base_model import Base
 from axsearch.space.recipe import Recipe
-from tests.conftest import tiny_bert
+from axsearch.testing.text import tiny_bert
 
 ATTENTION, FFN = SiteId(1, "attention"), SiteId(1, "ffn")
 NO_LAYER = {ATTENTION: {"heads": Kept(of=4, kept=())}, FFN: {"ffn": Kept(of=64, kept=())}}

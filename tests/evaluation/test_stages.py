@@ -23,8 +23,8 @@ from axsearch.statistics.pareto import hypervolume
 from axsearch.store.database import Database, open_database
 from axsearch.store.queries import EvaluationKey, load_evaluation
 from axsearch.tasks.split import Split
-from tests.conftest import tiny_bert, tiny_tokenizer
-from tests.tasks.kinds.samples import rows, with_head, write_rows
+from axsearch.testing.samples import rows, with_head, write_rows
+from axsearch.testing.text import tiny_bert, tiny_tokenizer
 
 
 def split_of(count: int) -> Split:

@@ -24,9 +24,10 @@ from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import task_kinds
-from tests.bundles import bundle_of, write_export
-from tests.conftest import fill, tiny_bert
-from tests.families import tiny_model
+from axsearch.testing.exports import bundle_of, write_export
+from axsearch.testing.models import tiny_model
+from axsearch.testing.text import tiny_bert
+from tests.conftest import fill
 
 A0, F0 = SiteId(0, "attention"), SiteId(0, "ffn")
 A1, F1 = SiteId(1, "attention"), SiteId(1, "ffn")

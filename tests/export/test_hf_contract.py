@@ -22,8 +22,8 @@ from axsearch.kernels.native import native_library
 from axsearch.models.architectures import architecture_of, architectures
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
-from tests.bundles import bundle_of, write_export
-from tests.families import PICTURES, padded_batch, tiny_model
+from axsearch.testing.exports import bundle_of, write_export
+from axsearch.testing.models import PICTURES, padded_batch, tiny_model
 
 NO_HEADS, NO_NEURONS = Kept(of=4, kept=()), Kept(of=64, kept=())
 A0, F0, A1, F1 = (SiteId(layer, kind) for layer in (0, 1) for kind in ("attention", "ffn"))

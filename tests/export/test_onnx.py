@@ -28,9 +28,9 @@ from axsearch.export import Bundle, formats, verify_export
 from axsearch.export import onnx as onnx_format
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.space.recipe import Recipe
-from tests.bundles import bundle_of, write_export
-from tests.conftest import tiny_bert
-from tests.families import random_model
+from axsearch.testing.exports import bundle_of, write_export
+from axsearch.testing.models import random_model
+from axsearch.testing.text import tiny_bert
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
 HEADS = {0: (0, 1, 3), 1: (), 2: (), 3: (2,), 4: (0, 1, 2, 3)}

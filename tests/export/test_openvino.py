@@ -16,8 +16,8 @@ from axsearch.export import Bundle, formats, verify_export
 from axsearch.export import openvino as openvino_format
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.space.recipe import Recipe
-from tests.bundles import bundle_of, write_export
-from tests.conftest import tiny_bert
+from axsearch.testing.exports import bundle_of, write_export
+from axsearch.testing.text import tiny_bert
 
 
 @pytest.fixture(scope="module")

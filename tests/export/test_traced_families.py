@@ -22,7 +22,7 @@ from axsearch.export.openvino import CONVERT
 from axsearch.models.architectures import architecture_of, architectures
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
-from tests.families import PICTURES, padded_batch, tiny_model
+from axsearch.testing.models import PICTURES, padded_batch, tiny_model
 
 A0, F0, A1, F1 = (SiteId(layer, kind) for layer in (0, 1) for kind in ("attention", "ffn"))
 K = 9

@@ -18,8 +18,8 @@ from axsearch.models.base_model import Base
 from axsearch.reporting.explanation import explain_trial
 from axsearch.reporting.gallery import study_figures
 from axsearch.study.tables import Tables
-from tests.approximations.test_contract import Contract
-from tests.conftest import tiny_bert
+from axsearch.testing.approximations import ApproximationContract
+from axsearch.testing.text import tiny_bert
 from tests.extension.conftest import Drop
 from tests.extension.toy_approximation import FILES
 
@@ -54,7 +54,7 @@ def damped_trial(study: Study) -> int:
     raise AssertionError("no trial is damped")
 
 
-class TestContract(Contract):
+class TestContract(ApproximationContract):
     """The toy keeps what every approximation promises."""
 
     @pytest.fixture

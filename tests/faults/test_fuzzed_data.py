@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from axsearch.errors import UsageError
 from axsearch.tasks.data import Data, read_data
 from axsearch.tasks.task import Task
+from axsearch.testing.samples import KINDS, rows, write_rows
 from tests.faults.sentences import fuzz, sentence
 from tests.mutations import STRANGE, at, changed, positions
-from tests.tasks.kinds.samples import KINDS, rows, write_rows
 
 Row = dict[str, Any]
 SPLITS = ("train", "validation", "test")

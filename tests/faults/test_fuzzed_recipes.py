@@ -20,11 +20,11 @@ from axsearch.evaluation.size import parameter_count
 from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
-from tests.conftest import tiny_bert
+from axsearch.testing.references import masked
+from axsearch.testing.text import tiny_bert
 from tests.faults.sentences import fuzz, sentence
 from tests.mutations import KEYS, STRANGE, changed, doubled, parsed, spliced
 from tests.recipes import JSON, RECIPES, described, meaning
-from tests.reference import masked
 
 NAMES = KEYS | st.sampled_from(
     [

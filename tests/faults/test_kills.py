@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 from axsearch.store.attributes import GIVEN_UP_ATTR, INTERRUPTED_ATTR
+from axsearch.testing.processes import Process
 from tests.faults.definition import check_nothing_lost, complete, trials_of
-from tests.processes import Process
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
 KILLED = -signal.SIGKILL

@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from axsearch.store.attributes import RETRY_ATTR
 from axsearch.store.database import open_database
+from axsearch.testing.processes import Process
 from tests.faults.cheap import NAME
 from tests.faults.definition import check_nothing_lost
-from tests.processes import Process
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
 MAKE = """

@@ -28,10 +28,10 @@ from axsearch.store.artifacts import ArtifactStore
 from axsearch.store.database import open_database
 from axsearch.store.outages import DatabaseAwayError, outlast, transient
 from axsearch.store.work_storage import WorkStorage
+from axsearch.testing.processes import run
 from tests.conftest import fill
 from tests.faults.cheap import Cheap, a_loop, recipe_of
 from tests.faults.definition import check_nothing_lost, complete, trials_of
-from tests.processes import run
 
 # A connection that the server cut is left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

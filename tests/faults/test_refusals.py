@@ -10,8 +10,8 @@ import pytest
 
 from axsearch.cli import main
 from axsearch.export.manifest import NAME as MANIFEST
+from axsearch.testing.processes import run
 from tests.faults.studies import DROP_ATTRIBUTE, NAME, SET_ATTRIBUTE, SET_SPEC, SPEC, edit, make
-from tests.processes import run
 
 FILES: dict[str, bytes] = {
     "empty.csv": b"",

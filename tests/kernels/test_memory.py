@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.processes import run
+from axsearch.testing.processes import run
 
 HEADS, LENGTH = 4, 4096
 SCORES = 4 * HEADS * LENGTH**2  # bytes of all scores, which explicit attention holds thrice

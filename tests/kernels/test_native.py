@@ -23,7 +23,7 @@ from axsearch.kernels import native, native_topk
 from axsearch.kernels.native import SWITCH, native_library
 from axsearch.kernels.native_topk import native_select
 from axsearch.kernels.topk_attention import topk_attention
-from tests.processes import Process, run
+from axsearch.testing.processes import Process, run
 
 Compiler = Callable[[str], None]
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from axsearch.kernels import native_topk, torch_topk
 from axsearch.kernels.native import SWITCH, native_library
 from axsearch.kernels.topk_attention import topk_attention
-from tests.reference import topk_rows
+from axsearch.testing.references import topk_rows
 
 MODES = ("renormalised", "hard")
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 5, 7, 4

@@ -21,10 +21,10 @@ from axsearch.models.base_model import Base
 from axsearch.models.surgery import halves_of
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Compensation, Recipe
-from tests.conftest import reviews, tiny_bert, tiny_tokenizer
-from tests.families import PICTURES, random_model, short_batch, tiny_model
-from tests.families import random_recipe as family_recipe
-from tests.reference import masked
+from axsearch.testing.models import PICTURES, random_model, short_batch, tiny_model
+from axsearch.testing.models import random_recipe as family_recipe
+from axsearch.testing.references import masked
+from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer
 
 LAYERS, HEADS, NEURONS, GROUP = 3, 4, 64, 8
 TOLERANCE = 1e-5

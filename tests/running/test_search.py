@@ -24,30 +24,21 @@ from axsearch.models.refit.moments import measure_moments
 from axsearch.running.holdout import evaluate_front, holdout_speed
 from axsearch.running.worker import Worker
 from axsearch.samplers.warm_start import uniform, warm_start
-from axsearch.space.latency_table import LatencyTable
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.system.interrupts import Interrupts
-from tests.conftest import tiny_bert, tiny_tokenizer
+from axsearch.testing.latency import MEASURE, table_by_units
+from axsearch.testing.text import tiny_bert, tiny_tokenizer
 
 Search = Callable[..., Study]
 
 
-def table_by_units(*_: object, **__: object) -> LatencyTable:
-    """Time in proportion to heads and neurons: the tiny model's own is mostly overhead."""
-    blocks = {f"attention heads={count}": 0.1 * count / 4 for count in range(4)}
-    blocks |= {f"ffn ffn={count}": 0.2 * count / 64 for count in range(64)}
-    settings = {f"attention topk={k}.renormalised": 0.1 for k in (8, 16, 32)}
-    return LatencyTable(
-        0.1, {"attention": 0.1, "ffn": 0.2, **blocks, **settings}, dict.fromkeys(range(3), 1)
-    )
-
-
 @pytest.fixture
-def run(base_dir: Path, data_dir: Path, tmp_path: Path) -> Search:
-    """A search with everything given; keywords replace it."""
+def run(base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
+    """A search with everything given, whose latency table no clock decides; keywords replace it."""
+    monkeypatch.setattr(MEASURE, table_by_units)
     given = {
         "model": str(base_dir),
         "data": str(data_dir),
@@ -453,7 +444,6 @@ def test_what_is_known_to_be_above_a_limit_is_not_evaluated(
         return predictions(self, model, recipe, *more)
 
     monkeypatch.setattr(Evaluator, "_predictions", see)
-    monkeypatch.setattr("axsearch.calibration.preparation.measure_latency_table", table_by_units)
     study = run(trials=24, sampler=sampler, **{limit: 0.7})
     (worker,) = workers
     allowed = {
@@ -534,7 +524,6 @@ def test_trials_that_were_stopped_count_and_stay_off_the_front(
         return predictions(self, *args[:-1], None)
 
     monkeypatch.setattr(Evaluator, "_predictions", stop)
-    monkeypatch.setattr("axsearch.calibration.preparation.measure_latency_table", table_by_units)
     study = run(trials=16)
     assert "4 of all trials were pruned: above a limit" in capsys.readouterr().err
     stopped = study.optuna.get_trials(states=(TrialState.PRUNED,))

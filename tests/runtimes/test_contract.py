@@ -1,158 +1,36 @@
-"""What holds of every runtime there is, in each of its precisions."""
+"""Every runtime there is keeps what runtimes promise, in each of its precisions."""
 
 from __future__ import annotations
 
-import gc
-from pathlib import Path
-
-import numpy as np
 import pytest
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.errors import UsageError
-from axsearch.export import formats
-from axsearch.models.weights import shrink
-from axsearch.runtimes import Runtime, Session, check, open_session, runtimes
-from axsearch.space.recipe import Recipe
+from axsearch.runtimes import check, open_session, runtimes
 from axsearch.space.scenario import PRECISION, RUNTIME, Scenario
-from tests.bundles import bundle_of, write_export
-from tests.families import random_model, random_recipe, short_batch
+from axsearch.testing.models import random_model
+from axsearch.testing.runtimes import RuntimeContract
 
-LAYERS = 4
 EVERY = [(name, precision) for name, one in runtimes().items() for precision in one.precisions]
-BATCHES: list[dict[str, Tensor]] = [
-    short_batch("bert"),
-    {name: tensor[:2, :17] for name, tensor in short_batch("bert").items()},
-]
+
+
+class TestEveryRuntime(RuntimeContract):
+    """Those of axsearch."""
+
+    @pytest.fixture(params=EVERY, ids=" ".join)
+    def scenario(self, request: pytest.FixtureRequest) -> Scenario:
+        runtime, precision = request.param
+        return Scenario(threads=1, runtime=runtime, precision=precision)
 
 
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
-    """Of some size, so that its layers take longer than what is around them."""
-    return random_model("bert", hidden_size=128, intermediate_size=512, num_hidden_layers=LAYERS)
-
-
-@pytest.fixture(params=EVERY, ids=" ".join)
-def scenario(request: pytest.FixtureRequest) -> Scenario:
-    runtime, precision = request.param
-    return Scenario(threads=1, runtime=runtime, precision=precision)
-
-
-def runtime_of(scenario: Scenario) -> Runtime:
-    return runtimes()[scenario.runtime]
-
-
-def answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    with torch.inference_mode():
-        return model(**batch).logits  # type: ignore[no-any-return]
-
-
-def check_outputs(session: Session, model: PreTrainedModel, scenario: Scenario) -> None:
-    runtime = runtime_of(scenario)
-    for batch in BATCHES:
-        found, expected = session.run(session.prepare(batch))["logits"], answers(model, batch)
-        assert found.shape == expected.shape
-        assert not found.requires_grad
-        if scenario.precision == runtime.precisions[0]:
-            worst = float((found.cpu() - expected).abs().max())
-            assert worst <= formats()[runtime.export_format].tolerance
+    return random_model("bert")
 
 
 def test_the_default_of_a_scenario_is_there() -> None:
     assert (RUNTIME, PRECISION) in EVERY
     assert runtimes()[RUNTIME].precisions[0] == PRECISION
-
-
-def test_it_says_what_it_is(scenario: Scenario) -> None:
-    runtime = runtime_of(scenario)
-    assert runtime.name == scenario.runtime
-    assert runtime.__doc__
-    assert len(set(runtime.precisions)) == len(runtime.precisions) > 0
-    assert runtime.export_format in formats()
-    check(scenario.runtime, scenario.precision)
-
-
-def test_outputs_are_the_models(scenario: Scenario, model: PreTrainedModel) -> None:
-    with open_session(model, scenario) as session:
-        check_outputs(session, model, scenario)
-
-
-def test_smaller_models_are_opened(scenario: Scenario) -> None:
-    base = random_model("bert")
-    for seed in range(3):
-        small = shrink(base, random_recipe("bert", seed))
-        with open_session(small, scenario) as session:
-            check_outputs(session, small, scenario)
-
-
-@pytest.mark.parametrize("recipe", [Recipe.of({}), random_recipe("bert", 0)], ids=["whole", "cut"])
-def test_the_folder_of_an_export_is_opened(
-    scenario: Scenario, recipe: Recipe, tmp_path: Path
-) -> None:
-    bundle = bundle_of(random_model("bert"), recipe)
-    folder = write_export(bundle, tmp_path / "out", runtime_of(scenario).export_format)
-    with open_session(folder, scenario) as session:
-        check_outputs(session, bundle.small, scenario)
-        assert (session.layer_times(BATCHES) >= 0).all()
-
-
-def test_another_folder_is_refused(scenario: Scenario, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=tmp_path.name):
-        open_session(tmp_path, scenario)
-
-
-def test_layers_take_time_and_no_more_than_the_pass(
-    scenario: Scenario, model: PreTrainedModel
-) -> None:
-    with open_session(model, scenario) as session, session.quiet():
-        session.layer_times(BATCHES)  # warm-up
-        times = np.median([session.layer_times(BATCHES) for _ in range(5)], axis=0)
-    assert times.shape == (LAYERS + 1,)
-    assert times.dtype == np.float64
-    assert (times > 0).all()
-    assert times[-1] / 4 < times[:-1].sum() <= times[-1]
-
-
-def test_layers_that_run_several_times_count_each_time(scenario: Scenario) -> None:
-    # One group of parameters, which a pass runs as often as there are layers.
-    sizes = {"num_hidden_groups": 1, "hidden_size": 128, "intermediate_size": 512}
-    model = random_model("albert", num_hidden_layers=12, **sizes)
-    with open_session(model, scenario) as session, session.quiet():
-        times = np.median([session.layer_times(BATCHES) for _ in range(3)], axis=0)
-    assert times.shape == (2,)
-    assert times[-1] / 2 < times[0] <= times[-1]
-
-
-def test_the_process_is_as_it_was(scenario: Scenario, model: PreTrainedModel) -> None:
-    before = torch.get_num_threads()
-    threads = before + 1
-    with runtime_of(scenario).open(
-        model, precision=scenario.precision, threads=threads, device="cpu"
-    ) as session:
-        with session.quiet():
-            assert not gc.isenabled()
-            session.run(session.prepare(BATCHES[0]))
-            with session.quiet():  # the base's and the model's, one within the other
-                session.layer_times(BATCHES)
-            assert not gc.isenabled()
-        assert (torch.get_num_threads(), gc.isenabled()) == (before, True)
-        with pytest.raises(ZeroDivisionError), session.quiet():
-            1 / 0  # noqa: B018
-        assert (torch.get_num_threads(), gc.isenabled()) == (before, True)
-    assert not torch.is_inference_mode_enabled()
-
-
-def test_the_model_is_left_as_it_is(scenario: Scenario, model: PreTrainedModel) -> None:
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-    with open_session(model, scenario) as session:
-        session.layer_times(BATCHES)
-    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
-    assert model.device.type == "cpu"
-    assert not model.training
-    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 def test_an_unknown_runtime_is_refused(model: PreTrainedModel) -> None:

@@ -15,9 +15,9 @@ from axsearch.models.exported import open_export
 from axsearch.runtimes import open_session
 from axsearch.runtimes.torch import Torch, TorchSession
 from axsearch.space.scenario import Scenario
-from tests.bundles import bundle_of, write_export
-from tests.conftest import tiny_bert
-from tests.families import random_model, random_recipe, short_batch
+from axsearch.testing.exports import bundle_of, write_export
+from axsearch.testing.models import random_model, random_recipe, short_batch
+from axsearch.testing.text import tiny_bert
 
 BATCH = short_batch("bert")
 

@@ -15,7 +15,7 @@ from axsearch.samplers.auto import SOURCES, AutoSampler, Parts, build
 from axsearch.space.problem import Floats, Genomes, Problem
 from axsearch.statistics import pareto
 from axsearch.store.attributes import DIVERGENCE_ATTR, STOPPED_ATTR
-from tests.problems import Truth, genomes_of, problem_of
+from axsearch.testing.problems import Truth, genomes_of, problem_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

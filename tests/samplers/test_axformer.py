@@ -18,7 +18,7 @@ from axsearch.samplers.base import finished
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Problem
 from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
-from tests.problems import sites_of
+from axsearch.testing.problems import sites_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

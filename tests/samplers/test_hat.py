@@ -22,7 +22,7 @@ from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Floats, Genomes, Problem
 from axsearch.space.recipe import Recipe
 from axsearch.store.attributes import GENERATION_ATTR
-from tests.problems import shares, sites_of
+from axsearch.testing.problems import shares, sites_of
 
 HEADS, NEURONS = 4, 16
 

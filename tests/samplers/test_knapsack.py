@@ -17,7 +17,7 @@ from axsearch.samplers.knapsack import Knapsack, sweep
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Floats, Genomes, Problem
 from axsearch.space.recipe import Recipe
-from tests.problems import shares, sites_of
+from axsearch.testing.problems import shares, sites_of
 
 LAYERS = 3
 

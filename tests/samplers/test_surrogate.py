@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info
 
 from axsearch.samplers.surrogate import MOST, NOISE, Observations, Surrogate, stacked
 from axsearch.space.problem import Floats
-from tests.problems import Truth, genomes_of, problem_of
+from axsearch.testing.problems import Truth, genomes_of, problem_of
 
 PROBLEM = problem_of(6)
 OTHERS = genomes_of(PROBLEM, 400, seed=9)[1:]

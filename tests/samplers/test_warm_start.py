@@ -13,7 +13,7 @@ from axsearch.samplers.warm_start import CHOICES, RUNGS, hull, uniform, warm_sta
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Problem
 from axsearch.space.recipe import Recipe
-from tests.problems import shares, sites_of
+from axsearch.testing.problems import shares, sites_of
 
 LAYERS = 4
 UNITS: dict[SiteKind, int] = {"attention": 12, "ffn": 64}

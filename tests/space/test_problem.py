@@ -13,7 +13,7 @@ from axsearch.space import problem as module_under_test
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Genomes, Problem
 from axsearch.space.recipe import Recipe
-from tests.problems import shares, sites_of
+from axsearch.testing.problems import shares, sites_of
 
 LAYERS = 3
 UNITS: dict[SiteKind, int] = {"attention": 4, "ffn": 16}

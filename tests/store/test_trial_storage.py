@@ -24,8 +24,8 @@ from sqlalchemy.exc import OperationalError
 from axsearch.store import trial_storage
 from axsearch.store.database import open_database
 from axsearch.store.trial_storage import TrialStorage
+from axsearch.testing.processes import run
 from tests.conftest import copied
-from tests.processes import run
 
 KNOB = IntDistribution(0, 12)
 

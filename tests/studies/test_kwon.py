@@ -16,7 +16,7 @@ from axsearch.approximations.site import SiteId
 from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
-from tests.conftest import tiny_bert
+from axsearch.testing.text import tiny_bert
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
 HEADS, NEURONS, LENGTH = 4, 64, 12.5

@@ -9,7 +9,7 @@ from axsearch.errors import UsageError
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import choose, knee
 from axsearch.study.settings import Limits
-from tests.reporting.figures.studies import measurement
+from axsearch.testing.studies import measurement
 
 BASE = 0.90
 

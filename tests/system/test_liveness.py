@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from axsearch.system.liveness import is_dead, worker_name
-from tests.processes import Process
+from axsearch.testing.processes import Process
 
 
 def test_a_worker_lives_as_long_as_its_process() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from axsearch.system import machine
 from axsearch.system.machine import evaluating, measuring
-from tests.processes import Process
+from axsearch.testing.processes import Process
 
 WAYS = {"evaluating": evaluating, "measuring": measuring}
 

@@ -30,8 +30,8 @@ from axsearch.tasks import task as task_module
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.kinds.text_classification import TextClassification
 from axsearch.tasks.task import Task, input_length, load_model, load_tokenizer, model_fingerprint
-from tests.conftest import NEUTRAL, reviews, tiny_bert, tiny_tokenizer, write_csv
-from tests.families import tiny_model
+from axsearch.testing.models import tiny_model
+from axsearch.testing.text import NEUTRAL, reviews, tiny_bert, tiny_tokenizer, write_csv
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import axsearch.training.finetuning
 from axsearch import Task, finetune
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
+from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training.finetuning import FineTuned
-from tests.conftest import reviews, tiny_bert, tiny_tokenizer, write_csv
 
 
 @pytest.fixture(scope="module")

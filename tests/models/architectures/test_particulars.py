@@ -17,8 +17,15 @@ from axsearch.models.architectures import architecture_of, architectures
 from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
-from tests.families import LENGTH, PICTURES, padded_batch, random_model, short_batch, tiny_model
-from tests.reference import masked
+from axsearch.testing.models import (
+    LENGTH,
+    PICTURES,
+    padded_batch,
+    random_model,
+    short_batch,
+    tiny_model,
+)
+from axsearch.testing.references import masked
 
 # Of the types of one family, which differ in their name alone, the first.
 TEXT = [

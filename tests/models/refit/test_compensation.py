@@ -20,7 +20,7 @@ from axsearch.models.refit.compensation import DAMPING, Moments
 from axsearch.models.weights import ClosedForm, shrink
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.system.memory import TensorCache
-from tests.families import random_model, tiny_model
+from axsearch.testing.models import random_model, tiny_model
 
 Floats = NDArray[np.float64]
 HEADS, NEURONS, WIDTH = (1, 3), tuple(range(0, 64, 3)), 8

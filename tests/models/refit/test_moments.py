@@ -26,8 +26,8 @@ from axsearch.models.refit.moments import SENSITIVE, measure_moments
 from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import Split
+from axsearch.testing.models import PICTURES, random_model, tiny_model
 from tests.conftest import fill
-from tests.families import PICTURES, random_model, tiny_model
 
 Floats = NDArray[np.float64]
 COUNT = 40

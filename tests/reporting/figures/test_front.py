@@ -12,7 +12,7 @@ from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import Point, StudyData
 from axsearch.reporting.figures.front import front_figure, of_study
 from axsearch.statistics.pareto import tie_letters
-from tests.reporting.figures.studies import measurement
+from axsearch.testing.studies import measurement
 
 BASE = measurement(0, accuracy=0.91, accuracy_low=0.9, accuracy_high=0.92)
 FAST = measurement(

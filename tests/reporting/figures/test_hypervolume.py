@@ -10,7 +10,7 @@ import pytest
 from axsearch.reporting.figures.data import Point, StudyData, TrialTime
 from axsearch.reporting.figures.hypervolume import hypervolume_figure, hypervolumes, of_study
 from axsearch.statistics import pareto
-from tests.reporting.figures.studies import measurement, study
+from axsearch.testing.studies import measurement, study
 
 POINTS = [
     Point(0, 0.9, 1.0, 1.0),

@@ -15,7 +15,7 @@ from axsearch.reporting.figures.fronts import fronts_figure
 from axsearch.reporting.figures.layer_map import MOST_LABELLED, layer_map, removed_layers
 from axsearch.reporting.figures.parallel_coordinates import parallel_coordinates_figure
 from axsearch.statistics.measurement import Measurement
-from tests.reporting.figures.studies import measurement, study
+from axsearch.testing.studies import measurement, study
 
 
 def kept(*layers: tuple[int, int, int | None]) -> dict[str, dict[str, int | None]]:

@@ -16,7 +16,7 @@ from axsearch.reporting.figures.latency_table import latency_table_figure
 from axsearch.reporting.figures.latency_table import of_study as latency_of_study
 from axsearch.space.latency_table import LatencyTable
 from axsearch.statistics.outcome import Estimate
-from tests.reporting.figures.studies import measurement
+from axsearch.testing.studies import measurement
 
 
 def named(figure: go.Figure, name: str) -> Any:

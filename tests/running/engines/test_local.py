@@ -22,8 +22,8 @@ from axsearch.running.engines.local import Local
 from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.outages import outlast
 from axsearch.store.work_storage import WorkStorage
+from axsearch.testing.processes import Process, spawned_by_the_server
 from tests.faults.studies import NAME, SET_SETTINGS, SETTINGS, edit, make
-from tests.processes import Process, spawned_by_the_server
 
 
 def started(job: WorkerRequest) -> int:

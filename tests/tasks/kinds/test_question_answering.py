@@ -23,8 +23,8 @@ from axsearch.tasks.kinds.question_answering import (
     Span,
     Windows,
 )
-from tests.conftest import tiny_tokenizer
-from tests.tasks.kinds.samples import rows, write_rows
+from axsearch.testing.samples import rows, write_rows
+from axsearch.testing.text import tiny_tokenizer
 
 KIND = QuestionAnswering()
 WORDS = [f"word{i}" for i in range(40)] * 3

@@ -16,8 +16,8 @@ from axsearch.tasks.data import read_data
 from axsearch.tasks.kinds.base import Labels
 from axsearch.tasks.kinds.regression import Regression
 from axsearch.tasks.kinds.sequences import TextExample
-from tests.conftest import tiny_tokenizer, write_csv
-from tests.tasks.kinds.samples import rows, write_rows
+from axsearch.testing.samples import rows, write_rows
+from axsearch.testing.text import tiny_tokenizer, write_csv
 
 KIND = Regression()
 

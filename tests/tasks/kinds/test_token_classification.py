@@ -27,8 +27,8 @@ from axsearch.tasks.kinds.token_classification import (
     entity_counts,
 )
 from axsearch.tasks.split import IGNORED
-from tests.conftest import tiny_bert, tiny_tokenizer
-from tests.tasks.kinds.samples import rows, with_head, write_data, write_rows
+from axsearch.testing.samples import rows, with_head, write_data, write_rows
+from axsearch.testing.text import tiny_bert, tiny_tokenizer
 
 KIND = TokenClassification()
 TAGS = Labels.of(["O", "B-X", "I-X", "B-Y", "I-Y"])

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedModel
 
 from axsearch.tasks.kinds import task_kinds
-from tests.conftest import BAD, GOOD, NEUTRAL, reviews
+from axsearch.testing.text import BAD, GOOD, NEUTRAL, reviews
 
 KINDS = sorted(task_kinds())
 COUNTS = {"train": 200, "validation": 60, "test": 40}

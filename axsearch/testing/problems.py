@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import Axis, Site, SiteId, SiteKind, Units
+from axsearch.approximations.site import ATTENTION, FFN, Axis, Site, SiteId, SiteKind, Units
 from axsearch.calibration.damage import neighbours
 from axsearch.samplers.surrogate import Observations
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Floats, Genomes, Problem
 from axsearch.space.recipe import Recipe
 
-UNITS: dict[SiteKind, int] = {"attention": 12, "ffn": 3072}
+UNITS: dict[SiteKind, int] = {ATTENTION: 12, FFN: 3072}
 
 
 def sites_of(layers: int, units: Mapping[SiteKind, int], length: int = 40) -> list[Site]:
@@ -33,9 +34,18 @@ def sites_of(layers: int, units: Mapping[SiteKind, int], length: int = 40) -> li
 
 def shares(recipe: Recipe, layer: int) -> list[float]:
     """What is left of a layer's heads and of its neurons."""
-    kinds: tuple[tuple[SiteKind, str], ...] = (("attention", "heads"), ("ffn", "ffn"))
-    kept = [recipe.at(layer, kind).get(name) for kind, name in kinds]
-    return [len(c.kept) / c.of if isinstance(c, Kept) else 1.0 for c in kept]
+    return [
+        math.prod(
+            len(c.kept) / c.of for c in recipe.at(layer, kind).values() if isinstance(c, Kept)
+        )
+        for kind in (ATTENTION, FFN)
+    ]
+
+
+def share_of_keys(recipe: Recipe, layer: int, length: int) -> float:
+    """What part of so many keys a layer's queries attend to."""
+    choices = recipe.at(layer, ATTENTION).values()
+    return next((c.value / length for c in choices if isinstance(c, Setting)), 1.0)
 
 
 def problem_of(
@@ -63,9 +73,7 @@ def problem_of(
         return (0.27 * kept[0] + 0.54 * kept[1]) / layers
 
     def latency(recipe: Recipe, layer: int) -> float:
-        choice = recipe.at(layer, "attention").get("topk")
-        share = choice.value / 128 if isinstance(choice, Setting) else 1.0
-        return size(recipe, layer) + 0.09 * share / layers
+        return size(recipe, layer) + 0.09 * share_of_keys(recipe, layer, 128) / layers
 
     return Problem(
         space,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from axsearch.approximations import recorded
+from axsearch.approximations import Approximation, TopK, UnitRemoval, recorded
 from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import Site, SiteId
 from axsearch.models.architectures import architecture_of
@@ -115,23 +116,32 @@ def every_site(model_type: str) -> tuple[Site, ...]:
     return architecture_of(model_type).sites(tiny_model(model_type), LENGTH)
 
 
-def random_recipe(model_type: str, seed: int) -> Recipe:
-    """Any mixture: units, blocks and layers removed, top-k of either kind in every mode."""
+def random_recipe(model_type: str, seed: int, names: Collection[str] | None = None) -> Recipe:
+    """Any mixture: units, blocks and layers removed, every k in every mode.
+
+    Args:
+        model_type: of the tiny model.
+        seed: one seed gives the same recipe in every process.
+        names: the types of choices to draw from; all that there are if None.
+    """
     draw = random.Random(f"{model_type} {seed}")
-
-    def units(count: int) -> Kept:
-        number = 0 if draw.random() < 0.25 else draw.randint(1, count)
-        return Kept(of=count, kept=tuple(sorted(draw.sample(range(count), number))))
-
     sites: dict[SiteId, dict[str, Choice]] = {}
     for site in every_site(model_type):
         choices: dict[str, Choice] = {}
-        attention = site.id.kind == "attention"
-        if draw.random() < 0.7:
-            choices["heads" if attention else "ffn"] = units(site.units.count)
-        name = "topk" if attention else "ffn_topk"
-        if draw.random() < 0.5 and not site.refusal(recorded(site.id.kind)[name].needs):
-            mode = draw.choice(("renormalised", "hard")) if attention else "largest"
-            choices[name] = Setting(value=draw.randint(1, 30), mode=mode)
+        for name, approximation in recorded(site.id.kind).items():
+            wanted = (names is None or name in names) and not site.refusal(approximation.needs)
+            if wanted and draw.random() < (0.5 if isinstance(approximation, TopK) else 0.7):
+                choice = _random_choice(site, approximation, draw)
+                choices |= {} if choice is None else {name: choice}
         sites[site.id] = choices
     return Recipe.of(sites)
+
+
+def _random_choice(site: Site, approximation: Approximation, draw: random.Random) -> Choice | None:
+    units = range(site.units.count)
+    if isinstance(approximation, UnitRemoval):
+        number = 0 if draw.random() < 0.25 else draw.randint(1, len(units))
+        return Kept(of=len(units), kept=tuple(sorted(draw.sample(units, number))))
+    if isinstance(approximation, TopK):
+        return Setting(value=draw.randint(1, 30), mode=draw.choice(approximation.modes))
+    return approximation.choice(site, draw.choice(approximation.levels(site)), units)

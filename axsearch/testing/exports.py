@@ -18,7 +18,7 @@ from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Outcome
 from axsearch.store.queries import Evaluation
-from tests.conftest import tiny_tokenizer
+from axsearch.testing.text import tiny_tokenizer
 
 HOLDOUT = Evaluation(0.83, 0.79, 0.87, Outcome("mean", np.ones(10, bool)))
 

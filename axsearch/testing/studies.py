@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from axsearch.approximations.ffn.choice import FfnNeurons
+from axsearch.approximations.heads.choice import Heads
+from axsearch.approximations.site import ATTENTION, FFN
+from axsearch.approximations.topk.choice import TopKAttention
 from axsearch.reporting.figures.data import Point, StudyData, TrialTime
 from axsearch.space.latency_table import LatencyTable
 from axsearch.statistics import pareto
@@ -29,7 +33,7 @@ def measurement(trial: int, **changed: Any) -> Measurement:
         "size_bytes": 100,
         "size_ratio": 1.0,
         "parameters": 25,
-        "choices": {"layer00": {"heads": 4, "topk": None, "ffn": 64}},
+        "choices": {"layer00": {Heads.name: 4, TopKAttention.name: None, FfnNeurons.name: 64}},
     }
     return Measurement(**{**given, **changed})
 
@@ -41,9 +45,11 @@ def choices(keep: float, layers: int, rng: np.random.Generator) -> dict[str, dic
         own = float(np.clip(keep + rng.normal(0, 0.15), 0.1, 1))
         gone = keep < 0.45 and layer >= layers - 2
         found[f"layer{layer:02d}"] = {
-            "heads": 0 if gone else round(HEADS * own),
-            "ffn": 0 if gone else round(8 * own) * NEURONS // 8,
-            "topk": None if gone or rng.random() < 0.6 else int(rng.choice([16, 32, 64])),
+            Heads.name: 0 if gone else round(HEADS * own),
+            FfnNeurons.name: 0 if gone else round(8 * own) * NEURONS // 8,
+            TopKAttention.name: None
+            if gone or rng.random() < 0.6
+            else int(rng.choice([16, 32, 64])),
         }
     return found
 
@@ -53,7 +59,11 @@ def study(
 ) -> StudyData:
     """A study of this many trials with all its tables; with ``tied`` all trials are the same."""
     rng = np.random.default_rng(0)
-    full: dict[str, int | None] = {"heads": HEADS, "ffn": NEURONS, "topk": None}
+    full: dict[str, int | None] = {
+        Heads.name: HEADS,
+        FfnNeurons.name: NEURONS,
+        TopKAttention.name: None,
+    }
     exact = {f"layer{i:02d}": dict(full) for i in range(layers)}
     base = measurement(0, accuracy=0.912, accuracy_low=0.9, accuracy_high=0.923, choices=exact)
     keep = np.full(trials, 0.6) if tied else rng.uniform(0.25, 1, trials)
@@ -103,7 +113,10 @@ def study(
             "levels": {
                 f"layer{i:02d}.{name}": values
                 for i in range(layers)
-                for name, values in (("heads", (12, 9, 6, 3, 0)), ("topk", (None, 64, 32, 16)))
+                for name, values in (
+                    (Heads.name, (12, 9, 6, 3, 0)),
+                    (TopKAttention.name, (None, 64, 32, 16)),
+                )
             },
             "latency_table": latency_table(),
             "scenario": "batches of 8 with 64 tokens, 2 threads, float32, cpu",
@@ -150,7 +163,7 @@ def damage(layers: int) -> dict[str, list[float]]:
 
 
 def latency_table() -> LatencyTable:
-    blocks = {"attention": 0.055, "ffn": 0.1, "attention heads=0": 0.0005, "ffn ffn=0": 0.0004}
+    blocks = {ATTENTION: 0.055, FFN: 0.1, "attention heads=0": 0.0005, "ffn ffn=0": 0.0004}
     blocks |= {f"attention heads={h}": 0.008 + 0.0039 * h for h in (3, 6, 9)}
     blocks |= {f"ffn ffn={f}": 0.004 + 0.096 * f / NEURONS for f in (384, 768, 1152)}
     blocks |= {

@@ -17,11 +17,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.ffn.choice import FfnNeurons
+from axsearch.approximations.ffn_topk.choice import TopKFfn
+from axsearch.approximations.heads.choice import Heads
+from axsearch.approximations.site import ATTENTION, FFN, SiteId
+from axsearch.approximations.topk.choice import TopKAttention
 from axsearch.models.architectures import architecture_of
 from axsearch.space.recipe import Recipe
 
 Floats = NDArray[np.float64]
+HEADS, NEURONS, TOPK, TOPK_FFN = Heads.name, FfnNeurons.name, TopKAttention.name, TopKFfn.name
+KNOWN = (HEADS, NEURONS, TOPK, TOPK_FFN)
+"""The types of choices that :func:`masked` imitates."""
 
 
 class Masked(NamedTuple):
@@ -64,30 +71,28 @@ def masked(model: PreTrainedModel, recipe: Recipe, batch: dict[str, Tensor]) -> 
     gaps = [float("inf")]
     with ExitStack() as hooks, torch.no_grad():
         for number, layer in enumerate(family.layers(model)):
-            attention, ffn = recipe.at(number, "attention"), recipe.at(number, "ffn")
-            if recipe.removed(number, "attention") and recipe.removed(number, "ffn"):
+            attention, ffn = recipe.at(number, ATTENTION), recipe.at(number, FFN)
+            if recipe.removed(number, ATTENTION) and recipe.removed(number, FFN):
                 hooks.enter_context(layer.register_forward_hook(_pass_input))
                 continue
             gates = family.gates(model)
-            heads_gate, neurons_gate = (
-                gates[SiteId(number, kind)] for kind in ("attention", "ffn")
-            )
-            topk, some = attention.get("topk"), ffn.get("ffn_topk")
+            heads_gate, neurons_gate = (gates[SiteId(number, kind)] for kind in (ATTENTION, FFN))
+            topk, some = attention.get(TOPK), ffn.get(TOPK_FFN)
             if isinstance(topk, Setting):
                 seen: list[Tensor] = []
-                for name in family.layout.blocks["attention"].inputs:
+                for name in family.layout.blocks[ATTENTION].inputs:
                     hooks.enter_context(layer.get_submodule(name).register_forward_hook(_see(seen)))
-                attend = _attend(model, number, batch, topk, attention.get("heads"), seen, gaps)
+                attend = _attend(model, number, batch, topk, attention.get(HEADS), seen, gaps)
                 hooks.enter_context(heads_gate.register_forward_pre_hook(attend))
             if isinstance(some, Setting):
                 before: list[Tensor] = []
-                first = layer.get_submodule(family.layout.blocks["ffn"].inputs[0])
+                first = layer.get_submodule(family.layout.blocks[FFN].inputs[0])
                 hooks.enter_context(first.register_forward_hook(_see(before)))
-                keep = _keep_largest(some.value, ffn.get("ffn"), before, gaps)
+                keep = _keep_largest(some.value, ffn.get(NEURONS), before, gaps)
                 hooks.enter_context(neurons_gate.register_forward_pre_hook(keep))
             for choice, gate in (
-                (attention.get("heads"), heads_gate),
-                (ffn.get("ffn"), neurons_gate),
+                (attention.get(HEADS), heads_gate),
+                (ffn.get(NEURONS), neurons_gate),
             ):
                 if isinstance(choice, Kept) and not choice.kept:
                     hooks.enter_context(gate.register_forward_hook(_zeros))

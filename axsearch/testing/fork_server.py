@@ -245,8 +245,8 @@ def _run(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # In place of this folder, whose packages have names of others.
-    sys.path[0] = str(Path(__file__).parents[1])
+    # In place of this folder, whose modules have names of others.
+    sys.path[0] = str(Path(__file__).parents[2])
     for name in sys.argv[2:]:
         importlib.import_module(name)
     gc.collect()

@@ -24,13 +24,13 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from tests.fork_server import NUMBER, SPAWNED, Request, adopt_orphans, ask, forking
+from axsearch.testing.fork_server import NUMBER, SPAWNED, Request, adopt_orphans, ask, forking
 
 IMPORTED = (
     "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna", "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg", "axsearch.cli", "axsearch.running.remeasuring",
     "axsearch.running.search", "axsearch.running.session", "axsearch.reporting.dashboard.serving",
-    "tests.scripts_once",
+    "axsearch.testing.scripts_once",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class Server:
             )  # fmt: skip
 
     def fork(self, request: Request, status: int, own: list[int]) -> None:
-        """See :func:`tests.fork_server.ask`."""
+        """See :func:`axsearch.testing.fork_server.ask`."""
         with self._lock:
             ask(self.control, request, status, own)
 

@@ -1,0 +1,93 @@
+"""What every sampler promises: subclass :class:`SamplerContract` for your own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+import pytest
+from numpy.typing import NDArray
+
+from axsearch.approximations.site import ATTENTION, FFN, SiteKind
+from axsearch.samplers import build_sampler, samplers
+from axsearch.samplers.base import finished
+from axsearch.space.genome import SearchSpace
+from axsearch.space.problem import Cost, Problem
+from axsearch.space.recipe import Recipe
+from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
+from axsearch.testing.problems import share_of_keys, shares, sites_of
+
+LAYERS = 2
+UNITS: dict[SiteKind, int] = {ATTENTION: 4, FFN: 16}
+
+
+def small_problem(names: Sequence[str] | None = None) -> Problem:
+    """Two layers whose costs and damage are known in full; ``names`` are its approximations."""
+    sites = sites_of(LAYERS, UNITS)
+    orders = {site.id: list(range(site.units.count)) for site in sites}
+    space = SearchSpace(sites, orders, names=names)
+    damage: dict[str, NDArray[np.float64]] = {
+        d.name: np.linspace(0, 0.01 * (column + 1) * (len(d.levels) - 1), len(d.levels))
+        for column, d in enumerate(space.dimensions)
+    }
+    costs = {"latency": Cost(0.2, _latency), "size": Cost(0.4, _size)}
+    return Problem(space, ("accuracy", "latency"), costs, damage)
+
+
+def _size(recipe: Recipe, layer: int) -> float:
+    """0.3 a layer: 0.1 for its heads, 0.2 for its neurons."""
+    kept = shares(recipe, layer)
+    return 0.1 * kept[0] + 0.2 * kept[1]
+
+
+def _latency(recipe: Recipe, layer: int) -> float:
+    """0.4 a layer; attending to k keys takes its share of the attention's time."""
+    return _size(recipe, layer) + 0.1 * share_of_keys(recipe, layer, length=40)
+
+
+def problem_for(name: str) -> Problem:
+    """The space that most samplers share, or the one that a sampler asks for."""
+    return small_problem(samplers()[name].approximations)
+
+
+def run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
+    problem = problem_for(name)
+    space = problem.space
+    study = optuna.create_study(
+        directions=["maximize", "minimize"], sampler=build_sampler(name, problem, seed)
+    )
+    study.enqueue_trial(space.exact())
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        genome = {
+            name: trial.suggest_int(name, d.low, d.high)
+            for name, d in space.distributions().items()
+        }
+        rows = problem.array(genome)[None, :]
+        loss = float(problem.damages(rows).sum())
+        trial.set_user_attr(MEAN_LOSS_ATTR, 1 + loss)
+        trial.set_user_attr(NOT_WORSE_ATTR, 1 / (1 + loss))
+        trial.set_constraint("limit", loss - 0.5)
+        return -loss, float(problem.cost("latency", rows)[0])
+
+    study.optimize(objective, n_trials=trials)
+    assert finished(study.sampler, study) in (True, False)
+    return [trial.params for trial in study.trials]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+class SamplerContract:
+    """The tests of one sampler: a subclass gives its ``name`` as a parameter or as a fixture."""
+
+    def test_levels_are_in_range_after_an_enqueued_start(self, name: str) -> None:
+        genomes = run(name, seed=0)
+        space = problem_for(name).space
+        assert genomes[0] == space.exact()
+        for genome in genomes:
+            assert set(genome) == set(space.exact())
+            assert all(0 <= genome[key] <= d.high for key, d in space.distributions().items())
+        assert len({tuple(g.values()) for g in genomes}) > 5
+
+    def test_one_seed_gives_the_same_trials(self, name: str) -> None:
+        assert run(name, seed=3) == run(name, seed=3)
