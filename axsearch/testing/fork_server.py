@@ -96,11 +96,11 @@ def serve(control: socket.socket) -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
-        ready, _, _ = select.select([control, awake], [], [])
+        ready = select.select([control.fileno(), awake], [], [])[0]
         if awake in ready:
             os.read(awake, 4096)
             _reap(statuses)
-        if control in ready:
+        if control.fileno() in ready:
             asked = _receive(control)
             if asked is None:
                 return
@@ -162,8 +162,12 @@ def _become(request: Request, status: int, own: list[int]) -> NoReturn:
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # or all processes would draw the same
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = sys.__stdout__ = _stream(1)
-    sys.stderr = sys.__stderr__ = _stream(2, errors="backslashreplace", line_buffering=True)
+    for name, stream in (
+        ("stdout", _stream(1)),
+        ("stderr", _stream(2, errors="backslashreplace", line_buffering=True)),
+    ):
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     if request.get("spawns") and sys.platform == "linux":
         _spawn_from_here()
     _end(_status(request["arguments"]))
@@ -195,7 +199,7 @@ def _spawn_from_here() -> None:
         os._exit(0)
     theirs.close()
     adopt_orphans(True)
-    multiprocessing.util.spawnv_passfds = forking(ours)
+    setattr(multiprocessing.util, "spawnv_passfds", forking(ours))  # noqa: B010 - its type differs
 
 
 def _end(status: int) -> NoReturn:

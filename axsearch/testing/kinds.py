@@ -35,11 +35,13 @@ class TaskKindContract:
     """
 
     @pytest.fixture(scope="class")
-    def data(self, kind: TaskKind[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def data(cls, kind: TaskKind[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
         return write_data(kind.name, tmp_path_factory.mktemp("data"))
 
     @pytest.fixture(scope="class")
-    def model(self, kind: TaskKind[Any, Any]) -> PreTrainedModel:
+    @classmethod
+    def model(cls, kind: TaskKind[Any, Any]) -> PreTrainedModel:
         made = with_head(kind.name, tiny_bert())
         with torch.no_grad():
             for parameter in made.parameters():
@@ -47,7 +49,8 @@ class TaskKindContract:
         return made
 
     @pytest.fixture(scope="class")
-    def split(self, kind: TaskKind[Any, Any], data: Path, model: PreTrainedModel) -> Split:
+    @classmethod
+    def split(cls, kind: TaskKind[Any, Any], data: Path, model: PreTrainedModel) -> Split:
         examples = read_data(str(data)).validation
         labels = kind.labels(model.config, examples)
         made: Split = kind.split("search", examples, tiny_tokenizer(), 48, labels)
@@ -173,7 +176,7 @@ class TaskKindContract:
         assert (taken.name, taken.names, taken.pad_id) == (alone.name, alone.names, alone.pad_id)
         np.testing.assert_array_equal(taken.owners, alone.owners)
         np.testing.assert_array_equal(taken.lengths, alone.lengths)
-        rows = np.flatnonzero(np.isin(whole.owners, chosen))
+        rows = np.flatnonzero(np.isin(whole.owners, chosen)).tolist()
         assert torch.equal(
             taken.collate_targets(range(len(taken))), alone.collate_targets(range(len(alone)))
         )

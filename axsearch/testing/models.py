@@ -78,7 +78,8 @@ def random_model(model_type: str, auto_class: str | None = None, **more: Any) ->
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def padded_batch(model_type: str) -> dict[str, Tensor]:
@@ -116,6 +117,12 @@ def every_site(model_type: str) -> tuple[Site, ...]:
     return architecture_of(model_type).sites(tiny_model(model_type), LENGTH)
 
 
+def tensors_of(site: Site) -> set[str]:
+    """The names of the tensors that hold its units, or go with all of them."""
+    assert site.units is not None
+    return {axis.tensor for axis in site.units.axes} | set(site.units.whole)
+
+
 def random_recipe(model_type: str, seed: int, names: Collection[str] | None = None) -> Recipe:
     """Any mixture: units, blocks and layers removed, every k in every mode.
 
@@ -138,9 +145,9 @@ def random_recipe(model_type: str, seed: int, names: Collection[str] | None = No
 
 
 def _random_choice(site: Site, approximation: Approximation, draw: random.Random) -> Choice | None:
-    units = range(site.units.count)
+    units = range(site.count)
     if isinstance(approximation, UnitRemoval):
-        number = 0 if draw.random() < 0.25 else draw.randint(1, len(units))
+        number = 0 if draw.random() < 0.35 else draw.randint(1, len(units))
         return Kept(of=len(units), kept=tuple(sorted(draw.sample(units, number))))
     if isinstance(approximation, TopK):
         return Setting(value=draw.randint(1, 30), mode=draw.choice(approximation.modes))

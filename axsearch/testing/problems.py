@@ -60,7 +60,7 @@ def problem_of(
 ) -> Problem:
     """Random damage that rises from level to level; costs fall with what is kept."""
     sites = sites_of(layers, units, length=128)
-    orders = {site.id: range(site.units.count) for site in sites}
+    orders = {site.id: range(site.count) for site in sites}
     space = SearchSpace(sites, orders, names=names)
     draw = np.random.default_rng(seed)
     damage = {

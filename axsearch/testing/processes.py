@@ -27,7 +27,7 @@ import pytest
 from axsearch.testing.fork_server import NUMBER, SPAWNED, Request, adopt_orphans, ask, forking
 
 IMPORTED = (
-    "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna", "psycopg",
+    "pytest", "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna", "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg", "axsearch.cli", "axsearch.running.remeasuring",
     "axsearch.running.search", "axsearch.running.session", "axsearch.reporting.dashboard.serving",
     "axsearch.testing.scripts_once",

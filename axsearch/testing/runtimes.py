@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ class RuntimeContract:
     """
 
     @pytest.fixture(scope="class")
-    def model(self) -> PreTrainedModel:
+    @classmethod
+    def model(cls) -> PreTrainedModel:
         """Of some size, so that its layers take longer than what is around them."""
         return random_model(
             "bert", hidden_size=128, intermediate_size=512, num_hidden_layers=LAYERS
@@ -111,7 +113,11 @@ class RuntimeContract:
 
     def test_layers_that_run_several_times_count_each_time(self, scenario: Scenario) -> None:
         # One group of parameters, which a pass runs as often as there are layers.
-        sizes = {"num_hidden_groups": 1, "hidden_size": 128, "intermediate_size": 512}
+        sizes: dict[str, Any] = {
+            "num_hidden_groups": 1,
+            "hidden_size": 128,
+            "intermediate_size": 512,
+        }
         model = random_model("albert", num_hidden_layers=12, **sizes)
         with open_session(model, scenario) as session, session.quiet():
             times = np.median([session.layer_times(BATCHES) for _ in range(3)], axis=0)

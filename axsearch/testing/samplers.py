@@ -25,7 +25,7 @@ UNITS: dict[SiteKind, int] = {ATTENTION: 4, FFN: 16}
 def small_problem(names: Sequence[str] | None = None) -> Problem:
     """Two layers whose costs and damage are known in full; ``names`` are its approximations."""
     sites = sites_of(LAYERS, UNITS)
-    orders = {site.id: list(range(site.units.count)) for site in sites}
+    orders = {site.id: list(range(site.count)) for site in sites}
     space = SearchSpace(sites, orders, names=names)
     damage: dict[str, NDArray[np.float64]] = {
         d.name: np.linspace(0, 0.01 * (column + 1) * (len(d.levels) - 1), len(d.levels))

@@ -74,4 +74,5 @@ def with_head(kind: str, model: PreTrainedModel) -> PreTrainedModel:
         given["label2id"] = {name: index for index, name in names.items()}
     config = AutoConfig.for_model(**given)
     made: PreTrainedModel = task_kinds()[kind].auto_class.from_config(config)
-    return made.eval()
+    made.eval()
+    return made

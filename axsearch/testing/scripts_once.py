@@ -23,6 +23,6 @@ def _from_config(config: Config) -> ScriptDirectory:
     return _known[folder]
 
 
-ScriptDirectory.from_config = _from_config  # type: ignore[method-assign,assignment]
+ScriptDirectory.from_config = _from_config  # type: ignore[method-assign]
 _from_config(migrations()).get_current_head()
 RDBStorage("sqlite://").engine.dispose()

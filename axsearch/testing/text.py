@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    BertTokenizerFast,
+    BertTokenizer,
     PreTrainedTokenizerFast,
 )
 
@@ -24,6 +25,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRA
 def tiny_bert(seed: int = 0, layers: int = 3) -> BertForSequenceClassification:
     """BERT with 3 layers, hidden 32, 4 heads, FFN 64; biases and norms are random too."""
     torch.manual_seed(seed)
+    own: dict[str, Any] = {"attn_implementation": "sdpa"}
     config = BertConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=32,
@@ -33,9 +35,10 @@ def tiny_bert(seed: int = 0, layers: int = 3) -> BertForSequenceClassification:
         max_position_embeddings=64,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",
+        **own,
     )
-    model = BertForSequenceClassification(config).eval()
+    model = BertForSequenceClassification(config)
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -60,7 +63,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
-        model_input_names=BertTokenizerFast.model_input_names,
+        model_input_names=BertTokenizer.model_input_names,
     )
 
 

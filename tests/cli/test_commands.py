@@ -19,9 +19,9 @@ import pytest
 from axsearch.cli import main
 from axsearch.cli.commands import Commands
 from axsearch.cli.output import numbers, stdout
+from axsearch.testing import processes
 from axsearch.testing.processes import Process
 from axsearch.testing.text import reviews, write_csv
-from tests import processes
 
 SPEED = ("--batch-size", "4", "--threads", "1")
 

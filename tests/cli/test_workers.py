@@ -28,6 +28,7 @@ from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
 from axsearch.study.spec import StoredSettings
 from axsearch.testing.processes import Process
+from tests.conftest import add_calibrations
 
 Start = Callable[..., Process]
 TWO = ("--workers", "2")
@@ -40,8 +41,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def start(base_dir: Path, data_dir: Path, url: str) -> Start:
-    """Start a search of this database, or another command."""
+def start(base_dir: Path, data_dir: Path, calibrated: str, url: str) -> Start:
+    """Start a search of this database, in which calibrations are, or another command."""
+    add_calibrations(calibrated, url)
 
     def call(*options: str, command: str = "search", model: Path = base_dir) -> Process:
         given = ["--storage", url, "--study", "many"]

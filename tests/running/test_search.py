@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,28 @@ from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.system.interrupts import Interrupts
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.text import tiny_bert, tiny_tokenizer
+from tests.conftest import copied
 
 Search = Callable[..., Study]
 
 
 @pytest.fixture
-def run(base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
-    """A search with everything given, whose latency table no clock decides; keywords replace it."""
+def run(
+    base_dir: Path,
+    data_dir: Path,
+    calibrated: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Search:
+    """A search with everything given, its calibrations too; keywords replace it.
+
+    No clock decides a latency table that is not there.
+    """
     monkeypatch.setattr(MEASURE, table_by_units)
     given = {
         "model": str(base_dir),
         "data": str(data_dir),
-        "storage": f"sqlite:///{tmp_path / 'studies.db'}",
+        "storage": copied(calibrated, tmp_path),
         "study": "tiny",
         "trials": 6,
         "batch_size": 4,
@@ -53,6 +64,13 @@ def run(base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.Monk
         return search(**{**given, **changed})  # type: ignore[arg-type]
 
     return call
+
+
+@pytest.fixture
+def uncalibrated(sqlite_template: str, tmp_path: Path) -> str:
+    """The URL of a database in which no calibrations are."""
+    (tmp_path / "uncalibrated").mkdir()
+    return copied(sqlite_template, tmp_path / "uncalibrated")
 
 
 @pytest.fixture(scope="module")
@@ -414,8 +432,9 @@ def test_limits_make_trials_infeasible_and_keep_them_off_the_front(run: Search) 
 
 
 def test_a_second_search_measures_nothing_again(
-    run: Search, monkeypatch: pytest.MonkeyPatch
+    run: Search, uncalibrated: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = partial(run, storage=uncalibrated)
     first, predictions = run(trials=3), Evaluator._predictions
     for name in CALIBRATIONS:
         monkeypatch.setattr(f"axsearch.calibration.preparation.{name}", never)
@@ -679,10 +698,12 @@ def test_fewer_objectives(run: Search, objectives: tuple[str, ...]) -> None:
     assert all(len(t.values) == len(objectives) for t in study.optuna.best_trials)
 
 
-def test_without_latency_nothing_is_timed(run: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_latency_nothing_is_timed(
+    run: Search, uncalibrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("axsearch.evaluation.evaluator.measure_latency", never)
     monkeypatch.setattr("axsearch.calibration.preparation.measure_latency_table", never)
-    study = run(trials=3, objectives=("accuracy", "size"))
+    study = run(trials=3, objectives=("accuracy", "size"), storage=uncalibrated)
     assert all(m.latency_ratio is None for m in study.measurements)
     assert study.pick(max_drop=1.0, by="size").size_ratio < 1
     with pytest.raises(UsageError, match='`by="size"`'):

@@ -21,7 +21,7 @@ from axsearch.space.recipe import Recipe
 from axsearch.statistics.outcome import Outcome
 from axsearch.store import queries as q
 from axsearch.store.database import open_database
-from tests import processes
+from axsearch.testing import processes
 from tests.faults import cheap
 from tests.faults.definition import check_nothing_lost, complete, trials_of
 from tests.store import test_database as migrated

@@ -17,7 +17,7 @@ import torch
 
 from axsearch.running.session import work
 from axsearch.store.database import open_database
-from tests import processes
+from axsearch.testing import processes
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
 

@@ -15,6 +15,7 @@ class TestEveryKind(TaskKindContract):
     """Those of axsearch."""
 
     @pytest.fixture(scope="class", params=KINDS)
-    def kind(self, request: pytest.FixtureRequest) -> TaskKind[Any, Any]:
+    @classmethod
+    def kind(cls, request: pytest.FixtureRequest) -> TaskKind[Any, Any]:
         found: TaskKind[Any, Any] = task_kinds()[request.param]
         return found
