@@ -149,6 +149,15 @@ def made(model_type: str, recipe: Recipe) -> PreTrainedModel:
     return shrink(deep_model(model_type), recipe, moments(model_type))
 
 
+@functools.cache
+def by_itself(model_type: str, number: int, dtype: str) -> tuple[Predictions, int]:
+    """What a mixed recipe's model predicts with nothing kept, and how many layers that runs."""
+    recipe, alone = mixed(model_type, number), Predictor(BINARY, memory=0)
+    model, base = made(model_type, recipe), deep_base(model_type)
+    found = alone.predict(model, tokens(), base, None, dtype=dtype)
+    return found, alone.layers_run
+
+
 def assert_same(found: Predictions, wanted: Predictions) -> None:
     assert list(found.answers) == list(wanted.answers)
     np.testing.assert_array_equal(found.losses, wanted.losses)  # to the last bit
@@ -173,13 +182,13 @@ class TestKeeping:
         keeping, base = Predictor(BINARY, memory=memory), deep_base(model_type)
         ran = whole = 0
         for number in range(24):
-            recipe = mixed(model_type, number % 20)  # some come back
-            alone = Predictor(BINARY, memory=0)
+            number %= 20  # some come back
+            recipe = mixed(model_type, number)
             model = made(model_type, recipe)
-            wanted = alone.predict(model, tokens(), base, None, dtype=dtype)
+            wanted, layers = by_itself(model_type, number, dtype)
             assert_same(keeping.predict(model, tokens(), base, recipe, dtype=dtype), wanted)
             assert keeping._outputs.currsize <= memory
-            ran, whole = keeping.layers_run, whole + alone.layers_run
+            ran, whole = keeping.layers_run, whole + layers
         if memory == 0 or repeats(model_type) > 1:
             assert ran == whole
             assert len(keeping._outputs) == 0

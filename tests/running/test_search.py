@@ -47,9 +47,11 @@ def run(
 ) -> Search:
     """A search with everything given, its calibrations too; keywords replace it.
 
-    No clock decides a latency table that is not there.
+    No clock decides a latency table that is not there. Notes for the dashboard are not drawn; for
+    those see test_worker.py.
     """
     monkeypatch.setattr(MEASURE, table_by_units)
+    monkeypatch.setattr("axsearch.reporting.dashboard.annotating.annotate", lambda study: None)
     given = {
         "model": str(base_dir),
         "data": str(data_dir),
