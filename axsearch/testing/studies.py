@@ -18,6 +18,12 @@ from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 
 HEADS, NEURONS = 12, 1536
+LEVELS = {Heads.name: (12, 9, 6, 3, 0), TopKAttention.name: (None, 64, 32, 16)}
+EXACT: dict[str, int | None] = {
+    Heads.name: HEADS,
+    FfnNeurons.name: NEURONS,
+    TopKAttention.name: None,
+}
 
 
 def measurement(trial: int, **changed: Any) -> Measurement:
@@ -59,12 +65,7 @@ def study(
 ) -> StudyData:
     """A study of this many trials with all its tables; with ``tied`` all trials are the same."""
     rng = np.random.default_rng(0)
-    full: dict[str, int | None] = {
-        Heads.name: HEADS,
-        FfnNeurons.name: NEURONS,
-        TopKAttention.name: None,
-    }
-    exact = {f"layer{i:02d}": dict(full) for i in range(layers)}
+    exact = {f"layer{i:02d}": dict(EXACT) for i in range(layers)}
     base = measurement(0, accuracy=0.912, accuracy_low=0.9, accuracy_high=0.923, choices=exact)
     keep = np.full(trials, 0.6) if tied else rng.uniform(0.25, 1, trials)
     noise = np.zeros(trials) if tied else np.abs(rng.normal(0, 0.012, trials))
@@ -75,12 +76,6 @@ def study(
         Point(i, float(a), float(la), float(s), bool(a >= 0.87 and la <= 0.9))
         for i, (a, la, s) in enumerate(zip(accuracy, latency, size, strict=True))
     ]
-    kept = [p for p in points if p.feasible]
-    if tied:
-        on_front = kept
-    else:
-        costs = [(-p.accuracy, p.latency or 0, p.size) for p in kept]
-        on_front = [kept[i] for i in pareto.front(costs)]
     members = [
         measurement(
             p.trial,
@@ -91,7 +86,7 @@ def study(
             size_ratio=p.size,
             choices=choices(float(keep[p.trial]), layers, rng),
         )
-        for p in sorted(on_front, key=lambda p: p.latency or 0)[:most_members]
+        for p in on_front([p for p in points if p.feasible], tied)[:most_members]
     ]
     return StudyData(
         name="made-up",
@@ -113,10 +108,7 @@ def study(
             "levels": {
                 f"layer{i:02d}.{name}": values
                 for i in range(layers)
-                for name, values in (
-                    (Heads.name, (12, 9, 6, 3, 0)),
-                    (TopKAttention.name, (None, 64, 32, 16)),
-                )
+                for name, values in LEVELS.items()
             },
             "latency_table": latency_table(),
             "scenario": "batches of 8 with 64 tokens, 2 threads, float32, cpu",
@@ -126,6 +118,14 @@ def study(
             **changed,
         },
     )
+
+
+def on_front(points: list[Point], tied: bool) -> list[Point]:
+    """Those of a Pareto front, the fastest first; all of them where they are tied."""
+    if not tied:
+        costs = [(-p.accuracy, p.latency or 0, p.size) for p in points]
+        points = [points[i] for i in pareto.front(costs)]
+    return sorted(points, key=lambda p: p.latency or 0)
 
 
 def ties(members: Sequence[Measurement]) -> list[list[int]]:

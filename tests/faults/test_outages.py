@@ -47,7 +47,7 @@ def _garbage() -> Iterator[None]:
 
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
-AWAY = 5.0
+AWAY = 2.5
 
 
 class Server:
@@ -66,7 +66,7 @@ class Server:
         )
 
     def go_away(self) -> None:
-        """Stop at once, cutting all connections; come back after five seconds."""
+        """Stop at once, cutting all connections; come back after :data:`AWAY` seconds."""
         # The fifth line of its file says where its socket is.
         socket = (self.server.pgdata / "postmaster.pid").read_text().splitlines()[4]
         self.control("-m", "immediate", "stop")
@@ -94,7 +94,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("phase", ["heartbeat", "claim", "end", "ask"])
-def test_postgresql_is_away_for_five_seconds(
+def test_postgresql_is_away_for_some_seconds(
     server: Server, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is stopped at the moment when a worker turns to it."""
