@@ -101,7 +101,7 @@ class Worker:
             return
         self.study.refresh()
         try:
-            # Not at the top: it imports plotly, and many workers never write a note.
+            # Not at the top: it imports plotly, which no trial needs.
             from axsearch.reporting.dashboard.annotating import annotate
 
             annotate(self.study)

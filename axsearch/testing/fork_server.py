@@ -251,8 +251,9 @@ def _run(arguments: list[str]) -> None:
 if __name__ == "__main__":
     # In place of this folder, whose modules have names of others.
     sys.path[0] = str(Path(__file__).parents[2])
+    gc.disable()
     for name in sys.argv[2:]:
         importlib.import_module(name)
-    gc.collect()
     gc.freeze()  # or collections of garbage would copy every page
+    gc.enable()
     serve(socket.socket(fileno=int(sys.argv[1])))
