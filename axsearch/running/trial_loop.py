@@ -174,11 +174,13 @@ class TrialLoop:
             KeyboardInterrupt: a signal came; the trial that ran waits to be tried again.
         """
         self.storage.work_on(self.assignment)
-        pulse = Pulse(self.storage, self.storage.grace / 4)
+        pulse, interrupts = Pulse(self.storage, self.storage.grace / 4), Interrupts()
         try:
-            with Interrupts() as interrupts, pulse.running():
+            with interrupts, pulse.running():
                 self._loop(interrupts, pulse)
         except Exception as error:
+            if interrupts.insisted:
+                raise KeyboardInterrupt from error
             if is_of_database(error):
                 raise database_error(error) from error
             raise

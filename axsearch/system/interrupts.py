@@ -17,9 +17,14 @@ class Interrupts:
     A trial is claimed and ended in several steps; if it stopped between them, other workers would
     notice only later. A second signal raises at once. Outside the main thread, where Python
     delivers no signals, this does nothing.
+
+    Attributes:
+        insisted: whether a second signal came. It may have stopped a database driver within a
+            command, whose own error then takes the place of KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
+        self.insisted = False
         self._stopped = False
         self._pending = False
         self._inside = False
@@ -36,6 +41,7 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stopped:
+            self.insisted = True
             raise KeyboardInterrupt
         self._pending = self._stopped = True
         if self._inside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from axsearch.approximations.choices import Choice, Kept
+from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import ATTENTION, OUTSIDE
 from axsearch.calibration.block_timing import shapes
 from axsearch.models.base_model import Base
@@ -17,6 +17,8 @@ MEASURE = "axsearch.calibration.preparation.measure_latency_table"
 
 def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> LatencyTable:
     """Time in proportion to heads and neurons: 0.3 for attention, 0.6 for FFNs, 0.1 for the rest.
+
+    Settings save nothing, choices of other types a tenth.
 
     What it is called with is what :func:`measure_latency_table` is called with.
     """
@@ -33,4 +35,6 @@ def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> 
 
 
 def _share(choice: Choice) -> float:
-    return len(choice.kept) / choice.of if isinstance(choice, Kept) else 1.0
+    if isinstance(choice, Kept):
+        return len(choice.kept) / choice.of
+    return 1.0 if isinstance(choice, Setting) else 0.9

@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from axsearch.store.attributes import GIVEN_UP_ATTR, INTERRUPTED_ATTR
+from axsearch.store.database import open_database
+from axsearch.store.work_storage import WorkStorage
 from axsearch.testing.processes import Process
+from tests.faults.cheap import Cheap, a_loop
 from tests.faults.definition import check_nothing_lost, complete, trials_of
+
+
+def _no() -> None:
+    return
+
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
 KILLED = -signal.SIGKILL
@@ -75,6 +84,27 @@ def test_a_signal_ends_a_worker_and_its_trial_waits(
         ]  # fmt: skip
     assert run(url, "--wanted", 3) == 0
     check_nothing_lost(url, 3, complete(stopped))
+
+
+def test_a_second_signal_within_a_command_to_the_database_is_still_a_signal(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that is stopped there has an error of its own, in place of KeyboardInterrupt."""
+
+    def interrupted(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise OperationalError("rollback", {}, Exception("command in progress")) from None
+
+    monkeypatch.setattr(WorkStorage, "give_back", interrupted)
+    database = open_database(url)
+    try:
+        loop = a_loop(database, Cheap(0.0, lambda: os.kill(os.getpid(), signal.SIGINT), _no), 3)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run()
+    finally:
+        database.close()
 
 
 def test_a_worker_that_was_frozen_finds_its_trial_gone_and_goes_on(url: str) -> None:
