@@ -18,20 +18,22 @@ MEASURE = "axsearch.calibration.preparation.measure_latency_table"
 def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> LatencyTable:
     """Time in proportion to heads and neurons: 0.3 for attention, 0.6 for FFNs, 0.1 for the rest.
 
-    Settings save nothing, choices of other types a tenth.
-
-    What it is called with is what :func:`measure_latency_table` is called with.
+    Settings save nothing, choices of other types a tenth of their block, and those at a site
+    without units 0.01. What it is called with is what :func:`measure_latency_table` is called with.
     """
     layers = {site.layer for site in base.sites if site.layer != OUTSIDE}
     blocks = {}
     for site in base.sites:
-        if site.layer == OUTSIDE:
-            continue
         exact = (0.3 if site.kind == ATTENTION else 0.6) / len(layers)
+        if base.sites[site].units is None:
+            exact = 0.0
         blocks[site.kind] = exact
         for key, choices in shapes(space, site).items():
-            blocks[key] = exact * math.prod(map(_share, choices.values()))
-    return LatencyTable(0.1, blocks, dict.fromkeys(layers, 1), error=0.02)
+            if choices:
+                share = math.prod(map(_share, choices.values()))
+                blocks[key] = exact * share if exact else -0.01
+    outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
+    return LatencyTable(0.1, blocks, dict.fromkeys(layers, 1), error=0.02, outside=outside)
 
 
 def _share(choice: Choice) -> float:
