@@ -6,6 +6,7 @@ to stdout, everything else to stderr; exit status 0 done, 1 failed, 2 wrong use.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import metadata
@@ -44,6 +45,9 @@ def _callback(
 
 def main() -> None:
     """Run a command; an error is one sentence on stderr, never a traceback."""
+    # Importing torch and transformers makes a million objects that stay: to look through them for
+    # garbage again and again takes a seventh of the time.
+    gc.set_threshold(100_000, 50, 100)
     # Loading and tokenising print nothing that a user needs.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

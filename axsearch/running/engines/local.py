@@ -176,7 +176,7 @@ class _Supervised:
         delay = min(FIRST_DELAY * 2 ** (self.deaths - 1), LONGEST_DELAY)
         self._next = time.monotonic() + delay
         console.print(
-            f"Worker {self.number} died, {why}; it is started again in {delay:.0f} s.",
+            f"Worker {self.number} died, {why}; it is started again in {delay:g} s.",
             style="yellow",
         )
 
