@@ -130,6 +130,15 @@ class Page:
         script = "return document.querySelectorAll(arguments[0]).length >= arguments[1]"
         self.wait(script, selector, count)
 
+    def texts(self, selector: str, count: int) -> list[str]:
+        """The texts of all such elements, once the first ``count`` have one; a menu fades in."""
+        script = (
+            "const found = [...document.querySelectorAll(arguments[0])].map(e => "
+            "e.innerText.trim()); const first = found.slice(0, arguments[1]); "
+            "return first.length === arguments[1] && first.every(Boolean) && found"
+        )
+        return self.wait(script, selector, count)
+
     def all(self, selector: str) -> list[WebElement]:
         """Every element that a CSS selector finds."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)

@@ -46,7 +46,7 @@ def _garbage() -> Iterator[None]:
 
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
-AWAY = 2.5
+AWAY = 1.5
 
 
 class Server:
