@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, BertModel, PreTrainedModel
-from typer.testing import CliRunner
 
 from axsearch import Task, finetune
 from axsearch.calibration.importance import fisher_importance
-from axsearch.cli import app
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import NonFiniteError, predict
 from axsearch.models.base_model import Base
@@ -60,11 +58,6 @@ class TaskKindContract:
         assert kind.name in HEADS
         assert kind.metrics
         assert kind.trivial_answer
-        for command in ("finetune", "search"):
-            text = CliRunner().invoke(app, [command, "--help"], terminal_width=500).output
-            text = " ".join(text.replace("│", " ").split())
-            assert kind.name in text
-            assert all(metric in text for metric in kind.metrics)
 
     def test_data_are_recognised(self, kind: TaskKind[Any, Any], data: Path) -> None:
         read = read_data(str(data))
