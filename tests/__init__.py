@@ -7,4 +7,4 @@ import pytest
 for name, value in (("OMP_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "PASSIVE")):
     os.environ.setdefault(name, value)
 
-pytest.register_assert_rewrite("axsearch.testing", "tests.fixtures")
+pytest.register_assert_rewrite("axsearch.testing", "tests.common_fixtures")

@@ -1,4 +1,4 @@
-"""What pytest does before and after it collects the tests; their fixtures are in fixtures.py."""
+"""What pytest does before and after it collects the tests; fixtures are in common_fixtures.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ gc.disable()  # until all is imported, of which next to nothing is garbage
 def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures, and torch with them, where tests run: not in xdist's controller."""
     if config.getoption("dist", "no") == "no":
-        config.pluginmanager.import_plugin("tests.fixtures")
+        config.pluginmanager.import_plugin("tests.common_fixtures")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,7 +28,7 @@ from axsearch.store.database import open_database
 from axsearch.store.studies import ask_for
 from axsearch.study.spec import StoredSettings
 from axsearch.testing.processes import Process
-from tests.fixtures import add_calibrations
+from tests.common_fixtures import add_calibrations
 
 Start = Callable[..., Process]
 TWO = ("--workers", "2")

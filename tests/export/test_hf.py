@@ -27,7 +27,7 @@ from axsearch.tasks.kinds import task_kinds
 from axsearch.testing.exports import bundle_of, write_export
 from axsearch.testing.models import tiny_model
 from axsearch.testing.text import tiny_bert
-from tests.fixtures import fill
+from tests.common_fixtures import fill
 
 A0, F0 = SiteId(0, "attention"), SiteId(0, "ffn")
 A1, F1 = SiteId(1, "attention"), SiteId(1, "ffn")

@@ -29,9 +29,9 @@ from axsearch.store.database import open_database
 from axsearch.store.outages import DatabaseAwayError, outlast, transient
 from axsearch.store.work_storage import WorkStorage
 from axsearch.testing.processes import run
+from tests.common_fixtures import fill
 from tests.faults.cheap import Cheap, a_loop, recipe_of
 from tests.faults.definition import check_nothing_lost, complete, trials_of
-from tests.fixtures import fill
 
 # A connection that the server cut is left to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -86,7 +86,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="axsearch-") as folder:  # as in fixtures.py
+    with tempfile.TemporaryDirectory(prefix="axsearch-") as folder:  # as in common_fixtures.py
         made = Server(Path(folder) / "postgresql")
         yield made
         made.server.cleanup()

@@ -13,7 +13,7 @@ from axsearch import Study
 from axsearch.reporting.gallery import _times, compare_fronts, fronts, study_data
 from axsearch.store.studies import TrialHistory
 from axsearch.study.tables import Tables
-from tests.fixtures import copied
+from tests.common_fixtures import copied
 
 ZERO = datetime(2026, 1, 1)
 

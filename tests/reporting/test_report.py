@@ -19,7 +19,7 @@ from axsearch.reporting.figures import study_figures
 from axsearch.reporting.gallery import study_data
 from axsearch.reporting.report import Report, search_command
 from axsearch.space.recipe import Recipe
-from tests.fixtures import copied
+from tests.common_fixtures import copied
 
 
 def written(study: tuple[str, str], out: Path, **given: object) -> str:

@@ -17,7 +17,7 @@ from axsearch.reporting.gallery import fronts
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
-from tests.fixtures import copied
+from tests.common_fixtures import copied
 
 
 @pytest.fixture(autouse=True)

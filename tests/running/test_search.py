@@ -32,7 +32,7 @@ from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.system.interrupts import Interrupts
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.text import tiny_bert, tiny_tokenizer
-from tests.fixtures import copied
+from tests.common_fixtures import copied
 
 Search = Callable[..., Study]
 

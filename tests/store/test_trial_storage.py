@@ -25,7 +25,7 @@ from axsearch.store import trial_storage
 from axsearch.store.database import open_database
 from axsearch.store.trial_storage import TrialStorage
 from axsearch.testing.processes import run
-from tests.fixtures import copied
+from tests.common_fixtures import copied
 
 KNOB = IntDistribution(0, 12)
 

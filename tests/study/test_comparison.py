@@ -15,7 +15,7 @@ from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Outcome
 from axsearch.store.models import EvaluationRow
 from axsearch.study.comparison import Ties, selection_bias, ties
-from tests.fixtures import copied
+from tests.common_fixtures import copied
 
 
 def edited(study: tuple[str, str], folder: Path, answers: dict[int, float], split: str) -> Study:

@@ -27,7 +27,7 @@ from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import Split
 from axsearch.testing.models import PICTURES, random_model, tiny_model
-from tests.fixtures import fill
+from tests.common_fixtures import fill
 
 Floats = NDArray[np.float64]
 COUNT = 40

@@ -14,7 +14,7 @@ from axsearch import Study
 from axsearch.reporting.dashboard.annotating import annotate
 from axsearch.reporting.explanation import in_markdown
 from axsearch.store.studies import change_attributes
-from tests.fixtures import copied
+from tests.common_fixtures import copied
 
 IDS = {"axsearch-front", "axsearch-layer-map", "axsearch-hypervolume"}
 
