@@ -18,7 +18,12 @@ from axsearch.space.recipe import Recipe
 UNITS: dict[SiteKind, int] = {ATTENTION: 12, FFN: 3072}
 
 
-def sites_of(layers: int, units: Mapping[SiteKind, int], length: int = 40) -> list[Site]:
+def sites_of(
+    layers: int,
+    units: Mapping[SiteKind, int],
+    length: int = 40,
+    lacks: Mapping[str, str] | None = None,
+) -> list[Site]:
     """The sites of layers that all have these units; ``length`` is the longest input."""
     return [
         Site(
@@ -26,6 +31,7 @@ def sites_of(layers: int, units: Mapping[SiteKind, int], length: int = 40) -> li
             Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
             10,
             length,
+            lacks=lacks or {},
         )
         for layer in range(layers)
         for kind, count in units.items()

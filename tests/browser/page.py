@@ -131,13 +131,14 @@ class Page:
         self.wait(script, selector, count)
 
     def texts(self, selector: str, count: int) -> list[str]:
-        """The texts of all such elements, once the first ``count`` have one; a menu fades in."""
-        script = (
-            "const found = [...document.querySelectorAll(arguments[0])].map(e => "
-            "e.innerText.trim()); const first = found.slice(0, arguments[1]); "
-            "return first.length === arguments[1] && first.every(Boolean) && found"
-        )
-        return self.wait(script, selector, count)
+        """The texts of all such elements, once the first ``count`` are seen; a menu fades in."""
+        end = time.monotonic() + WAIT
+        while True:
+            found = [element.text for element in self.all(selector)]  # '' where it is not seen
+            if len(found) >= count and all(found[:count]):
+                return found
+            assert time.monotonic() < end, f"{selector} never showed {count} texts, but {found}"
+            time.sleep(0.1)
 
     def all(self, selector: str) -> list[WebElement]:
         """Every element that a CSS selector finds."""

@@ -181,8 +181,8 @@ class TestKeeping:
     ) -> None:
         keeping, base = Predictor(BINARY, memory=memory), deep_base(model_type)
         ran = whole = 0
-        for number in range(16):
-            number %= 13  # some come back
+        for number in range(24):
+            number %= 20  # some come back
             recipe = mixed(model_type, number)
             model = made(model_type, recipe)
             wanted, layers = by_itself(model_type, number, dtype)

@@ -46,7 +46,7 @@ def _garbage() -> Iterator[None]:
 
 
 CHEAP = str(Path(__file__).with_name("cheap.py"))
-AWAY = 1.5
+AWAY = 5.0
 
 
 class Server:
@@ -93,7 +93,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("phase", ["heartbeat", "claim", "end", "ask"])
-def test_postgresql_is_away_for_some_seconds(
+def test_postgresql_is_away_for_five_seconds(
     server: Server, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is stopped at the moment when a worker turns to it."""

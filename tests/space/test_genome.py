@@ -12,27 +12,17 @@ from optuna.distributions import IntDistribution
 
 from axsearch.approximations import approximations
 from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import SELECTABLE_SCORES, Axis, Site, SiteId, SiteKind, Units
+from axsearch.approximations.site import SELECTABLE_SCORES, Site, SiteId, SiteKind
 from axsearch.errors import UsageError
 from axsearch.space.genome import SearchSpace, frozen_sites
 from axsearch.space.recipe import Recipe
+from axsearch.testing.problems import sites_of
 
 LAYERS, HEADS, NEURONS = 2, 4, 16
 
 
 def sites(length: int = 40, lacks: dict[str, str] | None = None) -> list[Site]:
-    kinds: tuple[tuple[SiteKind, int], ...] = (("attention", HEADS), ("ffn", NEURONS))
-    return [
-        Site(
-            SiteId(layer, kind),
-            Units(count=count, width=1, axes=(), whole=(), output=Axis("o", 1), bias=None),
-            10,
-            length,
-            lacks=lacks or {},
-        )
-        for layer in range(LAYERS)
-        for kind, count in kinds
-    ]
+    return sites_of(LAYERS, {"attention": HEADS, "ffn": NEURONS}, length, lacks)
 
 
 def orders() -> dict[SiteId, list[int]]:

@@ -214,7 +214,7 @@ def test_outcomes_survive_packing() -> None:
     assert len(right.packed()) < 2000
 
 
-def brute_force(ours: Outcome, base: Outcome, resamples: int = 400) -> float:
+def brute_force(ours: Outcome, base: Outcome, resamples: int = 700) -> float:
     """The standard error of the difference, drawing examples one resample at a time."""
     draw = np.random.default_rng(1)
     found = []
