@@ -179,7 +179,7 @@ class TrialLoop:
             with interrupts, pulse.running():
                 self._loop(interrupts, pulse)
         except Exception as error:
-            if interrupts.insisted:
+            if interrupts.stopped:
                 raise KeyboardInterrupt from error
             if is_of_database(error):
                 raise database_error(error) from error
@@ -227,9 +227,13 @@ class TrialLoop:
                 if claim.state in ("held", "given up"):  # waits where a signal may end it
                     self._drop(trial, claim.trial, claim.state)
                     return
+                interrupts.check()  # a signal within the claim may have been taken for an outage
                 end = self.objective.evaluate(trial, recipe)
                 problem = self._problem(end)
         except Exception as error:
+            if interrupts.stopped:  # what a signal stopped may have raised an error of its own
+                self.storage.give_back(self.assignment.study_id, trial_id)
+                raise KeyboardInterrupt from error
             if is_of_database(error):  # the trial is lost and will be tried again
                 raise
             if isinstance(error, TAKEN) and self._taken(trial):

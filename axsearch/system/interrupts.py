@@ -19,14 +19,13 @@ class Interrupts:
     delivers no signals, this does nothing.
 
     Attributes:
-        insisted: whether a second signal came. It may have stopped a database driver within a
-            command, whose own error then takes the place of KeyboardInterrupt.
+        stopped: whether a signal arrived. It stays true, and every check raises: a database driver
+            that a signal stops within a command may raise an error of its own in place of
+            KeyboardInterrupt, and that error may be retried.
     """
 
     def __init__(self) -> None:
-        self.insisted = False
-        self._stopped = False
-        self._pending = False
+        self.stopped = False
         self._inside = False
         self._before: dict[signal.Signals, object] = {}
 
@@ -40,17 +39,13 @@ class Interrupts:
             signal.signal(kind, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._stopped:
-            self.insisted = True
+        again, self.stopped = self.stopped, True
+        if again or self._inside:
             raise KeyboardInterrupt
-        self._pending = self._stopped = True
-        if self._inside:
-            self.check()
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal has arrived."""
-        if self._pending:
-            self._pending = False
+        if self.stopped:
             raise KeyboardInterrupt
 
     @contextmanager

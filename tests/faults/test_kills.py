@@ -11,7 +11,9 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
+from axsearch.space.recipe import Recipe
 from axsearch.store.attributes import GIVEN_UP_ATTR, INTERRUPTED_ATTR
+from axsearch.store.claims import Claim
 from axsearch.store.database import open_database
 from axsearch.store.work_storage import WorkStorage
 from axsearch.testing.processes import Process
@@ -105,6 +107,36 @@ def test_a_second_signal_within_a_command_to_the_database_is_still_a_signal(
             loop.run()
     finally:
         database.close()
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_signal_within_a_command_gives_the_trial_back(
+    url: str, monkeypatch: pytest.MonkeyPatch, retried: bool
+) -> None:
+    """The same within a claim, whether the driver's own error is raised or retried."""
+    claim = WorkStorage.claim
+
+    def interrupted(self: WorkStorage, trial_id: int, recipe: Recipe) -> Claim:
+        found = claim(self, trial_id, recipe)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            if not retried:
+                raise OperationalError("claim", {}, Exception("interrupted")) from None
+        return found
+
+    def evaluated() -> None:
+        raise AssertionError("a trial went on after a signal")
+
+    monkeypatch.setattr(WorkStorage, "claim", interrupted)
+    database = open_database(url)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            a_loop(database, Cheap(0.0, evaluated, _no), 3).run()
+    finally:
+        database.close()
+    # Given back: its copy waits to be tried.
+    assert [t.state for t in trials_of(url)] == [TrialState.FAIL, TrialState.WAITING]
 
 
 def test_a_worker_that_was_frozen_finds_its_trial_gone_and_goes_on(url: str) -> None:
