@@ -18,7 +18,6 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.options import describes, gather
 from axsearch.progress import console, steps
-from axsearch.reporting.dashboard.annotating import annotate
 from axsearch.running.engines import run_workers
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
@@ -179,6 +178,9 @@ def run(prepared: Prepared) -> Study:
     worker.until(1)  # the base, which all workers compare with
     run_workers(request.place, WorkerRequest(request.storage, study.name))
     study.refresh()
+    # Not at the top: it imports plotly, which no trial needs.
+    from axsearch.reporting.dashboard.annotating import annotate
+
     annotate(study)
     return study
 

@@ -126,7 +126,7 @@ class Runtime(ABC):
 
     Attributes:
         name: what a scenario calls it.
-        precisions: those in which it can run a model, the default first.
+        precisions: those in which it can run a model.
         export_format: the export format whose folders it opens, a name of ``axsearch export
             --format``.
     """

@@ -128,6 +128,8 @@ class StudySpec(BaseModel):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
                 found.append(f"{name.replace('_', ' ')} ({_shown(theirs)}, not {_shown(ours)})")
+        if self.weights != other.weights:
+            found.append("how the weights of smaller models are made")
         return found
 
 

@@ -29,6 +29,7 @@ from axsearch.running.trial_loop import End, TrialLoop
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.store.database import open_database
+from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.studies import ModelFacts, save_machine, save_study
 from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
@@ -189,10 +190,10 @@ def measure(url, stored):
         directions=["maximize", "minimize", "minimize"],
     )  # fmt: skip
     exact = {f"layer{i:02d}.{name}": 0 for i in range(LAYERS) for name in ("heads", "ffn")}
-    database.storage.enqueue(study._study_id, Recipe.of({}), exact)
+    database.storage.enqueue(id_of_study(study), Recipe.of({}), exact)
     save_machine(database.engine, "here", {"cores": os.cpu_count()})
     save_study(
-        database.engine, "many", study._study_id, spec().model_dump(mode="json"),
+        database.engine, "many", id_of_study(study), spec().model_dump(mode="json"),
         ModelFacts("base", "bert", 90_000_000, 22_000_000),
     )  # fmt: skip
     database.close()

@@ -17,6 +17,7 @@ from axsearch.space.recipe import Recipe
 from axsearch.statistics.outcome import Outcome
 from axsearch.store import queries as q
 from axsearch.store.database import open_database
+from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.studies import ModelFacts, save_machine, save_study
 
 NAME = "five"
@@ -82,7 +83,7 @@ def make(path: Path) -> str:
     study = optuna.create_study(
         study_name=NAME, storage=database.storage, directions=["maximize", "minimize", "minimize"]
     )
-    save_study(engine, NAME, study._study_id, SPEC, ModelFacts("base", "bert", 1, 1))
+    save_study(engine, NAME, id_of_study(study), SPEC, ModelFacts("base", "bert", 1, 1))
     for trial, recipe in enumerate(RECIPES):
         q.save_with_recipe(engine, recipe)
         attributes = {"recipe": recipe.hash, "measurement": measurement(trial), "mean_loss": 0.5}

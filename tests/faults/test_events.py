@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from axsearch.space.recipe import Recipe
 from axsearch.store.claims import Assignment, BudgetFullError
 from axsearch.store.database import Database, open_database
+from axsearch.store.optuna_internals import id_of_study, id_of_trial
 from tests.faults import cheap, definition
 from tests.faults.cheap import Cheap, recipe_of, values_of
 
@@ -37,7 +38,7 @@ class Process:
             sampler=optuna.samplers.RandomSampler(seed=number),
             load_if_exists=True,
         )
-        self.storage.work_on(Assignment(self.study._study_id, WANTED, self.name))
+        self.storage.work_on(Assignment(id_of_study(self.study), WANTED, self.name))
         self.trial: optuna.Trial | None = None
         self.found: Recipe | None = None
 
@@ -79,7 +80,7 @@ def machine_of(url: str, prefix: str) -> type[RuleBasedStateMachine]:
                 return
             if same:  # what another worker may be at, or may have done
                 params = dict.fromkeys(NAMES, draw % 3)
-                worker.storage.enqueue(worker.study._study_id, recipe_of(params), params)
+                worker.storage.enqueue(id_of_study(worker.study), recipe_of(params), params)
             try:
                 worker.trial = worker.study.ask()
             except BudgetFullError:
@@ -91,7 +92,7 @@ def machine_of(url: str, prefix: str) -> type[RuleBasedStateMachine]:
             params = {name: worker.trial.suggest_int(name, 0, most) for name in NAMES}
             worker.found = recipe_of(params)
             worker.trial.set_user_attr("recipe", worker.found.hash)
-            claim = worker.storage.claim(worker.trial._trial_id, worker.found)
+            claim = worker.storage.claim(id_of_trial(worker.trial), worker.found)
             if claim.state in ("held", "given up"):
                 worker.trial.set_user_attr("dropped", claim.state)
                 worker.study.tell(worker.trial, state=TrialState.FAIL)
@@ -108,11 +109,11 @@ def machine_of(url: str, prefix: str) -> type[RuleBasedStateMachine]:
             accuracy, size = values_of(recipe)
             columns = {"finished": True, "accuracy": accuracy, "size": size, "feasible": True}
             files = {"recipe.json": recipe.to_json().encode()}
-            worker.storage.at_end(trial._trial_id, columns, files)
+            worker.storage.at_end(id_of_trial(trial), columns, files)
             try:
                 worker.study.tell(trial, (accuracy, size))
             except (UpdateFinishedTrialError, ValueError):  # others thought that it was dead
-                assert worker.storage.get_trial(trial._trial_id).state == TrialState.FAIL
+                assert worker.storage.get_trial(id_of_trial(trial)).state == TrialState.FAIL
 
         @precondition(lambda self: self.alive)
         @rule(draw=st.integers(0, 11))
@@ -120,7 +121,7 @@ def machine_of(url: str, prefix: str) -> type[RuleBasedStateMachine]:
             """A signal: it gives its trial back and ends."""
             worker = self.alive.pop(draw % len(self.alive))
             if worker.trial is not None:
-                worker.storage.give_back(worker.study._study_id, worker.trial._trial_id)
+                worker.storage.give_back(id_of_study(worker.study), id_of_trial(worker.trial))
             worker.database.close()
 
         @precondition(lambda self: self.alive)
@@ -136,7 +137,7 @@ def machine_of(url: str, prefix: str) -> type[RuleBasedStateMachine]:
             """The dead are found, and perhaps one that is only slow."""
             worker = self.a_process(draw)
             lost = {*self.dead, self.a_process(frozen).name} - {worker.name}
-            worker.storage.retry_lost(worker.study._study_id, lambda name: name in lost)
+            worker.storage.retry_lost(id_of_study(worker.study), lambda name: name in lost)
 
         def teardown(self) -> None:
             before = {}

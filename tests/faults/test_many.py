@@ -19,11 +19,12 @@ CHEAP = str(Path(__file__).with_name("cheap.py"))
 MAKE = """
 import sys, optuna
 from axsearch.store.database import open_database
+from axsearch.store.optuna_internals import id_of_study
 database = open_database(sys.argv[1], create=True)
 study = optuna.create_study(
     study_name="one", storage=database.storage, directions=["minimize"] * 2, load_if_exists=True
 )
-print(study._study_id)
+print(id_of_study(study))
 database.close()
 """
 

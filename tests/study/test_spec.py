@@ -47,6 +47,12 @@ def test_another_scenario_is_another_study(change: dict[str, Any], words: str) -
     assert re.search(words, difference)
 
 
+def test_other_weights_are_another_study() -> None:
+    known = StudySpec.stored("reviews", SPEC)
+    asked = known.model_copy(update={"weights": "recovery"})
+    assert asked.differences(known) == ["how the weights of smaller models are made"]
+
+
 def test_a_scenario_that_is_none_is_refused_in_a_sentence() -> None:
     with pytest.raises(UsageError, match=r"'reviews' .* damaged .*scenario: scenario holds batch"):
         StudySpec.stored("reviews", {**SPEC, "scenario": {"batch_size": 4}})

@@ -31,9 +31,6 @@ FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 """Seconds before a worker is restarted: doubled each time, up to the longest."""
 
-HEALTHY = 120.0
-"""A worker that has run this many seconds begins with the first delay again."""
-
 MOST_DEATHS = 6
 """The run ends when a worker dies this many times without a finished trial between."""
 
