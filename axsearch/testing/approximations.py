@@ -1,4 +1,4 @@
-"""What every approximation promises: subclass :class:`ApproximationContract` for your own."""
+"""The contract of approximations: the tests that each of them passes in a family."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ def dimensions(model_type: str, approximation: Approximation) -> list[Dimension]
 
 
 def recipe_of(dimension: Dimension, index: int) -> Recipe:
+    """The recipe that sets a dimension to its level number ``index`` and leaves the rest exact."""
     return Recipe.of({site: dict([choice]) for site, choice in dimension.choices(index).items()})
 
 
 def recipes(dimension: Dimension) -> list[Recipe]:
+    """A recipe for each level of a dimension, the exact one first."""
     return [recipe_of(dimension, index) for index in range(len(dimension.levels))]
 
 
 def logits(model_type: str, recipe: Recipe) -> Tensor:
+    """The logits of the tiny model with a recipe for its padded batch, (rows, labels)."""
     with torch.no_grad():
         result: Tensor = shrink(tiny_model(model_type), recipe)(**padded_batch(model_type)).logits
     return result
@@ -50,8 +53,8 @@ def logits(model_type: str, recipe: Recipe) -> Tensor:
 class ApproximationContract:
     """The tests of one approximation in one family.
 
-    A subclass gives the two as parameters, or as fixtures: ``model_type``, a model type that
-    :mod:`axsearch.testing.models` knows, and ``approximation``.
+    A subclass sets both, by parameters or fixtures: ``approximation``, and ``model_type``, of which
+    :mod:`axsearch.testing.models` can make a tiny model.
     """
 
     def test_is_described(self, model_type: str, approximation: Approximation) -> None:

@@ -1,4 +1,4 @@
-"""What every model family promises: subclass :class:`ArchitectureContract` for your own."""
+"""The contract of model families: the tests that each of them passes."""
 
 from __future__ import annotations
 
@@ -44,18 +44,22 @@ ATTENTION_MODES = ("renormalised", "hard")
 
 
 def units_name(site: Site) -> str:
+    """The name of the choice that removes a site's heads or neurons."""
     return HEADS if site.id.kind == ATTENTION else NEURONS
 
 
 def keeping(site: Site, *kept: int) -> Recipe:
+    """The recipe that keeps only these units of a site."""
     return Recipe.of({site.id: {units_name(site): Kept(of=site.count, kept=kept)}})
 
 
-def others(site: Site, gone: int) -> tuple[int, ...]:
-    return tuple(unit for unit in range(site.count) if unit != gone)
+def others(site: Site, removed: int) -> tuple[int, ...]:
+    """All units of a site but one."""
+    return tuple(unit for unit in range(site.count) if unit != removed)
 
 
 def without_layers(model_type: str, *layers: int) -> Recipe:
+    """The recipe that keeps no head and no neuron of these layers."""
     return Recipe.of(
         {
             site.id: {units_name(site): Kept(of=site.count, kept=())}
@@ -66,7 +70,7 @@ def without_layers(model_type: str, *layers: int) -> Recipe:
 
 
 def first_settled(model_type: str, recipes: Iterable[Recipe]) -> tuple[Recipe, Masked]:
-    """The first recipe of which no rounding decides what a top-k keeps, and what it gives."""
+    """The first recipe whose top-k do not depend on rounding, and its masked base's outputs."""
     base, batch = tiny_model(model_type), short_batch(model_type)
     return next(
         (recipe, found)
@@ -77,13 +81,14 @@ def first_settled(model_type: str, recipes: Iterable[Recipe]) -> tuple[Recipe, M
 
 @functools.cache
 def base_logits(model_type: str) -> Tensor:
+    """The logits of the tiny model for its short batch, (rows, labels)."""
     with torch.no_grad():
         logits: Tensor = tiny_model(model_type)(**short_batch(model_type)).logits
     return logits
 
 
 def assert_same(model_type: str, small: PreTrainedModel, recipe: Recipe, expected: Masked) -> bool:
-    """The smaller model answers as the masked base does; whether that differs from the base."""
+    """The smaller model answers as the masked base; returns whether the base answers otherwise."""
     with torch.no_grad():
         found = small(**short_batch(model_type)).logits
     assert (found - expected.logits).abs().max().item() <= TOLERANCE, recipe.to_json()
@@ -91,6 +96,7 @@ def assert_same(model_type: str, small: PreTrainedModel, recipe: Recipe, expecte
 
 
 def assert_same_as_masked(model_type: str, recipe: Recipe, expected: Masked | None = None) -> None:
+    """The tiny model with a recipe answers as the masked base, whose outputs may be passed."""
     base = tiny_model(model_type)
     expected = masked(base, recipe, short_batch(model_type)) if expected is None else expected
     # A reference that masks nothing would agree with a shrink that removes nothing.
@@ -100,8 +106,9 @@ def assert_same_as_masked(model_type: str, recipe: Recipe, expected: Masked | No
 class ArchitectureContract:
     """The tests of one family of layers that have an attention and an FFN.
 
-    A subclass gives its ``model_type``, which :mod:`axsearch.testing.models` has tiny sizes for, as
-    a parameter or as a fixture.
+    A subclass sets its ``model_type``, by a parameter or a fixture. :mod:`axsearch.testing.models`
+    must be able to make a tiny model of it, see ``OWN_SIZES`` and ``PICTURES`` there, and
+    :mod:`axsearch.testing.references` must know its attention.
     """
 
     def test_is_found_by_each_of_its_model_types(self, model_type: str) -> None:

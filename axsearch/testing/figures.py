@@ -1,4 +1,4 @@
-"""What every figure of a study promises: subclass :class:`FigureContract` for your own."""
+"""The contract of figures of a study: the tests that each of them passes."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ COLOUR = re.compile(r"#[0-9a-fA-F]{3,8}|(rgb|hsl)a?\(.*")
 
 
 def short(module: ModuleType) -> str:
+    """The name of a module without its package."""
     return module.__name__.rpartition(".")[2]
 
 
@@ -56,6 +57,7 @@ def values(tree: Any) -> Iterator[Any]:
 
 @functools.cache
 def plain(module: ModuleType, name: str) -> list[dict[str, Any]]:
+    """The figures of a module for one of ``STUDIES``, as JSON data."""
     return [
         json.loads(figure.to_json(validate=False), parse_constant=pytest.fail)
         for figure in module.of_study(STUDIES[name])
@@ -63,7 +65,7 @@ def plain(module: ModuleType, name: str) -> list[dict[str, Any]]:
 
 
 class FigureContract:
-    """The tests of one figure: a subclass gives its ``module`` as a parameter or as a fixture."""
+    """The tests of one figure; a subclass sets its ``module``, by a parameter or a fixture."""
 
     @pytest.fixture(params=STUDIES)
     def drawn(self, module: ModuleType, request: pytest.FixtureRequest) -> list[dict[str, Any]]:

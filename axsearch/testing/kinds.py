@@ -1,4 +1,4 @@
-"""What every kind of task promises: subclass :class:`TaskKindContract` for your own."""
+"""The contract of kinds of task: the tests that each of them passes."""
 
 from __future__ import annotations
 
@@ -27,19 +27,22 @@ from axsearch.testing.text import tiny_bert, tiny_tokenizer
 
 
 class TaskKindContract:
-    """The tests of one kind: a subclass gives it as ``kind``, a fixture of the class.
+    """The tests of one kind; a subclass sets ``kind``, a fixture of the scope of a class.
 
-    :mod:`axsearch.testing.samples` has data of each kind.
+    :mod:`axsearch.testing.samples` must have a head and data for it. If its answers are not its
+    targets, ``test_perfect_answers`` needs a branch that makes them.
     """
 
     @pytest.fixture(scope="class")
     @classmethod
     def data(cls, kind: TaskKind[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder with data of the kind."""
         return write_data(kind.name, tmp_path_factory.mktemp("data"))
 
     @pytest.fixture(scope="class")
     @classmethod
     def model(cls, kind: TaskKind[Any, Any]) -> PreTrainedModel:
+        """A tiny BERT with the kind's head and random weights."""
         made = with_head(kind.name, tiny_bert())
         with torch.no_grad():
             for parameter in made.parameters():
@@ -49,6 +52,7 @@ class TaskKindContract:
     @pytest.fixture(scope="class")
     @classmethod
     def split(cls, kind: TaskKind[Any, Any], data: Path, model: PreTrainedModel) -> Split:
+        """The 60 validation examples, tokenised."""
         examples = read_data(str(data)).validation
         labels = kind.labels(model.config, examples)
         made: Split = kind.split("search", examples, tiny_tokenizer(), 48, labels)

@@ -12,14 +12,14 @@ from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable
 
 MEASURE = "axsearch.calibration.preparation.measure_latency_table"
-"""What :func:`table_by_units` stands in for, as a name that pytest's ``monkeypatch`` takes."""
+"""The function that :func:`table_by_units` replaces, as a name for pytest's ``monkeypatch``."""
 
 
 def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> LatencyTable:
     """Time in proportion to heads and neurons: 0.3 for attention, 0.6 for FFNs, 0.1 for the rest.
 
     Settings save nothing, choices of other types a tenth of their block, and those at a site
-    without units 0.01. What it is called with is what :func:`measure_latency_table` is called with.
+    without units 0.01. It takes the arguments of :func:`measure_latency_table`.
     """
     layers = {site.layer for site in base.sites if site.layer != OUTSIDE}
     blocks = {}

@@ -128,7 +128,7 @@ def random_recipe(model_type: str, seed: int, names: Collection[str] | None = No
 
     Args:
         model_type: of the tiny model.
-        seed: one seed gives the same recipe in every process.
+        seed: the same seed returns the same recipe in every process.
         names: the types of choices to draw from; all that there are if None.
     """
     draw = random.Random(f"{model_type} {seed}")

@@ -1,4 +1,4 @@
-"""Problems whose costs and damage are known in full, and what trials of them give."""
+"""Problems whose costs and damage are known in full, and made-up results of their trials."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sites_of(
 
 
 def shares(recipe: Recipe, layer: int) -> list[float]:
-    """What is left of a layer's heads and of its neurons."""
+    """The shares of a layer's heads and of its neurons that a recipe keeps."""
     return [
         math.prod(
             len(c.kept) / c.of for c in recipe.at(layer, kind).values() if isinstance(c, Kept)
@@ -49,7 +49,7 @@ def shares(recipe: Recipe, layer: int) -> list[float]:
 
 
 def share_of_keys(recipe: Recipe, layer: int, length: int) -> float:
-    """What part of so many keys a layer's queries attend to."""
+    """The share of ``length`` keys that a layer's queries attend to."""
     choices = recipe.at(layer, ATTENTION).values()
     return next((c.value / length for c in choices if isinstance(c, Setting)), 1.0)
 
@@ -64,7 +64,18 @@ def problem_of(
     together: float = 0.0,
     seed: int = 0,
 ) -> Problem:
-    """Random damage that rises from level to level; costs fall with what is kept."""
+    """A problem with random damage, which rises from level to level, and the costs of what is kept.
+
+    Args:
+        layers: number of layers.
+        names: the approximations to try; those that a search tries by default if None.
+        units: number of heads and of neurons in each layer.
+        objectives: see :class:`Problem`.
+        limits: see :class:`Problem`; none if None.
+        together: how the damages of each pair of neighbours add up, the same for all pairs; 0 if
+            they are independent, see :class:`axsearch.calibration.damage.Damage`.
+        seed: of the damage.
+    """
     sites = sites_of(layers, units, length=128)
     orders = {site.id: range(site.count) for site in sites}
     space = SearchSpace(sites, orders, names=names)
@@ -93,9 +104,15 @@ def problem_of(
 
 
 class Truth:
-    """What a genome's model really does: damage by other factors than were measured, a curve.
+    """The true damage and accuracy of models, of which a problem has only estimates.
 
-    A little of the accuracy follows from nothing that is known.
+    The true damage of each dimension is the problem's times a random factor. Accuracy falls with
+    the total damage, and a little of it is noise.
+
+    Args:
+        problem: with the estimates.
+        seed: of the factors.
+        spread: standard deviation of their logarithms.
     """
 
     def __init__(self, problem: Problem, seed: int = 0, spread: float = 0.5) -> None:
@@ -104,22 +121,25 @@ class Truth:
         self.scale = np.exp(draw.normal(0, spread, len(problem.levels)))
 
     def damage(self, genomes: Genomes) -> Floats:
+        """The true damage of each genome's model, (genomes,)."""
         damage: Floats = (self.problem.damages(genomes) * self.scale).sum(axis=1)
         return damage
 
     def accuracy(self, genomes: Genomes, noise: float = 0.001) -> Floats:
+        """The true accuracy of each genome's model, (genomes,); that of the base has no noise."""
         found = 0.5 + 0.4 * np.exp(-((self.damage(genomes) / 0.4) ** 1.3))
         draws = [np.random.default_rng(row).normal() for row in genomes]
         return found + noise * np.array(draws) * genomes.any(axis=1)
 
     def seen(self, genomes: Genomes, noise: float = 0.05) -> Observations:
+        """The results of trials of these genomes, with noise on the divergence."""
         draw = np.random.default_rng(len(genomes))
         factors = np.exp(draw.normal(0, noise, len(genomes)))
         return Observations(genomes, self.accuracy(genomes), self.damage(genomes) * factors)
 
 
 def genomes_of(problem: Problem, count: int, seed: int = 0) -> Genomes:
-    """The exact genome, then random ones of which some change little and some much."""
+    """The exact genome, then random ones that change little or much, (count, dimensions)."""
     draw = np.random.default_rng(seed)
     rows = (draw.random((count, len(problem.levels))) ** 2 * problem.levels).astype(np.int64)
     rows *= draw.random(rows.shape) < draw.random((count, 1))

@@ -1,8 +1,8 @@
 """Processes as tests start them: forked from one that has imported what they need.
 
 A Python that imports torch and transformers first takes seconds, of which the tests would spend
-most of their time. What a process is the point of (signals, kills, exits, several on one database)
-is as real in a fork.
+most of their time. Signals, kills, exits and several processes on one database are as real in a
+fork.
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ KNOWN = (HEADS, NEURONS, TOPK, TOPK_FFN)
 
 
 class Masked(NamedTuple):
-    """What the masked base answers, by the name of the output.
+    """The outputs of the masked base, by name.
 
-    ``gap`` is how far the k-th and the next of any top-k are apart where they are nearest: below
-    about 1e-5, rounding may decide which of the two is kept.
+    ``gap`` is the smallest difference between the k-th largest score of any top-k and the next one:
+    below about 1e-5, rounding may decide which of the two is kept.
     """
 
     answer: dict[str, Tensor]
@@ -43,6 +43,7 @@ class Masked(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
+        """The logits, such as (rows, labels)."""
         return self.answer["logits"]
 
 
@@ -55,7 +56,10 @@ def topk_rows(
     mode: str,
     scale: float | None = None,
 ) -> Floats:
-    """Top-k attention; ``bias`` is additive and broadcastable, -inf where a key is forbidden."""
+    """Top-k attention of (…, queries, width) and (…, keys, width), as (…, queries, width).
+
+    ``bias`` is additive and broadcasts to (…, queries, keys), with -inf where a key is forbidden.
+    """
     scores = _scores(query, key, bias, scale)
     kept = _largest(scores, k)
     with np.errstate(invalid="ignore"):  # a query that may attend to nothing
@@ -66,7 +70,7 @@ def topk_rows(
 
 
 def masked(model: PreTrainedModel, recipe: Recipe, batch: dict[str, Tensor]) -> Masked:
-    """What ``model``, of any family, answers with the recipe's removals blanked out by hooks."""
+    """The outputs of ``model``, of any family, with the recipe's removals blanked out by hooks."""
     family = architecture_of(model.config.model_type)
     gaps = [float("inf")]
     with ExitStack() as hooks, torch.no_grad():

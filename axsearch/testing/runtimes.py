@@ -1,4 +1,4 @@
-"""What every runtime promises: subclass :class:`RuntimeContract` for your own."""
+"""The contract of runtimes: the tests that each of them passes in each precision."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ BATCHES: list[dict[str, Tensor]] = [
 
 
 def runtime_of(scenario: Scenario) -> Runtime:
+    """The runtime that a scenario names."""
     return runtimes()[scenario.runtime]
 
 
 def answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """The logits of a model in PyTorch, (rows, labels)."""
     with torch.inference_mode():
         return model(**batch).logits  # type: ignore[no-any-return]
 
 
 def check_outputs(session: Session, model: PreTrainedModel, scenario: Scenario) -> None:
+    """The session's logits have the model's shapes and, in the default precision, its values."""
     runtime = runtime_of(scenario)
     for batch in BATCHES:
         found, expected = session.run(session.prepare(batch))["logits"], answers(model, batch)
@@ -49,12 +52,14 @@ def check_outputs(session: Session, model: PreTrainedModel, scenario: Scenario) 
 
 
 def hooks_of(model: PreTrainedModel) -> int:
+    """The number of forward hooks in a model."""
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 class RuntimeContract:
-    """The tests of one runtime in one precision: a subclass gives a ``scenario`` that names them,
-    as a parameter or as a fixture.
+    """The tests of one runtime in one precision.
+
+    A subclass sets a ``scenario`` that names both, by a parameter or a fixture.
     """
 
     @pytest.fixture(scope="class")

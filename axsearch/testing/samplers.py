@@ -1,4 +1,4 @@
-"""What every sampler promises: subclass :class:`SamplerContract` for your own."""
+"""The contract of samplers: the tests that each of them passes."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def problem_for(name: str) -> Problem:
 
 
 def run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
+    """The genomes of a study that a sampler runs on its problem, the exact one first."""
     problem = problem_for(name)
     space = problem.space
     study = optuna.create_study(
@@ -78,7 +79,7 @@ def run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 class SamplerContract:
-    """The tests of one sampler: a subclass gives its ``name`` as a parameter or as a fixture."""
+    """The tests of one sampler; a subclass sets its ``name``, by a parameter or a fixture."""
 
     def test_levels_are_in_range_after_an_enqueued_start(self, name: str) -> None:
         genomes = run(name, seed=0)

@@ -27,6 +27,7 @@ EXACT: dict[str, int | None] = {
 
 
 def measurement(trial: int, **changed: Any) -> Measurement:
+    """A measurement with the base's costs; ``changed`` are the fields that differ."""
     given: dict[str, Any] = {
         "trial": trial,
         "recipe": {"version": 1, "sites": {}},
@@ -148,6 +149,7 @@ def times(trials: int, rng: np.random.Generator) -> list[TrialTime]:
 
 
 def damage(layers: int) -> dict[str, list[float]]:
+    """The damage of each level of each parameter, as :class:`StudyData` has it."""
     found: dict[str, list[float]] = {}
     for i in range(layers):
         found[f"layer{i:02d}.heads"] = [
@@ -163,6 +165,7 @@ def damage(layers: int) -> dict[str, list[float]]:
 
 
 def latency_table() -> LatencyTable:
+    """A latency table with some levels of heads, neurons and top-k attention."""
     blocks = {ATTENTION: 0.055, FFN: 0.1, "attention heads=0": 0.0005, "ffn ffn=0": 0.0004}
     blocks |= {f"attention heads={h}": 0.008 + 0.0039 * h for h in (3, 6, 9)}
     blocks |= {f"ffn ffn={f}": 0.004 + 0.096 * f / NEURONS for f in (384, 768, 1152)}

@@ -107,7 +107,7 @@ def a_loop(database: Database, objective: Cheap, wanted: int) -> TrialLoop:
 
 
 def at(count: int, act: Callable[[], None]) -> Callable[[], None]:
-    """Do something at the so-maniest call."""
+    """A hook that acts at its ``count``-th call."""
     calls = 0
 
     def hook() -> None:
