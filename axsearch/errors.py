@@ -9,7 +9,7 @@ LONGEST = 2000
 
 
 class AxsearchError(Exception):
-    """Something failed while working; the command line ends with exit status 1.
+    """An operation failed; the command line ends with exit status 1.
 
     Its message is one line: line breaks and control characters, which names and files may hold,
     are written as Python writes them.

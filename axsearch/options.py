@@ -20,11 +20,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Option:
-    """What is said of a field wherever a user may give it.
+    """The description of a field, the same wherever a user may set it.
 
     Attributes:
         help: a sentence without its full stop.
-        omitted: what holds where the field is not given, if its default does not say so.
+        omitted: the behaviour if the field is not set, where the default does not show it.
         flag: the command line's name for it; ``--`` and the field's name if None.
         minimum: the smallest number that the command line takes, as the next one the largest.
         maximum: see above.

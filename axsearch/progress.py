@@ -51,7 +51,7 @@ def progress_bar() -> Progress:
 
 @contextmanager
 def steps(count: int) -> Iterator[Callable[[str], None]]:
-    """A bar over a few steps; what it gives ends the step before and begins one, in words."""
+    """A bar over a few steps; the function it yields begins the next one, under a description."""
     with progress_bar() as progress:
         bar = progress.add_task("", total=count)
         begun = 0

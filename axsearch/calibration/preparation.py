@@ -44,7 +44,7 @@ Orders = Mapping[SiteId, Sequence[int]]
 """The importance order of the units of each site."""
 
 Told = Callable[[int, int], None]
-"""Is told how much of a measurement is done, and of how much."""
+"""Called with how much of a measurement is done, and how much there is in all."""
 
 
 def prepare(

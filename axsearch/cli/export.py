@@ -15,7 +15,7 @@ def export(
     storage: Storage,
     study: StudyName,
     trial: Trial,
-    out: Annotated[str, Option("Folder to write to, which does not exist or is empty")],
+    out: Annotated[str, Option("Folder to write to; it must be empty or not exist yet")],
     format: Annotated[str, Option("Format: hf, onnx or openvino")] = "hf",
     force: Annotated[
         bool, Option("Export the model even if it is no better than a constant prediction")

@@ -22,13 +22,12 @@ def pick(
     by: Annotated[
         By | None,
         Option(
-            "What the chosen model is the best in, within the limits; of equals the smaller one is "
-            "chosen",
+            "Which value to optimise within the limits; ties go to the smaller model",
             omitted="latency with --max-drop, otherwise accuracy",
         ),
     ] = None,
     knee: Annotated[
-        bool, Option("Choose the model that is nearest to the best in all objectives")
+        bool, Option("Choose the model that is nearest to the best value in every objective")
     ] = False,
     json: Json = False,
 ) -> None:

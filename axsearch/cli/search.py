@@ -10,7 +10,7 @@ from axsearch.running.resolving import resolve
 
 
 def search(request: SearchRequest, json: Json = False) -> None:
-    """Search the approximations of a fine-tuned model, or resume a study that exists.
+    """Search the approximations of a fine-tuned model, or resume an existing study.
 
     Models that are known to break a limit on latency or size are pruned without being evaluated. A
     SQLite file that does not exist is created.

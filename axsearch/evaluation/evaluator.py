@@ -69,10 +69,10 @@ class Evaluator:
         engine: an open database.
         scenario: what latency is measured for; None leaves latency unmeasured.
         device: where accuracy is evaluated; latency runs on the scenario's device.
-        dtype: what the search split is run in, float32 or bfloat16; answers are those of float32 in
-            both, see :mod:`axsearch.evaluation.bfloat16`.
+        dtype: precision in which the search split is run, float32 or bfloat16; answers are those of
+            float32 in both, see :mod:`axsearch.evaluation.bfloat16`.
         machine: whose milliseconds to report, if they were measured; this one's if None.
-        weights: what recipes' tensors are; the base's, refitted in closed form, if None.
+        weights: the source of the recipes' tensors; the base's, refitted in closed form, if None.
 
     Attributes:
         base: the user's model, the reference that all others are compared with; the recipe without
@@ -127,7 +127,7 @@ class Evaluator:
 
     @property
     def examples_forwarded(self) -> float:
-        """How many examples were run so far, in whole passes through the base's layers."""
+        """The number of examples run so far, counted as whole passes through the base's layers."""
         return self.predictor.layers_run / len(self.base.layers(self.base.model))
 
     def measure(
@@ -139,7 +139,7 @@ class Evaluator:
     ) -> Measurement:
         """Accuracy on the search split, latency and size of a recipe's real, smaller model.
 
-        Where there is a latency table that knows the recipe's shapes, latency is what it predicts.
+        If a latency table knows the recipe's shapes, it predicts the latency.
         With ``threshold``, which receives latency and size as ratios to the base and returns what
         such a recipe must reach, the evaluation is staged.
 
@@ -175,7 +175,7 @@ class Evaluator:
         )
 
     def predicted_ratio(self, recipe: Recipe) -> float | None:
-        """The time of a recipe's model over the base's by the table; None where it cannot say."""
+        """A recipe's time over the base's by the table; None where the table lacks its shapes."""
         if self.table is None or self.scenario is None:
             return None
         if recipe == EXACT:

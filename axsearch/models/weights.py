@@ -98,9 +98,9 @@ class ClosedForm(Weights):
 def shrink(
     model: PreTrainedModel, recipe: Recipe, moments: Moments | None = None
 ) -> PreTrainedModel:
-    """A smaller model in evaluation mode; the base is untouched and shares what is unchanged.
+    """A smaller model in evaluation mode; the base is untouched and shares its unchanged tensors.
 
     Raises UsageError where the recipe does not fit the model, or compensates and no ``moments``
-    (:func:`axsearch.models.refit.moments.measure_moments`) were given.
+    (:func:`axsearch.models.refit.moments.measure_moments`) were passed.
     """
     return ClosedForm(Base(model), moments).shrink(recipe)

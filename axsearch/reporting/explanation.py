@@ -127,7 +127,7 @@ def explain_trial(
         study: the study that has the trial.
         trial: its number.
         ties: of the study's front; adds a sentence if the trial is on it.
-        bias: the same.
+        bias: of the study's front; adds a sentence in the same case.
 
     Raises:
         UsageError: there is no such trial, or it is not finished.

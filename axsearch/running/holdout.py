@@ -37,7 +37,7 @@ def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8)
 
     Takes the batch size, threads and device of the study's scenario; ``batches`` of them are
     taken at even steps of the examples sorted by length. Raises UsageError where there is no such
-    trial, or the study's model or data are not what they were.
+    trial, or the study's model or data have changed.
     """
     recipe = Recipe.from_dict(study.trial(trial).recipe)
     own = study.spec.scenario or Scenario(device=study.spec.device)

@@ -66,7 +66,7 @@ def remeasure(
     is computed again from all finished trials, so that a model which was not worthwhile in the
     study's own scenario can be on it; the front's real models are then timed, each in turn with the
     base. Accuracies are those of the study. A limit of the study on latency is ignored: it was
-    given for another scenario. All results are stored, so that an interrupted call can be
+    set for another scenario. All results are stored, so that an interrupted call can be
     continued.
 
     Args:
@@ -74,14 +74,14 @@ def remeasure(
         model: where the model lies on this machine, if elsewhere than where the study began.
         data: the same for the data.
         batch_size: the study's if None, as for the rest of the scenario.
-        sequence_length: tokens an example, random ones; 0 for the examples' own lengths.
-        threads: of torch.
+        sequence_length: tokens per example, drawn at random; 0 for the examples' own lengths.
+        threads: number of torch threads.
         device: cpu, cuda or mps.
-        again: time also the models that were timed in this scenario before.
+        again: time models again that were already timed in this scenario.
 
     Raises:
-        UsageError: a scenario that the model cannot run in, or the study's model or data are not
-            what they were.
+        UsageError: a scenario that the model cannot run in, or the study's model or data have
+            changed.
     """
     asked = {"batch_size": batch_size, "threads": threads, "device": device}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}

@@ -28,7 +28,7 @@ DataHere = Annotated[
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """How many workers run, and where."""
+    """The number of workers, and where they run."""
 
     workers: Annotated[int, Option("Number of worker processes; they share the processors")] = 1
     engine: Annotated[str, Option("Where workers run: local or ray")] = "local"
@@ -39,7 +39,7 @@ class WorkerPool:
     cpus: Annotated[
         int | None,
         Option(
-            "Processors of a worker, and so the number of its threads",
+            "Number of processors, and so of threads, of each worker",
             omitted="an equal share of this machine's",
             flag="--cpus-per-worker",
         ),

@@ -48,7 +48,7 @@ from axsearch.tasks.task import Task
 
 @describes(
     SearchRequest,
-    {"place": "Where the workers run and how many they are; by default one, in this process."},
+    {"place": "The number of workers and where they run; by default one, in this process."},
 )
 def search(
     model: str,
@@ -92,7 +92,7 @@ def search(
     resumed, a SQLite file that does not exist is created; Ctrl-C keeps all finished trials.
 
     Raises:
-        UsageError: something given cannot be used; nothing expensive was done.
+        UsageError: an argument cannot be used; nothing expensive was done.
         AxsearchError: trials keep failing.
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """

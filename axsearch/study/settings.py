@@ -1,6 +1,6 @@
-"""What a search is asked for beside its model and data: how, within which limits, for what load.
+"""The settings of a search beside its model and data: how it runs, its limits, the load it times.
 
-Plain data without torch, as a user gives it; None is for what a search decides by itself.
+Plain data without torch, as the user sets it; None leaves the decision to the search.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from axsearch.errors import UsageError
 from axsearch.options import Option
 
 DTYPES = ("auto", "float32", "bfloat16")
-"""What accuracy may be evaluated in."""
+"""The precisions in which accuracy may be evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class SearchSettings:
     epsilon: Annotated[
         float | None,
         Option(
-            "For the axformer sampler: keep a change, for speed and size, while the loss is at "
-            "most (1 + epsilon) times the base's",
+            "For the axformer sampler: keep every change that leaves the loss at most "
+            "(1 + epsilon) times the base's",
             omitted="a change must lower the loss",
         ),
     ] = None
@@ -61,21 +61,21 @@ class SearchSettings:
     ] = None
     objectives: Annotated[
         tuple[str, ...],
-        Option("What to optimize: accuracy and any of latency and size"),
+        Option("Objectives to optimise: accuracy and any of latency and size"),
     ] = ("accuracy", "latency", "size")
     dtype: Annotated[
         str,
         Option(
-            "Precision in which accuracy is evaluated: float32; bfloat16, in which answers that "
-            "it could change are computed again in float32; or auto, bfloat16 where it is faster, "
-            "and in a study that exists what it began with"
+            "Precision in which accuracy is evaluated: float32, bfloat16 (answers that it could "
+            "change are computed again in float32) or auto (bfloat16 where it is faster; a resumed "
+            "study keeps its precision)"
         ),
     ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a model may lose or cost at most; None where there is no limit."""
+    """The most that a model may lose or cost; None where there is no limit."""
 
     max_drop: Annotated[float | None, Option("Largest loss of accuracy allowed, such as 0.01")] = (
         None
@@ -103,7 +103,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What latency is measured for, but for the device: a scenario as it is asked for."""
+    """The scenario in which latency is measured, as the user sets it, without the device."""
 
     batch_size: Annotated[int, Option("Number of examples in a batch when latency is measured")] = (
         32
@@ -118,5 +118,7 @@ class Load:
     threads: Annotated[
         int | None, Option("Number of threads when latency is measured", omitted="all")
     ] = None
-    runtime: Annotated[str, Option("Runtime in which latency is measured")] = "torch"
-    precision: Annotated[str, Option("Precision in which latency is measured")] = "float32"
+    runtime: Annotated[str, Option("Runtime in which latency is measured: torch")] = "torch"
+    precision: Annotated[
+        str, Option("Precision in which latency is measured: float32 with torch")
+    ] = "float32"

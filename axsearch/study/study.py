@@ -81,9 +81,9 @@ class Study:
 
     @property
     def asked(self) -> tuple[int, SearchSettings]:
-        """How many trials its last search wanted, and how they are run.
+        """The number of trials that its last search wanted, and their settings.
 
-        Raises UsageError where none has said so, as with studies of older versions.
+        Raises UsageError where they are not recorded, as in studies of older versions.
         """
         found = asked_for(self.database.engine, self.name)
         if found is None:
@@ -101,7 +101,7 @@ class Study:
 
     @property
     def count(self) -> int:
-        """How many trials are complete."""
+        """The number of complete trials."""
         return self.database.storage.completed(self.id)
 
     @cached_property
@@ -114,7 +114,7 @@ class Study:
         return self.measured(trials)
 
     def measured(self, trials: Sequence[FrozenTrial]) -> list[Measurement]:
-        """What is known of some complete trials, as :attr:`measurements` of all."""
+        """The measurements of some complete trials; :attr:`measurements` has those of all."""
         recipes = load_recipes(self.database.engine, map(_recipe_of, trials))
         holdout = self._evaluations("holdout", recipes)
         timed = self._timed(recipes)
@@ -123,27 +123,27 @@ class Study:
 
     @property
     def model_name(self) -> str:
-        """The model as it may be shown: a folder without where it lies."""
+        """The model's name for display: of an absolute path only the last part."""
         return _public_name(self.spec.model)
 
     @property
     def data_name(self) -> str:
-        """The data as they may be shown: a folder without where it lies."""
+        """The data's name for display: of an absolute path only the last part."""
         return _public_name(self.spec.data)
 
     @property
     def scenario(self) -> str | None:
-        """What latency was measured for, in words; None where it was not measured."""
+        """The scenario of the latencies, in words; None where latency was not measured."""
         return None if self.spec.scenario is None else in_words(self.spec.scenario)
 
     @property
     def runtime(self) -> str:
-        """What latency was measured in, in words."""
+        """The runtime of the latencies, in words."""
         scenario = self.spec.scenario
         return "PyTorch" if scenario is None or scenario.runtime == "torch" else scenario.runtime
 
     def refresh(self) -> None:
-        """Forget what was read, after something was added to the database."""
+        """Forget what was read, so that additions to the database are seen."""
         self.__dict__.pop("measurements", None)
         self.__dict__.pop("_candidates", None)
 
@@ -189,10 +189,10 @@ class Study:
         by: By | None = None,
         knee: bool = False,
     ) -> Measurement:
-        """Choose one member of the front: by ``knee`` alone, or as :func:`choose` with the rest.
+        """Choose one member of the front: the knee, or the best within limits (:func:`choose`).
 
         Raises:
-            UsageError: neither or both ways are given, or limits that nothing keeps.
+            UsageError: neither or both are asked for, or no member is within the limits.
         """
         limits = Limits(
             max_drop=max_drop, max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio
@@ -292,7 +292,7 @@ class Study:
 def front_of(
     spec: StudySpec, baseline: Measurement, measurements: Sequence[Measurement]
 ) -> list[Measurement]:
-    """The front of these measurements, as :meth:`Study.front` gives it for all."""
+    """The front of these measurements, as :meth:`Study.front` returns it for all."""
     feasible = [
         m
         for m in measurements

@@ -9,7 +9,7 @@ from axsearch.errors import UsageError
 from axsearch.options import Option
 
 LARGEST_SEED = 2**32 - 1
-"""What numpy takes."""
+"""The largest that numpy takes."""
 
 
 @dataclass(frozen=True)

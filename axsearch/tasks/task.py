@@ -87,18 +87,18 @@ transformers.utils.logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Task:
-    """What a study is about.
+    """The model and data of a study.
 
     Attributes:
         model_name: local directory or hub name of the base.
         data_name: local directory or hub name of the data.
-        kind: what kind of task it is: its loss, its answers and how they are scored.
+        kind: the kind of task: its loss, its answers and how they are scored.
         metric: name of the accuracy metric.
         model: the base, in evaluation mode, fp32.
         calibration: up to 512 examples of train, for importance and damage.
         search: the validation split (or ``search_examples`` of it), for the objective.
         holdout: the test split, opened only to report the chosen models.
-        notes: what was decided while reading the data.
+        notes: the decisions made while reading the data.
     """
 
     model_name: str
@@ -135,9 +135,9 @@ class Task:
                 ``glue/sst2``; inferred from the columns if None.
             metric: one of the kind's metrics; the task's own if None.
             text_columns: columns holding the text or the two texts; recognised if None.
-            label_column: column of what the model should say; recognised if None.
+            label_column: column of the targets; recognised if None.
             search_examples: use this many examples of the validation split, drawn by ``seed``.
-            seed: of the examples that are drawn. (Missing splits are cut the same way always.)
+            seed: of the examples that are drawn. (Missing splits are always cut in the same way.)
 
         Raises:
             UsageError: the model, the data or their combination cannot be used.
@@ -157,7 +157,7 @@ class Task:
 
     @classmethod
     def of(cls, spec: TaskSpec) -> Task:
-        """Load what :meth:`load` describes; raises UsageError as it does."""
+        """Load the model and data of a spec; raises UsageError as :meth:`load` does."""
         model = spec.model
         check_names(spec.task, spec.metric)
         config = load_config(model)

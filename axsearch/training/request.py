@@ -1,4 +1,4 @@
-"""FinetuneRequest: all that fine-tuning is asked for, as plain data. Needs no torch."""
+"""FinetuneRequest: all arguments of fine-tuning, as plain data. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from axsearch.tasks.spec import TaskSpec
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRequest:
-    """All that fine-tuning is asked for; of the task, ``search_examples`` does not matter."""
+    """All arguments of fine-tuning; ``search_examples`` of the task does not matter."""
 
     spec: TaskSpec
     out: Annotated[str, Option("Folder for the fine-tuned model")]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_type_hints
+
 import pytest
 from transformers import PreTrainedModel
 
 from axsearch.errors import UsageError
 from axsearch.runtimes import check, open_session, runtimes
 from axsearch.space.scenario import PRECISION, RUNTIME, Scenario
+from axsearch.study.settings import Load
 from axsearch.testing.models import random_model
 from axsearch.testing.runtimes import RuntimeContract
 
@@ -31,6 +35,13 @@ def model() -> PreTrainedModel:
 def test_the_default_of_a_scenario_is_there() -> None:
     assert (RUNTIME, PRECISION) in EVERY
     assert runtimes()[RUNTIME].precisions[0] == PRECISION
+
+
+def test_the_help_of_search_names_all() -> None:
+    hints = get_type_hints(Load, include_extras=True)
+    for name, members in zip(("runtime", "precision"), zip(*EVERY, strict=True), strict=True):
+        (option,) = hints[name].__metadata__
+        assert set(re.findall(r"\w+", option.help)) >= set(members)
 
 
 def test_an_unknown_runtime_is_refused(model: PreTrainedModel) -> None:

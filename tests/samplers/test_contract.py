@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_type_hints
+
 import pytest
 
 from axsearch.errors import UsageError
 from axsearch.samplers import build_sampler, sampler_named, samplers
+from axsearch.study.settings import SearchSettings
 from axsearch.testing.samplers import SamplerContract, small_problem
 
 
 @pytest.mark.parametrize("name", samplers())
 class TestEverySampler(SamplerContract):
     """Those of axsearch."""
+
+
+def test_the_help_of_search_names_all() -> None:
+    (option,) = get_type_hints(SearchSettings, include_extras=True)["sampler"].__metadata__
+    assert set(re.findall(r"\w+", option.help)) >= set(samplers())
 
 
 def test_the_base_of_the_problem_costs_one() -> None:

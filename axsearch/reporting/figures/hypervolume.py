@@ -51,20 +51,20 @@ def hypervolume_figure(
     costs: Sequence[Literal["latency", "size"]] = ("latency", "size"),
     compact: bool = False,
 ) -> go.Figure:
-    """Hypervolume against trials and against wall-clock, and the share that was not evaluation.
+    """Hypervolume by trial and by wall-clock time, and the share of time not spent evaluating.
 
-    The hypervolume is that of all feasible models so far: the volume between the reference accuracy
-    and what they reach, costs counting from 0 to the base's 1. The share is that of the sampler
-    and the database in the summed time of the trials so far: trials of several workers overlap, and
-    each counts in full.
+    The hypervolume is that of all feasible models so far: the volume that they dominate above the
+    reference accuracy, with costs from 0 to the base's 1. The share is the time of the sampler and
+    the database, divided by the summed time of the trials so far: trials of several workers
+    overlap, and each counts in full.
 
     Args:
         points: all evaluated models.
-        times: of trials; without any there is but the first panel.
+        times: of trials; without any there is only the first panel.
         reference: the accuracy below which nothing counts.
         metric: the accuracy metric.
         costs: of the study.
-        compact: two panels side by side, and the share in words, for a box that is not high.
+        compact: two panels side by side, and the share in words, for a low box.
     """
     by_trial = sorted(points, key=lambda p: p.trial)
     ended = {t.trial: t.ended for t in times}
