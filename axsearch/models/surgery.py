@@ -135,7 +135,7 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
         new = twins[id(module)] = module.__new__(type(module))
         new.__dict__.update(
             # a module's tables of parameters, buffers and hooks are its own, what is in them not
-            (name, copy.copy(value) if isinstance(value, dict | set | list) else value)
+            (name, value.copy() if isinstance(value, dict | set | list) else value)
             for name, value in module.__dict__.items()
         )
         for name, value in module.__dict__.items():

@@ -112,6 +112,7 @@ def short_batch(model_type: str) -> dict[str, Tensor]:
     return {"input_ids": ids.masked_fill(mask == 0, pad), "attention_mask": mask}
 
 
+@functools.cache
 def every_site(model_type: str) -> tuple[Site, ...]:
     """The sites of the tiny model."""
     return architecture_of(model_type).sites(tiny_model(model_type), LENGTH)

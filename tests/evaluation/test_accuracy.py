@@ -20,7 +20,7 @@ from axsearch.models.architectures import architectures
 from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import measure_moments
-from axsearch.models.weights import shrink
+from axsearch.models.weights import ClosedForm
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode
@@ -137,8 +137,14 @@ def mixed(model_type: str, number: int) -> Recipe:
     return Recipe.of(sites, ways[int(draw.integers(2))])
 
 
+@functools.cache
 def deep_base(model_type: str) -> Base:
     return Base(deep_model(model_type))
+
+
+@functools.cache
+def weights(model_type: str) -> ClosedForm:
+    return ClosedForm(deep_base(model_type), moments(model_type))
 
 
 def repeats(model_type: str) -> int:
@@ -146,7 +152,7 @@ def repeats(model_type: str) -> int:
 
 
 def made(model_type: str, recipe: Recipe) -> PreTrainedModel:
-    return shrink(deep_model(model_type), recipe, moments(model_type))
+    return weights(model_type).shrink(recipe)
 
 
 @functools.cache

@@ -125,21 +125,22 @@ class Architecture(ABC):
 def _site(
     id: SiteId, module: nn.Module, prefix: str, block: Block, config: PreTrainedConfig
 ) -> Site:
-    units = _units(module, prefix, block, config)
     there = dict(module.named_modules())
+    units = _units(there, prefix, block, config)
     names = [name for name in (*block.inputs, block.output) if name in there]
     modules = tuple(f"{prefix}{name}" for name in names)
     return Site(id, units, _unit_parameters(module, prefix, units), 1, modules=modules)
 
 
-def _units(module: nn.Module, prefix: str, block: Block, config: PreTrainedConfig) -> Units | None:
+def _units(
+    modules: Mapping[str, nn.Module], prefix: str, block: Block, config: PreTrainedConfig
+) -> Units | None:
     if block.output is None:
         return None
-    output: Any = module.get_submodule(block.output)
+    output: Any = modules[block.output]
     full = fan_in(output)
     count = full if block.units is None else int(getattr(config, block.units))
     axes = []
-    modules = dict(module.named_modules())
     for name in block.inputs:
         found: Any = modules.get(name)
         if found is None:  # a projection that only some configs have
@@ -152,7 +153,7 @@ def _units(module: nn.Module, prefix: str, block: Block, config: PreTrainedConfi
     bias = f"{prefix}{block.output}.bias" if output.bias is not None else None
     whole = [bias] if bias is not None else []
     if block.norm is not None:
-        norm = module.get_submodule(block.norm)
+        norm = modules[block.norm]
         whole += [f"{prefix}{block.norm}.{name}" for name, _ in norm.named_parameters()]
     return Units(
         count=count,
