@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,8 @@ SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 
 LOCK = 0x6178
 """The PostgreSQL advisory lock that is held while tables are changed."""
+
+_migrating = threading.Lock()  # Alembic's context is the process's
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search reports failed trials
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -227,7 +230,7 @@ def _migrate(engine: Engine, shown: str) -> None:
     with engine.connect() as connection:
         if schema_version(connection) == script.get_current_head():
             return
-    with engine.begin() as connection:
+    with _migrating, engine.begin() as connection:
         # One process changes the tables, in one transaction if the database can; others wait.
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
