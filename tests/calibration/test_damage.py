@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from itertools import pairwise
@@ -64,10 +65,15 @@ def logits(model: PreTrainedModel) -> Tensor:
     return torch.stack(rows).double()
 
 
+@functools.cache
+def base_logits() -> Tensor:
+    return logits(BASE)
+
+
 def divergence(space: SearchSpace, genome: Mapping[str, int]) -> float:
     """Sum of p log (p / q), of models that share nothing."""
     recipe = space.recipe({**space.exact(), **genome})
-    p, q = logits(BASE).softmax(-1), logits(shrink(BASE, recipe)).softmax(-1)
+    p, q = base_logits().softmax(-1), logits(shrink(BASE, recipe)).softmax(-1)
     return float((p * (p / q).log()).sum(-1).mean())
 
 

@@ -142,7 +142,7 @@ def test_workers(
 
 def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORED", "24")
-    monkeypatch.setenv("WORKERS", "2")  # each imports torch
+    monkeypatch.setenv("WORKERS", "2")
     run_alone("store.py", tmp_path / "store.json")
     found = json.loads((tmp_path / "store.json").read_text())
     assert found["stored"] == 24
