@@ -10,10 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from axsearch import approximations
 from axsearch.approximations import approximations as found
 from axsearch.approximations import choice_types, recorded
-from axsearch.models import architectures
 from axsearch.models.architectures import architectures as families
 
 Drop = Callable[[ModuleType, dict[str, str]], None]
@@ -52,6 +50,3 @@ def drop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drop]:
                 if parent in sys.modules and hasattr(sys.modules[parent], leaf):
                     delattr(sys.modules[parent], leaf)
     forget()
-
-
-__all__ = ["approximations", "architectures"]
