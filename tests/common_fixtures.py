@@ -17,13 +17,13 @@ import torch
 from sqlalchemy import Engine, create_engine, event, inspect, text
 
 import axsearch
-import axsearch.testing.scripts_once
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
 from axsearch.store.models import TableBase
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.processes import end_server
+from axsearch.testing.scripts_once import read_scripts_once
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 
 
@@ -31,6 +31,11 @@ from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 def _fork_server() -> Iterator[None]:
     yield
     end_server()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scripts_once() -> None:
+    read_scripts_once()
 
 
 @event.listens_for(Engine, "connect")

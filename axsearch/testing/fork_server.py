@@ -1,10 +1,10 @@
 """A process that has imported what others will need, and forks them in milliseconds.
 
-``python fork_server.py FD MODULE…`` imports the modules and serves requests that come through a
-socket until it is closed: the length of a JSON text, beside it file descriptors, then the text. The
-first descriptor is where the new process's id and then its exit status are written to, the others
-are its own. What is asked for is what ``python ARGUMENTS…`` would do: a script, ``-m MODULE`` or
-``-c CODE``.
+``python fork_server.py FD MODULE…`` imports the modules, reads migrations once for all, and serves
+requests that come through a socket until it is closed: the length of a JSON text, beside it file
+descriptors, then the text. The first descriptor is where the new process's id and then its exit
+status are written to, the others are its own. What is asked for is what ``python ARGUMENTS…`` would
+do: a script, ``-m MODULE`` or ``-c CODE``.
 
 A process that was asked for with ``spawns`` has such a server of its own, so that what it starts
 through multiprocessing is there in milliseconds too.
@@ -41,6 +41,9 @@ SPAWNED = "spawned"
 
 Request = dict[str, Any]
 
+_asking = threading.Lock()
+"""A request is two writes, between which another thread's must not come."""
+
 
 def ask(control: socket.socket, request: Request, status: int, own: Sequence[int]) -> None:
     """Ask a server for a process.
@@ -48,14 +51,16 @@ def ask(control: socket.socket, request: Request, status: int, own: Sequence[int
     Args:
         control: the socket that it serves.
         request: ``arguments``; ``numbers``, which its own descriptors have in it; ``environment``;
-            ``folder``; and, if they apply, ``session``, ``spawns`` and ``orphan``: its parent is
-            not the server but the nearest process above that adopts orphans.
+            ``folder``; and, if they apply, ``session``, ``spawns``, ``name``, which ``ps`` shows,
+            and ``orphan``: its parent is not the server but the nearest process above that adopts
+            orphans.
         status: where its id and its exit status are written to.
         own: its own descriptors.
     """
     text = json.dumps(request).encode()
-    socket.send_fds(control, [NUMBER.pack(len(text))], [status, *own])
-    control.sendall(text)
+    with _asking:
+        socket.send_fds(control, [NUMBER.pack(len(text))], [status, *own])
+        control.sendall(text)
 
 
 def adopt_orphans(adopt: bool) -> None:
@@ -133,9 +138,13 @@ def _receive(control: socket.socket) -> tuple[Request, list[int]] | None:
     head, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 16)
     if not head:
         return None
+    (length,) = NUMBER.unpack(head)
     text = bytearray()
-    while len(text) < NUMBER.unpack(head)[0]:
-        text += control.recv(1 << 20)
+    while len(text) < length:  # and no further: another request may follow
+        part = control.recv(length - len(text))
+        if not part:
+            return None
+        text += part
     return json.loads(text), descriptors
 
 
@@ -254,6 +263,7 @@ if __name__ == "__main__":
     gc.disable()
     for name in sys.argv[2:]:
         importlib.import_module(name)
+    importlib.import_module("axsearch.testing.scripts_once").read_scripts_once()
     gc.freeze()  # or collections of garbage would copy every page
     gc.enable()
     serve(socket.socket(fileno=int(sys.argv[1])))

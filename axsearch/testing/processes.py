@@ -18,40 +18,37 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 import pytest
 
-from axsearch.testing.fork_server import NUMBER, SPAWNED, Request, adopt_orphans, ask, forking
+from axsearch.testing.fork_server import NUMBER, SPAWNED, adopt_orphans, ask, forking
 
 IMPORTED = (
-    "pytest", "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna", "psycopg",
-    "sqlalchemy.dialects.postgresql.psycopg", "axsearch.cli", "axsearch.running.remeasuring",
-    "axsearch.running.search", "axsearch.running.session", "axsearch.reporting.dashboard.serving",
-    "axsearch.testing.scripts_once",
+    "pytest", "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna",
+    "axsearch.cli", "axsearch.running.remeasuring", "axsearch.running.search",
+    "axsearch.running.session", "axsearch.reporting.dashboard.serving",
 )  # fmt: skip
+OPTIONAL = ("psycopg", "sqlalchemy.dialects.postgresql.psycopg")
+"""Imported too, where there is the first of them: it belongs to an extra."""
 
 
 class Server:
     """The fork server of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self.control, theirs = socket.socketpair()
         script, number = Path(__file__).with_name("fork_server.py"), theirs.fileno()
+        modules = (*IMPORTED, *(OPTIONAL if find_spec(OPTIONAL[0]) else ()))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, str(script), str(number), *IMPORTED],
+                [sys.executable, str(script), str(number), *modules],
                 pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
-
-    def fork(self, request: Request, status: int, own: list[int]) -> None:
-        """See :func:`axsearch.testing.fork_server.ask`."""
-        with self._lock:
-            ask(self.control, request, status, own)
 
     def end(self) -> None:
         """End it; processes that it forked go on."""
@@ -78,11 +75,13 @@ def spawned_by_the_server() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    adopt_orphans(True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("multiprocessing.util.spawnv_passfds", forking(server().control))
-        yield
-    adopt_orphans(False)
+        adopt_orphans(True)
+        try:
+            yield
+        finally:
+            adopt_orphans(False)
 
 
 class Process:
@@ -111,7 +110,7 @@ class Process:
         (read, into), (out, write), (err, complain), (self._status, ended) = (
             os.pipe() for _ in range(4)
         )
-        server().fork(request, ended, [read, write, complain])
+        ask(server().control, request, ended, [read, write, complain])
         for descriptor in (read, write, complain, ended):
             os.close(descriptor)
         self.stdin, self.stdout, self.stderr = (
