@@ -22,7 +22,7 @@ from axsearch.tasks.data import read_data
 from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.kinds.question_answering import FIRST, LAST, Span
 from axsearch.tasks.split import IGNORED, Split
-from axsearch.testing.samples import HEADS, KINDS, with_head, write_data
+from axsearch.testing.samples import HEAD_CONFIGS, KINDS, with_head, write_data
 from axsearch.testing.text import tiny_bert, tiny_tokenizer
 
 
@@ -59,7 +59,7 @@ class TaskKindContract:
         return made
 
     def test_describes_itself(self, kind: TaskKind[Any, Any]) -> None:
-        assert kind.name in HEADS
+        assert kind.name in HEAD_CONFIGS
         assert kind.metrics
         assert kind.trivial_answer
 

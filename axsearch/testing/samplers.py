@@ -51,7 +51,7 @@ def problem_for(name: str) -> Problem:
     return small_problem(samplers()[name].approximations)
 
 
-def run(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
+def sampled(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
     """The genomes of a study that a sampler runs on its problem, the exact one first."""
     problem = problem_for(name)
     space = problem.space
@@ -82,7 +82,7 @@ class SamplerContract:
     """The tests of one sampler; a subclass sets its ``name``, by a parameter or a fixture."""
 
     def test_levels_are_in_range_after_an_enqueued_start(self, name: str) -> None:
-        genomes = run(name, seed=0)
+        genomes = sampled(name, seed=0)
         space = problem_for(name).space
         assert genomes[0] == space.exact()
         for genome in genomes:
@@ -91,4 +91,4 @@ class SamplerContract:
         assert len({tuple(g.values()) for g in genomes}) > 5
 
     def test_one_seed_gives_the_same_trials(self, name: str) -> None:
-        assert run(name, seed=3) == run(name, seed=3)
+        assert sampled(name, seed=3) == sampled(name, seed=3)

@@ -14,7 +14,7 @@ from axsearch.testing.text import BAD, GOOD, NEUTRAL, reviews
 
 KINDS = sorted(task_kinds())
 COUNTS = {"train": 200, "validation": 60, "test": 40}
-HEADS: dict[str, dict[str, Any]] = {
+HEAD_CONFIGS: dict[str, dict[str, Any]] = {
     "text-classification": {"id2label": {0: "bad", 1: "good"}},
     "regression": {"num_labels": 1},
     "question-answering": {},
@@ -48,7 +48,7 @@ def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
                 words[0], tags[0] = draw.choice(BAD), "B-BAD"
             found.append({"tokens": words, "tags": tags})
         else:
-            raise ValueError(f"Write rows of {kind} here, and its head in HEADS.")
+            raise ValueError(f"Write rows of {kind} here, and its head in HEAD_CONFIGS.")
     return found
 
 
@@ -66,10 +66,10 @@ def write_data(kind: str, folder: Path) -> Path:
 
 def with_head(kind: str, model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same family and size with random weights and the kind's head."""
-    given = {**model.config.to_dict(), **HEADS[kind]}
+    given = {**model.config.to_dict(), **HEAD_CONFIGS[kind]}
     for name in ("id2label", "label2id"):
-        given.pop(name, None) if name not in HEADS[kind] else None
-    names = HEADS[kind].get("id2label")
+        given.pop(name, None) if name not in HEAD_CONFIGS[kind] else None
+    names = HEAD_CONFIGS[kind].get("id2label")
     if names:
         given["label2id"] = {name: index for index, name in names.items()}
     config = AutoConfig.for_model(**given)

@@ -17,11 +17,11 @@ from axsearch.statistics import pareto
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 
-HEADS, NEURONS = 12, 1536
+HEAD_COUNT, NEURON_COUNT = 12, 1536
 LEVELS = {Heads.name: (12, 9, 6, 3, 0), TopKAttention.name: (None, 64, 32, 16)}
-EXACT: dict[str, int | None] = {
-    Heads.name: HEADS,
-    FfnNeurons.name: NEURONS,
+EXACT_LEVELS: dict[str, int | None] = {
+    Heads.name: HEAD_COUNT,
+    FfnNeurons.name: NEURON_COUNT,
     TopKAttention.name: None,
 }
 
@@ -52,8 +52,8 @@ def choices(keep: float, layers: int, rng: np.random.Generator) -> dict[str, dic
         own = float(np.clip(keep + rng.normal(0, 0.15), 0.1, 1))
         gone = keep < 0.45 and layer >= layers - 2
         found[f"layer{layer:02d}"] = {
-            Heads.name: 0 if gone else round(HEADS * own),
-            FfnNeurons.name: 0 if gone else round(8 * own) * NEURONS // 8,
+            Heads.name: 0 if gone else round(HEAD_COUNT * own),
+            FfnNeurons.name: 0 if gone else round(8 * own) * NEURON_COUNT // 8,
             TopKAttention.name: None
             if gone or rng.random() < 0.6
             else int(rng.choice([16, 32, 64])),
@@ -66,7 +66,7 @@ def study(
 ) -> StudyData:
     """A study of this many trials with all its tables; with ``tied`` all trials are the same."""
     rng = np.random.default_rng(0)
-    exact = {f"layer{i:02d}": dict(EXACT) for i in range(layers)}
+    exact = {f"layer{i:02d}": dict(EXACT_LEVELS) for i in range(layers)}
     base = measurement(0, accuracy=0.912, accuracy_low=0.9, accuracy_high=0.923, choices=exact)
     keep = np.full(trials, 0.6) if tied else rng.uniform(0.25, 1, trials)
     noise = np.zeros(trials) if tied else np.abs(rng.normal(0, 0.012, trials))
@@ -114,7 +114,7 @@ def study(
             "latency_table": latency_table(),
             "scenario": "batches of 8 with 64 tokens, 2 threads, float32, cpu",
             "importance": {
-                f"layer{i:02d}": list(10 ** rng.uniform(-4, 0, HEADS)) for i in range(layers)
+                f"layer{i:02d}": list(10 ** rng.uniform(-4, 0, HEAD_COUNT)) for i in range(layers)
             },
             **changed,
         },
@@ -168,7 +168,7 @@ def latency_table() -> LatencyTable:
     """A latency table with some levels of heads, neurons and top-k attention."""
     blocks = {ATTENTION: 0.055, FFN: 0.1, "attention heads=0": 0.0005, "ffn ffn=0": 0.0004}
     blocks |= {f"attention heads={h}": 0.008 + 0.0039 * h for h in (3, 6, 9)}
-    blocks |= {f"ffn ffn={f}": 0.004 + 0.096 * f / NEURONS for f in (384, 768, 1152)}
+    blocks |= {f"ffn ffn={f}": 0.004 + 0.096 * f / NEURON_COUNT for f in (384, 768, 1152)}
     blocks |= {
         "attention topk=32.renormalised": 0.061,
         "attention heads=6 topk=32.renormalised": 0.034,
