@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from axsearch.approximations.site import ATTENTION, FFN, SiteKind
 from axsearch.samplers import build_sampler, samplers
-from axsearch.samplers.base import finished
+from axsearch.samplers.base import Finite, finished
 from axsearch.space.genome import SearchSpace
 from axsearch.space.problem import Cost, Problem
 from axsearch.space.recipe import Recipe
@@ -19,6 +19,7 @@ from axsearch.store.attributes import MEAN_LOSS_ATTR, NOT_WORSE_ATTR
 from axsearch.testing.problems import share_of_keys, shares, sites_of
 
 LAYERS = 2
+TRIALS = 14
 UNITS: dict[SiteKind, int] = {ATTENTION: 4, FFN: 16}
 
 
@@ -51,8 +52,8 @@ def problem_for(name: str) -> Problem:
     return small_problem(samplers()[name].approximations)
 
 
-def sampled(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
-    """The genomes of a study that a sampler runs on its problem, the exact one first."""
+def sampled(name: str, seed: int, trials: int = TRIALS) -> optuna.Study:
+    """A study that a sampler runs on its problem, the exact genome first."""
     problem = problem_for(name)
     space = problem.space
     study = optuna.create_study(
@@ -72,8 +73,18 @@ def sampled(name: str, seed: int, trials: int = 14) -> list[dict[str, int]]:
         trial.set_constraint("limit", loss - 0.5)
         return -loss, float(problem.cost("latency", rows)[0])
 
-    study.optimize(objective, n_trials=trials)
-    assert finished(study.sampler, study) in (True, False)
+    assert not finished(study.sampler, study)
+    study.optimize(objective, n_trials=trials, callbacks=[stop_where_nothing_is_left])
+    assert finished(study.sampler, study) or len(study.trials) == trials
+    return study
+
+
+def stop_where_nothing_is_left(study: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
+    if finished(study.sampler, study):
+        study.stop()
+
+
+def genomes(study: optuna.Study) -> list[dict[str, int]]:
     return [trial.params for trial in study.trials]
 
 
@@ -82,13 +93,18 @@ class SamplerContract:
     """The tests of one sampler; a subclass sets its ``name``, by a parameter or a fixture."""
 
     def test_levels_are_in_range_after_an_enqueued_start(self, name: str) -> None:
-        genomes = sampled(name, seed=0)
+        found = genomes(sampled(name, seed=0))
         space = problem_for(name).space
-        assert genomes[0] == space.exact()
-        for genome in genomes:
+        assert found[0] == space.exact()
+        for genome in found:
             assert set(genome) == set(space.exact())
             assert all(0 <= genome[key] <= d.high for key, d in space.distributions().items())
-        assert len({tuple(g.values()) for g in genomes}) > 5
+        assert len({tuple(g.values()) for g in found}) > 5
 
     def test_one_seed_gives_the_same_trials(self, name: str) -> None:
-        assert sampled(name, seed=3) == sampled(name, seed=3)
+        assert genomes(sampled(name, seed=3)) == genomes(sampled(name, seed=3))
+
+    def test_one_that_can_come_to_an_end_does(self, name: str) -> None:
+        if isinstance(build_sampler(name, problem_for(name), seed=0), Finite):
+            most = 20 * TRIALS
+            assert len(sampled(name, seed=0, trials=most).trials) < most
