@@ -105,11 +105,10 @@ class FigureContract:
             assert layout["font"]["color"] == style.TEXT
 
     def test_is_drawn_in_time(self, module: ModuleType) -> None:
-        began = time.perf_counter()
+        began = time.process_time()  # other processes of the tests do not count
         drawn = module.of_study(STUDIES["2,000 trials"])
-        assert time.perf_counter() - began < 3
-        if short(module) in ("front", "layer_map", "hypervolume"):
-            assert all(len(figure.to_json()) < 200_000 for figure in drawn)
+        assert time.process_time() - began < 3
+        assert all(len(figure.to_json()) < 200_000 for figure in drawn)
 
     def test_says_what_is_missing(self, module: ModuleType) -> None:
         for figure in module.of_study(EMPTY):
