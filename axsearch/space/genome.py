@@ -14,7 +14,7 @@ from optuna.distributions import IntDistribution
 
 from axsearch.approximations import Approximation, Level, approximations
 from axsearch.approximations.choices import Choice
-from axsearch.approximations.site import Site, SiteId
+from axsearch.approximations.site import FFN, Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.space.recipe import Compensation, Recipe
 
@@ -183,8 +183,8 @@ def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[Sit
         named = {s.id for s in sites if name in (str(s.id), s.id.place)}
         if not named:
             raise UsageError(
-                f"{name!r} is no layer or block of this model; write layer00 or layer00.ffn, up to "
-                f"{sites[-1].id}."
+                f"{name!r} is no layer or block of this model; write layer00 or "
+                f"{SiteId(0, FFN)}, up to {sites[-1].id}."
             )
         found |= named
     return frozenset(found)

@@ -152,26 +152,28 @@ def damage(layers: int) -> dict[str, list[float]]:
     """The damage of each level of each parameter, as :class:`StudyData` has it."""
     found: dict[str, list[float]] = {}
     for i in range(layers):
-        found[f"layer{i:02d}.heads"] = [
+        found[f"layer{i:02d}.{Heads.name}"] = [
             0.0,
             *(10.0 ** (level - 5 + 2 * i / layers) for level in range(4)),
         ]
-        found[f"layer{i:02d}.ffn"] = [
+        found[f"layer{i:02d}.{FfnNeurons.name}"] = [
             0.0,
             *(10.0 ** (level - 4 - i / layers) for level in range(4)),
         ]
-        found[f"layer{i:02d}.topk"] = [0.0, 1e-7, 1e-5, 4e-4]
+        found[f"layer{i:02d}.{TopKAttention.name}"] = [0.0, 1e-7, 1e-5, 4e-4]
     return found
 
 
 def latency_table() -> LatencyTable:
     """A latency table with some levels of heads, neurons and top-k attention."""
-    blocks = {ATTENTION: 0.055, FFN: 0.1, "attention heads=0": 0.0005, "ffn ffn=0": 0.0004}
-    blocks |= {f"attention heads={h}": 0.008 + 0.0039 * h for h in (3, 6, 9)}
-    blocks |= {f"ffn ffn={f}": 0.004 + 0.096 * f / NEURON_COUNT for f in (384, 768, 1152)}
+    heads, neurons = f"{ATTENTION} {Heads.name}", f"{FFN} {FfnNeurons.name}"
+    topk = f"{TopKAttention.name}={{}}.{TopKAttention.mode}".format
+    blocks = {ATTENTION: 0.055, FFN: 0.1, f"{heads}=0": 0.0005, f"{neurons}=0": 0.0004}
+    blocks |= {f"{heads}={h}": 0.008 + 0.0039 * h for h in (3, 6, 9)}
+    blocks |= {f"{neurons}={f}": 0.004 + 0.096 * f / NEURON_COUNT for f in (384, 768, 1152)}
     blocks |= {
-        "attention topk=32.renormalised": 0.061,
-        "attention heads=6 topk=32.renormalised": 0.034,
-        "attention topk=64.renormalised": 0.064,
+        f"{ATTENTION} {topk(32)}": 0.061,
+        f"{heads}=6 {topk(32)}": 0.034,
+        f"{ATTENTION} {topk(64)}": 0.064,
     }
     return LatencyTable(0.07, blocks, error=0.018)
