@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -39,16 +40,13 @@ def answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
         return model(**batch).logits  # type: ignore[no-any-return]
 
 
-def check_outputs(session: Session, model: PreTrainedModel, scenario: Scenario) -> None:
-    """The session's logits have the model's shapes and, in the default precision, its values."""
-    runtime = runtime_of(scenario)
+def check_outputs(session: Session, model: PreTrainedModel, tolerance: float) -> None:
+    """The logits of a session have the shapes of the model's, and its values but for a tolerance."""
     for batch in BATCHES:
         found, expected = session.run(session.prepare(batch))["logits"], answers(model, batch)
         assert found.shape == expected.shape
         assert not found.requires_grad
-        if scenario.precision == runtime.precisions[0]:
-            worst = float((found.cpu() - expected).abs().max())
-            assert worst <= formats()[runtime.export_format].tolerance
+        assert (found.cpu().float() - expected).abs().max() <= tolerance
 
 
 def hooks_of(model: PreTrainedModel) -> int:
@@ -61,6 +59,21 @@ class RuntimeContract:
 
     A subclass sets a ``scenario`` that names both, by a parameter or a fixture.
     """
+
+    tolerances: ClassVar[Mapping[str, float]] = {
+        "float32": 1e-5,
+        "float16": 0.01,
+        "bfloat16": 0.05,
+        "int8": 0.3,
+    }
+    """How far logits, of which the largest here are about 1, may be from the model's, for each
+    precision; one that is not named is held to the largest of these."""
+    threads_of_torch: ClassVar[Collection[str]] = ()
+    """The runtimes whose number of threads is the one that PyTorch has in this process."""
+
+    @pytest.fixture
+    def tolerance(self, scenario: Scenario) -> float:
+        return self.tolerances.get(scenario.precision, max(self.tolerances.values()))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -78,27 +91,29 @@ class RuntimeContract:
         assert runtime.export_format in formats()
         check(scenario.runtime, scenario.precision)
 
-    def test_outputs_are_the_models(self, scenario: Scenario, model: PreTrainedModel) -> None:
+    def test_outputs_are_the_models(
+        self, scenario: Scenario, model: PreTrainedModel, tolerance: float
+    ) -> None:
         with open_session(model, scenario) as session:
-            check_outputs(session, model, scenario)
+            check_outputs(session, model, tolerance)
 
-    def test_smaller_models_are_opened(self, scenario: Scenario) -> None:
+    def test_smaller_models_are_opened(self, scenario: Scenario, tolerance: float) -> None:
         base = random_model("bert")
         for seed in range(3):
             small = shrink(base, random_recipe("bert", seed))
             with open_session(small, scenario) as session:
-                check_outputs(session, small, scenario)
+                check_outputs(session, small, tolerance)
 
     @pytest.mark.parametrize(
         "recipe", [Recipe.of({}), random_recipe("bert", 0)], ids=["whole", "cut"]
     )
     def test_the_folder_of_an_export_is_opened(
-        self, scenario: Scenario, recipe: Recipe, tmp_path: Path
+        self, scenario: Scenario, tolerance: float, recipe: Recipe, tmp_path: Path
     ) -> None:
         bundle = bundle_of(random_model("bert"), recipe)
         folder = write_export(bundle, tmp_path / "out", runtime_of(scenario).export_format)
         with open_session(folder, scenario) as session:
-            check_outputs(session, bundle.small, scenario)
+            check_outputs(session, bundle.small, tolerance)
             assert (session.layer_times(BATCHES) >= 0).all()
 
     def test_another_folder_is_refused(self, scenario: Scenario, tmp_path: Path) -> None:
@@ -110,11 +125,13 @@ class RuntimeContract:
     ) -> None:
         with open_session(model, scenario) as session, session.quiet():
             session.layer_times(BATCHES)  # warm-up
-            times = np.median([session.layer_times(BATCHES) for _ in range(5)], axis=0)
-        assert times.shape == (LAYERS + 1,)
-        assert times.dtype == np.float64
-        assert (times > 0).all()
-        assert times[-1] / 4 < times[:-1].sum() <= times[-1]
+            times = [session.layer_times(BATCHES) for _ in range(5)]
+        assert all(one.shape == (LAYERS + 1,) for one in times)
+        assert all(one.dtype == np.float64 for one in times)
+        assert all((one > 0).all() for one in times)
+        shares = [one[:-1].sum() / one[-1] for one in times]  # of one pass, or noise would decide
+        assert max(shares) <= 1
+        assert np.median(shares) > 1 / 4
 
     def test_layers_that_run_several_times_count_each_time(self, scenario: Scenario) -> None:
         # One group of parameters, which a pass runs as often as there are layers.
@@ -125,9 +142,11 @@ class RuntimeContract:
         }
         model = random_model("albert", num_hidden_layers=12, **sizes)
         with open_session(model, scenario) as session, session.quiet():
-            times = np.median([session.layer_times(BATCHES) for _ in range(3)], axis=0)
-        assert times.shape == (2,)
-        assert times[-1] / 2 < times[0] <= times[-1]
+            times = [session.layer_times(BATCHES) for _ in range(3)]
+        assert all(one.shape == (2,) for one in times)
+        shares = [layers / whole for layers, whole in times]
+        assert max(shares) <= 1
+        assert np.median(shares) > 1 / 2
 
     def test_the_process_is_as_it_was(self, scenario: Scenario, model: PreTrainedModel) -> None:
         before = torch.get_num_threads()
@@ -137,6 +156,10 @@ class RuntimeContract:
         ) as session:
             with session.quiet():
                 assert not gc.isenabled()
+                if scenario.runtime in self.threads_of_torch:
+                    assert torch.get_num_threads() == threads
+                else:  # one that has not been named may have them, too
+                    assert torch.get_num_threads() in (before, threads)
                 session.run(session.prepare(BATCHES[0]))
                 with session.quiet():  # the base's and the model's, one within the other
                     session.layer_times(BATCHES)

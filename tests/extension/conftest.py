@@ -13,11 +13,12 @@ import pytest
 from axsearch.approximations import approximations as found
 from axsearch.approximations import choice_types, recorded
 from axsearch.models.architectures import architectures as families
+from axsearch.runtimes import runtimes
 
 Drop = Callable[[ModuleType, dict[str, str]], None]
 """Writes files, by their path, into a folder that is added to the path of a package."""
 
-CACHES = (found, recorded, choice_types, families)
+CACHES = (found, recorded, choice_types, families, runtimes)
 
 
 def forget() -> None:

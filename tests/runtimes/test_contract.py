@@ -21,6 +21,8 @@ EVERY = [(name, precision) for name, one in runtimes().items() for precision in 
 class TestEveryRuntime(RuntimeContract):
     """Those of axsearch."""
 
+    threads_of_torch = ("torch",)
+
     @pytest.fixture(params=EVERY, ids=" ".join)
     def scenario(self, request: pytest.FixtureRequest) -> Scenario:
         runtime, precision = request.param

@@ -1,25 +1,29 @@
-"""A runtime is added by one file: here a wrapper of PyTorch's, with nothing else edited."""
+"""A runtime is added by one file: here a wrapper of PyTorch's, with nothing else edited.
+
+`test_family.py` has a study in it that is exported in every format.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session as DatabaseSession
 
-import axsearch.runtimes
 from axsearch import Task, export_model, search
+from axsearch import runtimes as package
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.calibration.preparation import latency_table
+from axsearch.cli.front import print_front
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.reporting.explanation import explain_trial
+from axsearch.reporting.gallery import study_figures
 from axsearch.runtimes import check, runtimes
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import Recipe
@@ -27,72 +31,41 @@ from axsearch.space.scenario import Scenario, in_words
 from axsearch.store.database import open_database
 from axsearch.store.models import LatencyRow
 from axsearch.system.machine import machine_name
+from axsearch.testing.runtimes import RuntimeContract
+from tests.extension.conftest import Drop
+from tests.extension.toy_runtime import RUNTIME
 
-WRAPPER = '''
-"""PyTorch again, which counts what it is asked for."""
-
-from axsearch.runtimes.base import Runtime, Session
-from axsearch.runtimes.torch import Torch
-
-COUNTS = {"opened": 0, "closed": 0, "run": 0, "layer_times": 0}
-
-
-class CountedSession(Session):
-    def __init__(self, inner):
-        COUNTS["opened"] += 1
-        self.inner = inner
-
-    def prepare(self, batch):
-        return self.inner.prepare(batch)
-
-    def run(self, batch):
-        COUNTS["run"] += 1
-        return self.inner.run(batch)
-
-    def layer_times(self, batches):
-        COUNTS["layer_times"] += 1
-        return self.inner.layer_times(batches)
-
-    def quiet(self):
-        return self.inner.quiet()
-
-    def close(self):
-        COUNTS["closed"] += 1
-        self.inner.close()
-
-
-class Counted(Runtime):
-    """Counts."""
-
-    name = "counted"
-    precisions = ("int8", "int4")
-    export_format = "hf"
-
-    def open(self, model, *, precision, threads, device):
-        inner = Torch().open(model, precision="float32", threads=threads, device=device)
-        return CountedSession(inner)
-'''
 SCENARIO = Scenario(batch_size=4, threads=1, runtime="counted", precision="int8")
 SMALLER = Recipe.of({SiteId(1, "attention"): {"heads": Kept(of=4, kept=(0, 2))}})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _toy(drop: Drop) -> None:
+    drop(package, RUNTIME)
+
+
 @pytest.fixture
-def counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
-    """The wrapper is there; what it counts."""
-    folder = tmp_path / "more"
-    folder.mkdir()
-    (folder / "counted.py").write_text(WRAPPER)
-    package: Any = axsearch.runtimes
-    monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    runtimes.cache_clear()
+def counts() -> dict[str, int]:
+    """What the wrapper counts from here on."""
+    runtimes()
+    found: dict[str, int] = sys.modules["axsearch.runtimes.counted"].COUNTS
+    found.update(dict.fromkeys(found, 0))
+    return found
+
+
+class TestContract(RuntimeContract):
+    """The wrapper keeps what every runtime promises."""
+
+    threads_of_torch = ("counted",)
+    tolerances: ClassVar = {"int8": 1e-5}  # which is PyTorch's float32 in truth
+
+    @pytest.fixture
+    def scenario(self) -> Scenario:
+        return SCENARIO
+
+
+def test_it_is_listed_with_its_precisions() -> None:
     assert [*runtimes()] == sorted({*runtimes(), "counted", "torch"})
-    yield sys.modules["axsearch.runtimes.counted"].COUNTS
-    monkeypatch.undo()
-    del sys.modules["axsearch.runtimes.counted"], package.counted
-    runtimes.cache_clear()
-
-
-def test_it_is_listed_with_its_precisions(counts: dict[str, int]) -> None:
     check("counted", "int4")
     with pytest.raises(UsageError, match=r"no precision 'float32'; choose int8, int4\."):
         check("counted", "float32")
@@ -139,7 +112,11 @@ def test_a_scenario_is_measured_in_it_from_the_table_to_a_model(
 
 
 def test_a_search_takes_it_and_its_front_is_timed_in_it(
-    counts: dict[str, int], base_dir: Path, data_dir: Path, tmp_path: Path
+    counts: dict[str, int],
+    base_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     given: dict[str, Any] = {
         "storage": f"sqlite:///{tmp_path / 'studies.db'}", "study": "counted", "trials": 4,
@@ -156,13 +133,15 @@ def test_a_search_takes_it_and_its_front_is_timed_in_it(
     assert counts["closed"] == counts["opened"] > 3
     found = explain_trial(study, study.front()[0].trial or 0)
     assert any("counted int8" in sentence for sentence in found.sentences)
+    capsys.readouterr()
+    print_front(study)
+    assert "counted int8" in " ".join(capsys.readouterr().out.split())
+    (table,) = study_figures(study)["latency_table"]
+    assert "counted int8" in table.layout.title.text.replace("<br>", " ")
     out = export_model(study, study.front()[0].trial or 0, str(tmp_path / "out"), force=True)
     assert "counted int8" in (out / "README.md").read_text()
-    with runtimes()["counted"].open(out, precision="int8", threads=1, device="cpu") as session:
-        assert session.run(study_batch()).logits.shape == (1, 2)
-    study.database.close()
-
-
-def study_batch() -> dict[str, torch.Tensor]:
     ids = torch.tensor([[2, 5, 7, 3]])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with runtimes()["counted"].open(out, precision="int8", threads=1, device="cpu") as session:
+        assert session.run(batch).logits.shape == (1, 2)
+    study.database.close()
