@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import ATTENTION, FFN, SELECTABLE_SCORES, Site, SiteId
+from axsearch.approximations.site import ATTENTION, FFN, OUTSIDE, SELECTABLE_SCORES, Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.architectures import Architecture, architecture_of
@@ -43,6 +43,11 @@ LAYERS = 2
 ATTENTION_MODES = ("renormalised", "hard")
 
 
+def blocks_of(model_type: str) -> tuple[Site, ...]:
+    """The attention and the FFN of each layer; a family may have other sites beside them."""
+    return tuple(site for site in every_site(model_type) if site.id.kind in (ATTENTION, FFN))
+
+
 def units_name(site: Site) -> str:
     """The name of the choice that removes a site's heads or neurons."""
     return HEADS if site.id.kind == ATTENTION else NEURONS
@@ -63,7 +68,7 @@ def without_layers(model_type: str, *layers: int) -> Recipe:
     return Recipe.of(
         {
             site.id: {units_name(site): Kept(of=site.count, kept=())}
-            for site in every_site(model_type)
+            for site in blocks_of(model_type)
             if site.id.layer in layers
         }
     )
@@ -118,24 +123,35 @@ class ArchitectureContract:
         assert model_type in family.model_types
         assert tiny_model(model_type).config.model_type == model_type
 
-    def test_sites_are_an_attention_and_an_ffn_a_layer(self, model_type: str) -> None:
+    def test_each_layer_has_an_attention_and_an_ffn(self, model_type: str) -> None:
         assert len(architecture_of(model_type).layers(tiny_model(model_type))) == LAYERS
-        assert [site.id for site in every_site(model_type)] == [
+        assert [site.id for site in blocks_of(model_type)] == [
             SiteId(layer, kind) for layer in range(LAYERS) for kind in (ATTENTION, FFN)
         ]
         assert all(site.length == LENGTH for site in every_site(model_type))
-        assert [site.count for site in every_site(model_type)] == [4, 64] * LAYERS
+        assert [site.count for site in blocks_of(model_type)] == [4, 64] * LAYERS
+
+    def test_sites_name_modules_of_their_layer(self, model_type: str) -> None:
+        model, family = tiny_model(model_type), architecture_of(model_type)
+        prefixes = [family.layer_prefix(model, layer) for layer in range(LAYERS)]
+        for site in every_site(model_type):
+            assert site.modules
+            for module in site.modules:
+                assert f"{module}.weight" in model.state_dict()
+                layers = [n for n, prefix in enumerate(prefixes) if module.startswith(prefix)]
+                assert layers == ([] if site.id.layer == OUTSIDE else [site.id.layer])
 
     def test_tensor_names_exist_and_hold_the_units(self, model_type: str) -> None:
-        model, family = tiny_model(model_type), architecture_of(model_type)
-        state = model.state_dict()
+        state = tiny_model(model_type).state_dict()
         for site in every_site(model_type):
             units = site.units
-            assert units is not None
+            if units is None:
+                assert site.id.kind not in (ATTENTION, FFN)
+                continue
             assert units.axes
             assert units.output in units.axes
             for axis in units.axes:
-                assert axis.tensor.startswith(family.layer_prefix(model, site.id.layer))
+                assert axis.tensor.startswith(site.modules)
                 size = state[axis.tensor].shape[axis.dim]
                 assert size == axis.parts * units.count * units.width
             assert set(units.whole) <= set(state)
@@ -166,7 +182,7 @@ class ArchitectureContract:
 
     @pytest.mark.parametrize("layer", range(LAYERS))
     def test_a_head_or_neurons_removed(self, model_type: str, layer: int) -> None:
-        heads, neurons = every_site(model_type)[2 * layer : 2 * layer + 2]
+        heads, neurons = blocks_of(model_type)[2 * layer : 2 * layer + 2]
         for head in range(heads.count):
             assert_same_as_masked(model_type, keeping(heads, *others(heads, head)))
         for gone in range(0, neurons.count, 21):
@@ -174,7 +190,7 @@ class ArchitectureContract:
 
     @pytest.mark.parametrize("layer", range(LAYERS))
     def test_a_block_removed(self, model_type: str, layer: int) -> None:
-        for site in every_site(model_type)[2 * layer : 2 * layer + 2]:
+        for site in blocks_of(model_type)[2 * layer : 2 * layer + 2]:
             assert_same_as_masked(model_type, keeping(site))
 
     @pytest.mark.parametrize("gone", [(0,), (1,), (0, 1)], ids=str)
@@ -196,7 +212,7 @@ class ArchitectureContract:
     @pytest.mark.parametrize("mode", ATTENTION_MODES)
     @pytest.mark.parametrize("layer", range(LAYERS))
     def test_topk_attention(self, model_type: str, layer: int, mode: str) -> None:
-        site = every_site(model_type)[2 * layer]
+        site = blocks_of(model_type)[2 * layer]
 
         def topk(k: int) -> Recipe:
             return Recipe.of({site.id: {TOPK: Setting(value=k, mode=mode)}})
@@ -213,7 +229,7 @@ class ArchitectureContract:
 
     @pytest.mark.parametrize("layer", range(LAYERS))
     def test_topk_ffn(self, model_type: str, layer: int) -> None:
-        site = every_site(model_type)[2 * layer + 1]
+        site = blocks_of(model_type)[2 * layer + 1]
         some = Kept(of=64, kept=tuple(range(0, 64, 2)))
         for choices in ({}, {NEURONS: some}):
             recipe, expected = first_settled(
@@ -226,7 +242,7 @@ class ArchitectureContract:
             assert_same_as_masked(model_type, recipe, expected)
 
     def test_random_recipes(self, model_type: str) -> None:
-        base, sites = tiny_model(model_type), every_site(model_type)
+        base, sites = tiny_model(model_type), blocks_of(model_type)
         family, seeds = architecture_of(model_type), iter(range(4 * RANDOM_RECIPES))
         # Types of one family differ in their name alone.
         number = RANDOM_RECIPES if model_type == family.model_types[0] else 10
@@ -280,7 +296,7 @@ class ArchitectureContract:
 
     def test_forward_and_backward_in_train_mode(self, model_type: str) -> None:
         base, batch = tiny_model(model_type), short_batch(model_type)
-        heads, neurons, more_heads, more_neurons = every_site(model_type)
+        heads, neurons, more_heads, more_neurons = blocks_of(model_type)
         topk = {} if SELECTABLE_SCORES in heads.lacks else {TOPK: Setting(value=4, mode="hard")}
         some = {TOPK_FFN: Setting(value=3, mode="largest")}
         recipes = [

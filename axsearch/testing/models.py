@@ -119,8 +119,11 @@ def every_site(model_type: str) -> tuple[Site, ...]:
 
 
 def tensors_of(site: Site) -> set[str]:
-    """The names of the tensors that hold its units, or go with all of them."""
-    assert site.units is not None
+    """The names of the tensors that hold its units, or go with all of them; those of its modules
+    where it has no units.
+    """
+    if site.units is None:
+        return {f"{module}.{name}" for module in site.modules for name in ("weight", "bias")}
     return {axis.tensor for axis in site.units.axes} | set(site.units.whole)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 from typing import get_type_hints
@@ -11,18 +10,31 @@ import pytest
 import torch
 
 from axsearch import approximations as package
-from axsearch.approximations import approximations, recorded
+from axsearch.approximations import Approximation, approximations, recorded
 from axsearch.approximations.choices import Setting
+from axsearch.models.architectures import architectures
 from axsearch.space.recipe import Recipe
 from axsearch.study.settings import SearchSettings
 from axsearch.testing.approximations import ApproximationContract, dimensions, logits, recipes
 
 # Post-norm with projections of its own, and pre-norm with fused and gated ones without bias.
+FAMILIES = ("bert", "modernbert")
+
+
+def families_of(approximation: Approximation) -> list[str]:
+    """Those of the two that have its kinds of site, or else the first that has."""
+    having = [
+        model_type
+        for model_type, family in architectures().items()
+        if {*family.layout.blocks, *family.layout.outside} >= {*approximation.kinds}
+    ]
+    return [one for one in FAMILIES if one in having] or having[:1]
+
+
 EVERY = [
     pytest.param(model_type, approximation, id=f"{model_type}-{name}")
-    for model_type, (name, approximation) in itertools.product(
-        ("bert", "modernbert"), approximations().items()
-    )
+    for name, approximation in approximations().items()
+    for model_type in families_of(approximation)
 ]
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from axsearch import Recipe, Study, export_model, search, verify_export
+from axsearch import Recipe, Study, export_model, runtimes, search, verify_export
 from axsearch import approximations as package
+from axsearch.approximations import Approximation, approximations
 from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.cli.front import print_front
 from axsearch.models import architectures
@@ -21,9 +22,12 @@ from axsearch.reporting.explanation import explain_trial
 from axsearch.reporting.gallery import study_figures
 from axsearch.study.tables import Tables
 from axsearch.tasks.task import Task
+from axsearch.testing.approximations import ApproximationContract
+from axsearch.testing.architectures import ArchitectureContract
 from axsearch.testing.latency import MEASURE, table_by_units
 from tests.extension.conftest import Drop
 from tests.extension.toy_family import APPROXIMATIONS, FAMILY
+from tests.extension.toy_runtime import RUNTIME
 
 NAMES = ("heads", "ffn", "layer", "norm_bias", "position_rows")
 BOTH = {
@@ -41,6 +45,7 @@ BOTH = {
 def _dropped(drop: Drop) -> None:
     drop(package, APPROXIMATIONS)
     drop(architectures, FAMILY)
+    drop(runtimes, RUNTIME)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,7 @@ def study(ernie: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory)
         found = search(
             str(ernie), str(data_dir), storage=url, study="family", trials=14, approximations=NAMES,
             search_examples=64, batch_size=4, threads=1, staged=False, sampler="random",
+            runtime="counted", precision="int8",
         )  # fmt: skip
     yield found
     found.database.close()
@@ -74,6 +80,23 @@ def study(ernie: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def base(ernie: Path, data_dir: Path) -> Base:
     return Task.load(str(ernie), str(data_dir)).base
+
+
+@pytest.fixture
+def model_type() -> str:
+    return "ernie"
+
+
+class TestFamily(ArchitectureContract):
+    """It keeps what every family promises."""
+
+
+class TestApproximations(ApproximationContract):
+    """At sites without units, in layers and outside of them."""
+
+    @pytest.fixture(params=["norm_bias", "position_rows"])
+    def approximation(self, request: pytest.FixtureRequest) -> Approximation:
+        return approximations()[request.param]
 
 
 def test_its_sites_have_scope_and_kind(base: Base) -> None:
@@ -129,21 +152,24 @@ def test_the_genome_and_the_tables_know_its_sites(study: Study) -> None:
 
 
 def trial_of_both(study: Study) -> int:
-    """A trial with fewer positions, and without the bias of a norm if there is one."""
-    found = [m for m in study.measurements if m.choices["positions"]["position_rows"] == 48]
-    norms = [m for m in found if any(kept.get("norm_bias") == 0 for kept in m.choices.values())]
-    trial = (norms or found)[0].trial
-    assert trial is not None
-    return trial
+    """A trial with fewer positions, and without the bias of a norm."""
+    return next(
+        m.trial
+        for m in study.measurements
+        if m.trial is not None and m.choices["positions"]["position_rows"] == 48
+        if any(kept.get("norm_bias") == 0 for kept in m.choices.values())
+    )
 
 
 def test_front_explanation_and_figures_show_them(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_front(study)
-    assert "heads / neurons kept, layer by layer" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "heads / neurons kept, layer by layer" in shown
+    assert "cpu, counted int8" in shown
     found = explain_trial(study, trial_of_both(study))
-    assert any(cut.name == "positions" for cut in found.cuts)
+    assert {"positions", "norm"} <= {cut.block for cut in found.cuts}
     drawn = study_figures(study)
     titles = json.dumps([f.to_plotly_json() for f in drawn["damage_table"]], default=str)
     assert "norm bias" in titles
@@ -157,3 +183,8 @@ def test_it_is_exported_and_opens_without_axsearch(
     out = tmp_path / format
     export_model(study, trial_of_both(study), str(out), format=format, force=True)
     assert verify_export(str(out)).difference < 1e-3
+    assert "cpu, counted int8" in (out / "README.md").read_text()
+    if format == "hf":
+        source = (out / "modeling_axsearch.py").read_text()
+        assert "class NormBiasModeling" in source
+        assert "class PositionRowsModeling" in source

@@ -101,7 +101,7 @@ class NormBias(Approximation):
 
     def misfit(self, site: Site, choice: Choice) -> str | None:
         """It fits every norm."""
-        return None
+        return None if isinstance(choice, NoBias) else "takes the bias alone"
 '''
 
 NORM_MODELING = '''"""Drops the bias of a norm."""
@@ -162,8 +162,8 @@ class PositionRows(Approximation):
     title = "positions"
 
     def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
-        """All, then 48."""
-        return (None, 48)
+        """All, then 48, or as many as the longest input needs."""
+        return (None, max(48, site.length))
 
     def choice(
         self, site: Site, level: Level, order: Sequence[int], part: int = 0
