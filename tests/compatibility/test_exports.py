@@ -47,11 +47,15 @@ def test_transformers_opens_them_without_axsearch(
     differences = [float(line) for line in done.stdout.splitlines()]
     assert len(differences) == len(HF)
     assert max(differences) <= 1e-5
-    # `verify` would open each in one more process.
+    # `verify` would open each in one more process; the next test has one opened.
     monkeypatch.setattr(hf, "run_check", lambda *_: differences[0])
     for name in HF:
         found = verify_export(str(release / name))
         assert (found.format, found.files) == ("hf", len(list((release / name).iterdir())) - 1)
+
+
+def test_one_with_code_of_its_own_verifies(release: Path) -> None:
+    assert verify_export(str(release / "hf_topk")).difference <= 1e-5
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
