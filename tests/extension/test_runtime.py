@@ -1,6 +1,6 @@
 """A runtime is added by one file: here a wrapper of PyTorch's, with nothing else edited.
 
-`test_family.py` has a study in it that is exported in every format.
+`test_family.py` has a study in it that is exported as `hf` and as `onnx`.
 """
 
 from __future__ import annotations
