@@ -41,7 +41,7 @@ def answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 
 
 def check_outputs(session: Session, model: PreTrainedModel, tolerance: float) -> None:
-    """The logits of a session have the shapes of the model's, and its values but for a tolerance."""
+    """A session's logits have the shapes of the model's, and its values but for a tolerance."""
     for batch in BATCHES:
         found, expected = session.run(session.prepare(batch))["logits"], answers(model, batch)
         assert found.shape == expected.shape

@@ -80,11 +80,13 @@ def sampled(name: str, seed: int, trials: int = TRIALS) -> optuna.Study:
 
 
 def stop_where_nothing_is_left(study: optuna.Study, _: optuna.trial.FrozenTrial) -> None:
+    """A callback of ``optimize``: what :class:`TrialLoop` does with such a sampler."""
     if finished(study.sampler, study):
         study.stop()
 
 
 def genomes(study: optuna.Study) -> list[dict[str, int]]:
+    """The genomes of a study's trials, in their order."""
     return [trial.params for trial in study.trials]
 
 
