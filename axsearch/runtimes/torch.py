@@ -26,7 +26,6 @@ class TorchSession(Session):
 
     def __init__(self, model: PreTrainedModel, threads: int | None, device: str) -> None:
         self.model = _at(model, device)
-        self._layers = architecture_of(model.config.model_type).layers(self.model)
         self.threads = threads
         self.device = device
 
@@ -48,7 +47,8 @@ class TorchSession(Session):
 
     def layer_times(self, batches: Sequence[Inputs]) -> NDArray[np.float64]:
         """Taken by hooks before and after each layer, which wait for the device."""
-        times = np.zeros(len(self._layers) + 1)
+        layers = architecture_of(self.model.config.model_type).layers(self.model)
+        times = np.zeros(len(layers) + 1)
         started = 0.0
 
         def start(*_: Any) -> None:
@@ -62,7 +62,7 @@ class TorchSession(Session):
 
         ready = [self.prepare(batch) for batch in batches]
         hooks: list[Any] = []
-        for number, layer in enumerate(self._layers):
+        for number, layer in enumerate(layers):
             hooks.append(layer.register_forward_pre_hook(start))
             hooks.append(layer.register_forward_hook(partial(stop, number)))
         try:
@@ -90,7 +90,7 @@ class TorchSession(Session):
 
     def close(self) -> None:
         """Let go of the model, and of its copy if it was made."""
-        del self.model, self._layers
+        del self.model
 
 
 class Torch(Runtime):
