@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +15,29 @@ from transformers import PreTrainedModel
 from axsearch.approximations import removal
 from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
+from axsearch.calibration.block_fit import Blocks, Shapes, fit
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session, open_session
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
-from axsearch.space.recipe import EXACT, Recipe
+from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.tasks.split import Batch
 
-SECONDS = 55.0
+SECONDS = 75.0
 """Rounds end after this, once there were :data:`FEWEST`, which may take longer for large models."""
 
-ROUNDS = 9
+ROUNDS = 15
 FEWEST = 3
 PAIRINGS = 4
-"""How often each shape is timed a round, at least, each time beside another one."""
+"""How often each shape is timed a round where there is time for it, each time beside another."""
+
+PRECISE = 0.01
+"""Rounds end where the standard errors of a kind's shapes are this, as a share of its block."""
 
 HELD_OUT = 6
+"""Models of each kind that are timed but not fitted to: random ones, and those of one size."""
+
 MOST_COUNTS = 8
 
 SMALLEST = 1e-3
@@ -73,43 +80,121 @@ def measure_latency_table(
     """Time the shapes of all blocks, inside whole models.
 
     HAT (arXiv 2005.14187, section on the latency predictor) times thousands of models and fits a
-    network to them. Layers run one after the other, so their times add up: here each layer of a
-    dozen models has another pair of shapes, every pass says how long each layer took, and the times
-    of attention and FFN are the least squares fit to the medians. So a block is timed with the
-    neighbours and the caches that it has in a real model. Each pass is divided by the base's passes
-    just before and after it. ``on_round`` receives the number of rounds so far and the most there
-    will be.
+    network to them. Layers run one after the other, so their times add up: here each layer of a few
+    models has another pair of shapes, every pass says how long each layer took, and the times of
+    attention and FFN are fitted to the medians (:func:`axsearch.calibration.block_fit.fit`). So a
+    block is timed with the neighbours and the caches that it has in a real model. Each pass is
+    divided by the base's passes just before and after it. ``on_round`` receives the number of
+    rounds so far and the most there will be.
     """
+    plan = _plan(base, space, batches, scenario, seconds)
+    models = [base.model, *(base.shrink(recipe, base.cut(recipe)) for recipe in plan.recipes)]
+    rounds: list[NDArray[np.float64]] = []
+
+    def enough() -> bool:
+        return _fitted(base, plan, rounds)[0].precision(plan.there) <= PRECISE
+
+    for one in _rounds(models, batches, scenario, seconds):
+        rounds.append(one)
+        if on_round is not None:
+            on_round(len(rounds), ROUNDS)
+        if len(rounds) >= FEWEST and enough():
+            break
+    found, rest = _fitted(base, plan, rounds)
+    shares = np.median(rounds, axis=0)[1:, -1]  # whole passes, without the base's
+    outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
+    begin = len(plan.designs) + len(plan.random) + len(plan.uniform)
+    alone = {key: float(share) - 1 for key, share in zip(plan.alone, shares[begin:], strict=True)}
+    table = LatencyTable(
+        rest,
+        {**found.shares, **dict.fromkeys(outside, 0.0), **alone},
+        plan.repeats,
+        rounds=len(rounds),
+        outside=outside,
+        errors=found.errors,
+    )
+    apart = [table.ratio(r) / s - 1 for r, s in zip(plan.recipes, shares, strict=True)]
+    ends = np.cumsum([len(plan.designs), len(plan.random), len(plan.uniform)])
+    of_random, of_uniform = (np.abs(apart[i:j]).mean() for i, j in pairwise(ends))
+    return replace(table, error=float(of_random), error_of_one_size=float(of_uniform))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The models to time, each in every round."""
+
+    there: Shapes
+    repeats: Mapping[int, int]
+    designs: Sequence[Recipe]
+    random: Sequence[Recipe]
+    uniform: Sequence[Recipe]
+    alone: Mapping[str, Recipe]
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        return (*self.designs, *self.random, *self.uniform, *self.alone.values())
+
+
+def _plan(
+    base: Base,
+    space: SearchSpace,
+    batches: Sequence[Batch],
+    scenario: Scenario,
+    seconds: float,
+) -> _Plan:
+    """As many models as there is time for, and at least as many as the shapes need."""
     layers = sorted({site.layer for site in base.sites if site.layer != OUTSIDE})
     there = {
         kind: _shapes_of_all(space, base.sites, kind)
         for kind in dict.fromkeys(site.kind for site in base.sites if site.layer != OUTSIDE)
     }
-    alone = _outside(space, base.sites)
-    generator = np.random.default_rng(0)
     with open_session(base.model, scenario) as session, session.quiet():
-        passes = [float(session.layer_times(batches)[-1]) for _ in range(2)]
-    pairings = PAIRINGS
-    while pairings > 1 and FEWEST * _passes(there, layers, pairings) * min(passes) > seconds:
-        pairings -= 1  # a large model is timed in fewer pairs of shapes
-    designs = [r for _ in range(pairings) for r in _designs(there, layers, generator)]
-    held_out = [_random(there, layers, generator) for _ in range(HELD_OUT)]
-    recipes = (*designs, *held_out, *alone.values())
-    models = [base.model, *(base.shrink(recipe, base.cut(recipe)) for recipe in recipes)]
-    rounds = _rounds(models, batches, scenario, seconds, on_round)
+        a_pass = min(float(session.layer_times(batches)[-1]) for _ in range(2))
+    least = -(-sum(len(own) - 1 for own in there.values()) // len(layers))
+    most = max(least, PAIRINGS * -(-max(map(len, there.values())) // len(layers)))
+    # A model takes a pass, of about half the base's time, and one of the base.
+    affordable = int(seconds / (FEWEST * 1.5 * a_pass)) if a_pass > 0 else most
+    held_out = int(np.clip((affordable - least) // 4, 2, HELD_OUT))
+    generator = np.random.default_rng(0)
+    count = int(np.clip(affordable - 2 * held_out, least, most))
     repeats = {site.id.layer: site.repeats for site in base.sites.values()}
     repeats.pop(OUTSIDE, None)
-    shares = np.median(rounds, axis=0)
-    blocks = _fit([EXACT, *designs], shares[: len(designs) + 1, :-1], repeats, there)
-    exact = sum(blocks[kind] for kind in there)
-    rest = max(1 - exact * sum(repeats.values()), SMALLEST)
-    outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
-    blocks |= dict.fromkeys(outside, 0.0)
-    blocks |= {key: float(shares[i - len(alone), -1] - 1) for i, key in enumerate(alone)}
-    table = LatencyTable(rest, blocks, repeats, outside=outside)
-    measured = shares[len(designs) + 1 : len(designs) + 1 + len(held_out), -1]
-    errors = [table.ratio(r) / ratio - 1 for r, ratio in zip(held_out, measured, strict=True)]
-    return replace(table, error=float(np.mean(np.abs(errors))), rounds=len(rounds))
+    return _Plan(
+        there,
+        repeats,
+        _designs(there, layers, count, generator),
+        [_random(there, layers, generator) for _ in range(held_out)],
+        _uniform(there, layers, held_out),
+        _outside(space, base.sites),
+    )
+
+
+def _fitted(base: Base, plan: _Plan, rounds: Sequence[NDArray[np.float64]]) -> tuple[Blocks, float]:
+    """The blocks, and the share of what lies in no layer."""
+    found = np.stack(rounds)
+    exact = np.median(found[:, 0, :-1], axis=0)
+    per_run = np.array(list(plan.repeats.values()))
+    cells: list[dict[SiteKind, str]] = []
+    added, whole = [], []
+    for number, recipe in enumerate(plan.designs, 1):
+        for position, layer in enumerate(plan.repeats):
+            cells.append({kind: block_key(recipe, SiteId(layer, kind)) for kind in plan.there})
+            added.append((found[:, number, position] - exact[position]) / per_run[position])
+            whole.append(exact[position] / per_run[position])
+    parameters = dict.fromkeys(plan.there, 0)
+    for id, site in base.sites.items():
+        if id.kind in parameters:
+            parameters[id.kind] += site.unit_parameters * site.count
+    layers = float(exact.sum())
+    blocks = fit(
+        plan.there,
+        cells,
+        np.stack(added, axis=1),
+        np.array(whole),
+        layers / float(per_run.sum()),
+        parameters,
+    )
+    return blocks, max(1 - layers, SMALLEST)
 
 
 def _rounds(
@@ -117,10 +202,8 @@ def _rounds(
     batches: Sequence[Batch],
     scenario: Scenario,
     seconds: float,
-    on_round: Callable[[int, int], None] | None,
-) -> list[NDArray[np.float64]]:
+) -> Iterator[NDArray[np.float64]]:
     """Rounds of all models, the base first, until ``seconds`` are over or there are enough."""
-    rounds: list[NDArray[np.float64]] = []
     with ExitStack() as stack:
         opened = [stack.enter_context(open_session(model, scenario)) for model in models]
         for session in opened:
@@ -128,21 +211,10 @@ def _rounds(
         for session in opened:
             session.layer_times(batches)  # warm-up
         began = time.perf_counter()
-        while len(rounds) < FEWEST or (
-            len(rounds) < ROUNDS and time.perf_counter() - began < seconds
-        ):
-            rounds.append(_round(opened[0], opened[1:], batches))
-            if on_round is not None:
-                on_round(len(rounds), ROUNDS)
-    return rounds
-
-
-def _passes(
-    there: Mapping[SiteKind, dict[str, dict[str, Choice]]], layers: Sequence[int], pairings: int
-) -> float:
-    """A round's passes, in whole passes of the base; the others take about half of one."""
-    models = pairings * -(-max(map(len, there.values())) // len(layers)) + HELD_OUT
-    return 1 + 1.5 * models
+        for number in range(ROUNDS):
+            if number >= FEWEST and time.perf_counter() - began >= seconds:
+                return
+            yield _round(opened[0], opened[1:], batches)
 
 
 def _shapes_of_all(
@@ -167,36 +239,55 @@ def _outside(space: SearchSpace, sites: Iterable[SiteId]) -> dict[str, Recipe]:
 
 
 def _designs(
-    there: Mapping[SiteKind, dict[str, dict[str, Choice]]],
-    layers: Sequence[int],
-    generator: np.random.Generator,
+    there: Shapes, layers: Sequence[int], count: int, generator: np.random.Generator
 ) -> list[Recipe]:
-    """Models in which every shape is used about as often as any other, no layer being removed."""
-    count = -(-max(map(len, there.values())) // len(layers))
-    drawn = []
-    for keys, choices_of in ((list(own), own) for own in there.values()):
-        rounds = -(-count * len(layers) // len(keys))
-        order = np.concatenate([generator.permutation(len(keys)) for _ in range(rounds)])
-        drawn.append([choices_of[keys[i]] for i in order[: count * len(layers)]])
-    pairs = list(zip(*drawn, strict=True))
+    """So many models in which every shape is used about as often as any other.
+
+    Each shape is there once with exact blocks beside it, so that a fit can tell all of them apart,
+    and otherwise with random ones. No layer is removed.
+    """
+    exact = {kind: next(iter(own)) for kind, own in there.items()}
+    cells = [{**exact, kind: key} for kind, own in there.items() for key in list(own)[1:]]
+    wanted = count * len(layers) - len(cells)
+    columns = []
+    for own in there.values():
+        rounds = -(-wanted // len(own))
+        order = [list(own)[i] for _ in range(rounds) for i in generator.permutation(len(own))]
+        columns.append(order[:wanted])
+    cells += [dict(zip(there, drawn, strict=True)) for drawn in zip(*columns, strict=True)]
     blocks = [kind for kind in there if removal(kind) is not None]
+    for cell in cells:
+        if blocks and all(_removes(there[kind][cell[kind]]) for kind in blocks):
+            cell[blocks[-1]] = exact[blocks[-1]]
+    places = generator.permutation(len(cells))  # no model has the small ones alone
+    return [
+        Recipe.of(
+            {
+                SiteId(layer, kind): there[kind][key]
+                for layer, i in zip(layers, places[start : start + len(layers)], strict=True)
+                for kind, key in cells[i].items()
+            }
+        )
+        for start in range(0, len(cells), len(layers))
+    ]
+
+
+def _uniform(there: Shapes, layers: Sequence[int], count: int) -> list[Recipe]:
+    """Models in which one kind of block has one size in all layers, from large to small.
+
+    Errors of shapes cancel in random models, and add up in these.
+    """
+    kinds = [kind for kind, own in there.items() if len(own) > 1]
     found = []
-    for start in range(0, len(pairs), len(layers)):
-        choices: dict[SiteId, Mapping[str, Choice]] = {}
-        for layer, pair in zip(layers, pairs[start : start + len(layers)], strict=True):
-            chosen = dict(zip(there, pair, strict=True))
-            if blocks and all(_removes(chosen[kind]) for kind in blocks):
-                chosen[blocks[-1]] = {}
-            choices |= {SiteId(layer, kind): own for kind, own in chosen.items()}
-        found.append(Recipe.of(choices))
+    for number, kind in enumerate(kinds):
+        own = list(there[kind].values())[1:]
+        share = len(range(number, count, len(kinds)))
+        for i in np.unique(np.linspace(0, len(own) - 1, share).round().astype(int)):
+            found.append(Recipe.of({SiteId(layer, kind): own[i] for layer in layers}))
     return found
 
 
-def _random(
-    there: Mapping[SiteKind, dict[str, dict[str, Choice]]],
-    layers: Sequence[int],
-    generator: np.random.Generator,
-) -> Recipe:
+def _random(there: Shapes, layers: Sequence[int], generator: np.random.Generator) -> Recipe:
     return Recipe.of(
         {
             SiteId(layer, kind): list(there[kind].values())[generator.integers(len(there[kind]))]
@@ -226,51 +317,3 @@ def _round(
         padded[: len(own) - 1], padded[-1] = own[:-1], own[-1]
         found.append(padded / ((passes[-1][-1] + passes[-2][-1]) / 2))
     return np.stack([np.median([own / own[-1] for own in passes], axis=0), *found])
-
-
-def _without_own_share(
-    fitted: dict[str, float], there: Mapping[SiteKind, dict[str, dict[str, Choice]]]
-) -> None:
-    """Give the time of sites that cannot be removed to the blocks of their layer.
-
-    Only sums were seen, so the split of a layer's time between them is arbitrary; only the
-    difference of each shape from the exact one matters.
-    """
-    blocks = [kind for kind in there if removal(kind) is not None]
-    for kind in there:
-        if kind in blocks or not blocks:
-            continue
-        share = fitted[kind]
-        fitted |= {key: fitted[key] - share for key in there[kind]}
-        for block in blocks:
-            fitted |= {key: fitted[key] + share / len(blocks) for key in there[block]}
-
-
-def _fit(
-    recipes: Sequence[Recipe],
-    shares: NDArray[np.float64],
-    repeats: Mapping[int, int],
-    there: Mapping[SiteKind, dict[str, dict[str, Choice]]],
-) -> dict[str, float]:
-    keys = [key for own in there.values() for key in own]
-    column = {key: i for i, key in enumerate(keys)}
-    rows, times = [], []
-    for recipe, own in zip(recipes, shares, strict=True):
-        for (layer, repeat), share in zip(repeats.items(), own, strict=True):
-            row = np.zeros(len(keys))
-            for kind in there:
-                row[column[block_key(recipe, SiteId(layer, kind))]] = 1
-            rows.append(row)
-            times.append(share / repeat)
-    solved = np.linalg.lstsq(np.array(rows), np.array(times), rcond=None)[0]
-    fitted = dict(zip(keys, (float(share) for share in solved), strict=True))
-    _without_own_share(fitted, there)
-    # Only sums of the kinds were seen: what is left of a layer is shared equally by its blocks.
-    removed = {kind: next((k for k, c in own.items() if _removes(c)), None)
-               for kind, own in there.items()}  # fmt: skip
-    known = {kind: fitted[key] for kind, key in removed.items() if key is not None}
-    if len(known) > 1:
-        mean = sum(known.values()) / len(known)
-        for kind, share in known.items():
-            fitted |= {key: fitted[key] + mean - share for key in there[kind]}
-    return fitted

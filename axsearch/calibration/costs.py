@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 from axsearch.approximations import Level, UnitRemoval, recorded
@@ -16,6 +17,9 @@ from axsearch.space.size_table import SizeTable
 
 FASTER = 0.05
 """How much faster a level must be than every less approximate one that stays, as a share of it."""
+
+CERTAIN = 2.0
+"""Standard errors by which a level must miss that to be left out."""
 
 
 def latency_cost(table: LatencyTable) -> Cost:
@@ -79,7 +83,7 @@ def _others(base: Base, total: int) -> dict[tuple[SiteId, str], float]:
 
 
 def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Collection[Level]]:
-    """The levels that run no faster than a less approximate one, by dimension.
+    """The levels that certainly run no faster than a less approximate one, by dimension.
 
     They would cost accuracy for nothing. A removed block always stays, for its size, and so does
     whatever else is there for its size, and a part of a mask: it is one of many that together run
@@ -92,14 +96,17 @@ def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Colle
         if dimension.approximation.parts(dimension.sites[0]) > 1:
             continue
         site = dimension.sites[0].id
-        fastest = table.block(EXACT, site)
+        fastest, fastest_error = table.block(EXACT, site), 0.0
         for level, value in enumerate(dimension.levels[1:], 1):
             recipe = space.recipe({**space.exact(), dimension.name: level})
             share = table.block(recipe, site)
+            error = table.errors.get(block_key(recipe, site), 0.0)
+            doubt = CERTAIN * math.hypot(error, fastest_error)
             units = isinstance(dimension.approximation, UnitRemoval)
             removes = not value if units else dimension.approximation.cuts
-            if share <= (1 - FASTER) * fastest or removes:
-                fastest = min(fastest, share)
+            if share - doubt <= (1 - FASTER) * fastest or removes:
+                if share < fastest:
+                    fastest, fastest_error = share, error
             else:
                 found.setdefault(dimension.name, []).append(value)
     return found

@@ -21,6 +21,7 @@ from axsearch.space.problem import Problem
 from axsearch.space.recipe import Compensation
 from axsearch.space.size_table import SizeTable
 from axsearch.store.calibration_keys import (
+    LATENCY_TABLES,
     NO_SPLIT,
     both_splits,
     damage_kind,
@@ -40,6 +41,14 @@ from axsearch.system.machine import machine_facts, machine_name, measuring
 
 SECONDS_VARIABLE = "AXSEARCH_TABLE_SECONDS"
 
+INEXACT = 0.1
+"""The error of a latency table on whole models above which the user is told."""
+
+EARLIER = (
+    "This study's latency table was measured by axsearch 0.1, which could misjudge blocks of "
+    "models that are not tiny. For better latencies begin a study with another name."
+)
+
 Orders = Mapping[SiteId, Sequence[int]]
 """The importance order of the units of each site."""
 
@@ -51,6 +60,7 @@ def prepare(
     evaluator: Evaluator,
     space_of: Callable[[Orders, Mapping[str, Collection[Level]]], SearchSpace],
     machine: str,
+    tables: int = LATENCY_TABLES,
     *,
     objectives: Sequence[str],
     limits: Mapping[str, float],
@@ -66,6 +76,8 @@ def prepare(
         evaluator: of the task, on this machine.
         space_of: makes the space from importance orders and the levels to leave out.
         machine: whose latency table to take; measured where there is none.
+        tables: the way in which the study's latency table is measured, see
+            :data:`axsearch.store.calibration_keys.LATENCY_TABLES`.
         objectives: of the study.
         limits: as :class:`Problem` has them.
         epsilon: see :class:`Problem`.
@@ -77,7 +89,7 @@ def prepare(
     costs = {"size": size_cost(_sizes(evaluator))}
     dropped: Mapping[str, Collection[Level]] = {}
     if evaluator.scenario is not None:
-        table = latency_table(evaluator, asked, machine)
+        table = latency_table(evaluator, asked, machine, tables)
         evaluator.table = table
         costs = {"latency": latency_cost(table), **costs}
         if calibrated:
@@ -151,19 +163,25 @@ def _trivial(evaluator: Evaluator) -> float:
     return float(found["accuracy"])
 
 
-def latency_table(evaluator: Evaluator, space: SearchSpace, machine: str) -> LatencyTable:
+def latency_table(
+    evaluator: Evaluator, space: SearchSpace, machine: str, tables: int = LATENCY_TABLES
+) -> LatencyTable:
     """The latency table of the evaluator's scenario, measured here where ``machine`` has none.
 
     Args:
         evaluator: of the task, with a scenario.
         space: all levels that must be known, importance aside.
         machine: whose table to take.
+        tables: the way in which it was measured. One that a study of version 0.1 began with is
+            kept, with a warning; where it is not found, a new one is measured.
     """
     model, workload = evaluator.task.model_fingerprint, evaluator.workload[1]
+    if tables < LATENCY_TABLES:
+        console.print(EARLIER, style="yellow")
     return LatencyTable.from_dict(
         _stored(
             evaluator,
-            (model, workload, latency_kind(machine, space.to_dict())),
+            (model, workload, latency_kind(machine, space.to_dict(), tables)),
             "Timing blocks",
             lambda told: _timed(evaluator, space, told),
             total=ROUNDS,
@@ -190,6 +208,16 @@ def table_seconds() -> float:
     return seconds
 
 
+def inexact(table: LatencyTable, seconds: float) -> str:
+    """What a user is told of a table with large errors that took ``seconds``, with the remedy."""
+    return (
+        f"The latency table is off by {table.error:.0%} on random models and by "
+        f"{table.error_of_one_size:.0%} on models with one size of block. End other work on this "
+        f"machine or set {SECONDS_VARIABLE}={2 * max(SECONDS, seconds):.0f}, and begin a study in "
+        "another database."
+    )
+
+
 def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, Any]:
     scenario = evaluator.scenario
     assert scenario is not None
@@ -199,6 +227,8 @@ def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, An
         table = measure_latency_table(
             evaluator.base, space, batches, scenario, seconds=seconds, on_round=told
         )
+    if max(table.error, table.error_of_one_size) > INEXACT:
+        console.print(inexact(table, seconds), style="yellow")
     save_machine(evaluator.engine, machine_name(), machine_facts())
     save_latency_table(
         evaluator.engine,

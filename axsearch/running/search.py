@@ -27,6 +27,7 @@ from axsearch.space.genome import SearchSpace, shared_layers, supported
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
+from axsearch.store.calibration_keys import LATENCY_TABLES
 from axsearch.store.database import Database, open_database
 from axsearch.store.models import CLOSED_FORM
 from axsearch.store.optuna_internals import id_of_study
@@ -277,6 +278,7 @@ def _spec(
         compensation=settings.compensation,  # type: ignore[arg-type]
         dtype=settings.dtype,
         weights=CLOSED_FORM,
+        latency_tables=LATENCY_TABLES if known is None else known.latency_tables,
     )
 
 

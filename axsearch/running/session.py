@@ -54,6 +54,7 @@ def problem_of(evaluator: Evaluator, spec: StudySpec, settings: SearchSettings) 
         evaluator,
         spaces(evaluator.task, settings, spec.compensation),
         spec.machine,
+        spec.latency_tables,
         objectives=spec.objectives,
         limits=spec.limits.given,
         epsilon=settings.epsilon,

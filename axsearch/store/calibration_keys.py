@@ -27,11 +27,21 @@ def size_kind() -> str:
     return f"size {hashlib.sha256(' '.join(others).encode()).hexdigest()[:16]}"
 
 
-def latency_kind(machine: str, levels: Mapping[str, Sequence[int | None]]) -> str:
-    """Of the latency table of a machine, for all levels that a search is to try."""
+LATENCY_TABLES = 2
+"""How latency tables are measured; those of version 0.1, the first way, could be wrong."""
+
+
+def latency_kind(
+    machine: str, levels: Mapping[str, Sequence[int | None]], measured: int = LATENCY_TABLES
+) -> str:
+    """Of the latency table of a machine, for all levels that a search is to try.
+
+    ``measured`` is the way in which it was, see :data:`LATENCY_TABLES`.
+    """
     asked = [(name, list(values)) for name, values in sorted(levels.items())]
     shapes = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
-    return f"latency {hashlib.sha256(f'{machine} {shapes}'.encode()).hexdigest()[:16]}"
+    way = "" if measured == 1 else f" {measured}"
+    return f"latency {hashlib.sha256(f'{machine} {shapes}{way}'.encode()).hexdigest()[:16]}"
 
 
 def importance_kind(compensation: str) -> str:

@@ -88,6 +88,7 @@ class StudySpec(BaseModel):
     space_fingerprint: str = ""
     weights: str = CLOSED_FORM
     workload: str | None = None
+    latency_tables: PositiveInt = 1
 
     @classmethod
     def stored(cls, name: str, data: Any) -> StudySpec:

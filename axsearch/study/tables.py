@@ -37,7 +37,9 @@ class Tables:
         spec = self._spec
         if spec.workload is None:
             return None
-        found = self._load(spec.workload, latency_kind(spec.machine, spec.levels))
+        found = self._load(
+            spec.workload, latency_kind(spec.machine, spec.levels, spec.latency_tables)
+        )
         return LatencyTable.from_dict(found) if found else None
 
     @cached_property

@@ -17,7 +17,9 @@ import axsearch.runtimes.torch
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.calibration import block_timing as module_under_test
+from axsearch.calibration.block_fit import fit
 from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table, shapes
+from axsearch.calibration.costs import slower_levels
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session
 from axsearch.space.genome import SearchSpace
@@ -55,7 +57,12 @@ class Clock:
     """Stands for a runtime and the clock: a machine that drifts and is disturbed."""
 
     def __init__(
-        self, repeats: Mapping[int, int], drift: float, noise: float, stays: bool = False
+        self,
+        repeats: Mapping[int, int],
+        drift: float,
+        noise: float,
+        stays: bool = False,
+        seed: int = 0,
     ) -> None:
         self.repeats = repeats
         self.drift = drift
@@ -63,7 +70,7 @@ class Clock:
         self.stays = stays
         self.now = 0.0
         self.speed = 1.0
-        self.draw = np.random.default_rng(0)
+        self.draw = np.random.default_rng(seed)
         self.passes: list[Recipe] = []
 
     def layers(self, recipe: Recipe) -> list[float]:
@@ -121,6 +128,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
         noise: float = 0.0,
         frozen: Sequence[SiteId] = (),
         seconds: float = 1e9,
+        seed: int = 0,
         **more: Any,
     ) -> tuple[LatencyTable, Clock, SearchSpace]:
         base = random_model(model_type, num_hidden_layers=layers)
@@ -132,7 +140,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
             frozen=frozen,
         )
         repeats = {i.layer: s.repeats for i, s in sites.items()}
-        clock = Clock(repeats, drift, noise, stays=model_type == "albert")
+        clock = Clock(repeats, drift, noise, stays=model_type == "albert", seed=seed)
         monkeypatch.setattr(module_under_test, "open_session", clock.open)
         monkeypatch.setattr(Base, "shrink", lambda _, r, state: SimpleNamespace(recipe=r))
         monkeypatch.setattr(Base, "cut", lambda _, r: {})
@@ -171,7 +179,7 @@ def test_ratios_of_whole_models_are_exact_on_a_still_machine(
     for recipe in random_recipes(space):
         assert table.ratio(recipe) == pytest.approx(clock.ratio(recipe), rel=1e-9)
     assert table.error < 1e-9
-    assert table.rounds == ROUNDS
+    assert table.rounds == FEWEST  # no noise, no doubt
 
 
 @pytest.mark.parametrize("names", SPACES, ids=str)
@@ -257,6 +265,87 @@ def test_between_counts_that_were_measured_time_runs_straight(measure: Measure) 
     assert np.abs(errors).mean() < 0.01
 
 
+def of_one_size(space: SearchSpace, layers: int) -> list[Recipe]:
+    """The models in which one kind of block has one shape in all layers."""
+    return [
+        Recipe.of({SiteId(layer, kind): choices for layer in range(layers)})
+        for kind in ("attention", "ffn")
+        for choices in list(shapes(space, SiteId(0, kind)).values())[1:]
+    ]
+
+
+@pytest.mark.parametrize("names", SPACES, ids=str)
+@pytest.mark.parametrize("layers", [1, 2, 6, 12])
+def test_shapes_are_told_apart_in_the_fewest_models_too(
+    measure: Measure, layers: int, names: Sequence[str] | None
+) -> None:
+    """A model so slow that no more can be timed than its shapes need."""
+    table, clock, space = measure(layers=layers, names=names, seconds=0)
+    timed = len(dict.fromkeys(clock.passes)) - 1
+    count = sum(len(shapes(space, SiteId(0, kind))) - 1 for kind in ("attention", "ffn"))
+    assert timed <= -(-count // layers) + 2 * 2
+    for recipe in of_one_size(space, layers):
+        assert table.ratio(recipe) == pytest.approx(clock.ratio(recipe), rel=1e-9)
+    assert table.error_of_one_size < 1e-9
+
+
+def test_a_design_that_does_not_tell_shapes_apart_is_refused() -> None:
+    there: Any = {
+        "attention": {"attention": {}, "attention heads=2": {"heads": Kept(of=4, kept=(0, 1))}},
+        "ffn": {"ffn": {}, "ffn ffn=8": {"ffn": Kept(of=64, kept=tuple(range(8)))}},
+    }
+    both = {"attention": "attention heads=2", "ffn": "ffn ffn=8"}
+    with pytest.raises(AssertionError, match="does not tell shapes apart"):
+        fit(there, [both] * 4, np.zeros((3, 4)), np.ones(4), 1.0, {"attention": 1, "ffn": 1})
+
+
+def test_errors_of_models_of_one_size_are_small_where_there_is_time_for_few(
+    measure: Measure,
+) -> None:
+    errors = []
+    for seed in range(5):
+        table, clock, space = measure(layers=6, seconds=0, drift=0.02, noise=0.02, seed=seed)
+        errors += [table.ratio(r) / clock.ratio(r) - 1 for r in of_one_size(space, 6)]
+    assert np.abs(errors).mean() < 0.02
+
+
+def test_fewer_units_never_take_more_time(measure: Measure) -> None:
+    table, _, _ = measure(drift=0.1, noise=0.3, seconds=0)
+    for kind, full in (("attention heads=", 4), ("ffn ffn=", 64)):
+        counts = {
+            int(k.removeprefix(kind)): s for k, s in table.blocks.items() if k.startswith(kind)
+        }
+        counts[full] = table.blocks[kind.split()[0]]
+        times = [counts[count] for count in sorted(counts)]
+        assert times == sorted(times)
+        assert times[0] < times[-1]
+
+
+def test_a_busy_machine_leaves_out_what_an_idle_one_does(measure: Measure) -> None:
+    """Levels are left out where they are certainly no faster, and on a busy machine little is."""
+    still, _, space = measure(layers=6)
+    wanted = slower_levels(space, still)
+    assert any("topk" in name for name in wanted)  # a k adds to these blocks' time
+    kept = 0
+    for seed in range(10):
+        table, _, space = measure(layers=6, drift=0.1, noise=0.15, seed=seed)
+        found = slower_levels(space, table)
+        kept += all(set(levels) <= set(wanted.get(name, ())) for name, levels in found.items())
+    assert kept >= 9
+
+
+def test_errors_of_blocks_are_as_large_as_they_are_said_to_be(measure: Measure) -> None:
+    still, _, _ = measure(layers=6)
+    off = []
+    for seed in range(10):
+        table, _, _ = measure(layers=6, drift=0.02, noise=0.05, seed=seed)
+        for key, error in table.errors.items():
+            kind = key.split()[0]
+            found = table.blocks[key] - table.blocks[kind]
+            off.append((found - (still.blocks[key] - still.blocks[kind])) / error)
+    assert 0.5 < float(np.sqrt(np.mean(np.square(off)))) < 1.7
+
+
 def test_every_shape_is_timed_about_as_often_as_any_other(measure: Measure) -> None:
     _, clock, space = measure(layers=4)
     for kind in ("attention", "ffn"):
@@ -313,13 +402,14 @@ def test_json_and_back(measure: Measure) -> None:
 def test_rounds_end_in_time_but_there_are_some(
     measure: Measure, passes: float, rounds: int
 ) -> None:
-    _, clock, _ = measure(names=["heads"])
+    loud = {"names": ["heads"], "noise": 0.5}
+    _, clock, _ = measure(**loud)
     # The base and the models once, then in each round every model between two passes of the base.
     models = (len(clock.passes) - 1 - ROUNDS) // (1 + 2 * ROUNDS)
     told: list[tuple[int, int]] = []
     a_round = 2 * models + 1
     table, _, _ = measure(
-        names=["heads"],
+        **loud,
         seconds=passes * a_round,
         on_round=lambda done, of: told.append((done, of)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedModel
@@ -155,6 +156,19 @@ def test_levels_that_are_not_faster_are_dropped(
     sites = [d.sites[0] for d in space(["heads"]).dimensions]
     every = SearchSpace(sites, {s.id: range(6) for s in sites}, names=["heads"], dropped=found)
     assert every.to_dict()["layer00.heads"] == [v for v in wanted if v not in expected]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(0.0, [32, 8]), (0.02, [32, 8]), (0.03, [32]), (0.1, [])]
+)
+def test_a_level_that_may_be_faster_stays(error: float, expected: list[int]) -> None:
+    """1.1 and 0.89 of the base, where 0.95 and 0.855 would do: by how many standard errors?"""
+    shares = {f"{k}.renormalised": share for k, share in ((32, 1.1), (16, 0.9), (8, 0.93))}
+    blocks = timed("attention", "topk", 1.0, shares)
+    errors = dict.fromkeys([key for key in blocks if " " in key], error)
+    there = replace(table(blocks), errors=errors)
+    found = slower_levels(space(["topk"]), there)
+    assert list(found.get("layer00.topk", [])) == expected
 
 
 def test_top_k_that_saves_no_time_is_dropped() -> None:

@@ -142,7 +142,7 @@ def times_by_units() -> AbstractContextManager[None]:
     def changed(measure: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*args: Any, **options: Any) -> Any:
             table = measure(*args, **options)
-            return dataclasses.replace(table, rest=0.1, blocks=shares(table.blocks))
+            return dataclasses.replace(table, rest=0.1, blocks=shares(table.blocks), errors={})
 
         return measured
 

@@ -68,7 +68,10 @@ def test_whole_layers_and_no_latency(database: Path) -> None:
 
 @pytest.mark.usefixtures("_on_its_machine")
 def test_it_is_resumed_without_measuring_anything_again(
-    database: Path, recorded: dict[str, Any], model_and_data: tuple[str, str]
+    database: Path,
+    recorded: dict[str, Any],
+    model_and_data: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     known = {
         "ax_calibrations": "SELECT * FROM ax_calibrations ORDER BY model, split, kind",
@@ -91,14 +94,20 @@ def test_it_is_resumed_without_measuring_anything_again(
     assert after["ax_calibrations"] == before["ax_calibrations"]
     assert all(set(before[table]) <= set(after[table]) for table in known)
     assert rows(database, tables) == timed
+    assert "latency table was measured by axsearch 0.1" in " ".join(capsys.readouterr().err.split())
     new = len(after["ax_evaluations"]) - len(before["ax_evaluations"])
     assert new <= len(hashes) - len(recorded["trials"])
 
 
 @pytest.mark.usefixtures("_on_its_machine")
 def test_the_same_study_gives_the_same_numbers(
-    database: Path, recorded: dict[str, Any], model_and_data: tuple[str, str]
+    database: Path,
+    recorded: dict[str, Any],
+    model_and_data: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # With the release's latency table, which a new study would measure again.
+    monkeypatch.setattr("axsearch.running.search.LATENCY_TABLES", 1)
     calibrations = "SELECT * FROM ax_calibrations ORDER BY model, split, kind"
     before = rows(database, calibrations)
     with closing(sqlite3.connect(database)) as connection:

@@ -84,6 +84,8 @@ def latency_table_figure(
     subtitle = (
         f"One block of one layer. The table's error on whole models is {100 * table.error:.1f} %"
     )
+    if table.errors:
+        subtitle += f", with one size in all layers {100 * table.error_of_one_size:.1f} %"
     if scenario:
         subtitle += f"; measured for {scenario}"
     return style.lay_out(figure, TITLE, subtitle=f"{subtitle}.", height=460)
