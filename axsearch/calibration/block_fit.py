@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ BEND = 0.05
 through all counts of units, as a share of a layer's time; the standard deviation of the prior."""
 
 SMALLEST = 1e-7
-"""The noise of a layer's time, as a share of it, at least: on a clock without noise it is none."""
+"""The noise of a layer's time as a share of it is taken to be at least this, never nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ def fit(
             between those that cannot be removed.
     """
     columns = [key for own in there.values() for key in list(own)[1:]]
+    if not columns:
+        exact = _exact(there, {}, layer, parameters)
+        return Blocks({next(iter(own)): exact[kind] for kind, own in there.items()}, {})
     place = {key: i for i, key in enumerate(columns)}
     design = np.zeros((len(cells), len(columns)))
     for row, cell in zip(design, cells, strict=True):
@@ -86,8 +90,9 @@ def fit(
             if key in place:
                 row[place[key]] = 1
     assert np.linalg.matrix_rank(design) == len(columns), "the design does not tell shapes apart"
-    noise = _noise(added, whole)
     center = np.median(added, axis=0)
+    took = np.maximum(whole + center, SMALLEST * whole)  # the cells' own times
+    noise = took * standard_error(added, took)
     solved, covariance = _solve(there, place, design, center, noise, whole)
     left = len(cells) - len(columns)
     if left > 0:  # where times of blocks do not just add up, residuals are above the noise
@@ -98,22 +103,27 @@ def fit(
     for own in there.values():
         differences |= _monotone(own, differences, errors)
     exact = _exact(there, differences, layer, parameters)
-    shares = {
-        key: exact[kind] + differences.get(key, 0.0) for kind, own in there.items() for key in own
-    }
+    shares: dict[str, float] = {}
+    for kind, own in there.items():
+        least = 0.0 if removal(kind) is not None else -math.inf
+        shares |= {key: max(exact[kind] + differences.get(key, 0.0), least) for key in own}
     return Blocks(shares, errors)
 
 
-def _noise(added: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The standard error of each cell's median over the rounds.
+def standard_error(rounds: NDArray[np.float64], took: NDArray[np.float64]) -> float:
+    """The standard error of the median over rounds, as a share of the time that was taken.
 
-    A few rounds say little of one cell, so the spread, which is in proportion to a layer's time, is
-    that of all cells together: from one round to the next, and robust, since in one of many
+    A few rounds say little of one value, so the spread, which is in proportion to the time taken,
+    is that of all values together: from one round to the next, and robust, since in one of many
     something else may have run.
+
+    Args:
+        rounds: what was measured, (rounds, values).
+        took: the time that each value is part of, (values,).
     """
-    steps = np.abs(np.diff(added, axis=0)) / whole
-    spread = float(np.median(steps)) / (0.6745 * np.sqrt(2)) if len(steps) else 1.0
-    return np.asarray(whole * max(SMALLEST, 1.2533 * spread / np.sqrt(len(added))))
+    steps = np.abs(np.diff(rounds, axis=0)) / took
+    spread = float(np.median(steps)) / (0.6745 * math.sqrt(2)) if steps.size else 1.0
+    return max(SMALLEST, 1.2533 * spread / math.sqrt(len(rounds)))
 
 
 def _solve(
@@ -159,7 +169,7 @@ def _monotone(
     differences: Mapping[str, float],
     errors: Mapping[str, float],
 ) -> dict[str, float]:
-    """The differences of shapes that keep units, none of which takes more time than with more."""
+    """The differences of shapes that keep units: with fewer units none takes more time."""
     counts = {
         key: len(choice.kept)
         for key, choices in own.items()
@@ -186,9 +196,10 @@ def _exact(
 ) -> dict[SiteKind, float]:
     """The shares of the exact blocks, which add up to a layer's.
 
-    A block that was removed took what its removal saves, and an equal part of what is left of a
-    layer without any block. Others share the rest by their parameters. Sites that cannot be removed
-    take nothing of their own beside blocks that can; only what their shapes add matters.
+    A block takes what its removal saves, and an equal part of the rest of its layer. Where the
+    removal of some blocks was not timed, the rest is theirs, shared by their parameters. Sites that
+    cannot be removed take nothing of their own beside blocks that can; only what their shapes add
+    matters.
     """
     blocks = [kind for kind in there if removal(kind) is not None] or list(there)
     saved = {

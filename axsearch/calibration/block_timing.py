@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from axsearch.approximations import removal
 from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
-from axsearch.calibration.block_fit import Blocks, Shapes, fit
+from axsearch.calibration.block_fit import Blocks, Shapes, fit, standard_error
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session, open_session
 from axsearch.space.genome import SearchSpace
@@ -34,6 +35,10 @@ PAIRINGS = 4
 
 PRECISE = 0.01
 """Rounds end where the standard errors of a kind's shapes are this, as a share of its block."""
+
+BESIDES = 0.01
+"""What a block's time depends on besides its shape, as a share of a layer's time: it is part of
+the standard errors, since no number of rounds shows it. Seen in models of one size."""
 
 HELD_OUT = 6
 """Models of each kind that are timed but not fitted to: random ones, and those of one size."""
@@ -94,36 +99,46 @@ def measure_latency_table(
     def enough() -> bool:
         return _fitted(base, plan, rounds)[0].precision(plan.there) <= PRECISE
 
-    for one in _rounds(models, batches, scenario, seconds):
-        rounds.append(one)
-        if on_round is not None:
-            on_round(len(rounds), ROUNDS)
-        if len(rounds) >= FEWEST and enough():
-            break
+    with closing(_rounds(models, batches, scenario, seconds)) as every:
+        for one in every:
+            rounds.append(one)
+            if on_round is not None:
+                on_round(len(rounds), ROUNDS)
+            if len(rounds) >= FEWEST and enough():
+                break
     found, rest = _fitted(base, plan, rounds)
-    shares = np.median(rounds, axis=0)[1:, -1]  # whole passes, without the base's
+    passes = np.stack(rounds)[:, 1:, -1]  # whole ones, without the base's
+    shares = np.median(passes, axis=0)
     outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
     begin = len(plan.designs) + len(plan.random) + len(plan.uniform)
     alone = {key: float(share) - 1 for key, share in zip(plan.alone, shares[begin:], strict=True)}
+    besides = BESIDES * (1 - rest) / sum(plan.repeats.values())
+    errors = {key: math.hypot(error, besides) for key, error in found.errors.items()}
+    spread = standard_error(passes, np.ones(passes.shape[1]))
     table = LatencyTable(
         rest,
-        {**found.shares, **dict.fromkeys(outside, 0.0), **alone},
+        {**found.shares, **plan.removed, **dict.fromkeys(outside, 0.0), **alone},
         plan.repeats,
         rounds=len(rounds),
         outside=outside,
-        errors=found.errors,
+        errors={**errors, **dict.fromkeys(alone, spread)},
     )
-    apart = [table.ratio(r) / s - 1 for r, s in zip(plan.recipes, shares, strict=True)]
+    apart = np.abs([table.ratio(r) / s - 1 for r, s in zip(plan.recipes, shares, strict=True)])
     ends = np.cumsum([len(plan.designs), len(plan.random), len(plan.uniform)])
-    of_random, of_uniform = (np.abs(apart[i:j]).mean() for i, j in pairwise(ends))
-    return replace(table, error=float(of_random), error_of_one_size=float(of_uniform))
+    of_random, of_uniform = (float(apart[i:j].mean()) if j > i else 0.0 for i, j in pairwise(ends))
+    return replace(table, error=of_random, error_of_one_size=of_uniform)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The models to time, each in every round."""
+    """The models to time, each in every round.
+
+    ``removed`` has the shapes that need no timing: without the only block of its layer a layer
+    takes no time.
+    """
 
     there: Shapes
+    removed: Mapping[str, float]
     repeats: Mapping[int, int]
     designs: Sequence[Recipe]
     random: Sequence[Recipe]
@@ -148,12 +163,18 @@ def _plan(
         kind: _shapes_of_all(space, base.sites, kind)
         for kind in dict.fromkeys(site.kind for site in base.sites if site.layer != OUTSIDE)
     }
+    blocks = [kind for kind in there if removal(kind) is not None]
+    removed: dict[str, float] = {}
+    if len(blocks) == 1:
+        own = there[blocks[0]]
+        removed = {key: 0.0 for key, choices in own.items() if _removes(choices)}
+        there[blocks[0]] = {key: own[key] for key in own if key not in removed}
     with open_session(base.model, scenario) as session, session.quiet():
         a_pass = min(float(session.layer_times(batches)[-1]) for _ in range(2))
-    least = -(-sum(len(own) - 1 for own in there.values()) // len(layers))
+    least = max(1, -(-sum(len(own) - 1 for own in there.values()) // len(layers)))
     most = max(least, PAIRINGS * -(-max(map(len, there.values())) // len(layers)))
     # A model takes a pass, of about half the base's time, and one of the base.
-    affordable = int(seconds / (FEWEST * 1.5 * a_pass)) if a_pass > 0 else most
+    affordable = int(min(seconds / (FEWEST * 1.5 * max(a_pass, 1e-9)), 1e6))
     held_out = int(np.clip((affordable - least) // 4, 2, HELD_OUT))
     generator = np.random.default_rng(0)
     count = int(np.clip(affordable - 2 * held_out, least, most))
@@ -161,6 +182,7 @@ def _plan(
     repeats.pop(OUTSIDE, None)
     return _Plan(
         there,
+        removed,
         repeats,
         _designs(there, layers, count, generator),
         [_random(there, layers, generator) for _ in range(held_out)],
@@ -202,7 +224,7 @@ def _rounds(
     batches: Sequence[Batch],
     scenario: Scenario,
     seconds: float,
-) -> Iterator[NDArray[np.float64]]:
+) -> Generator[NDArray[np.float64]]:
     """Rounds of all models, the base first, until ``seconds`` are over or there are enough."""
     with ExitStack() as stack:
         opened = [stack.enter_context(open_session(model, scenario)) for model in models]
@@ -259,7 +281,7 @@ def _designs(
     for cell in cells:
         if blocks and all(_removes(there[kind][cell[kind]]) for kind in blocks):
             cell[blocks[-1]] = exact[blocks[-1]]
-    places = generator.permutation(len(cells))  # no model has the small ones alone
+    places = generator.permutation(len(cells))  # so that no model is made of small blocks only
     return [
         Recipe.of(
             {
@@ -273,16 +295,17 @@ def _designs(
 
 
 def _uniform(there: Shapes, layers: Sequence[int], count: int) -> list[Recipe]:
-    """Models in which one kind of block has one size in all layers, from large to small.
+    """Models in which one kind of block has one shape in all layers: those in the middle of each.
 
-    Errors of shapes cancel in random models, and add up in these.
+    Errors of shapes cancel in random models, and add up in these. Where there are few models, each
+    kind has one.
     """
     kinds = [kind for kind, own in there.items() if len(own) > 1]
     found = []
     for number, kind in enumerate(kinds):
         own = list(there[kind].values())[1:]
-        share = len(range(number, count, len(kinds)))
-        for i in np.unique(np.linspace(0, len(own) - 1, share).round().astype(int)):
+        share = max(1, len(range(number, count, len(kinds))))
+        for i in np.unique(np.linspace(0, len(own) - 1, share + 2)[1:-1].round().astype(int)):
             found.append(Recipe.of({SiteId(layer, kind): own[i] for layer in layers}))
     return found
 

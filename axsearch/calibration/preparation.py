@@ -44,11 +44,6 @@ SECONDS_VARIABLE = "AXSEARCH_TABLE_SECONDS"
 INEXACT = 0.1
 """The error of a latency table on whole models above which the user is told."""
 
-EARLIER = (
-    "This study's latency table was measured by axsearch 0.1, which could misjudge blocks of "
-    "models that are not tiny. For better latencies begin a study with another name."
-)
-
 Orders = Mapping[SiteId, Sequence[int]]
 """The importance order of the units of each site."""
 
@@ -172,13 +167,11 @@ def latency_table(
         evaluator: of the task, with a scenario.
         space: all levels that must be known, importance aside.
         machine: whose table to take.
-        tables: the way in which it was measured. One that a study of version 0.1 began with is
-            kept, with a warning; where it is not found, a new one is measured.
+        tables: the way in which it was measured. A study of version 0.1 keeps the table that it
+            began with; where it is not found, a new one is measured.
     """
     model, workload = evaluator.task.model_fingerprint, evaluator.workload[1]
-    if tables < LATENCY_TABLES:
-        console.print(EARLIER, style="yellow")
-    return LatencyTable.from_dict(
+    table = LatencyTable.from_dict(
         _stored(
             evaluator,
             (model, workload, latency_kind(machine, space.to_dict(), tables)),
@@ -187,6 +180,9 @@ def latency_table(
             total=ROUNDS,
         )
     )
+    if max(table.error, table.error_of_one_size) > INEXACT:
+        console.print(inexact(table), style="yellow")
+    return table
 
 
 def table_seconds() -> float:
@@ -208,13 +204,13 @@ def table_seconds() -> float:
     return seconds
 
 
-def inexact(table: LatencyTable, seconds: float) -> str:
-    """What a user is told of a table with large errors that took ``seconds``, with the remedy."""
+def inexact(table: LatencyTable) -> str:
+    """What a user is told of a table with large errors, with the remedy."""
+    more = f"{SECONDS_VARIABLE}={2 * max(SECONDS, table_seconds()):.0f}"
     return (
         f"The latency table is off by {table.error:.0%} on random models and by "
         f"{table.error_of_one_size:.0%} on models with one size of block. End other work on this "
-        f"machine or set {SECONDS_VARIABLE}={2 * max(SECONDS, seconds):.0f}, and begin a study in "
-        "another database."
+        f"machine or set {more}, and begin a study in another database."
     )
 
 
@@ -227,8 +223,6 @@ def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, An
         table = measure_latency_table(
             evaluator.base, space, batches, scenario, seconds=seconds, on_round=told
         )
-    if max(table.error, table.error_of_one_size) > INEXACT:
-        console.print(inexact(table, seconds), style="yellow")
     save_machine(evaluator.engine, machine_name(), machine_facts())
     save_latency_table(
         evaluator.engine,

@@ -23,7 +23,9 @@ from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
+from axsearch.store.calibration_keys import LATENCY_TABLES
 from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
+from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
 
@@ -234,7 +236,7 @@ class Report:
                 ""
                 if table is None
                 else f" Trials were ranked by a latency table, which was off by {table.error:.1%} "
-                f"on average over random whole models{_of_one_size(table)}."
+                f"on average over random whole models{_of_one_size(table, spec)}."
             )
             timed = sum(m.latency_measured for m in self.front)
             yield (
@@ -283,9 +285,9 @@ class Report:
         return base64.b64encode(gzip.compress(offline.get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _of_one_size(table: LatencyTable) -> str:
-    if not table.errors:  # measured by version 0.1, which did not time such models
-        return ""
+def _of_one_size(table: LatencyTable, spec: StudySpec) -> str:
+    if spec.latency_tables < LATENCY_TABLES:
+        return " (it was measured by axsearch 0.1, which could misjudge blocks of larger models)"
     return (
         f", and by {table.error_of_one_size:.1%} over models with one size of block in all layers"
     )

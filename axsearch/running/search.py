@@ -119,6 +119,14 @@ class Prepared:
     request: SearchRequest
 
 
+EARLIER = (
+    "This study's latency table was measured by axsearch 0.1, which could misjudge blocks of "
+    "models that are not tiny. For better latencies run `axsearch remeasure`, or begin a study "
+    "with another name."
+)
+"""What a search says of a study that began before latency tables were measured as they are now."""
+
+
 def prepare(resolved: Resolved) -> Prepared:
     """Load the task, open the study, and measure what is known before the first trial.
 
@@ -153,6 +161,8 @@ def prepare(resolved: Resolved) -> Prepared:
         }
     )
     study = _open(database, request.study, spec, evaluator)
+    if scenario is not None and study.spec.latency_tables < LATENCY_TABLES:
+        console.print(EARLIER, style="yellow")
     if scenario is not None and study.spec.machine != machine_name():
         console.print(
             f"Latencies are predicted for the machine that the study began on "

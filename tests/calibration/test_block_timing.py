@@ -16,12 +16,14 @@ from transformers import PreTrainedModel
 import axsearch.runtimes.torch
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
+from axsearch.calibration import block_fit
 from axsearch.calibration import block_timing as module_under_test
 from axsearch.calibration.block_fit import fit
 from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table, shapes
 from axsearch.calibration.costs import slower_levels
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session
+from axsearch.space import latency_table
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
 from axsearch.space.recipe import Recipe
@@ -289,6 +291,28 @@ def test_shapes_are_told_apart_in_the_fewest_models_too(
     assert table.error_of_one_size < 1e-9
 
 
+def test_without_its_only_block_that_can_be_removed_a_layer_takes_no_time(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a layer is not there to be timed."""
+    for module in (module_under_test, latency_table, block_fit):
+        own = vars(module)["removal"]
+        monkeypatch.setattr(
+            module, "removal", lambda kind, own=own: own(kind) if kind == "attention" else None
+        )
+    table, clock, _ = measure(names=["heads"], seconds=0)
+    assert table.blocks["attention heads=0"] == 0
+    site = SiteId(1, "attention")
+    for kept in (1, 2, 3):
+        recipe = Recipe.of({site: {"heads": Kept(of=4, kept=tuple(range(kept)))}})
+        assert table.ratio(recipe) == pytest.approx(clock.ratio(recipe), rel=1e-9)
+
+
+def test_there_may_be_any_time(measure: Measure) -> None:
+    table, _, _ = measure(seconds=float("inf"))
+    assert table.rounds == FEWEST
+
+
 def test_a_design_that_does_not_tell_shapes_apart_is_refused() -> None:
     there: Any = {
         "attention": {"attention": {}, "attention heads=2": {"heads": Kept(of=4, kept=(0, 1))}},
@@ -348,11 +372,12 @@ def test_errors_of_blocks_are_as_large_as_they_are_said_to_be(measure: Measure) 
 
 def test_every_shape_is_timed_about_as_often_as_any_other(measure: Measure) -> None:
     _, clock, space = measure(layers=4)
+    held_out = 2 * module_under_test.HELD_OUT
     for kind in ("attention", "ffn"):
         site = SiteId(0, kind)
         timed = dict.fromkeys(shapes(space, site), 0)
         # The held-out models are drawn at random.
-        for recipe in dict.fromkeys(clock.passes[1 : -2 * 6]):
+        for recipe in list(dict.fromkeys(clock.passes))[1:-held_out]:
             for layer in range(4):
                 timed[block_key(recipe, SiteId(layer, kind))] += 1
         assert min(timed.values()) >= 2
@@ -360,7 +385,7 @@ def test_every_shape_is_timed_about_as_often_as_any_other(measure: Measure) -> N
 
 def test_no_layer_is_gone_in_the_models_that_are_fitted_to(measure: Measure) -> None:
     _, clock, _ = measure(layers=4)
-    designs = list(dict.fromkeys(clock.passes))[: -module_under_test.HELD_OUT]
+    designs = list(dict.fromkeys(clock.passes))[: -2 * module_under_test.HELD_OUT]
     assert len(designs) > 5
     for recipe in designs:
         for layer in range(4):

@@ -23,7 +23,7 @@ def test_the_seconds_of_a_latency_table(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_table_with_large_errors_is_said_with_the_remedy() -> None:
     table = LatencyTable(0.1, {}, error=0.04, error_of_one_size=0.123)
-    said = inexact(table, 0)
+    said = inexact(table)
     assert "by 4% on random models and by 12% on models with one size" in said
     assert f"{SECONDS_VARIABLE}={2 * SECONDS:.0f}" in said
 

@@ -78,10 +78,11 @@ FIELDS: dict[str, Check] = {
     "compensation": lambda v: v in ("none", "bias", "least_squares"),
     "dtype": lambda v: v in ("float32", "bfloat16"),
     "space_fingerprint": text, "weights": text, "workload": optional(text),
+    "latency_tables": whole(1),
 }  # fmt: skip
 DEFAULTS = {
     "max_size_ratio": None, "compensation": "none", "dtype": "float32", "space_fingerprint": "",
-    "weights": "", "workload": None,
+    "weights": "", "workload": None, "latency_tables": 1,
 }  # fmt: skip
 
 
