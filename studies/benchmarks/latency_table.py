@@ -70,6 +70,7 @@ def main() -> None:
     facts = {
         "seconds": seconds,
         "rounds": table.rounds,
+        "pairs": options.pairs,
         "shapes": len(table.blocks),
         "own_error": table.error,
         "own_error_of_one_size": table.error_of_one_size,

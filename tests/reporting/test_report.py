@@ -18,12 +18,29 @@ from axsearch.cli import main
 from axsearch.reporting.figures import study_figures
 from axsearch.reporting.gallery import study_data
 from axsearch.reporting.report import Report, search_command
+from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
 from tests.common_fixtures import copied
 
 
 def written(study: tuple[str, str], out: Path, **given: object) -> str:
     return write_report(Study.open(*study), str(out), **given).read_text()  # type: ignore[arg-type]
+
+
+def test_the_errors_of_the_latency_table_are_said(
+    opened_study: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = LatencyTable(0.1, {}, error=0.031, error_of_one_size=0.047)
+    monkeypatch.setattr("axsearch.reporting.report.Tables.latency", table)
+    page = written(opened_study, tmp_path / "new.html")
+    assert (
+        "off by 3.1% on average over random whole models, and by 4.7% over models with one size"
+    ) in page
+    # As for a study that began before tables were measured in the way of this version.
+    monkeypatch.setattr("axsearch.reporting.report.LATENCY_TABLES", 3)
+    page = written(opened_study, tmp_path / "earlier.html")
+    assert "over random whole models (it was measured by axsearch 0.1, which could" in page
+    assert "4.7%" not in page
 
 
 def test_the_page_is_one_small_file_that_loads_nothing(

@@ -86,7 +86,11 @@ def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     run("latency_table.py", base_dir, data_dir, *few, "--out", tmp_path)
     found = json.loads((tmp_path / "latency_table.json").read_text())
     assert len(found["models"]) == 3
-    assert all(model["predicted"] > 0 and model["measured"] > 0 for model in found["models"])
+    assert {"attention heads=0", "ffn ffn=0"} < set(found["of_one_size"])
+    assert set(found["of_one_size"]) == {key for key in found["blocks"] if " " in key}
+    for model in (*found["models"], *found["of_one_size"].values()):
+        assert model["predicted"] > 0
+        assert model["measured"] > 0
 
 
 def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:

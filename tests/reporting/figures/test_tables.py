@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import plotly.graph_objects as go
@@ -166,6 +167,12 @@ class TestLatencyTable:
         assert list(band.y) == pytest.approx([0.102, 3.06, 6.12, 5.88, 2.94, 0.098])
         said = self.drawn().layout.title.text.replace("<br>", " ")
         assert "error on whole models is 2.0 %; measured for batches of 8." in said
+
+    def test_the_error_of_one_size_is_said_where_it_was_measured(self) -> None:
+        timed = replace(self.TABLE, error_of_one_size=0.034, errors={"ffn ffn=32": 0.001})
+        said = latency_table_figure(timed).layout.title.text.replace("<br>", " ")
+        assert "is 2.0 %, with one size in all layers 3.4 %." in said
+        assert "one size" not in self.drawn().layout.title.text
 
     def test_exact_blocks_need_the_units_of_the_base(self) -> None:
         figure = latency_table_figure(self.TABLE)
