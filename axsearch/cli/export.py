@@ -7,7 +7,7 @@ from typing import Annotated
 
 from axsearch.cli.options import Json, Trial
 from axsearch.options import Option
-from axsearch.running.request import Storage, StudyName
+from axsearch.running.request import DataHere, ModelHere, Storage, StudyName
 from axsearch.study.study import Study
 
 
@@ -20,6 +20,15 @@ def export(
     force: Annotated[
         bool, Option("Export the model even if it is no better than a constant prediction")
     ] = False,
+    dtype: Annotated[
+        str | None,
+        Option(
+            "Type in which an hf export keeps its weights: float32, float16 or bfloat16",
+            omitted="the base's",
+        ),
+    ] = None,
+    model: ModelHere = None,
+    data: DataHere = None,
     json: Json = False,
 ) -> None:
     """Write the smaller model of a trial to a folder.
@@ -32,7 +41,9 @@ def export(
     chosen = opened.trial(trial)
     from axsearch.export import export_model
 
-    folder = export_model(opened, trial, out, format=format, force=force)
+    folder = export_model(
+        opened, trial, out, format=format, force=force, dtype=dtype, model=model, data=data
+    )
     if json:
         print(
             to_json.dumps({"path": str(folder), "format": format, **chosen.model_dump(mode="json")})

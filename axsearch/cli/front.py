@@ -19,7 +19,7 @@ from axsearch.cli.output import numbers, ratio, say, stdout, width
 from axsearch.errors import UsageError
 from axsearch.options import Option
 from axsearch.reporting.explanation import explain_trial
-from axsearch.running.request import Storage, StudyName
+from axsearch.running.request import DataHere, ModelHere, Storage, StudyName
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import ORDERS, By
 from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
@@ -35,6 +35,8 @@ def front(
         bool,
         Option("Evaluate the front on the holdout split, once, and show the selection bias"),
     ] = False,
+    model: ModelHere = None,
+    data: DataHere = None,
     json: Json = False,
 ) -> None:
     """Print the Pareto front of a study, and which of its models are statistically tied.
@@ -52,7 +54,7 @@ def front(
     ):
         from axsearch.running.holdout import evaluate_front
 
-        evaluate_front(opened)
+        evaluate_front(opened, model=model, data=data)
     if json:
         print_json(opened)
         return

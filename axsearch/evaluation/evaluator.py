@@ -55,7 +55,9 @@ from axsearch.store.queries import (
 )
 from axsearch.store.studies import save_machine
 from axsearch.system.machine import evaluating, machine_facts, machine_name, measuring
-from axsearch.tasks.task import Batch, Split, Task, on_device
+from axsearch.tasks.pretrained import on_device
+from axsearch.tasks.split import Batch, Split
+from axsearch.tasks.task import Task
 
 NORMAL = 1.96
 """Standard errors to either end of a 95 % interval."""
@@ -151,8 +153,8 @@ class Evaluator:
         latency = None if predicted is not None else self.latency(recipe, small)
         ratio = latency.ratio if latency is not None else predicted
         state = self.base.cut(recipe)  # whose shapes are those of any weights
-        size = safetensors_bytes(state)
-        size_ratio = size / safetensors_bytes(self.base.state)
+        size = safetensors_bytes(state, self.base.dtype)
+        size_ratio = size / safetensors_bytes(self.base.state, self.base.dtype)
         accuracy = self.accuracy(
             recipe,
             self.task.search,

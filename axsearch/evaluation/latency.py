@@ -12,7 +12,7 @@ import torch
 
 from axsearch.runtimes.base import Inputs, Session
 from axsearch.space.scenario import Scenario
-from axsearch.tasks.task import Batch, Split
+from axsearch.tasks.split import Batch, Split
 
 PAIRS = 5
 WARM_UP = 1

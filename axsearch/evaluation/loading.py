@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 from axsearch.errors import UsageError
 from axsearch.study.spec import StudySpec
@@ -24,6 +25,12 @@ def load_task(
     """
     check_device(device or spec.device)
     known = TaskSpec(**{one.name: getattr(spec, one.name) for one in fields(TaskSpec)})
+    for what, given, place in (("model", model, known.model), ("data", data, known.data)):
+        if given is None and Path(place).is_absolute() and not Path(place).exists():
+            raise UsageError(
+                f"The {what} of this study {'is' if what == 'model' else 'are'} not at {place} on "
+                f"this machine; say where with `{what}`."
+            )
     model, data = model or known.model, data or known.data
     task = Task.of(replace(known, model=model, data=data))
     if task.model_fingerprint != spec.model_fingerprint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 # In the order of safetensors' own type list, which is the order of the data in a file.
@@ -30,25 +31,30 @@ def parameter_count(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in state.values())
 
 
-def safetensors_bytes(state: Mapping[str, Tensor]) -> int:
+def safetensors_bytes(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
     """Exact bytes of the safetensors file that an export writes for a state dict.
 
     The file is an 8-byte length, a JSON header padded to a multiple of 8, and the raw data,
     by type and then by name (safetensors format description). Works on meta tensors.
+
+    Args:
+        state: the tensors by name.
+        dtype: in which numbers that are no integers are written; as they are if None.
     """
+
+    def kept_in(tensor: Tensor) -> torch.dtype:
+        return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
     offset = 0
     header: dict[str, object] = {"__metadata__": METADATA}
-    for name, tensor in sorted(state.items(), key=_in_file_order):
-        end = offset + tensor.numel() * tensor.itemsize
+    for name in sorted(state, key=lambda name: (_RANK[str(kept_in(state[name]))], name)):
+        tensor = state[name]
+        end = offset + tensor.numel() * kept_in(tensor).itemsize
         header[name] = {
-            "dtype": _DTYPES[str(tensor.dtype)],
+            "dtype": _DTYPES[str(kept_in(tensor))],
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
         offset = end
     written = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + -(-written // 8) * 8 + offset
-
-
-def _in_file_order(item: tuple[str, Tensor]) -> tuple[int, str]:
-    return _RANK[str(item[1].dtype)], item[0]

@@ -26,7 +26,7 @@ from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.studies import save_export
 from axsearch.study.study import Study
-from axsearch.tasks.task import on_device
+from axsearch.tasks.pretrained import on_device
 
 __all__ = [
     "Bundle",

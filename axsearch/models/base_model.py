@@ -26,18 +26,23 @@ class Base:
     Args:
         model: in evaluation mode.
         length: the longest input, in tokens, that the model will see.
+        dtype: in which its weights are kept in a file, whatever it computes in.
 
     Raises:
         UsageError: the model's family is not supported.
 
     Attributes:
         model: the model itself; smaller models share what is unchanged.
+        dtype: in which smaller models are kept in a file, too.
         family: its architecture, as axsearch knows it.
         sites: what can be approximated, layer by layer.
     """
 
-    def __init__(self, model: PreTrainedModel, length: int = 1) -> None:
+    def __init__(
+        self, model: PreTrainedModel, length: int = 1, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.model = model
+        self.dtype = dtype
         self.family = architecture_of(model.config.model_type)
         self.sites: Mapping[SiteId, Site] = {
             site.id: site for site in self.family.sites(model, length)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -89,10 +90,38 @@ class ClosedForm(Weights):
             )
 
         def refit(state: dict[str, Tensor]) -> None:
-            source = self.source
+            source, before = self.source, dict(state)
             compensate(source.state, state, source.sites, recipe, self.moments, self.refits)
+            if source.dtype != torch.float32:  # as an export of the model will have them
+                new = {n: tensor for n, tensor in state.items() if tensor is not before.get(n)}
+                state.update(rounded(new, source.dtype))
 
         return self.source.cut(recipe, refit)
+
+
+class Rounded(Weights):
+    """Other weights as they are after they were written in another type, such as float16."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
+        self._weights, self._dtype = weights, dtype
+        self.key = f"{weights.key} {dtype}".strip()
+        self.source = weights.source
+
+    def prepare(self) -> None:
+        """Prepare the other weights."""
+        self._weights.prepare()
+
+    def state(self, recipe: Recipe) -> dict[str, Tensor]:
+        """Those of the other weights, rounded."""
+        return rounded(self._weights.state(recipe), self._dtype)
+
+
+def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors with the numbers that ``dtype`` has for theirs, in the type that they had."""
+    return {
+        name: tensor.to(dtype).to(tensor.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
 
 
 def shrink(

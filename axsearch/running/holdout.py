@@ -13,10 +13,11 @@ from axsearch.space.scenario import Scenario
 from axsearch.study.study import Study
 
 
-def evaluate_front(study: Study) -> None:
+def evaluate_front(study: Study, *, model: str | None = None, data: str | None = None) -> None:
     """Evaluate the base and the front on the holdout split; stored results are not computed again.
 
-    Raises UsageError where the study's model or data are not what they were.
+    ``model`` and ``data`` say where those lie on this machine, if elsewhere than where the study
+    began. Raises UsageError where they are not what they were.
     """
     recipes = [EXACT, *(Recipe.from_dict(m.recipe) for m in study.front())]
     known = study.outcomes(recipes, "holdout")
@@ -24,7 +25,7 @@ def evaluate_front(study: Study) -> None:
     if missing:
         with steps(1 + len(missing)) as begin:
             begin("Loading model and data")
-            task = load_task(study.spec)
+            task = load_task(study.spec, model=model, data=data)
             evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
             for recipe in missing:
                 begin("Opening the holdout split")

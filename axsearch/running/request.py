@@ -69,6 +69,9 @@ class SearchRequest:
     load: Load = field(default_factory=Load)
     device: Device = "cpu"
     place: WorkerPool = HERE
+    force: Annotated[
+        bool, Option("Search even if the base is no better than a constant answer")
+    ] = False
 
 
 @dataclass(frozen=True)

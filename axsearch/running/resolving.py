@@ -145,7 +145,7 @@ def _check_model(request: SearchRequest) -> None:
     from axsearch.models.architectures import architecture_of
     from axsearch.tasks.kinds import check_names as check_task
     from axsearch.tasks.kinds import named_kind
-    from axsearch.tasks.task import check_head, load_config
+    from axsearch.tasks.pretrained import check_head, load_config
 
     asked = request.spec
     check_task(asked.task, asked.metric)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.options import describes, gather
 from axsearch.progress import console, steps
+from axsearch.running.base_check import check_base
 from axsearch.running.engines import run_workers
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
@@ -62,6 +63,9 @@ def search(
     metric: str | None = TaskSpec.metric,
     text_columns: Sequence[str] | None = TaskSpec.text_columns,
     label_column: str | None = TaskSpec.label_column,
+    labels: Mapping[str, str | int] | Sequence[str] | None = TaskSpec.labels,
+    tokenizer: str | None = TaskSpec.tokenizer,
+    encoding: str | None = TaskSpec.encoding,
     approximations: Sequence[str] | None = SearchSettings.approximations,
     freeze: Sequence[str] = SearchSettings.freeze,
     compensation: Compensation | None = None,
@@ -82,9 +86,11 @@ def search(
     dtype: str = SearchSettings.dtype,
     place: WorkerPool = HERE,
     seed: int = TaskSpec.seed,
+    force: bool = SearchRequest.force,
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
 
+    A base that is no better than a constant answer is refused: something was probably misread.
     First, and only once, the model is calibrated: the time of each block, the importance of heads
     and neurons and the damage of each choice are measured
     (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then the
@@ -138,21 +144,30 @@ def prepare(resolved: Resolved) -> Prepared:
     with steps(1) as begin:
         begin("Loading model and data")
         task = Task.of(request.spec)
+        database = open_database(request.storage, create=True)
+        known = _known_spec(database, request.study, request.settings.objectives)
+        if known is not None and (known.reading, known.file_dtype) != (
+            task.reading,
+            task.file_dtype,
+        ):  # as when it began
+            task = Task.of(
+                replace(request.spec, reading=known.reading, file_dtype=known.file_dtype)
+            )
     _check_task(resolved, task)
-    database = open_database(request.storage, create=True)
     sites = list(task.base.sites.values())
     settings, space = _space(resolved, task, sites)
-    known = _known_spec(database, request.study, settings.objectives)
     settings = replace(settings, dtype=_dtype(resolved, task, known))
     scenario = _scenario(resolved)
     spec = _spec(request, settings, task, scenario, space, known)
     if known is not None:
         _refuse(request.study, spec, known)
-    for note in (*task.notes, *shared_layers(sites)):
+    for note in (*task.said, *task.notes, *shared_layers(sites)):
         console.print(note, style="dim")
     evaluator = Evaluator(
         task, database.engine, scenario, request.device, spec.dtype, machine=spec.machine
     )
+    if known is None:
+        check_base(evaluator, force=request.force)
     problem = problem_of(evaluator, spec, settings)
     spec = spec.model_copy(
         update={
@@ -275,6 +290,11 @@ def _spec(
         metric=task.metric,
         text_columns=asked.text_columns or None,
         label_column=asked.label_column,
+        labels=asked.labels,
+        tokenizer=None if asked.tokenizer is None else _lasting(asked.tokenizer),
+        encoding=asked.encoding,
+        reading=task.reading,
+        file_dtype=task.file_dtype,
         search_examples=asked.search_examples,
         objectives=settings.objectives,
         scenario=scenario,
@@ -316,7 +336,7 @@ def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) 
         ModelFacts(
             name=spec.model,
             architecture=base.config.model_type,
-            size_bytes=safetensors_bytes(base.state_dict()),
+            size_bytes=safetensors_bytes(base.state_dict(), evaluator.base.dtype),
             parameters=parameter_count(base.state_dict()),
         ),
     )

@@ -103,6 +103,18 @@ def _macro_f1(values: Values) -> Callable[[Draws], Floats]:
     return resampled
 
 
+def _halves(values: Values) -> tuple[Values, Values]:
+    """Whether each example has each label, and was answered to have it: (examples, labels)."""
+    there, said = np.hsplit(values > 0, 2)
+    return there, said
+
+
+def _multi_label_macro_f1(values: Values) -> Callable[[Draws], Floats]:
+    there, said = _halves(values)
+    rights, boths = _summed(there & said), _summed(there.astype(np.int8) + said)
+    return lambda draws: _ratio(2 * rights(draws), boths(draws)).mean(axis=1)
+
+
 def _matthews(values: Values) -> Callable[[Draws], Floats]:
     # Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation".
     golds, predictions = map(_summed, _by_class(values))
@@ -204,6 +216,12 @@ def _f1(average: str) -> Callable[[Values], float]:
     return score
 
 
+def _multi_label_macro_f1_value(values: Values) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(*_halves(values), average="macro", zero_division=0.0))
+
+
 def _matthews_value(values: Values) -> float:
     from sklearn.metrics import matthews_corrcoef
 
@@ -230,6 +248,11 @@ def _nearness(values: Values) -> Values:
     return np.asarray(-np.abs(values[:, 0] - values[:, 1]))
 
 
+def _own_label_f1(values: Values) -> Values:
+    there, said = _halves(values)
+    return _own_f1(np.stack([(there & said).sum(1), said.sum(1), there.sum(1)], axis=1))
+
+
 def _own_f1(values: Values) -> Values:
     right, predicted, gold = values.T
     return np.where(predicted + gold > 0, _ratio(2.0 * right, predicted + gold), 1.0)
@@ -242,7 +265,11 @@ STATISTICS: dict[str, Statistic] = {
     "share": Statistic(
         lambda v: float(v[:, 0].sum() / v[:, 1].sum()), _share, lambda v: v[:, 0] / v[:, 1]
     ),
-    # three columns: entities predicted correctly, predicted, and in the labels
+    # for each label two columns: whether it is there, and whether it was answered
+    "multi_label_macro_f1": Statistic(
+        _quietly(_multi_label_macro_f1_value), _multi_label_macro_f1, _own_label_f1
+    ),
+    # three columns: entities or labels predicted correctly, predicted, and in the data
     "entity_f1": Statistic(_entity_f1, _counts_f1, _own_f1),
     # two columns: label and prediction
     "f1": Statistic(_quietly(_f1("binary")), _binary_f1, _right),

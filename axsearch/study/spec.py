@@ -71,6 +71,11 @@ class StudySpec(BaseModel):
     metric: str
     text_columns: tuple[str, ...] | None
     label_column: str | None
+    labels: tuple[str, ...] | None = None
+    tokenizer: str | None = None
+    encoding: str | None = None
+    reading: PositiveInt = 1
+    file_dtype: Annotated[str, Field(pattern="^(float32|float16|bfloat16)$")] = "float32"
     search_examples: PositiveInt | None
     objectives: tuple[str, ...]
     scenario: Annotated[Scenario | None, BeforeValidator(_scenario)]

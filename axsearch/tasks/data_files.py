@@ -1,17 +1,23 @@
-"""Reading one file of examples: CSV, JSON lines or Parquet.
+"""Reading one file of examples: a table as CSV, TSV, JSON or Parquet, or SQuAD's or CoNLL's format.
 
-CSV and JSON lines are read by Python's own readers: every value is exactly what the file says, text
-is never converted to a number or a date, and a file that could be read in two ways is refused.
+Text files are read by Python's own readers: every value is exactly what the file says, text is
+never converted to a number or a date, and a file that could be read in two ways is refused. Any of
+them may be compressed with gzip.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
+import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO, TextIO, cast
 
 import datasets
 import pyarrow as pa
@@ -19,24 +25,49 @@ from pyarrow import parquet
 
 from axsearch import strict_json
 from axsearch.errors import UsageError, cause
+from axsearch.tasks.corpora import read_conll, squad_rows
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 LONGEST_FIELD = (1 << 31) - 1
 BLANK = " \t\r\n"
+COMPRESSED = ".gz"
 KINDS = {
     str: "strings", int: "integers", float: "floats", bool: "booleans", list: "lists",
     dict: "objects",
 }  # fmt: skip
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+
+Rows = list[dict[str, Any]]
 
 
-def read_file(path: Path) -> datasets.Dataset:
-    """The rows of a file; raises UsageError naming the file if any of it cannot be read."""
-    read = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[path.suffix]
+def suffix_of(path: Path) -> str:
+    """The suffix that says a file's format, in lower case, without that of its compression."""
+    name = path.name.lower().removesuffix(COMPRESSED)
+    return Path(name).suffix
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without the suffixes of its format and compression."""
+    return path.name[: len(path.name.lower().removesuffix(COMPRESSED)) - len(suffix_of(path))]
+
+
+def read_file(path: Path, encoding: str | None = None) -> datasets.Dataset:
+    """The rows of a file; raises UsageError naming the file if any of it cannot be read.
+
+    ``encoding`` is that of text files; by default UTF-8, or what a byte order mark says.
+    """
     try:
-        table = read(path)
+        table = READERS[suffix_of(path)](path, encoding)
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
+        if encoding is None:
+            raise UsageError(
+                f"{path} is not UTF-8 text; name its `encoding`, such as cp1252, or save it as "
+                "UTF-8."
+            ) from None
+        raise UsageError(f"{path} is not {encoding} text; name another `encoding`.") from None
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {cause(error)}.") from None
     if not table.num_rows:
         raise UsageError(f"{path} holds no rows.")
@@ -46,12 +77,48 @@ def read_file(path: Path) -> datasets.Dataset:
         raise UsageError(f"{path} cannot be read: {cause(error)}.") from None
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(COMPRESSED)
+
+
+@contextmanager
+def _binary(path: Path) -> Iterator[BinaryIO]:
+    with gzip.open(path, "rb") if _is_compressed(path) else path.open("rb") as file:
+        yield cast(BinaryIO, file)
+
+
+@contextmanager
+def _text(path: Path, encoding: str | None, newline: str) -> Iterator[TextIO]:
+    with _binary(path) as file:
+        start = file.read(3)
+        file.seek(0)
+        marked = (name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark))
+        with io.TextIOWrapper(file, encoding or next(marked, "utf-8"), newline=newline) as text:
+            yield text
+
+
+def _read_csv(path: Path, encoding: str | None) -> pa.Table:
+    """Commas, or where the header has none, the first of the other separators that it has."""
+    with _text(path, encoding, "") as file:
+        header = next((line for line in file if line.strip(BLANK)), "")
+    separator = next((one for one in SEPARATORS if one in header), ",")
+    return _separated(path, encoding, separator, csv.QUOTE_MINIMAL)
+
+
+def _read_tsv(path: Path, encoding: str | None) -> pa.Table:
+    """Tabs; quotes are those of CSV where all of them are, otherwise characters like others."""
+    try:
+        return _separated(path, encoding, "\t", csv.QUOTE_MINIMAL)
+    except UsageError:  # as in GLUE's files, whose texts begin with a quote that never ends
+        return _separated(path, encoding, "\t", csv.QUOTE_NONE)
+
+
+def _separated(path: Path, encoding: str | None, separator: str, quoting: Any) -> pa.Table:
     # Not pyarrow.csv, which has no strict mode: a quote that is never closed may turn the rest of
     # the file into one value, `"a"b` is read as `ab`, and errors count rows instead of lines.
     csv.field_size_limit(LONGEST_FIELD)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, strict=True)
+    with _text(path, encoding, "") as file:
+        lines = csv.reader(file, strict=True, delimiter=separator, quoting=quoting)
         try:
             rows = (row for row in lines if row)
             names = next(rows, [])
@@ -60,42 +127,99 @@ def _read_csv(path: Path) -> pa.Table:
                 if len(row) != len(names):
                     raise UsageError(
                         f"{path} cannot be read: line {lines.line_num} has {len(row)} columns, "
-                        f"the header has {len(names)}."
+                        f"the header has {len(names)} (separated by {SEPARATORS[separator]})."
                     )
                 for column, cell in zip(columns, row, strict=True):
                     column.append(cell)
         except csv.Error as error:
             raise UsageError(f"{path} cannot be read: line {lines.line_num}: {error}.") from None
-    return _table(path, names, [pa.array(column, pa.string()) for column in columns])
+    # Columns without a name cannot be asked for: row numbers, or what a spreadsheet left.
+    named = [place for place, name in enumerate(names) if name.strip()]
+    arrays = [pa.array(columns[place], pa.string()) for place in named]
+    return _table(path, [names[place] for place in named], arrays)
 
 
-def _read_jsonl(path: Path) -> pa.Table:
-    rows: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            text = line.rstrip(BLANK)
-            if not text:
-                continue
-            try:
-                row = strict_json.loads(text)
-            except JSONDecodeError as error:
-                reason = error.msg.removesuffix(" at")
-                raise UsageError(
-                    f"{path} cannot be read: line {number}, column {error.colno}: {reason}."
-                ) from None
-            except ValueError as error:
-                raise UsageError(f"{path} cannot be read: line {number}: {error}.") from None
-            if not isinstance(row, dict):
-                raise UsageError(f"{path} cannot be read: line {number} is not a JSON object.")
-            rows.append(row)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return _table(path, names, [_array(path, name, [r.get(name) for r in rows]) for name in names])
+def _read_json(path: Path, encoding: str | None) -> pa.Table:
+    """An array of objects, one object with such an array as ``data``, SQuAD's form, or lines."""
+    with _text(path, encoding, "\n") as file:
+        text = file.read()
+    try:
+        found = strict_json.loads(text)
+    except JSONDecodeError:
+        return _of_rows(path, _json_lines(path, text.split("\n")))
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from None
+    rows = found.get("data", [found]) if isinstance(found, dict) else found
+    if isinstance(rows, list) and any(isinstance(r, dict) and "paragraphs" in r for r in rows):
+        rows = squad_rows(path, rows)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(
+            f"{path} cannot be read: it must hold a JSON object on each line, or an array of them."
+        )
+    return _of_rows(path, rows)
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    table = parquet.read_table(path)
+def _read_jsonl(path: Path, encoding: str | None) -> pa.Table:
+    with _text(path, encoding, "\n") as file:
+        return _of_rows(path, _json_lines(path, file))
+
+
+def _json_lines(path: Path, lines: Iterable[str]) -> Rows:
+    rows: Rows = []
+    for number, line in enumerate(lines, 1):
+        text = line.rstrip(BLANK)
+        if not text:
+            continue
+        try:
+            row = strict_json.loads(text)
+        except JSONDecodeError as error:
+            reason = error.msg.removesuffix(" at")
+            raise UsageError(
+                f"{path} cannot be read: line {number}, column {error.colno}: {reason}."
+            ) from None
+        except ValueError as error:
+            raise UsageError(f"{path} cannot be read: line {number}: {error}.") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{path} cannot be read: line {number} is not a JSON object.")
+        rows.append(row)
+    return rows
+
+
+def _read_conll(path: Path, encoding: str | None) -> pa.Table:
+    with _text(path, encoding, "\n") as file:
+        return _of_rows(path, read_conll(path, file))
+
+
+def _read_parquet(path: Path, encoding: str | None) -> pa.Table:
+    if _is_compressed(path):
+        with _binary(path) as file:
+            table = parquet.read_table(pa.BufferReader(file.read()))
+    else:
+        table = parquet.read_table(path)
     table.validate(full=True)  # texts that are not UTF-8 would fail much later
     return _table(path, table.column_names, table.columns, table.schema.metadata)
+
+
+CONLL = (".conll", ".iob", ".iob2", ".bio", ".txt")
+"""Formats of a word and its tag a line; ``.txt`` may be anything else, too."""
+
+READERS: Mapping[str, Callable[[Path, str | None], pa.Table]] = MappingProxyType(
+    {
+        ".csv": _read_csv,
+        ".tsv": _read_tsv,
+        ".json": _read_json,
+        ".jsonl": _read_jsonl,
+        ".ndjson": _read_jsonl,
+        ".parquet": _read_parquet,
+        **dict.fromkeys(CONLL, _read_conll),
+    }
+)
+"""How files are read, by their suffix."""
+
+
+def _of_rows(path: Path, rows: Rows) -> pa.Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return _table(path, names, [_array(path, name, [r.get(name) for r in rows]) for name in names])
 
 
 def _table(

@@ -4,46 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from axsearch.errors import UsageError, cause
-from axsearch.models.architectures import architecture_of
 from axsearch.models.base_model import Base
-from axsearch.tasks.data import read_data
-from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metric, task_kinds
-from axsearch.tasks.spec import TaskSpec
-from axsearch.tasks.split import Batch, Split
-
-__all__ = [
-    "Batch",
-    "Split",
-    "Task",
-    "check_head",
-    "input_length",
-    "load_config",
-    "load_model",
-    "load_tokenizer",
-    "model_fingerprint",
-    "on_device",
-]
+from axsearch.tasks.data import Data, read_data
+from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metric
+from axsearch.tasks.kinds.labels import LabelHints, Labels, read_mapping
+from axsearch.tasks.pretrained import (
+    check_head,
+    check_vocabulary,
+    dtype_of_file,
+    input_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from axsearch.tasks.record import learnt_by
+from axsearch.tasks.spec import LEFT_OUT, UNKNOWN, TaskSpec
+from axsearch.tasks.split import Split
+from axsearch.tasks.tokens import tokens_read
 
 CALIBRATION_EXAMPLES = 512
-LONGEST = 512
+FLOAT32 = "float32"
 FINGERPRINTED = (
     "activation",
     "activation_function",
@@ -81,9 +70,6 @@ FINGERPRINTED = (
 )
 """Config values that change what a model says while its weights stay the same."""
 
-transformers.utils.logging.set_verbosity_error()  # their notes on loading are not the user's
-transformers.utils.logging.disable_progress_bar()
-
 
 @dataclass(frozen=True)
 class Task:
@@ -99,6 +85,9 @@ class Task:
         search: the validation split (or ``search_examples`` of it), for the objective.
         holdout: the test split, opened only to report the chosen models.
         notes: the decisions made while reading the data.
+        said: what was read of them, columns and tokens, in sentences.
+        reading: how splits were cut, see :data:`axsearch.tasks.spec.LEFT_OUT`.
+        file_dtype: in which the model's file keeps its weights.
     """
 
     model_name: str
@@ -112,6 +101,9 @@ class Task:
     search: Split
     holdout: Split
     notes: tuple[str, ...]
+    said: tuple[str, ...] = ()
+    reading: int = UNKNOWN
+    file_dtype: str = FLOAT32
 
     @classmethod
     def load(
@@ -123,6 +115,9 @@ class Task:
         metric: str | None = None,
         text_columns: Sequence[str] | None = None,
         label_column: str | None = None,
+        labels: Mapping[str, str | int] | Sequence[str] | None = None,
+        tokenizer: str | None = None,
+        encoding: str | None = None,
         search_examples: int | None = None,
         seed: int = 0,
     ) -> Task:
@@ -136,6 +131,10 @@ class Task:
             metric: one of the kind's metrics; the task's own if None.
             text_columns: columns holding the text or the two texts; recognised if None.
             label_column: column of the targets; recognised if None.
+            labels: the head's class, by id or name, of each label of the data; found by name if
+                None.
+            tokenizer: local directory or hub name of the tokenizer; the model's own if None.
+            encoding: of text files; UTF-8 if None.
             search_examples: use this many examples of the validation split, drawn by ``seed``.
             seed: of the examples that are drawn. (Missing splits are always cut in the same way.)
 
@@ -149,6 +148,9 @@ class Task:
             metric=metric,
             text_columns=None if text_columns is None else tuple(text_columns),
             label_column=label_column,
+            labels=labels,  # type: ignore[arg-type]  # a mapping becomes pairs
+            tokenizer=tokenizer,
+            encoding=encoding,
             search_examples=search_examples,
             seed=seed,
         )
@@ -162,34 +164,30 @@ class Task:
         check_names(spec.task, spec.metric)
         config = load_config(model)
         check_head(model, config, named_kind(spec.task))
-        read = read_data(
-            spec.data,
-            task=spec.task,
-            text_columns=spec.text_columns,
-            label_column=spec.label_column,
-        )
+        read, reading = _read(spec)
         kind = read.kind
         check_head(model, config, kind)
         metric = resolve_metric(kind, spec.task, spec.metric)
-        labels = kind.labels(config, [*read.train, *read.validation, *read.test])
+        hints = LabelHints(read.classes, read_mapping(spec.labels))
+        labels = kind.labels(config, [*read.train, *read.validation, *read.test], hints)
         kind.check_labels(labels, metric)
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(model, spec.tokenizer)
         kind.prepare_tokenizer(tokenizer)
+        check_vocabulary(model, tokenizer, config)
         length = input_length(tokenizer, config)
-
-        if len(tokenizer) > config.vocab_size:
-            raise UsageError(
-                f"The tokenizer of {model} knows {len(tokenizer)} tokens, its model only "
-                f"{config.vocab_size}; they do not belong together."
+        notes = [*read.notes, *([labels.note] if labels.note else [])]
+        drawn = _drawn(kind, read, labels, spec, notes)
+        splits: dict[str, Split] = {
+            name: kind.split(name, examples, tokenizer, length, labels)
+            for name, examples in drawn.items()
+        }
+        said = [read.said]
+        said.append(tokens_read(kind, tokenizer, length, [(splits[n], drawn[n]) for n in splits]))
+        dtype = spec.file_dtype or dtype_of_file(model, config)
+        if dtype != FLOAT32:
+            said.append(
+                f"The base's file is in {dtype}: sizes are shares of it, and exports keep it."
             )
-
-        def split(name: str, examples: list[Any], most: int | None) -> Split:
-            if most is not None and most < len(examples):
-                drawn = np.random.default_rng(spec.seed).permutation(len(examples))[:most]
-                examples = [examples[row] for row in sorted(drawn)]
-            made: Split = kind.split(name, examples, tokenizer, length, labels)
-            return made
-
         return cls(
             model_name=model,
             data_name=spec.data,
@@ -198,10 +196,11 @@ class Task:
             seed=spec.seed,
             model=load_model(model, kind.auto_class),
             tokenizer=tokenizer,
-            calibration=split("calibration", read.train, CALIBRATION_EXAMPLES),
-            search=split("search", read.validation, spec.search_examples),
-            holdout=split("holdout", read.test, None),
-            notes=read.notes,
+            notes=tuple(notes),
+            said=tuple(said),
+            reading=reading,
+            file_dtype=dtype,
+            **splits,
         )
 
     @cached_property
@@ -212,7 +211,7 @@ class Task:
     @cached_property
     def base(self) -> Base:
         """The base with its family and sites; inputs are as long as the longest of the splits."""
-        return Base(self.model, self.longest)
+        return Base(self.model, self.longest, getattr(torch, self.file_dtype))
 
     @property
     def split_fingerprints(self) -> dict[str, str]:
@@ -225,138 +224,52 @@ class Task:
         return int(max(self.calibration.lengths.max(), self.search.lengths.max()))
 
 
-def load_config(model: str) -> PreTrainedConfig:
-    """The config of a supported model; raises UsageError for anything else."""
-    path = Path(model).expanduser()
-    local = path.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1
-    if local and not (path / "config.json").is_file():
-        raise UsageError(f"The model folder {model} does not exist or holds no config.json.")
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(str(path) if local else model)
-    except Exception as error:  # the hub client raises a dozen unrelated kinds
-        reason = cause(error)
-        raise UsageError(f"{model} cannot be loaded as a model: {reason}.") from None
-    if not isinstance(raw, dict):
-        raise UsageError(f"{model}/config.json is not a model's config.")
-    architecture_of(raw.get("model_type", "unknown"))
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(str(path) if local else model)
-    except Exception as error:  # a config whose values contradict one another
-        reason = cause(error)
-        raise UsageError(f"{model}/config.json cannot be used: {reason}.") from None
-    if not architecture_of(config.model_type).reads_text:
-        raise UsageError(
-            f"{model} is a {config.model_type} model, which does not read text; axsearch has no "
-            "task for it yet, only `axsearch.shrink`."
-        )
-    if getattr(config, "is_decoder", False):
-        raise UsageError(
-            f"{model} is set up as a decoder (is_decoder in its config), which is not supported "
-            f"for {config.model_type}."
-        )
-    if config.pad_token_id is None:
-        raise UsageError(
-            f"{model} has no padding token, which batches need: set pad_token_id in its "
-            "config.json and pad_token in its tokenizer_config.json, to the end token, for example."
-        )
-    return config
+def _read(spec: TaskSpec) -> tuple[Data, int]:
+    """The data, and how they were read: as those were that the model was fine-tuned on, if known.
 
-
-def check_head(model: str, config: PreTrainedConfig, kind: TaskKind[Any, Any] | None) -> None:
-    """Raises UsageError for a model whose head is not one for this kind, or for any if None."""
-    found = (config.architectures or [""])[0]
-    kinds = task_kinds().values() if kind is None else (kind,)
-    if any(found.endswith(fitting.head) for fitting in kinds):
-        return
-    other = " or ".join(k.name for k in task_kinds().values() if found.endswith(k.head))
-    if kind is not None and other:
-        raise UsageError(
-            f"{model} has a head for {other} ({found}), which does not fit {kind.name}; "
-            "give the right `task` and data, or fine-tune it with `axsearch finetune`."
-        )
-    raise UsageError(
-        f"{model} has no head for {'any task' if kind is None else kind.name} "
-        f"({found or 'unknown class'}); fine-tune it first with `axsearch finetune`."
-    )
-
-
-def load_model(
-    model: str,
-    auto_class: Any,
-    *,
-    attention: str | None = None,
-    new_head: bool = False,
-    **config: Any,
-) -> PreTrainedModel:
-    """A model with its head in evaluation mode, fp32, from safetensors only.
-
-    ``auto_class`` is transformers' class for the head (:attr:`TaskKind.auto_class`), ``attention``
-    the implementation of attention; the family's own if None. ``config`` entries replace those of
-    the model's own config. Weights of the head may be missing only with ``new_head``. Raises
-    UsageError where weights are missing or damaged.
+    Splits that are missing are cut from train only if the model's fine-tuning left them out.
     """
-    own = load_config(model)
-    if getattr(own, "chunk_size_feed_forward", 0):
-        config["chunk_size_feed_forward"] = 0  # the same answers, and blocks that run once
-    try:
-        loaded: PreTrainedModel
-        loaded, found = auto_class.from_pretrained(
-            str(Path(model).expanduser()) if Path(model).expanduser().exists() else model,
-            dtype=torch.float32,
-            attn_implementation=attention or architecture_of(own.model_type).attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=new_head,
-            **config,
+
+    def read(reading: int) -> Data:
+        return read_data(
+            spec.data,
+            task=spec.task,
+            text_columns=spec.text_columns,
+            label_column=spec.label_column,
+            encoding=spec.encoding,
+            reading=reading,
         )
-    except Exception as error:  # safetensors, torch and the config's readers have a kind each
-        reason = cause(error)
-        raise UsageError(
-            f"The weights of {model} (model.safetensors) cannot be loaded: {reason}."
-        ) from None
-    body = f"{loaded.base_model_prefix}."
-    missing = [
-        name
-        for name in sorted({*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])})
-        if not new_head or (name.startswith(body) and ".pooler." not in name)
-    ]
-    if missing:
-        raise UsageError(
-            f"The weights of {model} (model.safetensors) lack {len(missing)} tensors of its "
-            f"config, such as {missing[0]}."
-        )
-    loaded.eval()
-    for parameter in loaded.parameters():  # mapped from the file, which may change meanwhile
-        parameter.data = parameter.data.clone()
-    return loaded
+
+    if spec.reading is not None:
+        return read(spec.reading), spec.reading
+    known, learnt = learnt_by(spec.model)
+    if known == LEFT_OUT:
+        found = read(LEFT_OUT)
+        return (found, LEFT_OUT) if found.learnt == learnt else (read(UNKNOWN), UNKNOWN)
+    return read(known), known
 
 
-def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """Move a model, in place."""
-    torch.nn.Module.to(model, device)
-    return model
-
-
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, freed of padding and truncation that its file may have built in."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(Path(model).expanduser()) if Path(model).expanduser().exists() else model
-        )
-    except Exception as error:  # tokenizers raises bare Exception on damaged files
-        reason = cause(error)
-        raise UsageError(f"The tokenizer of {model} cannot be loaded: {reason}.") from None
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        backend.no_padding()
-        backend.no_truncation()
-    return tokenizer
-
-
-def input_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
-    """How many tokens of an example the model sees."""
-    most = architecture_of(config.model_type).longest(config)
-    return int(min(tokenizer.model_max_length, most, LONGEST))
+def _drawn(
+    kind: TaskKind[Any, Any], read: Data, labels: Labels, spec: TaskSpec, notes: list[str]
+) -> dict[str, list[Any]]:
+    """The examples of each split of a task; adds to the notes what is left out."""
+    drawn = {}
+    for name, examples, most in (
+        ("calibration", read.train, CALIBRATION_EXAMPLES),
+        ("search", read.validation, spec.search_examples),
+        ("holdout", read.test, None),
+    ):
+        known = [example for example in examples if kind.is_labelled(example, labels)]
+        if len(known) < len(examples):
+            notes.append(
+                f"{len(examples) - len(known)} of the {len(examples)} examples for {name} have the "
+                "label -1, which is none of the head's classes, and are left out."
+            )
+        if most is not None and most < len(known):
+            rows = np.random.default_rng(spec.seed).permutation(len(known))[:most]
+            known = [known[row] for row in sorted(rows)]
+        drawn[name] = known
+    return drawn
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:

@@ -235,6 +235,8 @@ class TaskKindContract:
         if kind.name == "question-answering":
             answers = [Span(1.0, own.index(FIRST + LAST), own.index(FIRST + LAST), 0.0)
                        for own in answers]  # fmt: skip
+        elif kind.name == "multi-label-classification":
+            answers = [np.flatnonzero(own) for own in answers]
         elif kind.name == "token-classification":
             answers = [[tag for tag in own if tag != IGNORED] for own in answers]
         for metric in kind.metrics:

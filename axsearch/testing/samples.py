@@ -17,6 +17,10 @@ COUNTS = {"train": 200, "validation": 60, "test": 40}
 HEAD_CONFIGS: dict[str, dict[str, Any]] = {
     "text-classification": {"id2label": {0: "bad", 1: "good"}},
     "regression": {"num_labels": 1},
+    "multi-label-classification": {
+        "id2label": {0: "bad", 1: "good", 2: "long"},
+        "problem_type": "multi_label_classification",
+    },
     "question-answering": {},
     "token-classification": {"id2label": dict(enumerate(["O", "B-BAD", "B-GOOD", "I-GOOD"]))},
 }
@@ -28,6 +32,13 @@ def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
     if kind == "text-classification":
         return [{"text": t, "label": ("bad", "good")[y]} for t, y in reviews(count, seed)]
     found: list[dict[str, Any]] = []
+    if kind == "multi-label-classification":
+        for text, label in reviews(count, seed):
+            both = draw.random() < 0.2
+            text = f"{text} {draw.choice(BAD if label else GOOD)}" if both else text
+            there = {"bad": both or not label, "good": both or label, "long": text.count(" ") > 9}
+            found.append({"text": text, "labels": [name for name, own in there.items() if own]})
+        return found
     for _ in range(count):
         words = draw.choices(NEUTRAL, k=draw.randint(4, 12))
         at = draw.randrange(len(words) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,29 @@ from axsearch.evaluation.accuracy import predict
 from axsearch.options import describes, gather
 from axsearch.progress import console, progress_bar
 from axsearch.statistics.inference import estimate
+from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Estimate
 from axsearch.system.devices import check_device
 from axsearch.tasks.data import read_data
-from axsearch.tasks.kinds import Labels, TaskKind, check_names, resolve_metric
-from axsearch.tasks.spec import TaskSpec
-from axsearch.tasks.split import Batch, Split
-from axsearch.tasks.task import (
+from axsearch.tasks.kinds import TaskKind, check_names, resolve_metric
+from axsearch.tasks.kinds.labels import LabelHints, Labels, read_mapping
+from axsearch.tasks.pretrained import (
+    check_vocabulary,
     input_length,
     load_config,
     load_model,
     load_tokenizer,
     on_device,
 )
+from axsearch.tasks.record import RECORD, learnt_by
+from axsearch.tasks.spec import EARLIER, LEFT_OUT, TaskSpec
+from axsearch.tasks.split import Batch, Split
+from axsearch.tasks.tokens import tokens_read, unknown_share
 from axsearch.training.request import FinetuneRequest
 
-RECORD = "finetune.json"
+MOST_UNKNOWN = 0.5
+"""The share of unknown tokens above which texts and tokenizer cannot belong together."""
+
 LEARNING_RATE = 5e-5
 BATCH_SIZE = 32
 WARM_UP_SHARE = 0.06
@@ -71,10 +78,14 @@ def finetune(
     metric: str | None = TaskSpec.metric,
     text_columns: Sequence[str] | None = TaskSpec.text_columns,
     label_column: str | None = TaskSpec.label_column,
+    labels: Mapping[str, str | int] | Sequence[str] | None = TaskSpec.labels,
+    tokenizer: str | None = TaskSpec.tokenizer,
+    encoding: str | None = TaskSpec.encoding,
     epochs: int = FinetuneRequest.epochs,
     max_length: int = FinetuneRequest.max_length,
     seed: int = TaskSpec.seed,
     device: str = FinetuneRequest.device,
+    force: bool = FinetuneRequest.force,
 ) -> FineTuned:
     """Train a model for a task and save it with its tokenizer in ``out``.
 
@@ -103,13 +114,14 @@ def train(request: FinetuneRequest) -> FineTuned:
         "epochs": request.epochs,
         "max_length": request.max_length,
         "seed": request.spec.seed,
+        **({"learnt": lesson.learnt} if lesson.learnt else {}),
     }
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
     checkpoints = folder / f"checkpoints-{key}"
     done = _finished(folder, record, begun=checkpoints.is_dir())
     if done is not None:
         return done
-    for note in lesson.notes:
+    for note in (*lesson.said, *lesson.notes):
         console.print(note, style="dim")
     trained = _trained(request, lesson, checkpoints)
     trained.float().save_pretrained(folder)
@@ -119,6 +131,13 @@ def train(request: FinetuneRequest) -> FineTuned:
     answers = predict(saved, lesson.validation, lesson.kind, device=request.device)
     outcome = lesson.kind.outcome(lesson.metric, lesson.validation, answers)
     result = estimate(outcome, seed=request.spec.seed)
+    trivial = value(lesson.kind.trivial_outcome(lesson.metric, lesson.train, lesson.validation))
+    if not result.low > trivial:
+        console.print(
+            f"The model is no better on validation than {lesson.kind.trivial_answer}, which has "
+            f"{lesson.metric} {trivial:.4f}: it needs more epochs, more examples or other data.",
+            style="yellow",
+        )
     # The record is written last: until it exists, the same command continues from the checkpoint.
     partial = folder / f"{RECORD}.partial"
     partial.write_text(json.dumps({**record, "validation_metric": list(result)}, indent=1) + "\n")
@@ -130,7 +149,10 @@ def train(request: FinetuneRequest) -> FineTuned:
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What a model is trained on: the splits, and what they are split with."""
+    """What a model is trained on: the splits, and what they are split with.
+
+    ``learnt`` is :attr:`axsearch.tasks.data.Data.learnt`; None of data read as version 0.1 did.
+    """
 
     kind: TaskKind[Any, Any]
     metric: str
@@ -138,30 +160,49 @@ class _Lesson:
     tokenizer: PreTrainedTokenizerBase
     train: Split
     validation: Split
+    said: tuple[str, ...]
     notes: tuple[str, ...]
+    learnt: str | None
 
 
 def _read(request: FinetuneRequest) -> _Lesson:
     asked = request.spec
     check_names(asked.task, asked.metric)
     config = load_config(asked.model)
+    # A model that version 0.1 fine-tuned is found finished, or gone on with.
+    reading = learnt_by(request.out)[0]
     read = read_data(
         asked.data,
         task=asked.task,
         text_columns=asked.text_columns,
         label_column=asked.label_column,
+        encoding=asked.encoding,
+        reading=EARLIER if reading == EARLIER else LEFT_OUT,
     )
     kind = read.kind
     metric = resolve_metric(kind, asked.task, asked.metric)
-    labels = kind.new_labels(read.train, [*read.validation, *read.test])
+    hints = LabelHints(read.classes, read_mapping(asked.labels))
+    labels = kind.new_labels(read.train, [*read.validation, *read.test], hints)
     kind.check_labels(labels, metric)
-    tokenizer = load_tokenizer(asked.model)
+    tokenizer = load_tokenizer(asked.model, asked.tokenizer)
     kind.prepare_tokenizer(tokenizer)
+    check_vocabulary(asked.model, tokenizer, config)
     length = min(request.max_length, input_length(tokenizer, config))
     tokenizer.model_max_length = length
     train = kind.split("train", read.train, tokenizer, length, labels)
     validation = kind.split("validation", read.validation, tokenizer, length, labels)
-    return _Lesson(kind, metric, labels, tokenizer, train, validation, read.notes)
+    unknown = unknown_share(tokenizer, [train])
+    if unknown > MOST_UNKNOWN and not request.force:
+        raise UsageError(
+            f"{unknown:.0%} of the tokens of {asked.data} are unknown to the tokenizer of "
+            f"{asked.tokenizer or asked.model}: they do not belong together; name another "
+            "`tokenizer`, or `force=True` trains all the same."
+        )
+    split_examples = [(train, read.train), (validation, read.validation)]
+    said = (read.said, tokens_read(kind, tokenizer, length, split_examples))
+    notes = (*read.notes, *([labels.note] if labels.note else []))
+    learnt = None if reading == EARLIER else read.learnt
+    return _Lesson(kind, metric, labels, tokenizer, train, validation, said, notes, learnt)
 
 
 def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> PreTrainedModel:

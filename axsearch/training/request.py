@@ -20,6 +20,7 @@ class FinetuneRequest:
     epochs: Annotated[int, Option("Number of passes over the training examples")] = 3
     max_length: Annotated[int, Option("Length in tokens to which inputs are cut")] = 128
     device: Device = "cpu"
+    force: Annotated[bool, Option("Train even if most words are unknown to the tokenizer")] = False
 
     def check(self) -> None:
         """Raises UsageError for a number that cannot be used."""

@@ -27,7 +27,7 @@ from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
 from axsearch.space.genome import SearchSpace
 from axsearch.tasks.kinds import task_kinds
-from axsearch.tasks.kinds.base import Labels
+from axsearch.tasks.kinds.labels import Labels
 from axsearch.tasks.kinds.question_answering import Question
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.split import Split

@@ -20,7 +20,7 @@ from axsearch.runtimes import Session, open_session
 from axsearch.runtimes.torch import TorchSession
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
-from axsearch.tasks.task import Split
+from axsearch.tasks.split import Split
 from axsearch.testing.text import tiny_bert
 
 VOCABULARY = 50

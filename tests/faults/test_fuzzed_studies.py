@@ -78,11 +78,14 @@ FIELDS: dict[str, Check] = {
     "compensation": lambda v: v in ("none", "bias", "least_squares"),
     "dtype": lambda v: v in ("float32", "bfloat16"),
     "space_fingerprint": text, "weights": text, "workload": optional(text),
-    "latency_tables": whole(1),
+    "latency_tables": whole(1), "labels": optional(list_of(text)), "tokenizer": optional(text),
+    "encoding": optional(text), "reading": whole(1),
+    "file_dtype": lambda v: v in ("float32", "float16", "bfloat16"),
 }  # fmt: skip
 DEFAULTS = {
     "max_size_ratio": None, "compensation": "none", "dtype": "float32", "space_fingerprint": "",
-    "weights": "", "workload": None, "latency_tables": 1,
+    "weights": "", "workload": None, "latency_tables": 1, "labels": None, "tokenizer": None,
+    "encoding": None, "reading": 1, "file_dtype": "float32",
 }  # fmt: skip
 
 

@@ -424,6 +424,34 @@ def test_what_only_model_or_data_show_is_refused_before_anything_is_measured(
         run(**change)
 
 
+def test_a_base_that_is_no_better_than_a_constant_is_refused_before_anything_is_measured(
+    run: Search,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever was misread: here the labels are swapped, and here the column is another one."""
+    monkeypatch.setattr("axsearch.running.session.prepare", never)
+    swapped = ("0=1", "1=0")
+    with pytest.raises(UsageError, match="no better than one class for all") as caught:
+        run(labels=swapped)
+    message = str(caught.value)
+    for part in (
+        "on the 80 search examples",
+        "reads text and, as the answer, label",
+        "none is cut; 0.0% of the tokens are unknown",
+        "`labels`",
+        "`force=True`",
+    ):
+        assert part in message
+    monkeypatch.undo()
+    study = run(labels=swapped, force=True, trials=1)
+    assert study.baseline.accuracy < 0.2
+    assert "no better than one class for all" in " ".join(capsys.readouterr().err.split())
+    run(labels=swapped, trials=2)  # it has been forced once
+
+
 def test_limits_make_trials_infeasible_and_keep_them_off_the_front(run: Search) -> None:
     study = run(trials=13, max_drop=-0.001, max_latency_ratio=50.0)
     floor = study.baseline.accuracy + 0.001

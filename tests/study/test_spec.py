@@ -28,7 +28,8 @@ def test_a_study_of_before_there_were_runtimes_is_the_same_study() -> None:
     assert asked.differences(older) == []
     assert older.differences(asked) == []
     assert older.model_dump(mode="json") == {
-        **SPEC, "weights": "", "latency_tables": 1,
+        **SPEC, "weights": "", "latency_tables": 1, "labels": None, "tokenizer": None,
+        "encoding": None, "reading": 1, "file_dtype": "float32",
     }  # fmt: skip  # as it is written from now on
 
 

@@ -26,10 +26,12 @@ from transformers import (
 
 from axsearch.errors import UsageError
 from axsearch.models.architectures import architecture_of
+from axsearch.tasks import pretrained
 from axsearch.tasks import task as task_module
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.kinds.text_classification import TextClassification
-from axsearch.tasks.task import Task, input_length, load_model, load_tokenizer, model_fingerprint
+from axsearch.tasks.pretrained import input_length, load_model, load_tokenizer
+from axsearch.tasks.task import Task, model_fingerprint
 from axsearch.testing.models import tiny_model
 from axsearch.testing.text import NEUTRAL, reviews, tiny_bert, tiny_tokenizer, write_csv
 
@@ -127,7 +129,8 @@ class TestLoad:
         rows = [(f"{a} {b}", number % 2) for number, (a, b) in enumerate(pairs)]
         write_csv(tmp_path / "train.csv", list(rows), ("text", "label"))
         task = Task.load(str(base_dir), str(tmp_path), seed=4)
-        assert len(task.notes) == 2
+        assert len(task.notes) == 3
+        assert "it has seen their answers" in task.notes[2]
         # Whatever the seed, or what was held out of a fine-tuning could be trained on.
         other = Task.load(str(base_dir), str(tmp_path), seed=5)
         assert other.holdout.fingerprint == task.holdout.fingerprint
@@ -187,10 +190,11 @@ class TestLoad:
         ):
             loader = redirected(getattr(owner, method))
             stand_in = type("StandIn", (), {method: staticmethod(loader)})
-            monkeypatch.setattr(task_module, owner.__name__, stand_in)
+            monkeypatch.setattr(pretrained, owner.__name__, stand_in)
         loader = redirected(TextClassification.auto_class.from_pretrained)
         stand_in = type("StandIn", (), {"from_pretrained": staticmethod(loader)})
         monkeypatch.setattr(TextClassification, "auto_class", stand_in)
+        monkeypatch.setattr(pretrained, "check_on_hub", lambda *_: None)
         task = Task.load("org/tiny", str(data_dir))
         assert task.model_name == "org/tiny"
         assert {name for name, _ in calls} == {"org/tiny"}
@@ -203,7 +207,8 @@ class TestLoad:
         def fail(name: str) -> None:
             raise OSError("We couldn't connect to the hub.\nA long story follows.")
 
-        monkeypatch.setattr(task_module.PreTrainedConfig, "get_config_dict", fail)
+        monkeypatch.setattr(pretrained, "check_on_hub", lambda *_: None)
+        monkeypatch.setattr(pretrained.PreTrainedConfig, "get_config_dict", fail)
         message = refused("org/none", data_dir)
         assert message == "org/none cannot be loaded as a model: We couldn't connect to the hub."
 

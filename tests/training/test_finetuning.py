@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import BertModel
+from transformers import AutoConfig, BertModel
 
 import axsearch.training.finetuning
 from axsearch import Task, finetune
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
+from axsearch.tasks.spec import EARLIER, LEFT_OUT, UNKNOWN
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training.finetuning import FineTuned
 
@@ -141,11 +142,56 @@ def test_a_folder_with_something_else_is_left_alone(
         finetune(str(headless), str(named_data), str(tmp_path / "thesis.txt"))
 
 
-def test_a_label_that_train_does_not_have_is_refused(headless: Path, tmp_path: Path) -> None:
+def test_a_label_that_train_does_not_have_is_said(
+    headless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_csv(tmp_path / "train.csv", list(reviews(40, 0)), ("text", "label"))
     write_csv(tmp_path / "test.csv", [("good", 1), ("fine", 7)], ("text", "label"))
-    with pytest.raises(UsageError, match="'7'"):
-        finetune(str(headless), str(tmp_path), str(tmp_path / "out"))
+    finetune(str(headless), str(tmp_path), str(tmp_path / "out"), epochs=1)
+    assert "nothing can be learnt of it: '7'." in " ".join(capsys.readouterr().err.split())
+    assert AutoConfig.from_pretrained(tmp_path / "out").id2label == {0: "0", 1: "1", 2: "7"}
+
+
+def test_texts_of_which_most_words_are_unknown_are_refused(
+    headless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"some other words {i}", i % 2) for i in range(40)]
+    write_csv(tmp_path / "train.csv", list(rows), ("text", "label"))
+    monkeypatch.setattr(axsearch.training.finetuning, "_trained", None)
+    given = (str(headless), str(tmp_path), str(tmp_path / "out"))
+    with pytest.raises(UsageError, match=r"100% of the tokens .* `tokenizer`, or `force=True`"):
+        finetune(*given)
+    with pytest.raises(TypeError):  # it would begin
+        finetune(*given, force=True)
+
+
+def test_a_model_that_learnt_nothing_is_said(
+    headless: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(text, i % 2) for i, (text, _) in enumerate(reviews(60, 0))]  # labels at random
+    write_csv(tmp_path / "train.csv", list(rows), ("text", "label"))
+    finetune(str(headless), str(tmp_path), str(tmp_path / "out"), epochs=1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no better on validation than one class for all" in said
+
+
+def test_splits_that_fine_tuning_cut_are_those_of_the_task(headless: Path, tmp_path: Path) -> None:
+    """What was held out of training is what a search evaluates on; of another model it is not."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    write_csv(data / "train.csv", list(reviews(100, 0)), ("text", "label"))
+    write_csv(data / "validation.csv", list(reviews(40, 1)), ("text", "label"))
+    finetune(str(headless), str(data), str(out), epochs=1)
+    task = Task.load(str(out), str(data))
+    assert (task.reading, len(task.calibration), len(task.search)) == (LEFT_OUT, 90, 40)
+    write_csv(data / "train.csv", list(reviews(120, 5)), ("text", "label"))  # other examples
+    other = Task.load(str(out), str(data))
+    assert (other.reading, len(other.calibration)) == (UNKNOWN, 120)
+    assert (len(other.search), len(other.holdout)) == (20, 20)
+    (out / "finetune.json").write_text('{"model": "by version 0.1"}')
+    assert Task.load(str(out), str(data)).reading == EARLIER
+    (out / "finetune.json").unlink()
+    assert Task.load(str(out), str(data)).reading == UNKNOWN
 
 
 def test_a_run_stopped_after_training_goes_on(

@@ -12,7 +12,7 @@ import datasets
 
 from axsearch import discovery
 from axsearch.errors import UsageError
-from axsearch.tasks.kinds.base import Columns, Labels, TaskKind
+from axsearch.tasks.kinds.base import Columns, TaskKind
 from axsearch.tasks.kinds.glue import GLUE
 
 __all__ = [

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from axsearch.errors import UsageError
 from axsearch.statistics import metrics
 from axsearch.statistics.outcome import Outcome
+from axsearch.tasks.kinds.labels import LabelHints, Labels
 from axsearch.tasks.split import Split
 
 E = TypeVar("E")
@@ -21,22 +22,18 @@ S = TypeVar("S", bound=Split)
 
 
 class Columns(NamedTuple):
-    """The columns of the model's input texts and of the expected answer."""
+    """The columns of the model's input texts and of the expected answer.
+
+    ``label`` has commas between the names where the answer is in several columns.
+    """
 
     texts: tuple[str, ...]
     label: str
 
-
-class Labels(NamedTuple):
-    """A head's classes: their names by id, and the id of each label of the data."""
-
-    names: tuple[str, ...]
-    ids: Mapping[str, int]
-
-    @classmethod
-    def of(cls, names: Sequence[str]) -> Labels:
-        """The labels of a new head with these names."""
-        return cls(tuple(names), {name: index for index, name in enumerate(names)})
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns of the answer."""
+        return tuple(self.label.split(","))
 
 
 class TaskKind(ABC, Generic[E, S]):
@@ -84,21 +81,31 @@ class TaskKind(ABC, Generic[E, S]):
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[E] | None:
-        """The examples of the split ``name``, or None if their labels are hidden.
+        """The examples of the split ``name`` that have a label, or None if none has one.
 
         Raises UsageError for rows that cannot be used.
         """
+
+    def classes(self, table: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
+        """The names of the data's classes by id, if the data define them."""
+        return ()
+
+    def stratum(self, example: E) -> Any:
+        """By what examples are sorted, so that splits cut from them get an even share of each."""
+        return 0
 
     @abstractmethod
     def learnable(self, examples: Sequence[E]) -> bool:
         """Whether the training examples have more than one label."""
 
     @abstractmethod
-    def new_labels(self, train: Sequence[E], others: Sequence[E]) -> Labels:
+    def new_labels(
+        self, train: Sequence[E], others: Sequence[E], hints: LabelHints | None = None
+    ) -> Labels:
         """The labels of a head that is to be trained.
 
-        Raises UsageError if ``others``, the examples of validation and test, have a label that
-        train does not have.
+        ``others`` are the examples of validation and test, whose labels may not all be in train.
+        Raises UsageError if the user's mapping does not fit.
         """
 
     def check_labels(self, labels: Labels, metric: str) -> None:
@@ -110,8 +117,18 @@ class TaskKind(ABC, Generic[E, S]):
         """The config entries of a head with these labels."""
 
     @abstractmethod
-    def labels(self, config: PreTrainedConfig, examples: Sequence[E]) -> Labels:
+    def labels(
+        self, config: PreTrainedConfig, examples: Sequence[E], hints: LabelHints | None = None
+    ) -> Labels:
         """The labels of a trained head; raises UsageError if the data do not fit it."""
+
+    def is_labelled(self, example: E, labels: Labels) -> bool:
+        """Whether an example has a label that the head knows, as :meth:`labels` found."""
+        return True
+
+    def check_config(self, model: str, config: PreTrainedConfig) -> None:
+        """Raises UsageError for a head of the right class that was trained for another kind."""
+        return
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Change a tokenizer as this kind needs it, after it is loaded."""
@@ -127,6 +144,12 @@ class TaskKind(ABC, Generic[E, S]):
         labels: Labels,
     ) -> S:
         """Tokenise examples to features of at most ``length`` tokens."""
+
+    def lengths(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[E]
+    ) -> Sequence[int] | None:
+        """The tokens of each example if nothing were cut; None if long ones are read in parts."""
+        return None
 
     def logits(self, outputs: Any) -> torch.Tensor:
         """The head's logits in a model's outputs: (features, …)."""
@@ -175,16 +198,18 @@ class TaskKind(ABC, Generic[E, S]):
 
     def trivial(self, metric: str, train: S, split: S) -> float:
         """The metric of the best constant answer; a model no better than that is worthless."""
-        return max(
-            metrics.value(self.outcome(metric, split, answers))
-            for answers in self.trivial_answers(train, split)
-        )
+        return metrics.value(self.trivial_outcome(metric, train, split))
+
+    def trivial_outcome(self, metric: str, train: S, split: S) -> Outcome:
+        """The outcome of the best constant answer."""
+        answers = self.trivial_answers(train, split)
+        return max((self.outcome(metric, split, own) for own in answers), key=metrics.value)
 
 
 def require_columns(source: str, tables: Mapping[str, datasets.Dataset], columns: Columns) -> None:
     """Raises UsageError for a split that lacks one of the columns."""
     for name, table in tables.items():
-        for column in (*columns.texts, columns.label):
+        for column in (*columns.texts, *columns.labels):
             if column not in table.column_names:
                 raise UsageError(
                     f"{source}: the {name} split has no column {column!r}; "
@@ -200,41 +225,6 @@ def require_texts(source: str, name: str, column: str, values: Iterable[object])
                 f"{source}: the {name} split has no text in column {column!r} of row {number}, but "
                 f"{str(value)[:60]!r}; write texts as strings."
             )
-
-
-def fit_labels(config: PreTrainedConfig, labels: Sequence[str]) -> Labels:
-    """The class id of each label in a trained head; raises UsageError if they do not fit."""
-    found = sorted(set(labels))
-    given: dict[str, Any] = dict(config.label2id or {})
-    named = {str(name): int(index) for name, index in given.items()}
-    by_id: dict[int, str] = {int(i): str(name) for i, name in (config.id2label or {}).items()}
-    names = tuple(by_id.get(index, str(index)) for index in range(len(by_id)))
-    if set(found) <= set(named):
-        return Labels(names, {label: named[label] for label in found})
-    numbered = any(name.isdecimal() for name in named)  # then '1' may be the name of class 0
-    if not numbered and all(label.isdecimal() and int(label) < len(names) for label in found):
-        return Labels(names, {label: int(label) for label in found})
-    shown = ", ".join(map(repr, found[:6])) + (", …" if len(found) > 6 else "")
-    raise UsageError(
-        f"The labels of the data ({shown}) do not fit the model's head, "
-        f"which knows {', '.join(map(repr, list(named)[:6]))}."
-    )
-
-
-def check_known(train: set[str], others: set[str]) -> None:
-    """Raises UsageError for a label that train does not have."""
-    unknown = sorted(others - train)
-    if unknown:
-        raise UsageError(f"Label {unknown[0]!r} is in validation or test but not in train.")
-
-
-def named_config(labels: Labels) -> dict[str, Any]:
-    """The config entries of a head with named classes."""
-    return {
-        "num_labels": len(labels.names),
-        "id2label": dict(enumerate(labels.names)),
-        "label2id": dict(labels.ids),
-    }
 
 
 def feature_list(encoded: Mapping[str, Any], keys: Sequence[str]) -> list[dict[str, list[int]]]:

@@ -18,7 +18,8 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTra
 
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
-from axsearch.tasks.kinds.base import Columns, Labels, TaskKind, feature_list, require_texts
+from axsearch.tasks.kinds.base import Columns, TaskKind, feature_list, require_texts
+from axsearch.tasks.kinds.labels import LabelHints, Labels, no_labels
 from axsearch.tasks.split import IGNORED, Split
 
 ANSWER_TOKENS = 30
@@ -161,17 +162,27 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         """Always true: data without any answer have been refused."""
         return True
 
-    def new_labels(self, train: Sequence[Question], others: Sequence[Question]) -> Labels:
+    def new_labels(
+        self,
+        train: Sequence[Question],
+        others: Sequence[Question],
+        hints: LabelHints | None = None,
+    ) -> Labels:
         """No labels: the head predicts where an answer starts and ends."""
-        return Labels((), {})
+        return no_labels(self.name, hints)
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with two outputs per token."""
         return {"num_labels": 2, "problem_type": None}
 
-    def labels(self, config: PreTrainedConfig, examples: Sequence[Question]) -> Labels:
+    def labels(
+        self,
+        config: PreTrainedConfig,
+        examples: Sequence[Question],
+        hints: LabelHints | None = None,
+    ) -> Labels:
         """None."""
-        return Labels((), {})
+        return no_labels(self.name, hints)
 
     def split(
         self,

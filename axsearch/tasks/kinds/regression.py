@@ -15,7 +15,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
-from axsearch.tasks.kinds.base import Columns, Labels
+from axsearch.tasks.kinds.base import Columns
+from axsearch.tasks.kinds.labels import LabelHints, Labels, no_labels
 from axsearch.tasks.kinds.sequences import (
     SequenceTask,
     TextExample,
@@ -45,12 +46,20 @@ class Regression(SequenceTask[float]):
 
     def label_column(self, table: datasets.Dataset) -> str:
         """``score``, unless there is a ``label``."""
-        return "label" if "label" in table.column_names else "score"
+        found = super().label_column(table)
+        return found if found in table.column_names else "score"
+
+    def stratum(self, example: TextExample[float]) -> float:
+        """The number."""
+        return example.label
 
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[TextExample[float]] | None:
-        """Texts and their numbers; None for GLUE's test split, whose labels are all -1."""
+        """Texts and their numbers; None for GLUE's test split, whose labels are all -1.
+
+        Rows without a number are left out.
+        """
         values = table[columns.label][:]
         numbers = [_number(value) for value in values]
         wrong = [
@@ -68,16 +77,24 @@ class Regression(SequenceTask[float]):
         return pair_up(source, name, table, columns, numbers)
 
     def new_labels(
-        self, train: Sequence[TextExample[float]], others: Sequence[TextExample[float]]
+        self,
+        train: Sequence[TextExample[float]],
+        others: Sequence[TextExample[float]],
+        hints: LabelHints | None = None,
     ) -> Labels:
         """No labels: a number has no classes."""
-        return Labels((), {})
+        return no_labels(self.name, hints)
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with one output."""
         return {"num_labels": 1, "problem_type": "regression"}
 
-    def labels(self, config: PreTrainedConfig, examples: Sequence[TextExample[float]]) -> Labels:
+    def labels(
+        self,
+        config: PreTrainedConfig,
+        examples: Sequence[TextExample[float]],
+        hints: LabelHints | None = None,
+    ) -> Labels:
         """No labels; raises UsageError for a head with several outputs."""
         if config.num_labels != 1:
             raise UsageError(
@@ -85,7 +102,7 @@ class Regression(SequenceTask[float]):
                 f'{self.name}; give `task="text-classification"`, or fine-tune with '
                 "`axsearch finetune --task regression`."
             )
-        return Labels((), {})
+        return no_labels(self.name, hints)
 
     def split(
         self,

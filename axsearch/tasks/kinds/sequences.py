@@ -18,10 +18,24 @@ TEXT_COLUMNS = (
     ("question1", "question2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
+    ("query", "passage"),
+    ("text", "text_pair"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
     ("text",),
     ("sentence",),
 )
 """Columns that are recognised as the text or the two texts; the first match wins."""
+
+ADDED_COLUMNS = (
+    ("query", "passage"),
+    ("text", "text_pair"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+)
+"""Those of them that version 0.1 did not recognise."""
+
+LABEL_COLUMNS = ("label", "labels")
 
 L = TypeVar("L")
 
@@ -59,12 +73,26 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         )
 
     def label_column(self, table: datasets.Dataset) -> str:
-        """The column of the label if none is named."""
-        return "label"
+        """The column of the label if none is named: the first of :data:`LABEL_COLUMNS`."""
+        there = (column for column in LABEL_COLUMNS if column in table.column_names)
+        return next(there, LABEL_COLUMNS[0])
 
     def learnable(self, examples: Sequence[TextExample[L]]) -> bool:
         """Whether there are at least two labels."""
         return len({example.label for example in examples}) > 1
+
+    def lengths(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[TextExample[L]]
+    ) -> Sequence[int]:
+        """The tokens of the one or two texts of each example."""
+        texts = [example.texts for example in examples]
+        return [len(one["input_ids"]) for one in encode(tokenizer, texts, None)]
+
+
+def earlier_columns(table: datasets.Dataset) -> tuple[str, ...] | None:
+    """The columns that version 0.1 recognised as texts; None where there are none."""
+    known = (candidate for candidate in TEXT_COLUMNS if candidate not in ADDED_COLUMNS)
+    return next((own for own in known if set(own) <= set(table.column_names)), None)
 
 
 def pair_up(
@@ -73,32 +101,34 @@ def pair_up(
     table: datasets.Dataset,
     columns: Columns,
     labels: Sequence[L | None],
-) -> list[TextExample[L]]:
-    """Texts with their labels; raises UsageError if one is missing or a text is not text."""
+) -> list[TextExample[L]] | None:
+    """Texts with their labels; None if no row has a label, rows without one are left out.
+
+    Raises UsageError if a text is missing or not text.
+    """
     texts = {column: table[column][:] for column in columns.texts}
     for column, values in texts.items():
         require_texts(source, name, column, values)
     rows = list(zip(*(texts[column] for column in columns.texts), strict=True))
-    examples = [
-        TextExample(row, label)
-        for row, label in zip(rows, labels, strict=True)
-        if label is not None and not any(text is None for text in row)
-    ]
-    missing = len(rows) - len(examples)
+    missing = sum(any(text is None for text in row) for row in rows)
     if missing:
         raise UsageError(
-            f"{source}: the {name} split has rows without a text or a label "
-            f"({missing} of {len(rows)}); remove them."
+            f"{source}: the {name} split has rows without a text ({missing} of {len(rows)}); "
+            "remove them."
         )
-    return examples
+    pairs = zip(rows, labels, strict=True)
+    return [TextExample(row, label) for row, label in pairs if label is not None] or None
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], length: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], length: int | None
 ) -> Features:
-    """Token ids of each example's one or two texts, cut to ``length`` tokens, without padding."""
+    """Token ids of each example's one or two texts, without padding.
+
+    They are cut to ``length`` tokens; None cuts nothing.
+    """
     columns = [list(column) for column in zip(*texts, strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=length)
+    encoded = tokenizer(*columns, truncation=length is not None, max_length=length)
     return feature_list(encoded, list(encoded.keys()))
 
 

@@ -13,7 +13,15 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
-from axsearch.tasks.kinds.base import Columns, Labels, check_known, fit_labels, named_config
+from axsearch.tasks.kinds.base import Columns
+from axsearch.tasks.kinds.labels import (
+    NO_GOLD,
+    LabelHints,
+    Labels,
+    fit_labels,
+    named_config,
+    new_labels,
+)
 from axsearch.tasks.kinds.sequences import (
     SequenceTask,
     TextExample,
@@ -34,14 +42,28 @@ class TextClassification(SequenceTask[str]):
     largest_logit = True
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
-        """Whether there are labels, and none is a fraction."""
-        label = label_column or "label"
-        return label in table.column_names and not any(map(is_fraction, table[label][:]))
+        """Whether there are labels, and none is a fraction or a list."""
+        label = label_column or self.label_column(table)
+        return label in table.column_names and not any(
+            isinstance(value, list) or is_fraction(value) for value in table[label][:]
+        )
+
+    def classes(self, table: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
+        """The names of the column's class ids, if it has a type of ``datasets`` with names."""
+        feature = table.features[columns.label]
+        return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
+
+    def stratum(self, example: TextExample[str]) -> str:
+        """The label."""
+        return example.label
 
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[TextExample[str]] | None:
-        """Texts and the names of their labels; None for GLUE's test splits, all -1."""
+        """Texts and the names of their labels; rows without one are left out.
+
+        In a test split of -1 alone, as GLUE's are, no row has a label.
+        """
         feature, values = table.features[columns.label], table[columns.label][:]
         where = f"{source}: the {name} split has labels in column {columns.label!r} that are"
         if isinstance(feature, datasets.ClassLabel):
@@ -51,35 +73,60 @@ class TextClassification(SequenceTask[str]):
                     f"{where} not numbers of its {count} classes, such as {strays[0]}."
                 )
             values = [None if value in (None, -1) else feature.names[value] for value in values]
-            if set(values) == {None}:
-                return None
         strange = [v for v in values if v is not None and not isinstance(v, str | int | float)]
         if strange:
             raise UsageError(
                 f"{where} neither names nor numbers, such as {str(strange[0])[:60]!r}."
             )
-        return pair_up(source, name, table, columns, [_called(value) for value in values])
+        called = [_called(value) for value in values]
+        if name != "train" and set(called) == {NO_GOLD}:
+            return None
+        return pair_up(source, name, table, columns, called)
 
     def new_labels(
-        self, train: Sequence[TextExample[str]], others: Sequence[TextExample[str]]
+        self,
+        train: Sequence[TextExample[str]],
+        others: Sequence[TextExample[str]],
+        hints: LabelHints | None = None,
     ) -> Labels:
-        """The labels of train in alphabetical order, numbers by size."""
-        found = {example.label for example in train}
-        check_known(found, {example.label for example in others})
-        return Labels.of(sorted(found, key=lambda n: (len(n) if n.isdigit() else 0, n)))
+        """All labels in alphabetical order, numbers by size."""
+        return new_labels(
+            [example.label for example in train],
+            [example.label for example in others],
+            hints or LabelHints(),
+            lambda label: (len(label) if label.isdigit() else 0, label),
+        )
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with the labels' names."""
         return {**named_config(labels), "problem_type": "single_label_classification"}
 
-    def labels(self, config: PreTrainedConfig, examples: Sequence[TextExample[str]]) -> Labels:
-        """The head's names; numbers are class ids, unless the head's names are numbers."""
+    def labels(
+        self,
+        config: PreTrainedConfig,
+        examples: Sequence[TextExample[str]],
+        hints: LabelHints | None = None,
+    ) -> Labels:
+        """The head's classes, see :func:`fit_labels`."""
         if config.num_labels == 1:
             raise UsageError(
                 "The model's head gives one number, as for regression, which does not fit "
                 f'{self.name}; give `task="regression"`, or fine-tune with `axsearch finetune`.'
             )
-        return fit_labels(config, [example.label for example in examples])
+        return fit_labels(config, [example.label for example in examples], hints)
+
+    def is_labelled(self, example: TextExample[str], labels: Labels) -> bool:
+        """Whether the label is one of the head's classes; -1 may say that there is none."""
+        return example.label in labels.ids
+
+    def check_config(self, model: str, config: PreTrainedConfig) -> None:
+        """Raises UsageError for a head that answers several labels at once."""
+        if config.problem_type == "multi_label_classification":
+            raise UsageError(
+                f"{model} has a head for multi-label-classification (several labels at once, "
+                f"problem_type in its config), which does not fit {self.name}; give data with "
+                "lists of labels, or fine-tune it with `axsearch finetune`."
+            )
 
     def split(
         self,

@@ -21,18 +21,20 @@ from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds.base import (
     Columns,
-    Labels,
     TaskKind,
-    check_known,
     feature_list,
-    fit_labels,
-    named_config,
 )
+from axsearch.tasks.kinds.labels import LabelHints, Labels, fit_labels, named_config, new_labels
 from axsearch.tasks.split import IGNORED, Split
 
 TAG_COLUMNS = ("ner_tags", "tags", "labels")
 OUTSIDE = "O"
-PREFIXES = ("B-", "I-", "E-", "S-")
+PLACES = {
+    "B": "B", "I": "I", "E": "E", "S": "S",
+    "L": "E", "U": "S",  # BILOU
+    "M": "I",  # BMES
+}  # fmt: skip
+"""The places of a word in an entity, in the schemes that are in use, as IOBES calls them."""
 
 
 class Tagged(NamedTuple):
@@ -111,11 +113,9 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[Tagged] | None:
-        """Words, and the names of their tags."""
-        feature = getattr(table.features[columns.label], "feature", None)
-        names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        """Words, and the names of their tags; rows whose tags are all -1 are left out."""
+        names = self.classes(table, columns)
         found = []
-        hidden = 0
         pairs = zip(table[columns.texts[0]][:], table[columns.label][:], strict=True)
         for number, (words, tags) in enumerate(pairs, 1):
             if (
@@ -130,45 +130,61 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
                     f"{source}: row {number} of the {name} split must have a list of words and a "
                     "list of as many tags, which are strings or integers."
                 )
-            if names and not all(-1 <= tag < len(names) for tag in tags):
+            if names and set(tags) != {-1} and not all(0 <= tag < len(names) for tag in tags):
                 raise UsageError(
                     f"{source}: row {number} of the {name} split has a tag that is not one of the "
                     f"ids 0 to {len(names) - 1}."
                 )
+            if names and set(tags) == {-1}:
+                continue
             called = (names[tag] if names else str(tag) for tag in tags)
             found.append(Tagged(tuple(words), tuple(called)))
-            hidden += bool(names) and set(tags) == {-1}
-        if hidden == len(found):
-            return None
-        if hidden:
-            raise UsageError(f"{source}: the {name} split has {hidden} rows without tags (-1).")
-        return found
+        return found or None
+
+    def classes(self, table: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
+        """The names of the tags' ids, if they have a type of ``datasets`` with names."""
+        feature = getattr(table.features[columns.label], "feature", None)
+        return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
 
     def learnable(self, examples: Sequence[Tagged]) -> bool:
         """Whether there are at least two tags."""
         return len(_tags(examples)) > 1
 
-    def new_labels(self, train: Sequence[Tagged], others: Sequence[Tagged]) -> Labels:
-        """The tags of train, ``O`` first, then in alphabetical order."""
-        found = _tags(train)
-        check_known(found, _tags(others))
-        return Labels.of(sorted(found, key=lambda tag: (tag != OUTSIDE, tag)))
+    def new_labels(
+        self, train: Sequence[Tagged], others: Sequence[Tagged], hints: LabelHints | None = None
+    ) -> Labels:
+        """All tags, ``O`` first, then in alphabetical order."""
+        return new_labels(
+            sorted(_tags(train)),
+            sorted(_tags(others)),
+            hints or LabelHints(),
+            lambda tag: (tag != OUTSIDE, tag),
+        )
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with the tags' names."""
         return {**named_config(labels), "problem_type": None}
 
-    def labels(self, config: PreTrainedConfig, examples: Sequence[Tagged]) -> Labels:
+    def labels(
+        self,
+        config: PreTrainedConfig,
+        examples: Sequence[Tagged],
+        hints: LabelHints | None = None,
+    ) -> Labels:
         """The head's tags."""
-        return fit_labels(config, sorted(_tags(examples)))
+        return fit_labels(config, sorted(_tags(examples)), hints)
+
+    def is_labelled(self, example: Tagged, labels: Labels) -> bool:
+        """Whether the head knows all of its tags."""
+        return all(tag in labels.ids for tag in example.tags)
 
     def check_labels(self, labels: Labels, metric: str) -> None:
         """Raises UsageError for entity F1 if the tags do not mark entities."""
-        strange = [n for n in labels.names if n != OUTSIDE and not n.startswith(PREFIXES)]
+        strange = [n for n in labels.names if n != OUTSIDE and placed(n) is None]
         if metric == "f1" and strange:
             raise UsageError(
                 f"The tag {strange[0]!r} marks no entity: F1 needs O and tags such as B-PER and "
-                'I-PER; choose `metric="accuracy"`.'
+                'I-PER, or B and I; choose `metric="accuracy"`.'
             )
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -179,6 +195,13 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         for step in steps:
             if hasattr(step, "add_prefix_space"):
                 step.add_prefix_space = True
+
+    def lengths(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Tagged]
+    ) -> Sequence[int]:
+        """The tokens of all words of each example."""
+        words = [list(example.words) for example in examples]
+        return [len(ids) for ids in tokenizer(words, is_split_into_words=True)["input_ids"]]
 
     def split(
         self,
@@ -277,20 +300,32 @@ def entity_counts(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, i
 def entities(tags: Sequence[str]) -> list[Entity]:
     """The entities that tags mark, by the rules of CoNLL's evaluation, as seqeval's default does.
 
-    An entity begins at ``B-`` or ``S-``, after ``E-`` or ``S-``, and where the type changes, also
-    from ``O``; it continues until another begins or ``O`` follows.
+    The scheme may be IOB1, IOB2, IOBES, BILOU or BMES, and tags may be without a type. An entity
+    begins at ``B`` or ``S``, after ``E`` or ``S``, and where the type changes, also from ``O``; it
+    continues until another begins or ``O`` follows. What ``L``, ``U`` and ``M`` are in other
+    schemes, ``E``, ``S`` and ``I`` are in IOBES.
     """
     found: list[Entity] = []
-    before = OUTSIDE
+    before: tuple[str, str] | None = None
     for position, tag in enumerate(tags):
-        if tag != OUTSIDE:
-            begins = tag[0] in "BS" or before[0] in "ES" or before[2:] != tag[2:]
-            if begins or before == OUTSIDE:
-                found.append(Entity(tag[2:], position, position))
+        own = placed(tag)
+        if own is not None:
+            place, kind = own
+            if before is None or place in "BS" or before[0] in "ES" or before[1] != kind:
+                found.append(Entity(kind, position, position))
             else:
                 found[-1] = found[-1]._replace(end=position)
-        before = tag
+        before = own
     return found
+
+
+def placed(tag: str) -> tuple[str, str] | None:
+    """The place of a tag's word in its entity, as IOBES calls it, and the entity's type.
+
+    The type is empty in tags without one. None for ``O``, and for what marks no entity.
+    """
+    place, dash, kind = tag.partition("-")
+    return (PLACES[place], kind) if place in PLACES and bool(dash) == bool(kind) else None
 
 
 def _tags(examples: Sequence[Tagged]) -> set[str]:

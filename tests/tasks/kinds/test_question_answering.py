@@ -13,7 +13,7 @@ import torch
 from axsearch.errors import UsageError
 from axsearch.statistics import metrics
 from axsearch.tasks.data import read_data
-from axsearch.tasks.kinds.base import Labels
+from axsearch.tasks.kinds.labels import Labels
 from axsearch.tasks.kinds.question_answering import (
     ANSWER_TOKENS,
     FIRST,

@@ -13,7 +13,7 @@ import torch
 
 from axsearch.errors import UsageError
 from axsearch.tasks.data import read_data
-from axsearch.tasks.kinds.base import Labels
+from axsearch.tasks.kinds.labels import Labels
 from axsearch.tasks.kinds.regression import Regression
 from axsearch.tasks.kinds.sequences import TextExample
 from axsearch.testing.samples import rows, write_rows
@@ -51,7 +51,10 @@ def test_labels_that_are_no_numbers(tmp_path: Path, wrong: Any) -> None:
 def test_missing_and_constant_labels(tmp_path: Path) -> None:
     content = rows(KIND.name, 30, 0)
     content[3]["score"] = None
-    assert "without a text or a label (1 of 30)" in refused(tmp_path, content)
+    write_rows(tmp_path / "train.jsonl", content)
+    read = read_data(str(tmp_path))
+    assert len(read.train) + len(read.validation) + len(read.test) == 29
+    assert read.notes[0].startswith("1 of the 30 rows of the train split have no label")
     content = [row | {"score": 2.5} for row in content]
     assert "label column 'score' is constant" in refused(tmp_path, content)
 
@@ -65,6 +68,7 @@ def test_hidden_labels_of_glue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     hub = {"train": columns(40, None), "validation": columns(9, None), "test": columns(5, -1.0)}
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(hub))
+    monkeypatch.setattr("axsearch.tasks.data.check_on_hub", lambda *_: None)
     read = read_data("nyu-mll/glue:stsb", task="glue/stsb")
     assert read.kind.name == "regression"
     assert read.notes[0] == "The test split has no labels and is left out."

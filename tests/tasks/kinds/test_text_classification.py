@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from transformers import BertConfig
 
 from axsearch.errors import UsageError
 from axsearch.statistics import metrics
 from axsearch.tasks.kinds import check_names, named_kind, resolve_metric, task_kinds
-from axsearch.tasks.kinds.base import fit_labels
 from axsearch.tasks.kinds.glue import GLUE
 from axsearch.tasks.kinds.sequences import TextExample
 from axsearch.tasks.kinds.text_classification import TextClassification
@@ -22,35 +20,16 @@ def examples(*labels: str) -> list[TextExample[str]]:
     return [TextExample(("a",), label) for label in labels]
 
 
-class TestFitLabels:
-    def test_names_of_the_config_come_first(self) -> None:
-        config = BertConfig(id2label={0: "1", 1: "0"}, label2id={"1": 0, "0": 1})
-        assert fit_labels(config, ["0", "1", "1"]) == (("1", "0"), {"0": 1, "1": 0})
-
-    def test_numbers_are_class_ids(self) -> None:
-        names = ("LABEL_0", "LABEL_1", "LABEL_2")
-        assert fit_labels(BertConfig(num_labels=3), ["2", "0"]) == (names, {"2": 2, "0": 0})
-
-    @pytest.mark.parametrize(
-        "found", [["0", "2"], ["-1", "1"], ["good", "bad"], ["0", "good"], ["²", "0"]]
-    )
-    def test_labels_that_do_not_fit_the_head(self, found: list[str]) -> None:
-        with pytest.raises(
-            UsageError, match="do not fit the model's head, which knows 'LABEL_0', 'LABEL_1'"
-        ):
-            fit_labels(BertConfig(num_labels=2), found)
-
-    def test_only_the_first_labels_are_shown(self) -> None:
-        with pytest.raises(UsageError, match=r"\('class 0', .*'class 5', …\) do not fit"):
-            fit_labels(BertConfig(), [f"class {i}" for i in range(9)])
-
-
 def test_labels_of_a_new_head() -> None:
     labels = KIND.new_labels(examples("10", "9", "9"), examples("9"))
-    assert labels == (("9", "10"), {"9": 0, "10": 1})
+    assert labels == (("9", "10"), {"9": 0, "10": 1}, None)
     assert KIND.new_labels(examples("b", "a"), []).names == ("a", "b")
-    with pytest.raises(UsageError, match="'7' is in validation or test but not in train"):
-        KIND.new_labels(examples("1", "2"), examples("7"))
+
+
+def test_a_class_of_which_nothing_can_be_learnt_is_said() -> None:
+    labels = KIND.new_labels(examples("1", "2"), examples("7"))
+    assert labels.names == ("1", "2", "7")
+    assert labels.note == "Only in validation or test, so nothing can be learnt of it: '7'."
 
 
 class TestMetrics:

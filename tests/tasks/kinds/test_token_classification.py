@@ -18,7 +18,7 @@ from axsearch import Task
 from axsearch.errors import UsageError
 from axsearch.statistics import metrics
 from axsearch.tasks.data import read_data
-from axsearch.tasks.kinds.base import Labels
+from axsearch.tasks.kinds.labels import Labels
 from axsearch.tasks.kinds.token_classification import (
     Sentences,
     Tagged,
@@ -58,6 +58,17 @@ class TestEntities:
             ("S-X S-X", [("X", 0, 0), ("X", 1, 1)]),
             ("S-X E-X", [("X", 0, 0), ("X", 1, 1)]),
             ("B-X-1 I-X-1", [("X-1", 0, 1)]),
+            # IOB1: B only where an entity follows another of its type
+            ("I-X I-X B-X O I-Y", [("X", 0, 1), ("X", 2, 2), ("Y", 4, 4)]),
+            # IOBES, BILOU and BMES
+            ("B-X I-X E-X S-Y S-Y", [("X", 0, 2), ("Y", 3, 3), ("Y", 4, 4)]),
+            ("B-X I-X L-X U-Y U-Y", [("X", 0, 2), ("Y", 3, 3), ("Y", 4, 4)]),
+            ("B-X M-X E-X S-Y S-Y", [("X", 0, 2), ("Y", 3, 3), ("Y", 4, 4)]),
+            ("B-X L-X I-X", [("X", 0, 1), ("X", 2, 2)]),
+            # without types
+            ("B I O B B", [("", 0, 1), ("", 3, 3), ("", 4, 4)]),
+            ("O I I O I", [("", 1, 2), ("", 4, 4)]),
+            ("B M E S", [("", 0, 2), ("", 3, 3)]),
             # from seqeval's documentation and tests of get_entities
             ("B-PER I-PER O B-LOC", [("PER", 0, 1), ("LOC", 3, 3)]),
             ("O O O B-MISC I-MISC I-MISC O B-PER I-PER", [("MISC", 3, 5), ("PER", 7, 8)]),
@@ -232,13 +243,32 @@ class TestData:
         with pytest.raises(UsageError, match=r"'NOUN' marks no entity.*`metric=\"accuracy\"`"):
             KIND.check_labels(parts, "f1")
         KIND.check_labels(TAGS, "f1")
+        KIND.check_labels(Labels.of(["O", "B", "I"]), "f1")
+        KIND.check_labels(Labels.of(["U-X", "L-X", "M-Y"]), "f1")
+        for strange in ("PER", "Location", "B-", "BX"):
+            with pytest.raises(UsageError, match="marks no entity"):
+                KIND.check_labels(Labels.of(["O", strange]), "f1")
+
+    def test_rows_without_tags_are_left_out(self, tmp_path: Path) -> None:
+        tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-X"]))
+        words = datasets.Sequence(datasets.Value("string"))
+        features = datasets.Features({"tokens": words, "ner_tags": tags})
+        content = [{"tokens": ["a", "b"], "ner_tags": [0, 1]}] * 38
+        content += [{"tokens": ["a", "b"], "ner_tags": [-1, -1]}] * 2
+        datasets.Dataset.from_list(content, features=features).to_parquet(
+            tmp_path / "train.parquet"
+        )
+        read = read_data(str(tmp_path))
+        assert len(read.train) + len(read.validation) + len(read.test) == 38
+        assert "2 of the 40 rows of the train split have no label and are left out." in read.notes
 
 
 def test_labels_of_a_new_head() -> None:
     train = [Tagged(("a", "b", "c"), ("I-X", "B-X", "O"))]
     assert KIND.new_labels(train, train).names == ("O", "B-X", "I-X")
-    with pytest.raises(UsageError, match="'B-Z' is in validation or test"):
-        KIND.new_labels(train, [Tagged(("a",), ("B-Z",))])
+    more = KIND.new_labels(train, [Tagged(("a",), ("B-Z",))])
+    assert more.names == ("O", "B-X", "B-Z", "I-X")
+    assert more.note == "Only in validation or test, so nothing can be learnt of it: 'B-Z'."
 
 
 def all_spans(tags: list[str]) -> set[tuple[str, int, int]]:

@@ -1,0 +1,206 @@
+"""Finding train, validation and test in a folder: by the names of files or of folders.
+
+Names are those that ``datasets`` knows (its documentation, "Structure your repository"); a folder
+that ``datasets`` itself wrote or describes is opened by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import datasets
+
+from axsearch.errors import UsageError, cause
+from axsearch.tasks.data_files import READERS, read_file, stem_of, suffix_of
+
+Tables = dict[str, datasets.Dataset]
+
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""The names of splits, as ``datasets`` has them."""
+
+EARLIER_SUFFIXES = (".csv", ".jsonl", ".parquet")
+"""The formats that version 0.1 read."""
+
+DEPTHS = ("*", "*/*", "*/*/*")
+"""Where files are looked for: not in all of a disk."""
+
+CONFIGS = re.compile(r"\A---\s.*?^configs:", re.DOTALL | re.MULTILINE)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name of a file, of a folder or of a split contains as a word, if any.
+
+    A word ends at ``-``, ``.``, ``_``, a blank, a digit or an end, as for ``datasets``.
+    """
+    for split, keywords in SPLITS.items():
+        if re.search(rf"(?:^|[-._ 0-9])(?:{'|'.join(keywords)})(?:[-._ 0-9]|$)", name.lower()):
+            return split
+    return None
+
+
+def read_folder(folder: Path, config: str | None, encoding: str | None) -> tuple[Tables, list[str]]:
+    """The tables of a folder by split, and sentences about what was not as expected.
+
+    Args:
+        folder: with files of examples, or as ``datasets`` saves a dataset, or a copy of a hub
+            dataset's repository.
+        config: of a repository that has several.
+        encoding: of text files, if it is not UTF-8.
+
+    Raises:
+        UsageError: no file is for training, two are for the same split, or one cannot be read.
+    """
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return by_split(str(folder), _saved(folder)), []
+    card = folder / "README.md"
+    if config or (card.is_file() and CONFIGS.search(card.read_text("utf-8", "replace"))):
+        return by_split(str(folder), _described(folder, config)), []
+    files, notes = _files(folder)
+    return {split: _together(paths, encoding) for split, paths in files.items()}, notes
+
+
+def read_earlier_folder(folder: Path) -> Tables:
+    """The tables of a folder as version 0.1 found them: one file a split, of three formats."""
+    tables = {}
+    for split in SPLITS:
+        found = [p for suffix in EARLIER_SUFFIXES if (p := folder / f"{split}{suffix}").is_file()]
+        if found:
+            tables[split] = read_file(_only(folder, found))
+    if "train" not in tables:
+        raise UsageError(f"{folder} holds no train.csv, train.jsonl or train.parquet.")
+    return tables
+
+
+def by_split(source: str, loaded: Mapping[str, datasets.Dataset]) -> Tables:
+    """Train, validation and test of a dataset, whose splits may have other names.
+
+    Raises UsageError where it has no train split.
+    """
+    named = dict(loaded)
+    for ours in ("validation", "test"):  # MNLI has two of each
+        if f"{ours}_matched" in named:
+            named[ours] = named[f"{ours}_matched"]
+    found = {split: named[split] for split in SPLITS if split in named}
+    for name, table in named.items():
+        split = split_of(name)
+        if split is not None and name not in SPLITS and not name.endswith("matched"):
+            found.setdefault(split, table)
+    if "train" not in found:
+        raise UsageError(f"{source} has no train split; it has {', '.join(named)}.")
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _saved(folder: Path) -> Mapping[str, datasets.Dataset]:
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:  # datasets raises a dozen unrelated kinds
+        raise UsageError(f"{folder} cannot be read: {cause(error)}.") from None
+    return {"train": found} if isinstance(found, datasets.Dataset) else found
+
+
+def _described(folder: Path, config: str | None) -> Mapping[str, datasets.Dataset]:
+    try:
+        found: Mapping[str, datasets.Dataset] = datasets.load_dataset(str(folder), config)
+    except Exception as error:  # datasets raises a dozen unrelated kinds
+        raise UsageError(f"{folder} cannot be read: {cause(error)}.") from None
+    return found
+
+
+def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each split, and a sentence about those that are of none."""
+    there = sorted(
+        path
+        for depth in DEPTHS
+        for path in folder.glob(depth)
+        if path.is_file()
+        and suffix_of(path) in READERS
+        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    )
+    if any(suffix_of(path) != ".txt" for path in there):  # licences, lists of words
+        there = [path for path in there if suffix_of(path) != ".txt"]
+    named = {path: split for path in there if (split := _named(folder, path)) is not None}
+    files: dict[str, list[Path]] = {}
+    if named:  # files that are called exactly as a split
+        for split in SPLITS:
+            paths = [path for path, own in named.items() if own == split]
+            if split == "test" and "validation" not in files and _is_eval_and_test(paths):
+                files["validation"], files["test"] = [paths[:1], paths[1:]]
+            elif paths:
+                files[split] = [_only(folder, paths)]
+    else:
+        for path in there:
+            split = _within(folder, path)
+            if split is not None:
+                files.setdefault(split, []).append(path)
+    if not files and there and _alike(there):
+        files = {"train": there}
+    if "train" not in files:
+        formats = ", ".join(dict.fromkeys(s for s in READERS if s != ".txt"))
+        raise UsageError(
+            f"{folder} holds no file for training, such as train.csv, train.jsonl or "
+            f"train.parquet; it may be one of {formats}."
+        )
+    used = {path for paths in files.values() for path in paths}
+    others = [str(path.relative_to(folder)) for path in there if path not in used]
+    notes = [f"Not read, since no name says which split it is: {_shown(others)}."] if others else []
+    return {split: files[split] for split in SPLITS if split in files}, notes
+
+
+def _named(folder: Path, path: Path) -> str | None:
+    """The split that a file directly in the folder is called."""
+    if path.parent != folder:
+        return None
+    stem = stem_of(path).lower()
+    return next((split for split, keywords in SPLITS.items() if stem in keywords), None)
+
+
+def _within(folder: Path, path: Path) -> str | None:
+    """The split that a file's name or the name of a folder above it contains."""
+    *parents, _ = path.relative_to(folder).parts
+    words = (split_of(name) for name in (stem_of(path), *reversed(parents)))
+    return next((split for split in words if split is not None), None)
+
+
+def _is_eval_and_test(paths: list[Path]) -> bool:
+    """Whether there is an ``eval`` beside a ``test``: then it is for validation."""
+    stems = [stem_of(path).lower() for path in paths]  # sorted
+    return len(stems) == 2 and stems[0].startswith("eval") and stems[1].startswith("test")
+
+
+def _only(folder: Path, paths: list[Path]) -> Path:
+    if len(paths) > 1:
+        raise UsageError(f"{folder} holds {paths[0].name} and {paths[1].name}; keep one.")
+    return paths[0]
+
+
+def _alike(paths: Iterable[Path]) -> bool:
+    return len({suffix_of(path) for path in paths}) == 1
+
+
+def _together(paths: list[Path], encoding: str | None) -> datasets.Dataset:
+    """One table of the files of a split; raises UsageError where they do not fit together."""
+    tables = [read_file(path, encoding) for path in paths]
+    for path, table in zip(paths, tables, strict=True):
+        if table.column_names != tables[0].column_names:
+            raise UsageError(
+                f"{path} has the columns {', '.join(table.column_names)}, and {paths[0]} "
+                f"{', '.join(tables[0].column_names)}; a split's files must have the same."
+            )
+    if len(tables) == 1:
+        return tables[0]
+    try:
+        return datasets.concatenate_datasets(tables)
+    except Exception as error:  # datasets raises a dozen unrelated kinds
+        raise UsageError(
+            f"{paths[0]} and {len(paths) - 1} more files do not fit together: {cause(error)}."
+        ) from None
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,232 @@
+"""The classes of a head, and which of them each label of the data is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedConfig
+
+from axsearch.errors import UsageError
+
+NO_GOLD = "-1"
+"""The label of a row without a gold label, as GLUE's and SNLI's files have it."""
+
+GENERIC = re.compile(r"(?:label[-_ ]?)?\d+", re.IGNORECASE)
+"""Names of classes that say only which class they are, as transformers writes them by default."""
+
+SHOWN = 6
+
+
+class Labels(NamedTuple):
+    """A head's classes: their names by id, and the id of each label of the data.
+
+    Attributes:
+        names: of all classes of the head, by id.
+        ids: the class id of each label of the data; a label without one has no gold label.
+        note: a sentence, where labels and classes do not have the same names.
+    """
+
+    names: tuple[str, ...]
+    ids: Mapping[str, int]
+    note: str | None = None
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Labels:
+        """The labels of a new head with these names."""
+        return cls(tuple(names), {name: index for index, name in enumerate(names)})
+
+
+@dataclass(frozen=True)
+class LabelHints:
+    """What is known of the data's labels beside themselves.
+
+    Attributes:
+        classes: the names of the data's classes by their id, where the data define them.
+        mapping: the head's class, by id or name, that the user gave for a label of the data.
+    """
+
+    classes: tuple[str, ...] = ()
+    mapping: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_mapping(given: Sequence[str] | None) -> dict[str, str]:
+    """Labels and their classes from ``label=class``; raises UsageError for another form."""
+    found: dict[str, str] = {}
+    for pair in given or ():
+        label, equals, target = pair.rpartition("=")
+        if not equals or not label.strip() or not target.strip() or label.strip() in found:
+            raise UsageError(
+                "`labels` takes each label of the data once, with the class that it is, such as "
+                f"negative=0,positive=1, not {pair!r}."
+            )
+        found[label.strip()] = target.strip()
+    return found
+
+
+def fit_labels(
+    config: PreTrainedConfig, labels: Sequence[str], hints: LabelHints | None = None
+) -> Labels:
+    """The class id of each label in a trained head.
+
+    The user's mapping comes first. Then labels are classes by name: as written, or regardless of
+    case, ``-``, ``_`` and blanks where no two become the same. Numbers are class ids, and so are
+    the data's own ids of their classes where the head's names are generic, as for transformers'
+    examples. ``id2label`` names the head's classes, as in transformers' pipelines.
+
+    Args:
+        config: of the model.
+        labels: all that the data have.
+        hints: what else is known of them.
+
+    Raises:
+        UsageError: no rule gives each label a class.
+    """
+    hints = hints or LabelHints()
+    found = sorted(set(labels))
+    names, note = head_names(config)
+    if hints.mapping:
+        return Labels(names, _by_mapping(names, found, hints.mapping), note)
+    if set(found) <= set(names):
+        return Labels(names, {label: names.index(label) for label in found}, note)
+    similar = _by_similar_name(names, found)
+    if similar is not None:
+        pairs = ", ".join(f"{label} as {names[i]}" for label, i in list(similar.items())[:SHOWN])
+        return Labels(names, similar, note or f"Labels are matched regardless of case: {pairs}.")
+    generic = all(GENERIC.fullmatch(name) for name in names)
+    if generic and hints.classes and set(found) <= set(hints.classes):
+        if len(hints.classes) <= len(names):
+            ids = {label: hints.classes.index(label) for label in found}
+            pairs = ", ".join(f"{i} is {label}" for label, i in list(ids.items())[:SHOWN])
+            said = f"The head's classes have no names, so ids are those of the data: {pairs}."
+            plain = all(label == str(i) for label, i in ids.items())
+            return Labels(names, ids, note or (None if plain else said))
+        raise UsageError(
+            f"The data have {len(hints.classes)} classes, the model's head {len(names)}; fine-tune "
+            "it with `axsearch finetune`, or give the right data."
+        )
+    numbers = _by_number(names, found)
+    if numbers is not None:
+        return Labels(names, numbers, note)
+    example = ",".join(f"{label}={i}" for i, label in enumerate(found[:2]))
+    raise UsageError(
+        f"The labels of the data ({_shown(found)}) do not fit the model's head, which knows "
+        f'{_shown(names)}; say which is which, such as `labels="{example}"`.'
+    )
+
+
+def head_names(config: PreTrainedConfig) -> tuple[tuple[str, ...], str | None]:
+    """The names of a head's classes by id, and a sentence where its config contradicts itself."""
+    by_id = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    names = tuple(by_id.get(index, str(index)) for index in range(len(by_id)))
+    other: dict[str, Any] = dict(config.label2id or {})
+    opposed = [n for i, n in enumerate(names) if n in other and int(other[n]) != i]
+    if opposed:
+        return names, (
+            f"The config's id2label and label2id contradict each other, as for {opposed[0]!r}; "
+            "id2label is used, as by transformers' pipelines."
+        )
+    return names, None
+
+
+def new_labels(
+    train: Sequence[str],
+    others: Sequence[str],
+    hints: LabelHints,
+    order: Any = None,
+) -> Labels:
+    """The labels of a head that is to be trained, sorted by ``order``; notes those of no training.
+
+    With a mapping the classes are those that it names, in the order of their ids, or of the
+    mapping where it has names.
+
+    Raises:
+        UsageError: a label is not in the mapping, or the ids of the mapping are not 0 to n - 1.
+    """
+    found, untrained = sorted({*train, *others}, key=order), sorted(set(others) - set(train))
+    note = (
+        f"Only in validation or test, so nothing can be learnt of it: {_shown(untrained)}."
+        if untrained
+        else None
+    )
+    if not hints.mapping:
+        return Labels.of(found)._replace(note=note)
+    missing = [label for label in found if label not in hints.mapping]
+    if missing:
+        raise UsageError(f"`labels` must name every label of the data; it lacks {_shown(missing)}.")
+    targets = list(dict.fromkeys(hints.mapping.values()))
+    if all(target.isdecimal() for target in targets):
+        if sorted(map(int, targets)) != list(range(len(targets))):
+            raise UsageError(
+                f"The class ids in `labels` must be 0 to {len(targets) - 1}, "
+                f"not {', '.join(sorted(targets))}."
+            )
+        ids = {label: int(hints.mapping[label]) for label in hints.mapping}
+        first = {i: label for label, i in reversed(ids.items())}
+        return Labels(tuple(first[i] for i in range(len(targets))), ids, note)
+    ids = {label: targets.index(target) for label, target in hints.mapping.items()}
+    return Labels(tuple(targets), ids, note)
+
+
+def no_labels(kind: str, hints: LabelHints | None) -> Labels:
+    """The labels of a kind without classes; raises UsageError where the user mapped some."""
+    if hints is not None and hints.mapping:
+        raise UsageError(f"`labels` maps labels to classes, which {kind} does not have.")
+    return Labels((), {})
+
+
+def named_config(labels: Labels) -> dict[str, Any]:
+    """The config entries of a head with named classes."""
+    return {
+        "num_labels": len(labels.names),
+        "id2label": dict(enumerate(labels.names)),
+        "label2id": {name: index for index, name in enumerate(labels.names)},
+    }
+
+
+def _by_mapping(
+    names: tuple[str, ...], found: Sequence[str], mapping: Mapping[str, str]
+) -> dict[str, int]:
+    ids = {}
+    for label in found:
+        target = mapping.get(label, label)
+        if target in names:
+            ids[label] = names.index(target)
+        elif target.isdecimal() and int(target) < len(names):
+            ids[label] = int(target)
+        else:
+            raise UsageError(
+                f"`labels` names no class of the model's head for {label!r}; the head knows "
+                f"{_shown(names)}, with the ids 0 to {len(names) - 1}."
+            )
+    return ids
+
+
+def _by_similar_name(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
+    theirs = [_plain(name) for name in names]
+    ours = [_plain(label) for label in found]
+    if len({*theirs}) < len(theirs) or len({*ours}) < len(ours) or not {*ours} <= {*theirs}:
+        return None
+    return {label: theirs.index(own) for label, own in zip(found, ours, strict=True)}
+
+
+def _by_number(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
+    """Class ids; beside those of all classes, -1 means that a row has no gold label."""
+    if any(name.isdecimal() for name in names):  # then '1' may be the name of class 0
+        return None
+    given = [label for label in found if label != NO_GOLD]
+    if not all(re.fullmatch("[0-9]+", n) and int(n) < len(names) for n in given):
+        return None
+    ids = {label: int(label) for label in given}
+    # -1, 0 and 1 may also be three classes of their own.
+    return ids if NO_GOLD not in found or set(ids.values()) == set(range(len(names))) else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]+", "", name.casefold())
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")

@@ -1,0 +1,324 @@
+"""Opening a fine-tuned model: its config, its head, its weights and its tokenizer.
+
+What transformers opens without a word is opened; what would give wrong numbers is refused in one
+sentence with the remedy. Weights come from safetensors only, and no code out of a folder is run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+import transformers
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from axsearch.errors import UsageError, cause
+from axsearch.models.architectures import architecture_of
+from axsearch.tasks.hub import check_on_hub, is_path
+from axsearch.tasks.kinds import TaskKind, task_kinds
+
+LONGEST = 512
+PARALLEL = "module."
+"""What torch's DataParallel puts before the name of every tensor."""
+
+ADAPTER, MODULES = "adapter_config.json", "modules.json"
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""The types of weights by safetensors' names; others are opened as float32."""
+
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+transformers.utils.logging.set_verbosity_error()  # their notes on loading are not the user's
+transformers.utils.logging.disable_progress_bar()
+
+
+def place_of(model: str) -> str:
+    """Where transformers finds a model: its folder, or the name that the hub knows.
+
+    Of a folder of sentence-transformers it is that of its transformer. Raises UsageError for a name
+    that is neither a folder with a config.json nor on the hub.
+    """
+    if not is_path(model):
+        check_on_hub(model, "model")
+        return model
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file():
+        return str(path)
+    if (path / MODULES).is_file():
+        return str(path / _transformer_of(path))
+    if (path / ADAPTER).is_file():
+        raise UsageError(
+            f"{model} is an adapter of PEFT without the model that it belongs to; merge them, in "
+            f'Python with peft: AutoPeftModelForSequenceClassification.from_pretrained("{model}")'
+            '.merge_and_unload().save_pretrained("merged"), and use merged.'
+        )
+    raise UsageError(f"The model folder {model} does not exist or holds no config.json.")
+
+
+def _transformer_of(path: Path) -> str:
+    try:
+        modules = json.loads((path / MODULES).read_text())
+        inside = str(modules[0]["path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UsageError(f"{path / MODULES} is not as sentence-transformers writes it.") from None
+    if not (path / inside / "config.json").is_file():
+        raise UsageError(f"{path} holds no transformer: {path / inside} has no config.json.")
+    return inside
+
+
+def load_config(model: str) -> PreTrainedConfig:
+    """The config of a supported model; raises UsageError for anything else."""
+    place = place_of(model)
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(place)
+    except Exception as error:  # the hub client raises a dozen unrelated kinds
+        reason = cause(error)
+        raise UsageError(f"{model} cannot be loaded as a model: {reason}.") from None
+    if not isinstance(raw, dict):
+        raise UsageError(f"{model}/config.json is not a model's config.")
+    _check_raw(model, raw)
+    architecture_of(raw.get("model_type", "unknown"))
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(place)
+    except Exception as error:  # a config whose values contradict one another
+        reason = cause(error)
+        raise UsageError(f"{model}/config.json cannot be used: {reason}.") from None
+    if not architecture_of(config.model_type).reads_text:
+        raise UsageError(
+            f"{model} is a {config.model_type} model, which does not read text; axsearch has no "
+            "task for it yet, only `axsearch.shrink`."
+        )
+    if getattr(config, "is_decoder", False):
+        raise UsageError(
+            f"{model} is set up as a decoder (is_decoder in its config), which is not supported "
+            f"for {config.model_type}."
+        )
+    if config.pad_token_id is None:
+        raise UsageError(
+            f"{model} has no padding token, which batches need: set pad_token_id in its "
+            "config.json and pad_token in its tokenizer_config.json, to the end token, for example."
+        )
+    return config
+
+
+def _check_raw(model: str, raw: dict[str, Any]) -> None:
+    """Raises UsageError for a config of a model that cannot be cut."""
+    quantized = raw.get("quantization_config")
+    if isinstance(quantized, dict):
+        method = quantized.get("quant_method", "some method")
+        raise UsageError(
+            f"{model} is quantized ({method}), so its tensors cannot be cut or refitted; use the "
+            "model that it was made from, and quantize the smaller one."
+        )
+
+
+def check_head(model: str, config: PreTrainedConfig, kind: TaskKind[Any, Any] | None) -> None:
+    """Raises UsageError for a model whose head is not one for this kind, or for any if None."""
+    found = (config.architectures or [""])[0]
+    kinds = list(task_kinds().values()) if kind is None else [kind]
+    if any(found.endswith(fitting.head) for fitting in kinds):
+        if kind is not None:
+            kind.check_config(model, config)
+        return
+    other = " or ".join(k.name for k in task_kinds().values() if found.endswith(k.head))
+    if kind is not None and other:
+        raise UsageError(
+            f"{model} has a head for {other} ({found}), which does not fit {kind.name}; "
+            "give the right `task` and data, or fine-tune it with `axsearch finetune`."
+        )
+    raise UsageError(
+        f"{model} has no head for {'any task' if kind is None else kind.name} "
+        f"({found or 'unknown class'}); fine-tune it first with `axsearch finetune`."
+    )
+
+
+def load_model(
+    model: str,
+    auto_class: Any,
+    *,
+    attention: str | None = None,
+    new_head: bool = False,
+    **config: Any,
+) -> PreTrainedModel:
+    """A model with its head in evaluation mode, fp32, from safetensors only.
+
+    ``auto_class`` is transformers' class for the head (:attr:`TaskKind.auto_class`), ``attention``
+    the implementation of attention; the family's own if None. ``config`` entries replace those of
+    the model's own config. Weights of the head may be missing only with ``new_head``. Raises
+    UsageError where weights are missing or damaged.
+    """
+    own, place = load_config(model), place_of(model)
+    if getattr(own, "chunk_size_feed_forward", 0):
+        config["chunk_size_feed_forward"] = 0  # the same answers, and blocks that run once
+    _check_files(model, place)
+    if _is_parallel(place):
+        config["key_mapping"] = {f"^{re.escape(PARALLEL)}": ""}
+    try:
+        loaded: PreTrainedModel
+        loaded, found = auto_class.from_pretrained(
+            place,
+            dtype=torch.float32,
+            attn_implementation=attention or architecture_of(own.model_type).attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
+            **config,
+        )
+    except Exception as error:  # safetensors, torch and the config's readers have a kind each
+        reason = cause(error)
+        raise UsageError(
+            f"The weights of {model} (model.safetensors) cannot be loaded: {reason}."
+        ) from None
+    _check_tensors(model, loaded, found, new_head)
+    loaded.eval()
+    for parameter in loaded.parameters():  # mapped from the file, which may change meanwhile
+        parameter.data = parameter.data.clone()
+    return loaded
+
+
+def _check_tensors(
+    model: str, loaded: PreTrainedModel, found: dict[str, Any], new_head: bool
+) -> None:
+    """Raises UsageError for tensors of another shape than the config says, or missing ones."""
+    body = f"{loaded.base_model_prefix}."
+
+    def may_be_new(name: str) -> bool:
+        return new_head and (not name.startswith(body) or ".pooler." in name)
+
+    for name, *shapes in sorted(found["mismatched_keys"]):
+        if not may_be_new(name):
+            theirs, ours = (tuple(shape) for shape in shapes)
+            removed = getattr(loaded.config, "pruned_heads", None)
+            remedy = (
+                "an earlier transformers removed heads (pruned_heads), which none opens since "
+                "version 5: use the model before that"
+                if removed
+                else "use the config that they were saved with"
+            )
+            raise UsageError(
+                f"The weights of {model} do not fit its config.json: {name} has the shape {theirs} "
+                f"in the file and {ours} by the config; {remedy}."
+            )
+    missing = [name for name in sorted(found["missing_keys"]) if not may_be_new(name)]
+    if missing:
+        raise UsageError(
+            f"The weights of {model} (model.safetensors) lack {len(missing)} tensors of its "
+            f"config, such as {missing[0]}."
+        )
+
+
+def _is_parallel(place: str) -> bool:
+    """Whether a local model's tensors all have DataParallel's prefix."""
+    names: list[str] = []
+    for path in Path(place).glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt") as file:
+                names += file.keys()
+        except Exception:  # a damaged file, of which loading says more
+            return False
+    return bool(names) and all(name.startswith(PARALLEL) for name in names)
+
+
+def _check_files(model: str, place: str) -> None:
+    """Raises UsageError for a folder whose weights are a pickle only."""
+    folder = Path(place)
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        pickled = [name for name in PICKLED if (folder / name).is_file()]
+        if pickled:
+            raise UsageError(
+                f"The weights of {model} are a pickle ({pickled[0]}), which could run code and is "
+                f"not read; convert them, in Python: transformers.AutoModel"
+                f'ForSequenceClassification.from_pretrained("{model}").save_pretrained("{model}"), '
+                "with the class of its head."
+            )
+
+
+def dtype_of_file(model: str, config: PreTrainedConfig) -> str:
+    """The type in which most numbers of a model's safetensors files are kept: float16, say.
+
+    Of a model that was not downloaded as a single file it is what its config says.
+    """
+    place = place_of(model)
+    files = sorted(Path(place).glob("*.safetensors"))
+    if not Path(place).is_dir():
+        cached = huggingface_hub.try_to_load_from_cache(place, "model.safetensors")
+        files = [Path(cached)] if isinstance(cached, str) else []
+    counts: Counter[str] = Counter()
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                part = file.get_slice(name)
+                counts[part.get_dtype()] += math.prod(part.get_shape())
+    said = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    found = next((DTYPES[name] for name, _ in counts.most_common() if name in DTYPES), said)
+    return found if found in DTYPES.values() else "float32"
+
+
+def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """Move a model, in place."""
+    torch.nn.Module.to(model, device)
+    return model
+
+
+def load_tokenizer(model: str, tokenizer: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer, freed of padding and truncation that its file may have built in.
+
+    Args:
+        model: whose tokenizer it is.
+        tokenizer: where it is from, if not from there.
+
+    Raises:
+        UsageError: there is none, or one that knows no words, as transformers makes it for a folder
+            without a vocabulary.
+    """
+    source = tokenizer or model
+    if tokenizer is None or not is_path(tokenizer):
+        place = place_of(source)
+    else:
+        place = str(Path(tokenizer).expanduser())
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    except Exception as error:  # tokenizers raises bare Exception on damaged files
+        reason = cause(error)
+        raise UsageError(
+            f"The tokenizer of {source} cannot be loaded: {reason}; `tokenizer` names another."
+        ) from None
+    if len(found) <= len(found.all_special_tokens):
+        raise UsageError(
+            f"{source} holds no tokenizer: without its vocabulary every word would be unknown; "
+            "save the tokenizer there, or name another `tokenizer`."
+        )
+    backend = getattr(found, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
+    return found
+
+
+def check_vocabulary(
+    model: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> None:
+    """Raises UsageError for a tokenizer with tokens that the model does not have."""
+    if len(tokenizer) > config.vocab_size:
+        raise UsageError(
+            f"The tokenizer of {model} knows {len(tokenizer)} tokens, its model only "
+            f"{config.vocab_size}; they do not belong together."
+        )
+
+
+def input_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
+    """How many tokens of an example the model sees."""
+    most = architecture_of(config.model_type).longest(config)
+    return int(min(tokenizer.model_max_length, most, LONGEST))

@@ -1,0 +1,26 @@
+"""The record that fine-tuning leaves beside a model: what it was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from axsearch.tasks.spec import EARLIER, LEFT_OUT, UNKNOWN
+
+RECORD = "finetune.json"
+
+
+def learnt_by(model: str) -> tuple[int, str | None]:
+    """How the data of a model's fine-tuning were read, and a fingerprint of the training examples.
+
+    Models that axsearch did not fine-tune have no record, and those of version 0.1 no fingerprint.
+    """
+    path = Path(model).expanduser() / RECORD
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return UNKNOWN, None
+    if not isinstance(found, dict):
+        return UNKNOWN, None
+    learnt = found.get("learnt")
+    return (LEFT_OUT, learnt) if isinstance(learnt, str) else (EARLIER, None)
