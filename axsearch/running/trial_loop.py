@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from axsearch.progress import console
 from axsearch.space.recipe import Recipe
 from axsearch.store.attributes import DROPPED_ATTR, FAILED_ATTR, RECIPE_ATTR
 from axsearch.store.claims import RECIPE_RETRIES, Assignment, BudgetFullError
+from axsearch.store.identity import GoneError
 from axsearch.store.optuna_internals import begin_trial, end_trial, id_of_study, id_of_trial
 from axsearch.store.outages import database_error, is_of_database
 from axsearch.store.work_storage import WorkStorage
@@ -134,6 +135,9 @@ class TrialLoop:
         worker: the name of this worker, see :func:`axsearch.system.liveness.worker_name`.
         wanted: how many distinct recipes are to be finished, by all workers together.
         is_dead: see :meth:`WorkStorage.retry_lost`.
+        is_alive: see there.
+        identity: of the study when what the objective evaluates was read from it; None takes the
+            study as it is when the loop begins.
         on_trial: called after each of this loop's trials, with the number of finished recipes.
         ready: called before each trial; true ends the loop.
     """
@@ -147,14 +151,17 @@ class TrialLoop:
         worker: str,
         wanted: int,
         is_dead: Callable[[str], bool],
+        is_alive: Callable[[str], bool] = lambda _: False,
+        identity: str | None = None,
         on_trial: Callable[[int], None] | None = None,
         ready: Callable[[], bool] = lambda: False,
     ) -> None:
         self.study = study
         self.storage = storage
         self.objective = objective
-        self.assignment = Assignment(id_of_study(study), wanted, worker)
+        self.assignment = Assignment(id_of_study(study), wanted, worker, identity)
         self.is_dead = is_dead
+        self.is_alive = is_alive
         self.on_trial = on_trial
         self.ready = ready
         self.done = 0
@@ -165,24 +172,42 @@ class TrialLoop:
         self._looked = -math.inf
         self._waits = False
 
+    def join(self) -> None:
+        """Take part in the study, before anything is written to it.
+
+        Raises AxsearchError where it is not the one that the objective evaluates for, or the
+        database failed.
+        """
+        with self._in_words():
+            self.storage.work_on(self.assignment)
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except GoneError as error:
+            raise self._gone() from error
+        except Exception as error:
+            if is_of_database(error):
+                raise database_error(error) from error
+            raise
+
     def run(self) -> None:
         """Run trials; returns when all workers have finished enough, or nothing new is proposed.
 
         Raises:
-            AxsearchError: more than half of at least five trials failed, the study was deleted, or
-                the database failed; :class:`DatabaseAwayError` after a long outage.
+            AxsearchError: more than half of at least five trials failed, the study was deleted or
+                replaced, or the database failed; :class:`DatabaseAwayError` after a long outage.
             KeyboardInterrupt: a signal came; the trial that ran waits to be tried again.
         """
-        self.storage.work_on(self.assignment)
+        self.join()
         pulse, interrupts = Pulse(self.storage, self.storage.grace / 4), Interrupts()
         try:
-            with interrupts, pulse.running():
+            with self._in_words(), interrupts, pulse.running():
                 self._loop(interrupts, pulse)
         except Exception as error:
             if interrupts.stopped:
                 raise KeyboardInterrupt from error
-            if is_of_database(error):
-                raise database_error(error) from error
             raise
 
     def _loop(self, interrupts: Interrupts, pulse: Pulse) -> None:
@@ -200,7 +225,7 @@ class TrialLoop:
                 self._wait(interrupts)
                 continue
             except KeyError:
-                raise self._gone() from None
+                raise GoneError from None
             self._waits = False
             with pulse.of(id_of_trial(trial)):
                 self._run(trial, interrupts)
@@ -234,8 +259,8 @@ class TrialLoop:
             if interrupts.stopped:  # what a signal stopped may have raised an error of its own
                 self.storage.give_back(self.assignment.study_id, trial_id)
                 raise KeyboardInterrupt from error
-            if is_of_database(error):  # the trial is lost and will be tried again
-                raise
+            if is_of_database(error) or isinstance(error, GoneError):
+                raise  # the trial is lost, and tried again where its study still is
             if isinstance(error, TAKEN) and self._taken(trial):
                 return
             problem = cause(error)
@@ -245,7 +270,8 @@ class TrialLoop:
                 self._fail(trial, problem)
                 raise
         except BaseException:
-            self.storage.give_back(self.assignment.study_id, trial_id)
+            with suppress(GoneError):
+                self.storage.give_back(self.assignment.study_id, trial_id)
             raise
         if problem is not None:
             self._fail(trial, problem)
@@ -274,6 +300,8 @@ class TrialLoop:
         """End a trial; false where others did, which assumed that this worker had died."""
         try:
             end_trial(self.study, trial, values, state)
+        except GoneError:
+            raise
         except TAKEN:
             if not self._taken(trial):
                 raise
@@ -281,12 +309,15 @@ class TrialLoop:
         return True
 
     def _taken(self, trial: optuna.Trial) -> bool:
-        """Whether others ended a trial; raises AxsearchError where it was deleted."""
+        """Whether others ended a trial; raises GoneError where it was deleted or replaced."""
+        trial_id = id_of_trial(trial)
         try:
-            state = self.storage.get_trial(id_of_trial(trial)).state
+            state = self.storage.get_trial(trial_id).state
         except KeyError:
-            raise self._gone() from None
+            raise GoneError from None
         if state == TrialState.RUNNING:
+            if not self.storage.runs_here(trial_id):  # another one, under the same id
+                raise GoneError
             return False
         console.print(
             f"Trial {trial.number} was given to another worker, because this one had shown no "
@@ -296,7 +327,10 @@ class TrialLoop:
         return True
 
     def _gone(self) -> AxsearchError:
-        return AxsearchError(f"Study {self.study.study_name!r} was deleted while it ran.")
+        return AxsearchError(
+            f"Study {self.study.study_name!r} was deleted while it ran, or its database was "
+            "replaced by a copy; what was evaluated is kept: run the same command again."
+        )
 
     def _fail(self, trial: optuna.Trial, problem: str) -> None:
         trial.set_user_attr(FAILED_ATTR, problem)
@@ -326,7 +360,9 @@ class TrialLoop:
         """Give back the trials of workers that died, every quarter of the grace period."""
         if time.monotonic() - self._looked < self.storage.grace / 4:
             return
-        lost, given_up = self.storage.retry_lost(self.assignment.study_id, self.is_dead)
+        lost, given_up = self.storage.retry_lost(
+            self.assignment.study_id, self.is_dead, self.is_alive
+        )
         self._looked = time.monotonic()
         for number in lost:
             console.print(f"Trial {number} was lost with its worker; its model is tried again.")

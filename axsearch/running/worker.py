@@ -22,7 +22,7 @@ from axsearch.space.recipe import Recipe
 from axsearch.store.outages import at_once, is_of_database
 from axsearch.study.settings import SearchSettings
 from axsearch.study.study import Study
-from axsearch.system.liveness import is_dead, worker_name
+from axsearch.system.liveness import is_alive, is_dead, worker_name
 from axsearch.system.machine import machine_name
 
 if TYPE_CHECKING:
@@ -119,7 +119,6 @@ class Worker:
         if self.space.compensation != "none":
             # With its own progress bar, not in the midst of a trial.
             self.evaluator.weights.prepare()
-        self._enqueue(wanted - self._count())
         began, evaluating = time.monotonic(), 0.0
         with progress_bar() as progress:
             bar = progress.add_task("Searching", total=wanted, completed=self._count())
@@ -144,9 +143,13 @@ class Worker:
                 worker=self.name,
                 wanted=max(wanted, self._count() + (not self.standing.has_base)),
                 is_dead=is_dead,
+                is_alive=is_alive,
+                identity=self.study.identity,
                 on_trial=show,
                 ready=self._ready,
             )
+            loop.join()
+            self._enqueue(wanted - self._count())
             loop.run()
         if loop.done:
             self._report(loop, time.monotonic() - began, evaluating)

@@ -1,4 +1,4 @@
-"""Names of attributes of Optuna's trials: those that axsearch sets, and Optuna's that it reads."""
+"""Names of attributes of Optuna's trials and studies: axsearch's, and Optuna's that it reads."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ GENERATION_ATTR = "hat:generation"
 
 WORKER_ATTR = "axsearch:worker"
 """Who began a trial last."""
+
+IDENTITY_ATTR = "axsearch:identity"
+"""Of a study: random, so that no other study ever has it, see :mod:`axsearch.store.identity`."""
 
 INTERRUPTED_ATTR = "interrupted"
 """Of a failed trial: it was stopped or lost, so it is no evidence about its recipe."""

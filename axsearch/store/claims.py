@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from optuna.trial import TrialState
-from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy import Table, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from axsearch.errors import AxsearchError
 from axsearch.store.attributes import WORKER_ATTR
+from axsearch.store.heartbeats import begin
+from axsearch.store.identity import GoneError, check_study
 from axsearch.store.models import RecipeRow, TrialRow
-from axsearch.store.optuna_internals import (
-    HEARTBEATS,
-    NOT_FOUND,
-    STUDIES,
-    SYSTEM_ATTRS,
-    TRIALS,
-)
+from axsearch.store.optuna_internals import STUDIES, SYSTEM_ATTRS, TRIALS
 
 ROWS = cast(Table, TrialRow.__table__)
 
@@ -40,6 +36,8 @@ class Assignment:
     study_id: int
     wanted: int
     worker: str
+    identity: str | None = None
+    """Of the study, see :mod:`axsearch.store.identity`; None takes the study as it is."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,21 @@ class Claim:
     attempt: int
 
 
-def lock_study(session: Session, study_id: int) -> None:
+def lock_study(session: Session, study_id: int, identity: str | None = None) -> None:
     """Lock a study, so that no one else begins a trial of it until the transaction ends.
 
     It must be the transaction's first statement. SQLite has no row locks and reads outside of
-    transactions: there the first write is the lock.
+    transactions: there the first write is the lock. Raises GoneError where there is no such study,
+    or where it is not the one with this identity.
     """
     own = STUDIES.c.study_id == study_id
     if session.get_bind().dialect.name == "sqlite":
         locked = session.execute(update(STUDIES).where(own).values(study_id=study_id))
         if locked.rowcount != 1:  # type: ignore[attr-defined]
-            raise KeyError(NOT_FOUND)
+            raise GoneError
     elif session.scalar(select(STUDIES.c.study_id).where(own).with_for_update()) is None:
-        raise KeyError(NOT_FOUND)
+        raise GoneError
+    check_study(session, study_id, identity)
 
 
 def check_budget(session: Session, assignment: Assignment, *, begun: int = 0) -> None:
@@ -96,42 +96,26 @@ def trials_in(session: Session, study_id: int, state: TrialState) -> int:
     return session.scalar(select(func.count()).select_from(TRIALS).where(*own)) or 0
 
 
-def begin(session: Session, trial_id: int, worker: str) -> None:
-    """Record with the start of a trial who runs it, and that it is alive.
-
-    It is done in the same transaction: a trial without a heartbeat would stay running for ever if
-    its worker died.
-    """
-    if session.get_bind().dialect.name == "sqlite":  # it assigns the ids of deleted trials again
-        session.execute(delete(HEARTBEATS).where(HEARTBEATS.c.trial_id == trial_id))
-    session.execute(insert(HEARTBEATS).values(trial_id=trial_id))
-    value = {"trial_id": trial_id, "key": WORKER_ATTR, "value_json": json.dumps(worker)}
-    session.execute(insert(SYSTEM_ATTRS).values(value))
-
-
-def beat(session: Session, trial_id: int) -> None:
-    """Record that a trial is alive, if it exists: a row for a deleted one would stay."""
-    own = HEARTBEATS.c.trial_id == trial_id
-    session.execute(update(HEARTBEATS).where(own).values(heartbeat=func.now()))
-
-
 def runs(session: Session, trial_id: int, worker: str) -> bool:
-    """Whether a trial that this worker began, see :func:`begin`, is running."""
-    found = session.execute(
-        select(TRIALS.c.state, SYSTEM_ATTRS.c.value_json)
-        .join(SYSTEM_ATTRS, SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WORKER_ATTR)
-    ).first()
-    return (
-        found is not None
-        and found.state == TrialState.RUNNING
-        and json.loads(found.value_json) == worker
-    )
+    """Whether a trial that this worker began is running."""
+    state = session.scalar(select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id))
+    return state == TrialState.RUNNING and _began(session, trial_id) == worker
+
+
+def _began(session: Session, trial_id: int) -> str | None:
+    """The worker that began a trial."""
+    own = SYSTEM_ATTRS.c.trial_id == trial_id, SYSTEM_ATTRS.c.key == WORKER_ATTR
+    text = session.scalar(select(SYSTEM_ATTRS.c.value_json).where(*own))
+    return None if text is None else str(json.loads(text))
 
 
 def start_waiting(session: Session, trial_id: int, assignment: Assignment) -> bool:
     """Start a trial that waits; false where another worker has started it."""
-    waiting = (TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.WAITING)
+    waiting = (
+        TRIALS.c.trial_id == trial_id,
+        TRIALS.c.study_id == assignment.study_id,
+        TRIALS.c.state == TrialState.WAITING,
+    )
     now = datetime.now(UTC).replace(tzinfo=None)
     started = update(TRIALS).where(*waiting).values(state=TrialState.RUNNING, datetime_start=now)
     if session.execute(started).rowcount != 1:  # type: ignore[attr-defined]
@@ -190,9 +174,21 @@ def add_claim(session: Session, study_id: int, recipe: str, text: str, trial_id:
     )
 
 
-def end(session: Session, trial_id: int, columns: Mapping[str, Any]) -> None:
-    """Write the result of a trial, if it has its recipe."""
-    session.execute(update(ROWS).where(ROWS.c.trial_id == trial_id).values(**columns))
+def end(session: Session, study_id: int, trial_id: int, columns: Mapping[str, Any]) -> bool:
+    """Write the result of a trial; false where it has no recipe."""
+    own = ROWS.c.study_id == study_id, ROWS.c.trial_id == trial_id
+    return bool(session.execute(update(ROWS).where(*own).values(**columns)).rowcount)  # type: ignore[attr-defined]
+
+
+def fail(session: Session, study_id: int, trial_id: int, worker: str | None) -> bool:
+    """Fail a running trial of this worker; false where it has ended or another worker runs it."""
+    if _began(session, trial_id) != worker:
+        return False
+    own = TRIALS.c.trial_id == trial_id, TRIALS.c.study_id == study_id
+    now = datetime.now(UTC).replace(tzinfo=None)
+    failed = update(TRIALS).where(*own, TRIALS.c.state == TrialState.RUNNING)
+    ended = failed.values(state=TrialState.FAIL, datetime_complete=now)
+    return session.execute(ended).rowcount == 1  # type: ignore[attr-defined, no-any-return]
 
 
 def recipe_of(session: Session, study_id: int, trial_id: int) -> tuple[str, int] | None:
@@ -200,50 +196,3 @@ def recipe_of(session: Session, study_id: int, trial_id: int) -> tuple[str, int]
     own = (ROWS.c.study_id == study_id, ROWS.c.trial_id == trial_id)
     row = session.execute(select(ROWS.c.recipe, ROWS.c.attempt).where(*own)).one_or_none()
     return None if row is None else (row.recipe, row.attempt)
-
-
-@dataclass(frozen=True)
-class Running:
-    """A running trial, and for how many seconds it has shown no sign of life."""
-
-    trial_id: int
-    number: int
-    worker: str | None
-    silent: float
-
-
-def signs_of_life(session: Session, study_id: int) -> list[Running]:
-    """The trials of a study that run, and how long ago their workers were heard of."""
-    now = session.scalar(select(func.now()))
-    assert now is not None
-    found = session.execute(
-        select(
-            TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.datetime_start,
-            HEARTBEATS.c.heartbeat, SYSTEM_ATTRS.c.value_json,
-        )
-        .join(HEARTBEATS, HEARTBEATS.c.trial_id == TRIALS.c.trial_id, isouter=True)
-        .join(
-            SYSTEM_ATTRS,
-            (SYSTEM_ATTRS.c.trial_id == TRIALS.c.trial_id) & (SYSTEM_ATTRS.c.key == WORKER_ATTR),
-            isouter=True,
-        )
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
-        .order_by(TRIALS.c.number)
-    ).all()  # fmt: skip
-
-    def silent(start: datetime | None, heartbeat: datetime | None) -> float:
-        if heartbeat is not None:  # both by the database's clock
-            gone: timedelta = now.replace(tzinfo=None) - heartbeat.replace(tzinfo=None)
-        else:  # a trial that another program began
-            gone = datetime.now(UTC).replace(tzinfo=None) - (start or datetime.min)
-        return gone.total_seconds()
-
-    return [
-        Running(
-            row.trial_id,
-            row.number,
-            None if row.value_json is None else str(json.loads(row.value_json)),
-            silent(row.datetime_start, row.heartbeat),
-        )
-        for row in found
-    ]

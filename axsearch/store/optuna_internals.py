@@ -33,6 +33,7 @@ from sqlalchemy.orm import Session
 
 STUDIES: Table = models.StudyModel.__table__
 STUDY_SYSTEM_ATTRS: Table = models.StudySystemAttributeModel.__table__
+STUDY_USER_ATTRS: Table = models.StudyUserAttributeModel.__table__
 TRIALS: Table = models.TrialModel.__table__
 PARAMS: Table = models.TrialParamModel.__table__
 VALUES: Table = models.TrialValueModel.__table__

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Table
 
+from axsearch.store.attributes import WORKER_ATTR
 from axsearch.store.optuna_internals import (
     NOT_FOUND,
     PARAMS,
@@ -86,6 +87,18 @@ class RunningTrial:
         self.unwritten[key] = value
 
     # What is known
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that began it; None without one."""
+        text = self._attrs[SYSTEM_ATTRS].get(WORKER_ATTR)
+        return None if text is None else str(json.loads(text))
+
+    @property
+    def rows(self) -> list[tuple[Table, int]]:
+        """How many rows it has in each table once all is written."""
+        attrs = [(table, len(kept)) for table, kept in self._attrs.items()]
+        return [(PARAMS, len(self._internal)), *attrs, (STEPS, len(self._steps))]
 
     @property
     def hidden(self) -> bool:

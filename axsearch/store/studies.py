@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, Text, bindparam, cast, delete, insert, select, text, update
+from sqlalchemy import Engine, Table, Text, bindparam, cast, delete, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from axsearch import strict_json
 from axsearch.space.recipe import Recipe
+from axsearch.store.identity import identity_of, identity_of_name
 from axsearch.store.models import (
     CLOSED_FORM,
     ExportRow,
@@ -51,6 +52,13 @@ def study_spec(engine: Engine, name: str) -> dict[str, Any] | None:
     if row is None:
         return None
     return _object(row[0] or "", name, "specification")
+
+
+@outlast
+def study_identity(engine: Engine, name: str) -> str | None:
+    """What tells a study from later ones of its name and number; None where there is no study."""
+    with Session(engine) as session:
+        return identity_of_name(session, name)
 
 
 def _object(text: str, name: str, what: str) -> dict[str, Any]:
@@ -153,26 +161,36 @@ def trial_ids(engine: Engine, study_id: int, numbers: Sequence[int]) -> list[int
 
 @outlast
 def change_attributes(
-    engine: Engine, study_id: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> None:
-    """Write system attributes of a study, all of them or none, while no other does the same.
+    engine: Engine,
+    study_id: int,
+    change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    *,
+    identity: str | None = None,
+    attrs: Table = STUDY_SYSTEM_ATTRS,
+) -> bool:
+    """Write attributes of a study, all of them or none, while no other does the same.
 
     Optuna writes one after the other, so that two writers of a text in several parts can leave a
-    mixture of both. Nothing is done where there is no such study.
+    mixture of both. Returns false, with nothing written, where the study was deleted or another
+    has its number.
 
     Args:
         engine: an open database.
         study_id: Optuna's id of it.
         change: receives all attributes and returns those to write.
+        identity: of the study, as :func:`study_identity` read it; None for any.
+        attrs: the table of the attributes.
     """
-    ours, attrs = STUDIES.c.study_id == study_id, STUDY_SYSTEM_ATTRS
-    with engine.begin() as connection:
+    ours = STUDIES.c.study_id == study_id
+    with Session(engine) as session, session.begin():
         # Changes nothing, and holds the study's row, or all of SQLite, until the end.
         held = update(STUDIES).where(ours).values(study_name=STUDIES.c.study_name)
-        if not connection.execute(held).rowcount:
-            return
+        if not session.execute(held).rowcount:  # type: ignore[attr-defined]
+            return False
+        if identity is not None and identity_of(session, study_id) != identity:
+            return False
         own = attrs.c.study_id == study_id
-        found = connection.execute(select(attrs.c.key, attrs.c.value_json).where(own))
+        found = session.execute(select(attrs.c.key, attrs.c.value_json).where(own))
         before = {key: json.loads(value) for key, value in found}
         new, changed = [], []
         for key, value in change(before).items():
@@ -181,11 +199,12 @@ def change_attributes(
             elif before[key] != value:
                 changed.append({"changed": key, "value_json": json.dumps(value)})
         if new:
-            connection.execute(insert(attrs), new)
+            session.execute(insert(attrs), new)
         if changed:
-            connection.execute(
+            session.connection().execute(
                 update(attrs).where(own, attrs.c.key == bindparam("changed")), changed
             )
+    return True
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ class TrialStorage(ExtensibleStorage):
         with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is None:
+                if state.is_finished():
+                    self._check_elsewhere(trial_id)
                 taken = super().set_trial_state_values(trial_id, state, values)
                 if taken and state == TrialState.RUNNING:
                     self._take(trial_id)
@@ -153,6 +155,7 @@ class TrialStorage(ExtensibleStorage):
                 self._distributions.setdefault((running.study_id, name), distribution)
                 self._flush_old(running)
                 return
+        self._check_elsewhere(trial_id)
         super().set_param(trial_id, name, internal, distribution, earlier)
 
     def _earlier(self, study_id: int, name: str) -> BaseDistribution | None:
@@ -185,6 +188,7 @@ class TrialStorage(ExtensibleStorage):
         with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is None:
+                self._check_elsewhere(trial_id)
                 return False
             set_on(running)
             if running.hidden:
@@ -229,7 +233,7 @@ class TrialStorage(ExtensibleStorage):
         """Write a trial's buffer, and its end if it has ended, in one transaction."""
         try:
             with self.transaction() as session:
-                self._check(session, running.trial_id)
+                self._check(session, running)
                 self._insert(session, running)
                 if state.is_finished():
                     finish_trial(session, running.trial_id, state, values or ())
@@ -249,8 +253,15 @@ class TrialStorage(ExtensibleStorage):
     def _end(self, session: Session, running: RunningTrial) -> None:
         """Write more with the end of a trial; for subclasses."""
 
-    def _check(self, session: Session, trial_id: int) -> None:
+    def _check_own(self, session: Session, running: RunningTrial) -> None:
+        """Raise KeyError where another trial has the number of this one; for subclasses."""
+
+    def _check_elsewhere(self, trial_id: int) -> None:
+        """Called before something is set on a trial that does not run here; for subclasses."""
+
+    def _check(self, session: Session, running: RunningTrial) -> None:
         # Locked before its rows are added: to lock it after them could end in a deadlock.
+        trial_id = running.trial_id
         if session.get_bind().dialect.name == "sqlite":  # its lock is a write
             own = update(TRIALS).where(TRIALS.c.trial_id == trial_id)
             session.execute(own.values(trial_id=trial_id))
@@ -259,6 +270,7 @@ class TrialStorage(ExtensibleStorage):
         )
         if found is None:
             raise KeyError(NOT_FOUND)
+        self._check_own(session, running)
         self.check_trial_is_updatable(trial_id, found)
 
     def _insert(self, session: Session, running: RunningTrial) -> None:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from axsearch.space.recipe import Recipe
-from axsearch.store import claims
+from axsearch.store import claims, heartbeats
 from axsearch.store.artifacts import attach
 from axsearch.store.attributes import (
     FIXED_ATTR,
@@ -30,19 +28,20 @@ from axsearch.store.attributes import (
     RETRY_ATTR,
     WORKER_ATTR,
 )
-from axsearch.store.claims import RECIPE_RETRIES, Assignment, Claim, Running
-from axsearch.store.models import StudyRow, TrialRow
+from axsearch.store.claims import RECIPE_RETRIES, Assignment, Claim
+from axsearch.store.heartbeats import Running, Watch
+from axsearch.store.identified_storage import IdentifiedStorage
+from axsearch.store.identity import GoneError, check_study, check_whole
 from axsearch.store.optuna_internals import TRIALS, USER_ATTRS, id_of_trial
 from axsearch.store.outages import attempts, outlast
 from axsearch.store.running_trial import RunningTrial
 from axsearch.store.trial_rows import AT_ONCE, read_trials
-from axsearch.store.trial_storage import TrialStorage
 
 GivenBack = Literal["waiting", "given up", "ended"]
 
 
-class WorkStorage(TrialStorage):
-    """A TrialStorage for workers, which also continues after an outage of the database.
+class WorkStorage(IdentifiedStorage):
+    """An IdentifiedStorage for workers, which also continues after an outage of the database.
 
     Args:
         url: of the database.
@@ -51,13 +50,10 @@ class WorkStorage(TrialStorage):
 
     def __init__(self, url: str, *, grace_period: float, **arguments: Any) -> None:
         self.grace = grace_period
-        self._assignment: Assignment | None = None
         self._ends: dict[int, tuple[Mapping[str, Any], Mapping[str, bytes]]] = {}
+        self._claimed: set[int] = set()  # trials that run here and have their recipes
+        self._watch = Watch(grace_period)
         super().__init__(url, **arguments)
-
-    def work_on(self, assignment: Assignment) -> None:
-        """From now on claim trials for this; BudgetFullError then ends :meth:`Study.ask`."""
-        self._assignment = assignment
 
     # Trials begin
 
@@ -77,11 +73,11 @@ class WorkStorage(TrialStorage):
 
     def _begin_new(self, assignment: Assignment) -> FrozenTrial:
         with self.transaction() as session:
-            claims.lock_study(session, assignment.study_id)
+            claims.lock_study(session, assignment.study_id, assignment.identity)
             row = self.insert_trial(session, assignment.study_id, None)
             if row.number >= assignment.wanted:  # else there are fewer of all trials
                 claims.check_budget(session, assignment, begun=1)
-            claims.begin(session, row.trial_id, assignment.worker)
+            heartbeats.begin(session, row.trial_id, assignment.worker)
             return FrozenTrial(  # as it would be read, in five statements fewer
                 number=row.number,
                 state=TrialState.RUNNING,
@@ -99,9 +95,10 @@ class WorkStorage(TrialStorage):
     def _mine(self, assignment: Assignment) -> FrozenTrial | None:
         """A trial that this worker began without knowing."""
         with self.transaction() as session:
+            check_study(session, assignment.study_id, assignment.identity)
             mine = [
                 found.trial_id
-                for found in claims.signs_of_life(session, assignment.study_id)
+                for found in heartbeats.signs_of_life(session, assignment.study_id)
                 if found.worker == assignment.worker and found.trial_id not in self._running
             ]
             found = read_trials(session, [TRIALS.c.trial_id.in_(mine)], {}) if mine else []
@@ -127,11 +124,12 @@ class WorkStorage(TrialStorage):
                     done = True
         if state.is_finished():
             self._ends.pop(trial_id, None)
+            self._claimed.discard(trial_id)
         return done
 
     def _start(self, trial_id: int, assignment: Assignment, again: bool) -> bool:
         with self.transaction() as session:
-            claims.lock_study(session, assignment.study_id)
+            claims.lock_study(session, assignment.study_id, assignment.identity)
             # If the connection broke after the first attempt was written, it runs here already.
             started = again and claims.runs(session, trial_id, assignment.worker)
             if not started:
@@ -146,40 +144,23 @@ class WorkStorage(TrialStorage):
         stored = self.get_trial(trial_id)
         return stored.state == state and list(stored.values or ()) == list(values or ())
 
-    def _beat(self, trial_id: int) -> None:
-        with self.transaction() as session:
-            claims.beat(session, trial_id)
-
-    # Studies are deleted
-
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
-        """Create a study; SQLite reuses the id of a deleted one, whose rows are removed first."""
-        study_id = super().create_new_study(directions, study_name)
-        self._forget(study_id)
-        return study_id
-
-    def delete_study(self, study_id: int) -> None:
-        """Delete a study with axsearch's rows about it; evaluations stay."""
-        super().delete_study(study_id)
-        self._forget(study_id)
-
-    @outlast
-    def _forget(self, study_id: int) -> None:
-        with self.transaction() as session:
-            for rows in (TrialRow, StudyRow):
-                session.execute(delete(rows).where(rows.study_id == study_id))
-
     # Recipes are claimed
 
     @outlast
     def claim(self, trial_id: int, recipe: Recipe) -> Claim:
-        """Claim a recipe for a trial that runs here."""
-        study_id = self._running[trial_id].study_id
+        """Claim a recipe for a trial that runs here.
+
+        Raises UpdateFinishedTrialError where another worker ended it, GoneError or another KeyError
+        where it is no longer there.
+        """
+        running = self._running.get(trial_id)
+        if running is None:
+            raise UpdateFinishedTrialError(f"Trial {trial_id} does not run in this worker.")
+        study_id = running.study_id
         while True:
             try:
                 with self.transaction() as session:
+                    self._check(session, running)
                     found = claims.holder(session, study_id, recipe.hash)
                     if found is None:
                         claims.add_claim(session, study_id, recipe.hash, recipe.to_json(), trial_id)
@@ -197,6 +178,11 @@ class WorkStorage(TrialStorage):
                         mine = found
             except IntegrityError:  # another worker was first, with this recipe or this claim
                 continue
+            except (UpdateFinishedTrialError, KeyError):  # others ended it, or it is gone
+                self._running.pop(trial_id, None)
+                raise
+            if mine.state == "own":
+                self._claimed.add(trial_id)
             return mine
 
     @outlast
@@ -207,7 +193,7 @@ class WorkStorage(TrialStorage):
         """
         try:
             with self.transaction() as session:
-                claims.lock_study(session, study_id)
+                claims.lock_study(session, study_id, self._identity(study_id))
                 found = claims.holder(session, study_id, recipe.hash)
                 if found is not None and found.state != "own":
                     return found
@@ -236,53 +222,63 @@ class WorkStorage(TrialStorage):
 
     def _end(self, session: Session, running: RunningTrial) -> None:
         columns, files = self._ends.get(running.trial_id, ({}, {}))
+        check_whole(session, running.trial_id, running.rows)
         if columns:
-            claims.end(session, running.trial_id, columns)
+            ended = claims.end(session, running.study_id, running.trial_id, columns)
+            if running.trial_id in self._claimed and not ended:
+                raise GoneError
         for name, data in files.items():
             attach(session, running.trial_id, name, data)
 
     @outlast
-    def give_back(self, study_id: int, trial_id: int, *, lost: bool = False) -> GivenBack:
+    def give_back(self, study_id: int, trial_id: int, *, lost: Running | None = None) -> GivenBack:
         """Fail a trial that did not come to its end, and let its recipe be tried again.
 
         A recipe whose trials were lost (their workers died) more than three times is given up.
         Returns whether another trial waits with the recipe now, the recipe was given up, or
         neither: the trial had no recipe yet, or had ended.
+
+        Args:
+            study_id: of the study.
+            trial_id: of a trial that runs here, or that is ``lost``.
+            lost: the trial as it was when its worker was found dead; None if it runs here.
         """
         with self._buffer_lock:
             running = self._running.get(trial_id)
             if running is not None and running.unwritten:
                 with suppress(UpdateFinishedTrialError, KeyError):
                     self._flush(running)
+        holder = running if lost is None else lost
+        worker = None if holder is None else holder.worker
         with self.transaction() as session:
-            claims.lock_study(session, study_id)
-            failed = (TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
-            now = datetime.now(UTC).replace(tzinfo=None)
-            ended = (
-                update(TRIALS).where(*failed).values(state=TrialState.FAIL, datetime_complete=now)
-            )
+            claims.lock_study(session, study_id, self._identity(study_id))
             # If this is run twice, the second run finds nothing.
-            if session.execute(ended).rowcount != 1:  # type: ignore[attr-defined]
+            if not claims.fail(session, study_id, trial_id, worker):
                 return "ended"
             own = claims.recipe_of(session, study_id, trial_id)
             state: GivenBack = "ended"
             mark: dict[str, Any] = {"key": INTERRUPTED_ATTR, "value_json": "true"}
             if own is not None:
                 recipe, attempt = own
-                state = "given up" if lost and attempt > RECIPE_RETRIES else "waiting"
+                state = "waiting" if lost is None or attempt <= RECIPE_RETRIES else "given up"
                 if state == "waiting":
                     trial = read_trials(session, [TRIALS.c.trial_id == trial_id], {})[0]
                     # One that was waiting may have been lost before its parameters were written.
                     given = trial.system_attrs.get(FIXED_ATTR, {})
                     waiting = _waiting({**given, **trial.params}, trial.number)
                     next_id = self.insert_trial(session, study_id, waiting).trial_id
-                    claims.take_over(session, study_id, recipe, trial_id, next_id, attempt + lost)
+                    attempt += lost is not None
+                    claims.take_over(session, study_id, recipe, trial_id, next_id, attempt)
                 else:
                     mark = {"key": GIVEN_UP_ATTR, "value_json": str(attempt)}
             session.execute(insert(USER_ATTRS).values(trial_id=trial_id, **mark))
         with self._buffer_lock:
             self._running.pop(trial_id, None)
         return state
+
+    def runs_here(self, trial_id: int) -> bool:
+        """Whether a trial runs in this object, as far as it knows."""
+        return trial_id in self._running
 
     @outlast
     def is_running(self, trial_id: int) -> bool:
@@ -295,28 +291,26 @@ class WorkStorage(TrialStorage):
     def others(self, study_id: int) -> list[Running]:
         """The trials of a study that do not run in this object."""
         with self.transaction() as session:
-            found = claims.signs_of_life(session, study_id)
+            found = heartbeats.signs_of_life(session, study_id)
         return [trial for trial in found if trial.trial_id not in self._running]
 
     def retry_lost(
-        self, study_id: int, is_dead: Callable[[str], bool]
+        self,
+        study_id: int,
+        is_dead: Callable[[str], bool],
+        is_alive: Callable[[str], bool] = lambda _: False,
     ) -> tuple[list[int], list[int]]:
-        """Give back the trials of workers that died.
+        """Give back the trials of workers that died, as :class:`Watch` tells.
 
         Returns the numbers of those whose recipes wait again, and of those that were given up.
 
         Args:
             study_id: of the study.
-            is_dead: whether a worker, as ``Assignment.worker`` named it, is known to have died;
-                others are assumed dead after the grace period without a heartbeat.
+            is_dead: whether a worker, as ``Assignment.worker`` named it, is known to have died.
+            is_alive: whether one is known to live.
         """
-        found = self.others(study_id)
-        lost = [
-            trial
-            for trial in found
-            if trial.silent > self.grace or (trial.worker is not None and is_dead(trial.worker))
-        ]
-        states = [self.give_back(study_id, trial.trial_id, lost=True) for trial in lost]
+        lost = self._watch.lost(self.others(study_id), is_dead, is_alive)
+        states = [self.give_back(study_id, trial.trial_id, lost=trial) for trial in lost]
         waiting, given_up = (
             [trial.number for trial, state in zip(lost, states, strict=True) if state == wanted]
             for wanted in ("waiting", "given up")

@@ -32,7 +32,14 @@ from axsearch.store.queries import (
     load_recipes,
 )
 from axsearch.store.records import read_record
-from axsearch.store.studies import asked_for, front_candidates, study_names, study_spec, trial_ids
+from axsearch.store.studies import (
+    asked_for,
+    front_candidates,
+    study_identity,
+    study_names,
+    study_spec,
+    trial_ids,
+)
 from axsearch.study import choosing
 from axsearch.study.choosing import By, choose
 from axsearch.study.settings import Limits, SearchSettings
@@ -46,12 +53,21 @@ class Study:
     Example:
         >>> study = Study.open("sqlite:///studies.db", "reviews")  # doctest: +SKIP
         >>> study.pick(max_drop=0.01, by="latency").trial  # doctest: +SKIP
+
+    Attributes:
+        database: an open one, with the study.
+        name: its name.
+        spec: what it is about.
+        identity: tells it from a later study of its name, see :mod:`axsearch.store.identity`.
     """
 
-    def __init__(self, database: Database, name: str, spec: StudySpec) -> None:
+    def __init__(
+        self, database: Database, name: str, spec: StudySpec, identity: str | None = None
+    ) -> None:
         self.database = database
         self.name = name
         self.spec = spec
+        self.identity = identity
 
     @classmethod
     def open(cls, storage: str, name: str) -> Study:
@@ -66,13 +82,15 @@ class Study:
     @classmethod
     def of(cls, database: Database, name: str) -> Study:
         """A study of an open database; raises UsageError where it is not there or is damaged."""
+        # Before its specification: a study that is replaced in between is then noticed later.
+        identity = study_identity(database.engine, name)
         spec = study_spec(database.engine, name)
         kept = optuna.get_all_study_names(database.storage)  # the dashboard can delete studies
         if spec is None or name not in kept:
             names = [known for known in study_names(database.engine) if known in kept]
             hint = f"it holds {', '.join(names)}" if names else "it holds no study yet"
             raise UsageError(f"There is no study {name!r} in this database; {hint}.")
-        return cls(database, name, StudySpec.stored(name, spec))
+        return cls(database, name, StudySpec.stored(name, spec), identity)
 
     @cached_property
     def optuna(self) -> optuna.Study:

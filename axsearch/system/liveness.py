@@ -20,16 +20,26 @@ def is_dead(worker: str) -> bool:
 
     False for a worker on another machine or in another container, of which nothing is known.
     """
+    return _runs(worker) is False
+
+
+def is_alive(worker: str) -> bool:
+    """Whether a worker runs here; False for one of which nothing is known."""
+    return _runs(worker) is True
+
+
+def _runs(worker: str) -> bool | None:
+    """Whether a worker runs here, None where nothing is known of it."""
     parts = worker.rsplit("|", 3)
     if len(parts) != 4 or parts[1] != _where():
-        return False
+        return None
     try:
         process = psutil.Process(int(parts[2]))
-        return _started(process) != parts[3] or process.status() == psutil.STATUS_ZOMBIE
+        return _started(process) == parts[3] and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return True
-    except (psutil.Error, ValueError):
         return False
+    except (psutil.Error, ValueError):
+        return None
 
 
 def _started(process: psutil.Process) -> str:

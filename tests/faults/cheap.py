@@ -24,7 +24,7 @@ from axsearch.running.trial_loop import End, TrialLoop
 from axsearch.space.recipe import Recipe
 from axsearch.store import work_storage
 from axsearch.store.database import Database, open_database
-from axsearch.system.liveness import is_dead, worker_name
+from axsearch.system.liveness import is_alive, is_dead, worker_name
 
 NAME = "cheap"
 DIRECTIONS = ["maximize", "minimize"]
@@ -102,6 +102,7 @@ def a_loop(database: Database, objective: Cheap, wanted: int) -> TrialLoop:
         worker=worker_name(),
         wanted=wanted,
         is_dead=is_dead,
+        is_alive=is_alive,
         on_trial=lambda count: print(f"finished {count}", flush=True),
     )
 

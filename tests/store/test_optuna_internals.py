@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from axsearch.store.artifacts import PREFIX
 from axsearch.store.attributes import CONSTRAINTS_ATTR, FIXED_ATTR
+from axsearch.store.identified_storage import IdentifiedStorage
 from axsearch.store.optuna_internals import ExtensibleStorage
 from axsearch.store.trial_storage import TrialStorage
 from axsearch.store.work_storage import WorkStorage
@@ -86,6 +87,10 @@ EXPECTED = {
     f"{MODELS}:StudySystemAttributeModel": Expected(
         f"study_system_attribute_id INTEGER NOT NULL, study_id INTEGER, {ATTRIBUTE}",
         "STUDY_SYSTEM_ATTRS",
+    ),
+    f"{MODELS}:StudyUserAttributeModel": Expected(
+        f"study_user_attribute_id INTEGER NOT NULL, study_id INTEGER, {ATTRIBUTE}",
+        "STUDY_USER_ATTRS",
     ),
     f"{MODELS}:TrialModel": Expected(
         f"trial_id INTEGER NOT NULL, number INTEGER, study_id INTEGER, state of {STATE} NOT NULL, "
@@ -245,7 +250,7 @@ HOMES = {
 def test_no_other_module_uses_a_private_name(
     of_objects: set[str], of_classes: dict[str, set[str]]
 ) -> None:
-    assert {"TrialStorage", "WorkStorage", "GenomeSampler"} <= set(of_classes)
+    assert {"TrialStorage", "IdentifiedStorage", "WorkStorage", "GenomeSampler"} <= set(of_classes)
     found = {
         path: uses
         for path, tree in trees().items()
@@ -300,7 +305,7 @@ def test_public_methods_of_optuna_s_are_overridden_on_purpose_only() -> None:
     """Or one that a new Optuna adds would be overridden without a word."""
     own = {
         name
-        for storage in (ExtensibleStorage, TrialStorage, WorkStorage)
+        for storage in (ExtensibleStorage, TrialStorage, IdentifiedStorage, WorkStorage)
         for name in vars(storage)
         if not name.startswith("_")
     }

@@ -57,7 +57,7 @@ def annotate(study: Study) -> None:
             written |= figure_attributes(before, name, text)
         return written
 
-    change_attributes(study.database.engine, study.id, change)
+    change_attributes(study.database.engine, study.id, change, identity=study.identity)
 
 
 def _figures(data: StudyData) -> Iterator[tuple[str, go.Figure]]:
