@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Engine, MetaData, create_engine, insert, inspect, text
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, insert, inspect, text
 
 from axsearch import Evaluator, Task, store
 from axsearch.approximations.choices import Kept
@@ -23,8 +24,9 @@ from axsearch.errors import UsageError
 from axsearch.space.recipe import Recipe
 from axsearch.statistics import pareto
 from axsearch.statistics.outcome import Outcome, packed
+from axsearch.store import database as opening
 from axsearch.store.claims import Assignment, BudgetFullError
-from axsearch.store.database import check_database, open_database
+from axsearch.store.database import Database, check_database, open_database
 from axsearch.store.models import RecipeRow, TableBase, TrialRow
 from axsearch.store.queries import EvaluationKey, LatencyKey, load_evaluation, load_latency
 
@@ -45,13 +47,20 @@ def test_opening_makes_both_kinds_of_tables_and_again_changes_nothing(url: str) 
 
 def test_migrations_give_the_tables_that_the_models_say(url: str) -> None:
     database = open_database(url, create=True)
+    check_tables(database)
+    database.close()
+
+
+def check_tables(database: Database) -> None:
+    """The tables are those of the models."""
     ours = {
         "include_name": lambda name, kind, _: kind != "table" or name in TableBase.metadata.tables
     }
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts=ours)
         assert compare_metadata(context, TableBase.metadata) == []
-    database.close()
+        names = inspect(connection).get_table_names()
+    assert not [name for name in names if name.startswith("old_")]
 
 
 def test_a_newer_schema_is_refused(url: str) -> None:
@@ -130,7 +139,76 @@ def upgrade(engine: Engine, revision: str) -> None:
         command.upgrade(config, revision)
 
 
-def test_evaluations_of_the_first_version_are_read_or_done_again(url: str) -> None:
+class KilledError(Exception):
+    """What a process that is killed raises here."""
+
+
+def opened_after_kills(url: str) -> Database:
+    """Open a database with processes that are killed after each statement that changes tables.
+
+    Each begins where the last one ended. Such a statement is committed with all before it, as
+    MariaDB does of itself; what the process did afterwards is rolled back.
+    """
+    done: set[str] = set()
+
+    def migrate(engine: Engine, shown: str) -> None:
+        def before(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+            if statement.lstrip().startswith(CHANGES):
+                connection.connection.commit()
+
+        def after(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+            if statement.lstrip().startswith(CHANGES):
+                connection.connection.commit()
+                if statement not in done:
+                    done.add(statement)
+                    raise KilledError
+
+        event.listen(engine, "before_cursor_execute", before)
+        event.listen(engine, "after_cursor_execute", after)
+        try:
+            original(engine, shown)
+        except KilledError:
+            engine.dispose()
+            raise
+        event.remove(engine, "before_cursor_execute", before)
+        event.remove(engine, "after_cursor_execute", after)
+
+    original = opening._migrate
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(opening, "_migrate", migrate)
+        for _ in range(200):
+            try:
+                opened = open_database(url, create=True)
+            except KilledError:
+                continue
+            assert len(done) > 3
+            return opened
+    raise AssertionError("the migrations do not come to an end")
+
+
+CHANGES = ("ALTER", "CREATE", "DROP", "RENAME")
+
+
+def opened(url: str) -> Database:
+    """Open a database in one go."""
+    return open_database(url.replace("+psycopg", ""))
+
+
+def test_tables_are_made_after_kills(
+    tmp_path: Path,
+) -> None:
+    check_tables_after_kills(f"sqlite:///{tmp_path / 'studies.db'}")
+
+
+def check_tables_after_kills(url: str) -> None:
+    """A new database."""
+    database = opened_after_kills(url)
+    check_tables(database)
+    database.close()
+    open_database(url).close()
+
+
+def check_evaluations_of_the_first_version(url: str, open_it: Callable[[str], Database]) -> None:
     """Right and wrong answers stay; other metrics had kept too little and are left out."""
     right = np.random.default_rng(0).random(1003) < 0.8
     engine = create_engine(url)
@@ -152,7 +230,7 @@ def test_evaluations_of_the_first_version_are_read_or_done_again(url: str) -> No
                 {"recipe": recipe.hash, "metric": metric, "outcome": np.packbits(right).tobytes()},
             )
     engine.dispose()
-    database = open_database(url.replace("+psycopg", ""))
+    database = open_it(url)
     found = {
         metric: load_evaluation(
             database.engine, EvaluationKey("m", "c", "s", "float32", metric), recipe.hash
@@ -223,7 +301,7 @@ OLD_SPEC = {
 }  # fmt: skip
 
 
-def test_studies_of_the_previous_release_are_in_the_new_tables(url: str) -> None:
+def check_studies_of_version_0003(url: str, open_it: Callable[[str], Database]) -> None:
     """What a database of schema 0003 holds is found in SQL, and its front is the same."""
     engine = create_engine(url)
     upgrade(engine, "0003")
@@ -274,7 +352,7 @@ def test_studies_of_the_previous_release_are_in_the_new_tables(url: str) -> None
     engine.dispose()
     storage.remove_session()
     storage.engine.dispose()
-    database = open_database(url.replace("+psycopg", ""))
+    database = open_it(url)
     with database.engine.connect() as connection:
         kept = connection.execute(
             text("SELECT count(*), sum(CASE WHEN accuracy IS NULL THEN 1 ELSE 0 END) FROM ax_trials"
@@ -306,7 +384,10 @@ def test_studies_of_the_previous_release_are_in_the_new_tables(url: str) -> None
     database.close()
 
 
-def test_what_was_measured_before_there_were_weights_is_of_the_closed_form(url: str) -> None:
+def check_what_was_measured_before_there_were_weights(
+    url: str, open_it: Callable[[str], Database]
+) -> None:
+    """It is of the closed form."""
     recipe, right = Recipe.of({}), Outcome("mean", np.array([True, False, True]))
     losses = np.array([0.1, 2.0, 0.3], np.float32)
     latency = {"model_ms": 1.0, "base_ms": 2.0, "ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 5}
@@ -350,7 +431,7 @@ def test_what_was_measured_before_there_were_weights_is_of_the_closed_form(url: 
         )
         rows_of(connection, "s")
     engine.dispose()
-    database = open_database(url.replace("+psycopg", ""))
+    database = open_it(url)
     with database.engine.begin() as connection:
         rows_of(connection, "t")  # a worker of the version before that still runs
     for split in ("s", "t"):
@@ -367,6 +448,27 @@ def test_what_was_measured_before_there_were_weights_is_of_the_closed_form(url: 
             found = connection.execute(text(f"SELECT weights FROM {table}")).scalars().all()
             assert found == ["", ""]
     database.close()
+
+
+EARLIER = [
+    check_evaluations_of_the_first_version,
+    check_studies_of_version_0003,
+    check_what_was_measured_before_there_were_weights,
+]
+
+
+@pytest.mark.parametrize("check", EARLIER)
+def test_earlier_databases_are_brought_up_to_date(
+    url: str, check: Callable[[str, Callable[[str], Database]], None]
+) -> None:
+    check(url, opened)
+
+
+@pytest.mark.parametrize("check", EARLIER)
+def test_earlier_databases_are_brought_up_to_date_after_kills(
+    tmp_path: Path, check: Callable[[str, Callable[[str], Database]], None]
+) -> None:
+    check(f"sqlite:///{tmp_path / 'studies.db'}", opened_after_kills)
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "size"), "all"])

@@ -20,7 +20,7 @@ from axsearch.doctor import examine
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.outcome import Outcome
 from axsearch.store import queries as q
-from axsearch.store.database import open_database
+from axsearch.store.database import Database, open_database
 from axsearch.testing import processes
 from tests.faults import cheap
 from tests.faults.definition import check_nothing_lost, complete, trials_of
@@ -111,19 +111,22 @@ def test_a_recipe_and_an_outcome_larger_than_64_kilobytes(url: str) -> None:
     database.close()
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        migrated.test_evaluations_of_the_first_version_are_read_or_done_again,
-        migrated.test_studies_of_the_previous_release_are_in_the_new_tables,
-        migrated.test_what_was_measured_before_there_were_weights_is_of_the_closed_form,
-        migrated.test_migrations_give_the_tables_that_the_models_say,
-    ],
-)
+@pytest.mark.parametrize("open_it", [migrated.opened, migrated.opened_after_kills])
+@pytest.mark.parametrize("check", migrated.EARLIER)
 def test_databases_of_earlier_versions_are_brought_up_to_date(
-    url: str, check: Callable[[str], None]
+    url: str,
+    check: Callable[[str, Callable[[str], Database]], None],
+    open_it: Callable[[str], Database],
 ) -> None:
-    check(url)
+    check(url, open_it)
+
+
+def test_migrations_give_the_tables_that_the_models_say(url: str) -> None:
+    migrated.test_migrations_give_the_tables_that_the_models_say(url)
+
+
+def test_tables_are_made_after_kills(url: str) -> None:
+    migrated.check_tables_after_kills(url)
 
 
 def test_a_killed_worker_loses_nothing(url: str) -> None:

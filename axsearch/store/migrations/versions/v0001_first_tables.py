@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from axsearch.store.migrations.repeatable import create_table
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -16,18 +18,18 @@ def _created() -> sa.Column[object]:
 
 
 def upgrade() -> None:
-    op.create_table(
+    create_table(
         "ax_studies",
         sa.Column("name", sa.String(200), primary_key=True),
         sa.Column("spec", sa.JSON(), nullable=False),
         _created(),
     )
-    op.create_table(
+    create_table(
         "ax_recipes",
         sa.Column("hash", SHA256, primary_key=True),
         sa.Column("json", sa.Text(), nullable=False),
     )
-    op.create_table(
+    create_table(
         "ax_evaluations",
         sa.Column("model", SHA256, primary_key=True),
         sa.Column("recipe", SHA256, sa.ForeignKey("ax_recipes.hash"), primary_key=True),
@@ -42,7 +44,7 @@ def upgrade() -> None:
         sa.Column("outcome", sa.LargeBinary(), nullable=False),
         _created(),
     )
-    op.create_table(
+    create_table(
         "ax_latencies",
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("model", SHA256, nullable=False, index=True),
@@ -55,7 +57,7 @@ def upgrade() -> None:
         sa.Column("pairs", sa.Integer(), nullable=False),
         _created(),
     )  # fmt: skip
-    op.create_table(
+    create_table(
         "ax_calibrations",
         sa.Column("model", SHA256, primary_key=True),
         sa.Column("split", SHA256, primary_key=True),

@@ -7,6 +7,8 @@ import numpy as np
 import sqlalchemy as sa
 from alembic import op
 
+from axsearch.store.migrations.repeatable import add_column
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -23,10 +25,8 @@ KEY = [EVALUATIONS.c[name] for name in ("model", "recipe", "split", "dtype", "me
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("ax_evaluations") as table:
-        table.add_column(
-            sa.Column("statistic", sa.String(32), nullable=False, server_default="mean")
-        )
+    mean = sa.Column("statistic", sa.String(32), nullable=False, server_default="mean")
+    add_column("ax_evaluations", mean)
     # Right and wrong do not say what an example adds to another metric: evaluate again.
     op.execute(EVALUATIONS.delete().where(EVALUATIONS.c.metric != "accuracy"))
     connection = op.get_bind()
@@ -39,8 +39,6 @@ def upgrade() -> None:
         connection.execute(
             EVALUATIONS.update().where(same).values(outcome=zlib.compress(buffer.getvalue()))
         )
-    with op.batch_alter_table("ax_evaluations") as table:
-        table.alter_column("statistic", existing_type=sa.String(32), server_default=None)
 
 
 def downgrade() -> None:

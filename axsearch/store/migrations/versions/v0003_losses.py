@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from axsearch.store.migrations.repeatable import add_column
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -10,8 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("ax_evaluations") as table:
-        table.add_column(sa.Column("losses", sa.LargeBinary(), nullable=True))
+    add_column("ax_evaluations", sa.Column("losses", sa.LargeBinary(), nullable=True))
 
 
 def downgrade() -> None:

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT
 
+from axsearch.store.migrations.repeatable import create_index, create_table, has_table, rebuild
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -61,12 +63,13 @@ def upgrade() -> None:
     _rebuild_studies(known)
     _rebuild_evaluations()
     _rebuild_latencies()
+    if "ax_front" not in sa.inspect(op.get_bind()).get_view_names():
+        op.execute(FRONT)
     known.add_trials()
-    op.execute(FRONT)
 
 
 def _create_tables() -> None:
-    op.create_table(
+    create_table(
         "ax_models",
         sa.Column("fingerprint", SHA256, primary_key=True),
         *_needed(sa.String(500), "name"),
@@ -74,7 +77,7 @@ def _create_tables() -> None:
         *_optional(sa.BigInteger, "size_bytes", "parameters"),
         _created(),
     )
-    op.create_table(
+    create_table(
         "ax_tasks",
         sa.Column("fingerprint", SHA256, primary_key=True),
         *_needed(sa.String(64), "kind"),
@@ -83,7 +86,7 @@ def _create_tables() -> None:
         *_needed(SHA256, "calibration", "search", "holdout"),
         _created(),
     )
-    op.create_table(
+    create_table(
         "ax_machines",
         sa.Column("name", MACHINE, primary_key=True),
         *_optional(sa.String(200), "host", "processor"),
@@ -93,7 +96,7 @@ def _create_tables() -> None:
         *_optional(sa.JSON, "versions"),
         _created(),
     )
-    op.create_table(
+    create_table(
         "ax_trials",
         sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("recipe", SHA256, sa.ForeignKey("ax_recipes.hash"), primary_key=True),
@@ -106,13 +109,13 @@ def _create_tables() -> None:
         *_optional(sa.Double, "seconds"),
         *_optional(MACHINE, "worker"),
     )
-    op.create_index(
+    create_index(
         "ix_ax_trials_front",
         "ax_trials",
         ["study_id", "feasible", "accuracy", "latency", "size"],
     )
-    op.create_index("ix_ax_trials_finished", "ax_trials", ["study_id", "finished"])
-    op.create_table(
+    create_index("ix_ax_trials_finished", "ax_trials", ["study_id", "finished"])
+    create_table(
         "ax_artifacts",
         sa.Column("id", sa.String(36), primary_key=True),
         *_needed(SHA256, "sha256"),
@@ -120,7 +123,7 @@ def _create_tables() -> None:
         *_needed(BLOB, "data"),
         _created(),
     )
-    op.create_table(
+    create_table(
         "ax_exports",
         sa.Column("id", sa.Integer, primary_key=True),
         *_needed(sa.String(200), "study"),
@@ -133,36 +136,30 @@ def _create_tables() -> None:
     )
 
 
-def _rebuild(table: str, columns: list[sa.Column[Any]], into: str, source: str) -> None:
-    """Make a table anew, since not every database can change all of one."""
-    op.rename_table(table, f"old_{table}")
-    op.create_table(table, *columns)
-    op.execute(f"INSERT INTO {table} ({into}) SELECT {source}")
-    op.drop_table(f"old_{table}")
-
-
 def _rebuild_studies(known: "_Known") -> None:
-    op.drop_table("ax_studies")  # `known` has read it
-    op.create_table(
+    rebuild(
         "ax_studies",
-        sa.Column("name", sa.String(200), primary_key=True),
-        sa.Column("study_id", sa.Integer, nullable=True, index=True),
-        sa.Column("model", SHA256, sa.ForeignKey("ax_models.fingerprint"), nullable=True),
-        sa.Column("task", SHA256, sa.ForeignKey("ax_tasks.fingerprint"), nullable=True),
-        sa.Column("machine", MACHINE, sa.ForeignKey("ax_machines.name"), nullable=True),
-        *_needed(sa.String(64), "objectives"),
-        *_needed(sa.JSON, "spec"),
-        *_optional(sa.Integer, "trials"),
-        *_optional(sa.JSON, "settings"),
-        _created(),
+        [
+            sa.Column("name", sa.String(200), primary_key=True),
+            sa.Column("study_id", sa.Integer, nullable=True, index=True),
+            sa.Column("model", SHA256, sa.ForeignKey("ax_models.fingerprint"), nullable=True),
+            sa.Column("task", SHA256, sa.ForeignKey("ax_tasks.fingerprint"), nullable=True),
+            sa.Column("machine", MACHINE, sa.ForeignKey("ax_machines.name"), nullable=True),
+            *_needed(sa.String(64), "objectives"),
+            *_needed(sa.JSON, "spec"),
+            *_optional(sa.Integer, "trials"),
+            *_optional(sa.JSON, "settings"),
+            _created(),
+        ],
+        known.add_studies,
+        new="study_id",
     )
-    known.add_studies()
 
 
 def _rebuild_evaluations() -> None:
     key = "model, recipe, split, dtype, metric"
     kept = "split_name, value, low, high, examples, statistic, outcome, losses, created"
-    _rebuild(
+    rebuild(
         "ax_evaluations",
         [
             sa.Column("model", SHA256, primary_key=True),
@@ -179,8 +176,11 @@ def _rebuild_evaluations() -> None:
             *_optional(BLOB, "losses"),
             _created(),
         ],
-        f"{key}, stage, {kept}",
-        f"{key}, 'whole', {kept} FROM old_ax_evaluations",
+        lambda: op.execute(
+            f"INSERT INTO ax_evaluations ({key}, stage, {kept})"
+            f" SELECT {key}, 'whole', {kept} FROM old_ax_evaluations"
+        ),
+        new="stage",
     )
 
 
@@ -189,8 +189,7 @@ def _rebuild_latencies() -> None:
         "model, recipe, workload, machine, scenario, model_ms, base_ms, ratio, low, high, pairs, "
         "created"
     )
-    op.drop_index("ix_ax_latencies_model", "ax_latencies")
-    _rebuild(
+    rebuild(
         "ax_latencies",
         [
             sa.Column("id", sa.Integer, primary_key=True),
@@ -206,8 +205,11 @@ def _rebuild_latencies() -> None:
             *_needed(sa.Integer, "pairs"),
             _created(),
         ],
-        kept,
-        f"{kept} FROM old_ax_latencies ORDER BY id",
+        lambda: op.execute(
+            f"INSERT INTO ax_latencies ({kept}) SELECT {kept} FROM old_ax_latencies ORDER BY id"
+        ),
+        new="entry",
+        indexes=["ix_ax_latencies_model"],
     )
 
 
@@ -219,16 +221,17 @@ class _Known:
         self.tables = sa.MetaData()
         self.tables.reflect(connection)
         old = sa.table(
-            "ax_studies",
+            "old_ax_studies" if has_table("old_ax_studies") else "ax_studies",
             sa.column("name", sa.String),
             sa.column("spec", sa.JSON),
             sa.column("created", sa.DateTime(timezone=True)),
         )
         self.studies = connection.execute(sa.select(old)).all()
         self.created = datetime.now(UTC)
-        used = self.connection.execute(sa.text("SELECT DISTINCT machine FROM ax_latencies"))
-        machines = {*used.scalars(), *(spec.get("machine") for _, spec, _ in self.studies)}
-        for name in sorted(machines - {None}):
+        machines = {spec.get("machine") for _, spec, _ in self.studies}
+        for table in filter(has_table, ("ax_latencies", "old_ax_latencies")):
+            machines |= self._all("machine", table)
+        for name in sorted(machines - {None} - self._all("name", "ax_machines")):
             self._insert("ax_machines", name=name, created=self.created)
         # A database of axsearch's tables alone has no trials.
         self.trials = "trials" in self.tables.tables
@@ -236,6 +239,13 @@ class _Known:
         if self.trials:
             rows = connection.execute(sa.text("SELECT study_name, study_id FROM studies")).all()
             self.ids = {row.study_name: row.study_id for row in rows}
+
+    def _all(self, column: str, table: str) -> set[Any]:
+        return set(
+            self.connection.execute(
+                sa.select(sa.column(column)).select_from(sa.table(table))
+            ).scalars()
+        )
 
     def _insert(self, table: str, **values: Any) -> None:
         self.connection.execute(self._of(table).insert().values(**values))
@@ -246,7 +256,8 @@ class _Known:
         return sa.Table(table, sa.MetaData(), *stated, autoload_with=self.connection)
 
     def add_studies(self) -> None:
-        models, tasks = set(), set()
+        models = self._all("fingerprint", "ax_models")
+        tasks = self._all("fingerprint", "ax_tasks")
         for name, spec, created in self.studies:
             model, splits = spec["model_fingerprint"], spec["splits"]
             if model not in models:
@@ -282,6 +293,7 @@ class _Known:
             )
 
     def add_trials(self) -> None:
+        self.connection.execute(self._of("ax_trials").delete())  # of an earlier attempt
         for name, spec, _ in self.studies:
             if name in self.ids:
                 self._add_trials(self.ids[name], spec)
