@@ -8,23 +8,29 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.doctor import examine
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.outcome import Outcome
+from axsearch.store import heartbeats
 from axsearch.store import queries as q
+from axsearch.store.claims import Assignment
 from axsearch.store.database import Database, open_database
+from axsearch.store.optuna_internals import id_of_study
 from axsearch.testing import processes
 from tests.faults import cheap
 from tests.faults.definition import check_nothing_lost, complete, trials_of
 from tests.store import test_database as migrated
+from tests.store.test_heartbeats import BERLIN, CHANGES, check_heartbeats_of_version_0005
 
 CHEAP = str(Path(cheap.__file__))
 SECONDS = 60.0
@@ -59,6 +65,7 @@ def server(folder: Path) -> Iterator[str]:
         [*run, "--skip-networking", f"--pid-file={folder / 'pid'}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "TZ": BERLIN},
     ) as process:
         deadline = time.monotonic() + SECONDS
         while not socket.exists():
@@ -127,6 +134,35 @@ def test_migrations_give_the_tables_that_the_models_say(url: str) -> None:
 
 def test_tables_are_made_after_kills(url: str) -> None:
     migrated.check_tables_after_kills(url)
+
+
+def test_heartbeats_of_the_version_before(url: str) -> None:
+    check_heartbeats_of_version_0005(url)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_clocks_that_change_for_summer_time(url: str, change: str) -> None:
+    begun, now, seconds = CHANGES[change]
+    database = open_database(url, create=True)
+    study = cheap.a_study(database)
+    database.storage.work_on(Assignment(id_of_study(study), 9, "elsewhere"))
+    trial = study.ask()
+    database.storage.flush()
+
+    def set_now(session: Session, moment: str) -> None:
+        at = datetime.fromisoformat(moment).timestamp()
+        session.execute(text(f"SET timestamp = {at:.0f}"))
+
+    with database.storage.transaction() as session:
+        set_now(session, begun)
+        heartbeats.beat(session, trial._trial_id, "elsewhere", None)
+        session.execute(text("SET timestamp = DEFAULT"))
+    with database.storage.transaction() as session:
+        set_now(session, now)
+        (found,) = heartbeats.signs_of_life(session, id_of_study(study))
+        session.execute(text("SET timestamp = DEFAULT"))
+    assert found.silent == seconds
+    database.close()
 
 
 def test_a_killed_worker_loses_nothing(url: str) -> None:
