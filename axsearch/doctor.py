@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psutil
 from alembic.script import ScriptDirectory
 from packaging.requirements import Requirement
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from axsearch.errors import AxsearchError, UsageError, cause
 from axsearch.store.artifacts import attached
@@ -31,10 +31,13 @@ from axsearch.store.database import (
     shown_url,
 )
 from axsearch.store.optuna_internals import id_of_study
+from axsearch.study.misplaced import misplaced
 from axsearch.system.cores import THREAD_VARIABLES, processors
 
 LITTLE_MEMORY = 2 * 2**30
 LITTLE_DISK = 2**30
+AWAY = 5.0
+"""Seconds that a clock may be away."""
 SLOW = 0.05
 """Seconds of a commit, above which workers wait for the database more than they need."""
 
@@ -183,6 +186,7 @@ def _database(storage: str) -> Iterator[Finding]:
             with engine.connect() as connection:
                 server = connection.dialect.server_version_info or ()
                 found = schema_version(connection)
+                names = inspect(connection).get_table_names()
     except UsageError as error:
         yield Finding("database", "failure", str(error), "see that it runs and is reachable")
         return
@@ -190,6 +194,15 @@ def _database(storage: str) -> Iterator[Finding]:
     yield Finding("database", "ok", f"{shown}, {engine.dialect.name} {number}")
     script = ScriptDirectory.from_config(migrations())
     known = {one.revision for one in script.walk_revisions()}
+    ours = [name for name in names if name.startswith("ax_") and name != VERSION_TABLE]
+    if (found is None and ours) or any(name.startswith("old_ax_") for name in names):
+        yield Finding(
+            "schema",
+            "warning",
+            "a change of the tables was interrupted; the next command completes it",
+            "make a copy of the database first",
+        )
+        return
     if found is None:
         yield Finding("schema", "ok", "no tables of axsearch yet; a search makes them")
         return
@@ -220,6 +233,7 @@ def _database(storage: str) -> Iterator[Finding]:
             given = database, name, id_of_study(study)
             yield _look(f"heartbeats of {name}", _heartbeat, *given)
             yield _look(f"artifacts of {name}", _artifacts, *given)
+            yield _look(f"results of {name}", _results, *given)
 
 
 def _commit(database: Database) -> Finding:
@@ -246,14 +260,14 @@ def _clock(database: Database) -> Finding:
     with database.engine.connect() as connection:
         now = connection.scalar(text(f"SELECT {epoch}"))
     away = abs(float(now) - time.time())
-    if away > 5:
+    if away > AWAY:
         return Finding(
             "clock",
             "warning",
             f"the database's clock is {away:.0f} s away",
             "heartbeats go by the database's clock; the times of trials by this machine's: set it",
         )
-    return Finding("clock", "ok", "within 5 s of the database's")
+    return Finding("clock", "ok", f"within {AWAY:.0f} s of the database's")
 
 
 def _disk(database: Database) -> Finding:
@@ -275,6 +289,16 @@ def _heartbeat(database: Database, study: str, study_id: int) -> Finding:
             f"trials {', '.join(map(str, silent))} have been silent for over {grace:.0f} s",
             "their workers died; `axsearch worker` or the same `axsearch search` tries them again",
         )
+    early = [trial for trial in running if trial.silent < -AWAY]
+    if early:
+        return Finding(
+            name,
+            "warning",
+            f"heartbeats of trials {', '.join(str(trial.number) for trial in early)} are up to "
+            f"{-min(trial.silent for trial in early):.0f} s ahead of the database's clock",
+            "the clock was set back; a worker that dies is noticed all the same, by another that "
+            "sees its heartbeat stand still",
+        )
     return Finding(name, "ok", f"{len(running)} trials are running")
 
 
@@ -290,3 +314,18 @@ def _artifacts(database: Database, study: str, study_id: int) -> Finding:
             "restore the database from a copy; recipes and numbers are kept apart from them",
         )
     return Finding(name, "ok", f"{len(files)} open and match their checksums")
+
+
+def _results(database: Database, study: str, study_id: int) -> Finding:
+    name = f"results of {study}"
+    wrong = misplaced(database, study, study_id)
+    if wrong:
+        reasons = "; ".join(f"trial {number}: {why}" for number, why in sorted(wrong.items()))
+        return Finding(
+            name,
+            "failure",
+            f"{len(wrong)} trials have results that are not those of their recipes ({reasons})",
+            "choose no model of this study: run the same search under another --study, which "
+            "evaluates no model a second time",
+        )
+    return Finding(name, "ok", "each is of the recipe that it stands with")

@@ -10,13 +10,22 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from sqlalchemy import text
 
 from axsearch import doctor
 from axsearch.cli import main
 from axsearch.doctor import Finding, examine
+from axsearch.errors import AxsearchError
+from axsearch.store import work_storage
+from axsearch.store.claims import Assignment
 from axsearch.store.database import VERSION_TABLE, open_database, peek
+from axsearch.store.identified_storage import IdentifiedStorage
+from axsearch.store.optuna_internals import id_of_study
+from axsearch.system.liveness import worker_name
+from tests.common_fixtures import copied
 from tests.faults.cheap import Cheap, a_loop
+from tests.faults.test_replaced_studies import Another, Meanwhile, delete_study
 
 STUDY = "cheap"
 
@@ -51,7 +60,8 @@ def test_all_is_well(searched: str) -> None:
     assert {"versions", "threads", "memory", "machine", "kernels", "temporary folder"} <= {
         *findings
     }
-    for name in ("database", "schema", "clock", f"heartbeats of {STUDY}", f"artifacts of {STUDY}"):
+    of_study = [f"{what} of {STUDY}" for what in ("heartbeats", "artifacts", "results")]
+    for name in ("database", "schema", "clock", *of_study):
         assert findings[name].state == "ok"
         assert not findings[name].advice
     assert findings[f"heartbeats of {STUDY}"].found == "0 trials are running"
@@ -73,6 +83,100 @@ def test_a_trial_whose_worker_fell_silent(searched: str) -> None:
     assert finding.state == "warning"
     assert f"trials {number} have been silent" in finding.found
     assert "axsearch worker" in finding.advice
+
+
+def test_a_heartbeat_ahead_of_the_clock(searched: str) -> None:
+    database = open_database(searched)
+    study = optuna.load_study(study_name=STUDY, storage=database.storage)
+    database.storage.work_on(Assignment(id_of_study(study), 9, "another"))
+    number = study.ask().number
+    database.close()
+    change(searched, "UPDATE trial_heartbeats SET heartbeat = '2126-01-01 00:00:00'")
+    finding = found(searched)[f"heartbeats of {STUDY}"]
+    assert finding.state == "warning"
+    assert f"heartbeats of trials {number} are up to" in finding.found
+    assert "the clock was set back" in finding.advice
+
+
+def test_the_end_of_another_study_s_trial(
+    sqlite_template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As version 0.1 wrote it, which did not ask whose trial a number stands for."""
+    monkeypatch.setattr(IdentifiedStorage, "_check_own", lambda *_: None)
+    monkeypatch.setattr(work_storage, "check_whole", lambda *_: None)
+    url = copied(sqlite_template, tmp_path)
+    database = open_database(url)
+    made: list[Another] = []
+
+    def again() -> None:
+        delete_study(url)
+        made.append(Another(url))
+
+    loop = a_loop(database, Meanwhile(database, again, lambda _, __, end: end), 3)
+    with pytest.raises(AxsearchError):
+        loop.run()
+    database.close()
+    made[0].database.close()
+    finding = found(url)[f"results of {STUDY}"]
+    assert finding.state == "failure"
+    assert "(trial 0: its recipe.json is another recipe)" in finding.found
+    assert "under another --study" in finding.advice
+
+
+def test_the_end_that_another_worker_wrote(searched: str) -> None:
+    ended = "UPDATE ax_trials SET worker = :worker WHERE trial_id = (SELECT trial_id FROM trials"
+    change(searched, f"{ended} WHERE number = 1)", worker=worker_name())
+    assert found(searched)[f"results of {STUDY}"].state == "ok"
+    change(searched, f"{ended} WHERE number = 2)", worker="another")
+    finding = found(searched)[f"results of {STUDY}"]
+    assert "(trial 2: another worker ended it than began it)" in finding.found
+
+
+def test_measurements_of_another_recipe(tiny_study: tuple[str, str], tmp_path: Path) -> None:
+    url, name = copied(tiny_study[0], tmp_path), tiny_study[1]
+    assert found(url)[f"results of {name}"].state == "ok"
+    database = open_database(url)
+    trials = database.storage.get_all_trials(1, states=(TrialState.COMPLETE,))
+    first, second, third = trials[1:4]
+    attribute = "key = 'measurement' AND trial_id = :trial"
+    measured = dict(third.user_attrs["measurement"])
+    with database.engine.begin() as connection:
+        connection.execute(  # all of one, and the accuracy of another
+            text(f"UPDATE trial_user_attributes SET value_json = :value WHERE {attribute}"),
+            [
+                {"value": json.dumps(second.user_attrs["measurement"]), "trial": first._trial_id},
+                {"value": json.dumps({**measured, "accuracy": 0.05}), "trial": third._trial_id},
+            ],
+        )
+        values = "SET value = :value WHERE trial_id = :trial AND objective = :number"
+        connection.execute(
+            text(f"UPDATE trial_values {values}"),
+            [
+                *({"value": value, "trial": first._trial_id, "number": number}
+                  for number, value in enumerate(second.values)),
+                {"value": 0.05, "trial": third._trial_id, "number": 0},
+            ],
+        )  # fmt: skip
+    database.close()
+    said = found(url)[f"results of {name}"].found
+    assert said.startswith("2 trials have results that are not those of their recipes")
+    assert "its choices are not what its recipe leaves of the base" in said
+    assert f"trial {third.number}: its recipe was evaluated to " in said
+    assert said.endswith("not 0.0500)")
+
+
+@pytest.mark.parametrize("statements", [
+    ["DELETE FROM ax_alembic_version"],
+    ["DELETE FROM ax_alembic_version", "DROP VIEW ax_front", "DROP TABLE ax_exports"],
+    ["CREATE TABLE old_ax_evaluations (model VARCHAR(64))"],
+])  # fmt: skip
+def test_a_change_of_the_tables_that_was_interrupted(url: str, statements: list[str]) -> None:
+    with peek(url) as engine, engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    schema = found(url)["schema"]
+    assert schema.state == "warning"
+    assert "interrupted; the next command completes it" in schema.found
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import json
 import mimetypes
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -92,6 +92,7 @@ class Attached:
     name: str
     id: str
     whole: bool
+    data: bytes = field(repr=False)
 
 
 def attached(engine: Engine, study_id: int) -> Iterator[Attached]:
@@ -113,7 +114,7 @@ def attached(engine: Engine, study_id: int) -> Iterator[Attached]:
             if meta is None:  # removed in the dashboard
                 continue
             whole = data is not None and hashlib.sha256(data).hexdigest() == checksum
-            yield Attached(number, meta["filename"], meta["artifact_id"], whole)
+            yield Attached(number, meta["filename"], meta["artifact_id"], whole, data or b"")
 
 
 def _row(artifact_id: str, data: bytes) -> ArtifactRow:

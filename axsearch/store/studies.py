@@ -249,6 +249,19 @@ def trial_history(engine: Engine, study_id: int) -> list[TrialHistory]:
 
 
 @outlast
+def ended_by(engine: Engine, study_id: int) -> dict[int, str]:
+    """The worker that wrote the result of each trial, by its number, where that is recorded."""
+    own = TrialRow
+    wanted = (
+        select(TRIALS.c.number, own.worker)
+        .join(own, (own.trial_id == TRIALS.c.trial_id) & (own.study_id == TRIALS.c.study_id))
+        .where(TRIALS.c.study_id == study_id, own.finished, own.worker.is_not(None))
+    )
+    with Session(engine) as session:
+        return {number: str(worker) for number, worker in session.execute(wanted)}
+
+
+@outlast
 def delete_study(engine: Engine, name: str) -> None:
     """Delete a study's specification; its evaluations stay."""
     with Session(engine) as session:
