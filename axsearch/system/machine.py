@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
 from filelock import ReadWriteLock, Timeout
 
 from axsearch.progress import console
+from axsearch.system.cache import private_folder
 
 PACKAGES = ("axsearch", "torch", "transformers", "optuna")
 
@@ -54,9 +57,7 @@ def evaluating() -> Iterator[None]:
 
     It waits at most ten minutes for one that is already timing.
     """
-    with _patient(
-        _lock().acquire_read, "Evaluating beside a process that measures and does not end."
-    ):
+    with _held("read", "Evaluating beside a process that measures and does not end."):
         yield
 
 
@@ -66,13 +67,17 @@ def measuring() -> Iterator[None]:
 
     It waits at most ten minutes for one that is already evaluating or timing.
     """
-    with _patient(_lock().acquire_write, "Measuring beside another process, which did not end."):
+    with _held("write", "Measuring beside another process, which did not end."):
         yield
 
 
-def _patient(
-    acquire: Callable[..., AbstractContextManager[Any]], otherwise: str
-) -> AbstractContextManager[Any]:
+def _held(way: Literal["read", "write"], otherwise: str) -> AbstractContextManager[Any]:
+    folder = _lock_folder()
+    if folder is None:
+        _say_that_nothing_waits()
+        return nullcontext()
+    lock = ReadWriteLock(str(folder / "measuring.lock"))
+    acquire = lock.acquire_read if way == "read" else lock.acquire_write
     try:
         return acquire(timeout=PATIENCE)
     except Timeout:
@@ -80,7 +85,26 @@ def _patient(
         return nullcontext()
 
 
-def _lock() -> ReadWriteLock:
+def _lock_folder() -> Path | None:
+    """The folder of this user's lock on this machine; None if none can be had.
+
+    Everybody knows its name in the temporary folder, and may have made it first, to hold the lock
+    or to lead elsewhere by a link. Then it is in the cache, which machines may share.
+    """
     folder = Path(tempfile.gettempdir()) / f"axsearch-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return ReadWriteLock(str(folder / "measuring.lock"))
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        others = found.st_mode & 0o077  # whoever can read the lock can hold it
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not others:
+            return folder
+    return private_folder(f"locks-{platform.node()[:80]}")
+
+
+@cache
+def _say_that_nothing_waits() -> None:
+    console.print(
+        f"Measurements do not wait for other processes of this user: {tempfile.gettempdir()} and "
+        "the cache have no folder that only this user can open; set TMPDIR to one.",
+        style="yellow",
+    )
