@@ -8,8 +8,8 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from axsearch.statistics.measurement import Measurement
 from axsearch.store.studies import save_export
 from axsearch.study.study import Study
 from axsearch.tasks.pretrained import on_device
+from axsearch.system.staging import staging
 
 __all__ = [
     "Bundle",
@@ -151,14 +152,12 @@ def _bundle(
 
 def _write(bundle: Bundle, folder: Path, format: str) -> None:
     """Write beside the folder, and move it there once it is complete."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        directory = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent)
-    except OSError as error:
-        raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.") from None
-    with directory as temporary:
-        inside = Path(temporary) / "export"
-        inside.mkdir()
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            inside = stack.enter_context(staging(folder.parent, folder.name))
+        except OSError as error:
+            raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.") from None
         try:
             formats()[format].write(bundle, inside)
             Manifest.of(inside, format).write(inside)

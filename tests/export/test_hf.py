@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,13 +18,14 @@ from axsearch.approximations import choice_types
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.export import hf
+from axsearch.export import Bundle, hf
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.export.modeling_source import modeling_source
 from axsearch.models.architectures import architectures
 from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
 from axsearch.space.recipe import Compensation, Recipe
+from axsearch.system import staging
 from axsearch.tasks.kinds import task_kinds
 from axsearch.testing.exports import bundle_of, write_export
 from axsearch.testing.models import tiny_model
@@ -437,6 +440,27 @@ def test_a_model_no_better_than_the_trivial_answer_needs_force(
         export_model(study, 5, str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
     assert (export_model(study, 5, str(tmp_path / "x"), force=True) / NAME).is_file()
+
+
+def test_an_export_that_is_stopped_leaves_nothing(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_: object, __: Bundle, folder: Path) -> None:
+        (folder / "model.safetensors").touch()
+        signal.raise_signal(signal.SIGTERM)
+
+    killed = tmp_path / ".small-8b_1x2y3" / "content"
+    killed.mkdir(parents=True)
+    (killed.parent / staging.LOCK).touch()
+    os.utime(killed.parent, (0, 0))
+    monkeypatch.setattr(hf.HuggingFace, "write", stopped)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            export_model(study, 5, str(tmp_path / "small"), force=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("model_type", architectures())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from axsearch.approximations.site import SiteId
 from axsearch.models.refit import moments as measuring
 from axsearch.models.refit.compensation import Moments
 from axsearch.system.cache import private_folder
+from axsearch.system.staging import staging
 
 PATIENCE = 600.0
 """Seconds to wait for another process that measures the same moments."""
@@ -75,8 +75,8 @@ def _read(path: Path) -> Moments | None:
 def _write(path: Path, moments: Moments) -> None:
     tensors = {f"mean {site}": tensor for site, tensor in moments.mean.items()}
     tensors |= {f"covariance {site}": tensor for site, tensor in moments.covariance.items()}
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        whole = Path(temporary) / path.name
+    with staging(path.parent, "moments") as folder:
+        whole = folder / path.name
         save_file(tensors, whole)
         whole.replace(path)
     total = 0
