@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,8 @@ from axsearch.export.manifest import Manifest
 from axsearch.progress import steps
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
-from axsearch.store.studies import save_export
+from axsearch.store.database import open_database
+from axsearch.store.studies import Exported, exports_with, save_export
 from axsearch.study.study import Study
 from axsearch.tasks.pretrained import on_device
 from axsearch.system.staging import staging
@@ -197,29 +198,54 @@ def _is_full(error: BaseException | None, folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Verified:
-    """Result of :func:`verify_export`: all files are unchanged; how far the answers are apart."""
+    """Result of :func:`verify_export`: all files are unchanged; how far the answers are apart.
+
+    Attributes:
+        format: the export's, see :func:`format_names`.
+        files: how many it has.
+        size_bytes: of all of them.
+        difference: the largest between an answer and the searched model's.
+        card_edited: whether the model card was changed since, which is no fault.
+        study: that the database names for it; None if no database was asked.
+        trial: as ``study``.
+    """
 
     format: str
     files: int
     size_bytes: int
     difference: float
+    card_edited: bool = False
+    study: str | None = None
+    trial: int | None = None
 
 
-def verify_export(folder: str) -> Verified:
+def verify_export(folder: str, *, storage: str | None = None, study: str | None = None) -> Verified:
     """Check an export: every file as it was written, and its answers in a new process.
 
+    Its manifest holds no secret, so whoever changes a file can write another; a database that knows
+    the export shows whether that happened. What git and the Hugging Face hub put beside the files
+    is ignored, and the model card may have been edited.
+
+    Args:
+        folder: the export.
+        storage: database URL that the export must be recorded in; None asks no database.
+        study: the study of that database that it must be of; None for any.
+
     Raises:
-        UsageError: not an export, or a file of it was changed, cut short or is missing.
+        UsageError: not an export, a file of it was changed, cut short or is missing, or the
+            database does not have it.
         AxsearchError: the answers differ from the searched model's by more than the format allows:
-            1e-5 for ``hf``, 1e-3 for ``onnx`` and ``openvino``.
+            1e-5 for ``hf``, 1e-3 for ``onnx`` and ``openvino``; or opening it took too much time or
+            memory.
     """
     path = Path(folder)
     with steps(2) as begin:
         begin("Checking the files")
         manifest = Manifest.read(path)
-        manifest.check(path)
+        card_edited = not manifest.check(path)
         if manifest.format not in formats():
             raise UsageError(f"{path} has the format {manifest.format!r}, which is not known here.")
+        recorded = _recorded(path, manifest, storage, study)
         format = formats()[manifest.format]
         begin("Opening the model in a new process")
         difference = format.check(path)
@@ -233,4 +259,28 @@ def verify_export(folder: str) -> Verified:
         len(manifest.files),
         sum(entry.bytes for entry in manifest.files.values()),
         difference,
+        card_edited,
+        recorded.study if recorded else None,
+        recorded.trial if recorded else None,
+    )
+
+
+def _recorded(
+    path: Path, manifest: Manifest, storage: str | None, study: str | None
+) -> Exported | None:
+    """The record of an export in a database; raises UsageError where that has none."""
+    if storage is None:
+        if study is not None:
+            raise UsageError("`study` is looked up in a database; give its `storage` too.")
+        return None
+    with closing(open_database(storage)) as database:
+        found = exports_with(database.engine, manifest.sha256)
+    wanted = [one for one in found if study in (None, one.study)]
+    if wanted:
+        return wanted[0]
+    if found:
+        raise UsageError(f"{path} was exported from the study {found[0].study!r}, not {study!r}.")
+    raise UsageError(
+        f"The database has no record of {path} as it is: its files were changed and its "
+        f"{MANIFEST} written again, or it was exported from another database; export it again."
     )

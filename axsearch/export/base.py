@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -18,17 +17,28 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto import modeling_auto
 
 from axsearch.approximations import recorded
-from axsearch.errors import AxsearchError, UsageError
+from axsearch.errors import UsageError
+from axsearch.export.manifest import CARD, contents
+from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.models.base_model import Base
 from axsearch.models.weights import Weights
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.queries import Evaluation
 
-RECIPE, PROBE, CARD = "recipe.json", "probe.json", "README.md"
+RECIPE, PROBE, CONFIG = "recipe.json", "probe.json", "config.json"
 PROBE_ROWS, PROBE_LENGTH = 4, 24
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 """The outputs that a model may have; a probe stores those that it has."""
+
+NAMES = (
+    RECIPE, PROBE, CONFIG, CARD, MANIFEST, "added_tokens.json", "chat_template.json",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+)  # fmt: skip
+"""Files that an export may have in every format, beside a tokenizer's texts."""
+
+TEXTS = (".codes", ".jinja", ".model", ".txt")
+"""Suffixes of files that hold a tokenizer's words and templates, and are only read."""
 
 
 @dataclass(frozen=True)
@@ -141,28 +151,23 @@ class ExportFormat(ABC):
         """
 
 
-WITHOUT_COLLECTION = "import gc; gc.disable()"
-"""A check ends before it has made garbage; what it imports is a million objects to look through."""
+def check_files(folder: Path, models: Collection[str], code: Collection[str] = ()) -> None:
+    """Raise UsageError for a file that is missing from an export or of a kind it never has.
 
+    Others may name code: transformers takes a model from elsewhere by ``adapter_config.json``.
 
-def run_check(script: str, folder: Path, *arguments: str) -> float:
-    """Run a script in a new, isolated Python; returns the number on its last line.
-
-    It receives the folder and the arguments. Raises AxsearchError with its last line of output
-    where it fails.
+    Args:
+        folder: of the export.
+        models: names of the files that only this format has, all of which must be there.
+        code: names of files that may be there, and that the format looks at itself.
     """
-    given = (folder.resolve(), *arguments)
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", f"{WITHOUT_COLLECTION}\n{script}", *map(str, given)],
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise AxsearchError(f"{folder} does not open in a new process: {reason}")
-    return float(json.loads(done.stdout.strip().splitlines()[-1]))
+    Recipe.read(folder / RECIPE)
+    for name in models:
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder / name} is missing; export the model again.")
+    for path in contents(folder):
+        if path.name not in (*models, *code, *NAMES) and path.suffix not in TEXTS:
+            raise UsageError(f"{path} is not as axsearch writes it; export the model again.")
 
 
 def _listed(tensor: Tensor) -> list[Any]:

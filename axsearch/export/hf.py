@@ -13,8 +13,10 @@ from transformers import PreTrainedModel
 
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.size import METADATA, safetensors_bytes
-from axsearch.export.base import RECIPE, Bundle, ExportFormat, run_check
+from axsearch.export.base import CONFIG, RECIPE, Bundle, ExportFormat, check_files
 from axsearch.export.card import model_card
+from axsearch.export.checking import run_check
+from axsearch.export.config import PRIVATE, check_entries, kept_entries
 from axsearch.export.modeling_source import modeling_source
 from axsearch.models.exported import PREFIX, exported_classes, read_json
 from axsearch.space.recipe import Recipe
@@ -23,13 +25,12 @@ WEIGHTS, MODELING = "model.safetensors", "modeling_axsearch"
 EARLIER = Path(__file__).with_name("earlier_sources.json")
 """SHA-256 of the modeling files of earlier releases, by release, auto class and model type."""
 
-SUFFIXES = (".json", ".jinja", ".md", ".model", ".safetensors", ".txt")
-
-# Runs in a process of its own, in which axsearch cannot be imported. A plain checkpoint is opened
-# without leave to run code.
+# Runs in a process of its own, in which axsearch cannot be imported, nor what takes code or weights
+# from elsewhere for a model. A plain checkpoint is opened without leave to run code.
 CHECK = """
 import json, sys
-sys.modules["axsearch"] = None
+for package in ("axsearch", "kernels", "peft"):
+    sys.modules[package] = None
 import torch, transformers
 folder, auto_class, remote = sys.argv[1:]
 probe = json.load(open(folder + "/probe.json"))
@@ -67,7 +68,7 @@ class HuggingFace(ExportFormat):
                 "that the study recorded."
             )
         config = _config(bundle)
-        (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+        (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         if "auto_map" in config:
             source = modeling_source(
                 type(bundle.base.model), bundle.auto_class, _types(bundle.recipe)
@@ -83,17 +84,15 @@ class HuggingFace(ExportFormat):
         this version or an earlier release writes for the model's class is run, and nothing else in
         the folder may name code.
         """
-        recipe = Recipe.read(folder / RECIPE)
-        config = read_json(folder / "config.json")
-        tokenizer = folder / "tokenizer_config.json"
-        known = {name for path in [tokenizer] if path.is_file() for name in read_json(path)}
+        config = read_json(folder / CONFIG)
         modeling = folder / f"{MODELING}.py"
-        strange = [p for p in folder.iterdir() if p.suffix not in SUFFIXES and p != modeling]
-        if strange or "auto_map" in known or not (folder / WEIGHTS).is_file():
-            culprit = strange[0] if strange else tokenizer
-            raise UsageError(f"{culprit} is not as axsearch writes it; export the model again.")
-        base, auto_class = exported_classes(folder, config)
         remote = "auto_map" in config or modeling.exists()
+        check_files(folder, (WEIGHTS,), (modeling.name,))
+        recipe = Recipe.read(folder / RECIPE)
+        tokenizer = folder / "tokenizer_config.json"
+        if tokenizer.is_file() and "auto_map" in read_json(tokenizer):
+            raise UsageError(f"{tokenizer} is not as axsearch writes it; export the model again.")
+        base, auto_class = exported_classes(folder, config)
         # Exactly ours: transformers reads `x--y` in here as code of the hub repository x.
         if remote and (
             config.get("auto_map") != _auto_map(auto_class)
@@ -104,6 +103,7 @@ class HuggingFace(ExportFormat):
                 f"{modeling} is not the file that this version of axsearch or an earlier one "
                 "writes, so it is not run; export the model again."
             )
+        _check_config(folder / CONFIG, config, base, recipe, remote)
         return run_check(CHECK, folder, auto_class, "1" if remote else "0")
 
 
@@ -136,21 +136,54 @@ def _auto_map(auto_class: str) -> dict[str, str]:
 def _config(bundle: Bundle) -> dict[str, Any]:
     model, family = bundle.base.model, bundle.base.family
     wanted = bundle.base.plan(bundle.recipe)
-    config: dict[str, Any] = model.config.to_dict()
-    for private in ("_name_or_path", "auto_map"):
-        config.pop(private, None)
     ours: dict[str, Any] = {
         "recipe": bundle.recipe.to_dict(),
         "base_class": type(model).__name__,
         "auto_class": bundle.auto_class,
     }
-    config |= {"dtype": "float32", **family.config_of(model.config, wanted.layers)}
+    entries = kept_entries(model.config)
+    entries |= {"dtype": "float32", **family.config_of(model.config, wanted.layers)}
+    config = {**entries, **_names(type(model), remote=not wanted.whole), "axsearch": ours}
     if wanted.whole:
-        return {**config, "architectures": [type(model).__name__], "axsearch": ours}
+        return config
     return {
         **config,
-        "model_type": f"{PREFIX}{model.config.model_type}",
-        "architectures": ["AxsearchModel"],
         "auto_map": _auto_map(bundle.auto_class),
         "axsearch": {**ours, "layers": list(wanted.layers)},
     }
+
+
+def _names(base: type[PreTrainedModel], *, remote: bool) -> dict[str, Any]:
+    """The entries of a config that name the class of the model, its own or the base's."""
+    assert base.config_class is not None
+    if not remote:
+        return {"model_type": base.config_class.model_type, "architectures": [base.__name__]}
+    return {
+        "model_type": f"{PREFIX}{base.config_class.model_type}",
+        "architectures": ["AxsearchModel"],
+    }
+
+
+def _check_config(
+    path: Path, config: dict[str, Any], base: type[PreTrainedModel], recipe: Recipe, remote: bool
+) -> None:
+    """Raise UsageError where a config is not as :func:`_config` writes it.
+
+    The entries that the recipe and the class imply are compared with them. Those of the base are
+    not known here: the model's answers show whether they are right.
+    """
+    assert base.config_class is not None
+    ours, names = config["axsearch"], {"recipe", "base_class", "auto_class"}
+    if remote:
+        names.add("layers")
+    expected = _names(base, remote=remote)
+    wrong = [name for name, value in expected.items() if config.get(name) != value]
+    own = Recipe.from_dict(ours.get("recipe"), f"The recipe in {path}")
+    if wrong or set(ours) != names or own != recipe:
+        wrong.append("axsearch")
+        raise UsageError(
+            f"{path} has another {wrong[0]!r} than the recipe and the other files imply; export "
+            "the model again."
+        )
+    entries = {name: value for name, value in config.items() if name not in PRIVATE}
+    check_entries(path, entries, base.config_class)

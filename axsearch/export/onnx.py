@@ -18,21 +18,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from axsearch.errors import UsageError
-from axsearch.export.base import RECIPE, Bundle, ExportFormat, run_check
+from axsearch.export.base import CONFIG, Bundle, ExportFormat, check_files
 from axsearch.export.card import model_card
+from axsearch.export.checking import run_check
+from axsearch.export.config import check_entries, kept_entries
 from axsearch.export.tracing import traceable
-from axsearch.models.architectures import architecture_of
-from axsearch.space.recipe import Recipe
+from axsearch.models.architectures import architecture_of, architectures
+from axsearch.models.exported import read_json
 from axsearch.statistics.measurement import Measurement
 
-MODEL, CONFIG = "model.onnx", "config.json"
+MODEL = "model.onnx"
 OPSET = 23  # the first with Attention
 LIMIT = 2**31 - 2**24  # bytes of weights: a protobuf file holds 2 GiB, and the graph needs some
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-SUFFIXES = (".jinja", ".json", ".md", ".model", ".txt")
 
 # Runs in a process of its own, in which none of what made the model can be imported.
 CHECK = """
@@ -77,6 +78,7 @@ class Onnx(ExportFormat):
         other file and no operators but ONNX's own is opened.
         """
         check_files(folder, (MODEL,))
+        check_config(folder)
         reason = missing(PACKAGES)
         if reason is not None:
             raise UsageError(f"{folder} cannot be opened: {reason}.")
@@ -101,21 +103,21 @@ def too_large(measurement: Measurement) -> str | None:
 
 def write_config(bundle: Bundle, folder: Path) -> None:
     """The base's config for readers of the labels' names: plain, with the layers that are left."""
-    config = bundle.small.config.to_dict()
-    for private in ("_name_or_path", "auto_map", "axsearch"):
-        config.pop(private, None)
+    config = kept_entries(bundle.small.config)
     (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
-def check_files(folder: Path, models: tuple[str, ...]) -> None:
-    """Raise UsageError for a file that is missing from an export or of a kind it never has."""
-    Recipe.read(folder / RECIPE)
-    for name in models:
-        if not (folder / name).is_file():
-            raise UsageError(f"{folder / name} is missing; export the model again.")
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in SUFFIXES and path.name not in models:
-            raise UsageError(f"{path} is not as axsearch writes it; export the model again.")
+def check_config(folder: Path) -> None:
+    """Raise UsageError where the config is not as :func:`write_config` writes it.
+
+    The runtimes do not read it, but whoever uses the export reads the names of labels there.
+    """
+    path = folder / CONFIG
+    data = read_json(path)
+    kind = str(data.get("model_type"))
+    if kind not in architectures():
+        raise UsageError(f"{path} names a model that axsearch does not write; export it again.")
+    check_entries(path, data, type(AutoConfig.for_model(kind)))
 
 
 def write_onnx(

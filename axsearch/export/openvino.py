@@ -12,10 +12,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from axsearch.errors import UsageError
-from axsearch.export.base import Bundle, ExportFormat, run_check
+from axsearch.export.base import Bundle, ExportFormat, check_files
 from axsearch.export.card import model_card
+from axsearch.export.checking import run_check
 from axsearch.export.onnx import PACKAGES as ONNX_PACKAGES
-from axsearch.export.onnx import check_files, missing, too_large, write_config, write_onnx
+from axsearch.export.onnx import check_config, missing, too_large, write_config, write_onnx
 from axsearch.statistics.measurement import Measurement
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
@@ -82,6 +83,7 @@ class OpenVino(ExportFormat):
         other file and no operators but OpenVINO's own are opened.
         """
         check_files(folder, (MODEL, WEIGHTS))
+        check_config(folder)
         reason = missing(PACKAGES)
         if reason is not None:
             raise UsageError(f"{folder} cannot be opened: {reason}.")

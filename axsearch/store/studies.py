@@ -320,3 +320,20 @@ def save_export(
             sha256=sha256,
         ),
     )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The study and the trial of an export that a database knows."""
+
+    study: str
+    trial: int
+
+
+@outlast
+def exports_with(engine: Engine, sha256: str) -> list[Exported]:
+    """The exports whose manifest has this checksum, the latest first."""
+    with Session(engine) as session:
+        wanted = select(ExportRow).where(ExportRow.sha256 == sha256)
+        rows = session.scalars(wanted.order_by(ExportRow.id.desc()))
+        return [Exported(row.study, row.trial) for row in rows]

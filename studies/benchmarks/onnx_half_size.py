@@ -37,7 +37,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from axsearch import Recipe, shrink
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
-from axsearch.export.base import run_check
+from axsearch.export.checking import run_check
 from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
 from axsearch.models.architectures import architecture_of

@@ -19,6 +19,8 @@ import pytest
 from axsearch.cli import main
 from axsearch.cli.commands import Commands
 from axsearch.cli.output import numbers, stdout
+from axsearch.export import hf
+from axsearch.export.manifest import Manifest
 from axsearch.testing import processes
 from axsearch.testing.processes import Process
 from axsearch.testing.text import reviews, write_csv
@@ -140,6 +142,8 @@ def test_the_front_in_a_terminal_asks_what_to_explain(where: list[str]) -> None:
 import sys
 from axsearch.cli import main
 from axsearch.cli.output import numbers, stdout
+from axsearch.export import hf
+from axsearch.export.manifest import Manifest
 sys.argv = ["axsearch", "front", *{where!r}]
 main()
 """
@@ -273,6 +277,31 @@ def test_the_shell_completes_commands_and_options(shell: str) -> None:
     assert "--max-latency-ratio" in done.stdout
 
 
+def test_an_export_that_was_changed_or_is_of_another_database(
+    run: Run, where: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "run_check", lambda *_: 0.0)
+    folder = tmp_path / "small"
+    assert run("export", *where, "--trial", "4", "--out", folder).status == 0
+    (folder / "README.md").write_text("Another card\n")
+    found = run("verify", folder, *where)
+    assert found.status == 0
+    assert "README.md was edited since; recorded as trial 4 of the study " in found.out
+    data = json.loads(run("verify", folder, *where, "--json").out)
+    assert (data["card_edited"], data["trial"]) == (True, 4)
+    refused = run("verify", folder, *where[:2], "--study", "another")
+    assert refused.status == 2
+    assert "was exported from the study" in refused.err
+    refused = run("verify", folder, "--study", "another")
+    assert (refused.status, "give its --storage too" in refused.err) == (2, True)
+    (folder / "axsearch_manifest.json").unlink()
+    Manifest.of(folder, "hf").write(folder)
+    assert run("verify", folder).status == 0
+    refused = run("verify", folder, *where)
+    assert refused.status == 2
+    assert "The database has no record of" in refused.err
+
+
 def test_export_and_verify_and_report(run: Run, where: list[str], tmp_path: Path) -> None:
     folder, page = tmp_path / "small", tmp_path / "report.html"
     done = run("export", *where, "--trial", "4", "--format", "hf", "--out", folder)
@@ -287,6 +316,8 @@ def test_export_and_verify_and_report(run: Run, where: list[str], tmp_path: Path
     assert data["format"] == "hf"
     assert data["difference"] <= 1e-5
     assert f"{data['files']} files, {data['size_bytes']:,} bytes" in verified.out
+    assert not data["card_edited"]
+    assert data["study"] is None
     assert run("export", *where, "--trial", "4", "--out", folder).status == 2
     assert run("report", *where, "--out", page).status == 0
     text = page.read_text()

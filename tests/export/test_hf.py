@@ -316,6 +316,89 @@ class TestForeignCodeIsNotRun:
         (copy / "tokenizer_config.json").write_text(json.dumps(config))
         self.refused(copy, "tokenizer_config.json is not as axsearch writes it")
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "adapter_config.json",  # peft's: the model is another one, from the hub
+            "modules.json",  # sentence-transformers': classes to import
+            "model.safetensors.index.json",
+            "processor_config.json",
+            "generation_config.json",
+            "pipeline.md",
+        ],
+    )
+    def test_a_file_that_other_libraries_read(self, copy: Path, name: str) -> None:
+        (copy / name).write_text('{"base_model_name_or_path": "somebody/model"}')
+        self.refused(copy, f"{name} is not as axsearch writes it")
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            {"attn_implementation": "somebody/kernels"},
+            {"attn_implementation": "flash_attention_2"},  # for which transformers fetches kernels
+            {"attn_implementation": {"": "somebody/kernels"}},
+            {"_attn_implementation": "somebody/kernels"},
+            {"_attn_implementation_internal": "somebody/kernels"},
+            {"experts_implementation": "somebody"},
+            {"quantization_config": {"quant_method": "fp8"}},
+            {"quantization_config": {"load_in_8bit": True}},
+            {"compression_config": {"quant_method": "somebody"}},
+            {"custom_pipelines": {"text-classification": {"impl": "pipeline"}}},
+            {"fusion_config": {"a": "b"}},
+            {"distributed_config": {"a": "b"}},
+            {"per_layer_config": {"0": {"hidden_act": "gelu"}}},
+            {"transformers_weights": "../other.safetensors"},
+            {"configuration_files": ["config.4.0.0.json"]},
+            {"name_or_path": "somebody/model"},
+            {"something_new": "somebody/kernels"},
+            {"something_new": {"a": 1}},
+            {"something_new": ["a", ["b:c"]]},
+            {"sentence_transformers": {"activation_fn": "somebody.module.Activation"}},
+            {"sbert_ce_default_activation_function": "os.system"},
+            {"task_specific_params": {"a": {"b": "https://somebody"}}},
+            {"to_dict": 1},
+            {"__class__": "x"},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("kind", ["remote", "plain"])
+    def test_an_entry_that_can_name_code(
+        self, copy: Path, plain: Path, tmp_path: Path, kind: str, entry: dict[str, object]
+    ) -> None:
+        folder = copy if kind == "remote" else Path(shutil.copytree(plain, tmp_path / "plain"))
+        edit_config(folder, **entry)
+        (name,) = entry
+        self.refused(folder, f"config.json has the entry '{name}', which axsearch does not write")
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("architectures", ["AutoModel"]),
+            ("architectures", "gone"),
+            ("model_type", "bert"),
+            ("axsearch", {"more": "x"}),
+            ("axsearch", {"layers": "gone"}),
+            ("axsearch", {"recipe": LAYER_ONLY.to_dict()}),
+        ],
+        ids=str,
+    )
+    def test_an_entry_that_the_recipe_and_the_class_do_not_imply(
+        self, copy: Path, name: str, value: object
+    ) -> None:
+        config = json.loads((copy / "config.json").read_text())
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+        entries = {k: v for k, v in config.items() if v != "gone"}
+        entries["axsearch"] = {k: v for k, v in entries["axsearch"].items() if v != "gone"}
+        (copy / "config.json").write_text(json.dumps(entries))
+        self.refused(copy, f"config.json has another '{name}' than the recipe")
+
+    @pytest.mark.parametrize("change", [{"hidden_size": "many"}, {"dtype": "float33"}], ids=str)
+    def test_a_config_that_its_class_cannot_read(
+        self, copy: Path, change: dict[str, object]
+    ) -> None:
+        edit_config(copy, **change)
+        self.refused(copy, r"config.json cannot be read: .*; export it again")
+
     def test_missing_weights(self, copy: Path) -> None:
         (copy / "model.safetensors").unlink()
         self.refused(copy, "is not as axsearch writes it|model.safetensors")
@@ -330,6 +413,131 @@ def test_a_folder_that_was_left_alone_is_opened(
         monkeypatch.setattr(hf, "run_check", lambda _, *rest, to=given: to.extend(rest) or 0.0)
         assert verify_export(str(folder)).files == len(list(folder.iterdir())) - 1
         assert given == [folder, "AutoModelForSequenceClassification", leave]
+
+
+OTHERS: dict[str, object] = {
+    "gradient_checkpointing": False, "tie_weights_": True, "directionality": "bidi",
+    "finetuning_task": "sst-2", "pruned_heads": {}, "position_buckets": 256, "pooler_size": None,
+    "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    "sentence_transformers": {
+        "activation_fn": "torch.nn.modules.linear.Identity", "version": "5.1.0"
+    },
+}  # fmt: skip
+"""Entries of published configs that are not those of the class."""
+
+
+def test_other_entries_of_a_base_are_kept_where_they_can_name_no_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "run_check", lambda *_: 0.0)
+    base = tiny_bert()
+    strange = {"attn_implementation": "sdpa", "made_from": "somebody/model", "a_config": {"b": 1}}
+    for name, value in (OTHERS | strange).items():
+        setattr(base.config, name, value)
+    for recipe in (RECIPE, LAYER_ONLY):
+        folder = write_export(bundle_of(base, recipe), tmp_path / recipe.hash)
+        written = json.loads((folder / "config.json").read_text())
+        assert {name: written[name] for name in OTHERS} == OTHERS
+        assert not strange.keys() & written.keys()
+        assert verify_export(str(folder)).difference == 0
+
+
+# Where exports go
+
+
+def test_an_export_in_git_is_verified_with_its_card_edited(
+    copy: Path, unopened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "run_check", lambda *_: 0.0)
+    assert not verify_export(str(copy)).card_edited
+    (copy / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+    (copy / ".gitignore").write_text("*.log\n")
+    (copy / ".git" / "hooks").mkdir(parents=True)
+    (copy / ".git" / "hooks" / "post-checkout.py").write_text("print('ran')")
+    (copy / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    (copy / ".huggingface").mkdir()
+    assert not verify_export(str(copy)).card_edited
+    with (copy / "README.md").open("a") as card:
+        card.write("\nServed since May.\n")
+    found = verify_export(str(copy))
+    assert found.card_edited
+    assert found.files == len([p for p in copy.iterdir() if p.name[0] != "."]) - 1
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("name", [".cache/pip", ".hidden", "__pycache__", "custom_generate"])
+def test_other_folders_do_not_belong_there(copy: Path, name: str) -> None:
+    (copy / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match=f"{name.split('/')[0]} does not belong to the export"):
+        verify_export(str(copy))
+
+
+def test_a_snapshot_of_the_hub_is_links_to_blobs(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "run_check", lambda *_: 0.0)
+    repository = tmp_path / "models--me--small"
+    snapshot = repository / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    blobs = repository / "blobs"
+    blobs.mkdir()
+    for path in written.iterdir():
+        blob = blobs / f"{len([*blobs.iterdir()]):040x}"
+        shutil.copy(path, blob)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
+    monkeypatch.chdir(snapshot)
+    for folder in (str(snapshot), "."):
+        assert not verify_export(folder).card_edited
+    outside = shutil.copy(written / "probe.json", tmp_path)
+    (snapshot / "probe.json").unlink()
+    (snapshot / "probe.json").symlink_to(outside)
+    with pytest.raises(UsageError, match=r"probe\.json is missing"):
+        verify_export(str(snapshot))
+
+
+@pytest.mark.usefixtures("unopened")
+@pytest.mark.parametrize("name", ["config.json", "modeling_axsearch.py", "recipe.json"])
+def test_line_endings_that_git_changed_are_named(copy: Path, name: str) -> None:
+    for path in (copy / name, copy / NAME):  # whose own checksum is that of what it says
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(UsageError, match=rf"{name} has other line endings .* core\.autocrlf"):
+        verify_export(str(copy))
+    (copy / name).write_bytes((copy / name).read_bytes() + b"\r\n")
+    with pytest.raises(UsageError, match=f"{name} has .* bytes, not the"):
+        verify_export(str(copy))
+
+
+@pytest.mark.usefixtures("unopened")
+def test_a_clone_without_its_large_files_is_named(copy: Path) -> None:
+    (copy / "model.safetensors").write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 100000\n"
+    )
+    with pytest.raises(UsageError, match=r"only the pointer of Git LFS; run `git lfs pull`"):
+        verify_export(str(copy))
+
+
+def test_a_database_shows_whether_the_checksums_are_those_that_were_written(
+    study: Study, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "run_check", lambda *_: 0.0)
+    storage = study.database.engine.url.render_as_string(hide_password=False)
+    moved = Path(shutil.copytree(exported, tmp_path / "moved"))
+    (moved / NAME).write_bytes((moved / NAME).read_bytes().replace(b"\n", b"\r\n"))
+    for name in (None, "s"):
+        found = verify_export(str(moved), storage=storage, study=name)
+        assert (found.study, found.trial) == ("s", 5)
+    assert verify_export(str(moved)).study is None
+    with pytest.raises(UsageError, match="was exported from the study 's', not 'other'"):
+        verify_export(str(moved), storage=storage, study="other")
+    with pytest.raises(UsageError, match="give its `storage`"):
+        verify_export(str(moved), study="s")
+    config = json.loads((moved / "config.json").read_text())
+    labels = {name: f"not {label}" for name, label in config["id2label"].items()}
+    (moved / "config.json").write_text(json.dumps({**config, "id2label": labels}))
+    sign(moved)
+    assert verify_export(str(moved)).files > 3  # the folder alone cannot show it
+    with pytest.raises(UsageError, match="The database has no record of"):
+        verify_export(str(moved), storage=storage)
 
 
 def test_the_probe_is_long_enough_to_show_top_k() -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import SELECTABLE_SCORES, SiteId
-from axsearch.export.base import run_check
+from axsearch.export.checking import run_check
 from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
 from axsearch.models.architectures import architecture_of, architectures
