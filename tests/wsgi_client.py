@@ -24,6 +24,7 @@ def send(
         "SCRIPT_NAME": "",
         "PATH_INFO": path,
         "QUERY_STRING": "",
+        "REMOTE_ADDR": "192.0.2.1",
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.input": BytesIO(body),
         **environ,

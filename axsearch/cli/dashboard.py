@@ -28,13 +28,21 @@ def dashboard(
             flag="--password-file",
         ),
     ] = None,
+    proxy: Annotated[
+        str | None,
+        Option(
+            "IP address of a reverse proxy in front, whose X-Forwarded-For says who is there",
+            omitted="no such header is believed",
+        ),
+    ] = None,
 ) -> None:
     """Serve Optuna Dashboard on the studies of a database, until Ctrl-C.
 
     Anyone who can open it can delete studies. It listens on this machine only; any other --host
     needs a password, which the login page asks for. Everything, the password too, is sent over
     plain HTTP: on a network that you do not trust, put TLS in front of it (a reverse proxy that
-    passes on the Host header) or use an SSH tunnel. The page /login also logs out.
+    passes on the Host header, named by --proxy) or use an SSH tunnel. The page /login also logs
+    out.
 
     \b
     Example:
@@ -49,6 +57,6 @@ def dashboard(
     secret = os.environ.get(PASSWORD) if password is None else read_password(password)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(storage, host, port, password=secret, on_ready=say)
+        serve(storage, host, port, password=secret, proxy=proxy, on_ready=say)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -121,6 +121,9 @@ def test_a_trial_has_its_note_and_artifacts(page: Page, open_study: Open, study:
         )
         for name, link in links.items()
     }
+    place = links["recipe.json"].get_attribute("href")
+    page.open(place)  # stored, and not shown as a page of the dashboard's
+    assert page.js("return location.href") != place
     recipe = json.loads(fetched["recipe.json"])
     assert recipe == {**member.recipe, "sha256": Recipe.from_dict(member.recipe).hash}
     assert [line[:7] for line in fetched["layers.csv"].splitlines()[1:]] == list(member.choices)

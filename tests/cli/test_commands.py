@@ -498,6 +498,9 @@ def test_the_dashboard_on_all_addresses_asks_for_the_password(
             with browser.open(f"{address}/login", b"password=correct+horse", timeout=10) as page:
                 assert page.url == f"{address}/dashboard/"
                 assert b"Optuna Dashboard" in page.read()
+                policy = page.headers["Content-Security-Policy"]  # Optuna Dashboard's own
+                assert "script-src 'self' 'unsafe-eval'" in policy
+                assert "default-src 'self'" in policy
             with browser.open(f"{address}/api/studies", timeout=10) as reply:
                 studies = json.load(reply)["study_summaries"]
             assert [study["study_name"] for study in studies] == ["tiny"]

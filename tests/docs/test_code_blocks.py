@@ -61,6 +61,7 @@ NOT_RUN: dict[str, str] = {
     "pip install -e '.[postgresql,ray]'": "the same",
     "pip install -e '.[export]'": "the same",
     "createdb studies": "the tests' server makes a database of its own",
+    "ray get-auth-token --generate": "it writes into the user's home",
     "ray start --head": "a cluster; tests/cli/test_workers.py makes one",
     "axsearch remeasure --storage sqlite:///studies.db --study sst2 --device cuda": "needs a GPU",
     "axsearch --install-completion": "it writes into the settings of the user's shell",
@@ -68,8 +69,9 @@ NOT_RUN: dict[str, str] = {
 }
 """Beginnings of commands, and why they are not run."""
 
-OUTPUT = ("text", "json")
-"""Languages of blocks that show what is printed."""
+OUTPUT = ("text", "json", "nginx", "caddy")
+"""Languages of blocks that show what is printed, or are run by
+tests/reporting/dashboard/test_proxies.py."""
 
 FRESH = ("README.md", "docs/quickstart.md")
 """Pages that begin with nothing but a pretrained model and data; others go on from quickstart's."""

@@ -17,6 +17,15 @@ SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "same-origin"),
 )
+ARTIFACT_HEADERS = (
+    ("Content-Disposition", "attachment"),
+    ("Content-Security-Policy", "default-src 'none'; sandbox"),
+)
+"""Of what was uploaded: a page among it would run its scripts as if it were the dashboard's own."""
+
+READERS = "Access-Control-Allow-Origin"
+"""The header by which Optuna Dashboard lets the pages of all sites read artifacts."""
+
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?", re.IGNORECASE)
@@ -28,7 +37,8 @@ class Guard:
     A request that may change something is refused if its Origin is not the host that it is sent to.
     With ``loopback_only``, every request whose Host is not a name of this machine's loopback is
     refused too: under another name, a page elsewhere could read the responses (DNS rebinding). All
-    responses get headers that tell browsers neither to frame the pages nor to guess content types.
+    responses get headers that tell browsers neither to frame the pages nor to guess content types,
+    and artifacts those by which browsers store them instead of showing them as pages.
     """
 
     def __init__(self, app: WSGIApplication, *, loopback_only: bool) -> None:
@@ -37,15 +47,23 @@ class Guard:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on."""
-        start = with_headers(start_response, SECURITY_HEADERS)
+        is_artifact = environ.get("PATH_INFO", "").startswith("/artifacts/")
+        added = (*SECURITY_HEADERS, *(ARTIFACT_HEADERS if is_artifact else ()))
+        start = with_headers(start_response, added, without=(READERS,))
         forbidden = partial(answer, environ, start, HTTPStatus.FORBIDDEN)
         host = environ.get("HTTP_HOST", "")
         if self._loopback_only and not _LOOPBACK_HOST.fullmatch(host):
-            return forbidden("Open the dashboard under 127.0.0.1 or localhost.")
+            return forbidden(
+                "Open the dashboard under 127.0.0.1 or localhost. Under another name, as behind a "
+                "proxy, it needs a password: axsearch dashboard --password-file FILE."
+            )
         origin = environ.get("HTTP_ORIGIN")
         changes = environ["REQUEST_METHOD"] not in ("GET", "HEAD")
         if changes and origin is not None and not _is_same_host(origin, host):
-            return forbidden("This request comes from a page of another site.")
+            return forbidden(
+                "This request comes from a page of another site, or through a proxy that does not "
+                "pass on the Host header."
+            )
         return self._app(environ, start)
 
 
@@ -69,9 +87,14 @@ def answer(
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
-def with_headers(start_response: StartResponse, added: Headers) -> StartResponse:
-    """A ``start_response`` that sends ``added`` in place of an app's headers of the same names."""
-    names = {name.lower() for name, _ in added}
+def with_headers(
+    start_response: StartResponse, added: Headers, without: Sequence[str] = ()
+) -> StartResponse:
+    """A ``start_response`` that sends ``added`` in place of an app's headers of the same names.
+
+    Those named in ``without`` are not sent.
+    """
+    names = {name.lower() for name in (*without, *(name for name, _ in added))}
 
     def start(
         status: str,

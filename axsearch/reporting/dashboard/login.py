@@ -17,12 +17,11 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from axsearch.errors import UsageError
 from axsearch.reporting.dashboard.guard import Headers, answer, with_headers
+from axsearch.reporting.dashboard.limits import Failures
 
 SHORTEST, LONGEST = 8, 256  # characters of a password
 SESSION = 12 * 3600  # seconds
 BODY_LIMIT = 4096  # bytes; the longest password, all of it escaped, fits
-FREE_FAILURES = 5
-LONGEST_DELAY = 60.0  # seconds
 
 _NO_STORE = ("Cache-Control", "no-store")
 _PAGE_HEADERS = (
@@ -75,8 +74,8 @@ class Login:
 
     ``/login`` asks for the password and begins a session of 12 hours, ``/logout`` ends it. Without
     one, ``home`` and the pages below it redirect to ``/login``; all others return 401. After 5
-    wrong passwords in a row, whoever sent them, no other is accepted until a delay has passed,
-    which doubles with each, from 1 s to 60 s. ``clock`` returns seconds.
+    wrong passwords in a row from one address, none from there is looked at until a delay has
+    passed, which doubles with each, from 1 s to 60 s. ``clock`` returns seconds.
     """
 
     def __init__(
@@ -97,9 +96,7 @@ class Login:
         self._cookie = f"axsearch_{secrets.token_hex(4)}"
         self._ended: set[str] = set()
         self._lock = threading.Lock()
-        self._failures = 0
-        self._delay = 0.0
-        self._closed_until = -math.inf
+        self._failures = Failures(clock)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request, or pass it on."""
@@ -107,7 +104,7 @@ class Login:
         reading = method in ("GET", "HEAD")
         if path == "/login" and method == "POST":
             return self._log_in(environ, start_response)
-        session = self._session(environ)
+        session = self.session(environ.get("HTTP_COOKIE", ""))
         if path == "/login" and reading:
             content = _FORM.replace("MESSAGE", "") if session is None else self._logged_in
             return _page(environ, start_response, HTTPStatus.OK, content)
@@ -137,8 +134,9 @@ class Login:
             return refuse(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The form is too large or cannot be read."
             )
+        address = environ["REMOTE_ADDR"]
         with self._lock:
-            remaining = self._closed_until - self._clock()
+            remaining = self._failures.remaining(address)
             if remaining > 0:
                 wait = math.ceil(remaining)
                 return refuse(
@@ -147,12 +145,9 @@ class Login:
                     ("Retry-After", str(wait)),
                 )
             if not hmac.compare_digest(self._sign(given), self._password):
-                self._failures += 1
-                if self._failures >= FREE_FAILURES:
-                    self._delay = min(LONGEST_DELAY, 2 * self._delay or 1.0)
-                    self._closed_until = self._clock() + self._delay
+                self._failures.wrong(address)
                 return refuse(HTTPStatus.FORBIDDEN, "Wrong password.")
-            self._failures, self._delay = 0, 0.0
+            self._failures.right(address)
         return _redirect(environ, start_response, self._home, self._new_cookie(environ))
 
     def _new_cookie(self, environ: WSGIEnvironment) -> tuple[str, str]:
@@ -166,9 +161,8 @@ class Login:
         attributes = f"Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict"
         return "Set-Cookie", f"{self._cookie}={value}; {attributes}"
 
-    def _session(self, environ: WSGIEnvironment) -> str | None:
-        """The token of a request's session; None if it has no valid one."""
-        cookies: str = environ.get("HTTP_COOKIE", "")
+    def session(self, cookies: str) -> str | None:
+        """The token of the session that a request's cookies name; None if none is valid."""
         for part in cookies.split(";"):
             name, _, token = part.strip().partition("=")
             if name == self._cookie and token not in self._ended and self._holds(token):

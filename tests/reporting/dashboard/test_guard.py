@@ -117,3 +117,29 @@ def test_every_answer_has_the_security_headers() -> None:
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
     }
+
+
+@pytest.mark.parametrize("path", ["/artifacts/1/2/0a", "/artifacts/1/0a"])
+def test_artifacts_are_stored_and_not_shown_as_pages(path: str) -> None:
+    sent = (("content-disposition", "inline"), ("Access-Control-Allow-Origin", "*"))
+    headers = send(Guard(App(*sent), loopback_only=True), path, HTTP_HOST="localhost").headers
+    assert headers["Content-Disposition"] == "attachment"
+    assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "content-disposition" not in headers
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_nothing_is_opened_to_other_sites() -> None:
+    app = App(("access-control-allow-origin", "*"))
+    headers = send(Guard(app, loopback_only=True), HTTP_HOST="localhost").headers
+    assert "access-control-allow-origin" not in {name.lower() for name in headers}
+    assert "Content-Disposition" not in headers
+
+
+def test_a_refusal_names_what_a_proxy_needs() -> None:
+    other_name = send(Guard(App(), loopback_only=True), HTTP_HOST="studies.example")
+    assert "password" in other_name.text
+    guard = Guard(App(), loopback_only=False)
+    behind = {"HTTP_HOST": "127.0.0.1:8080", "HTTP_ORIGIN": "https://studies.example"}
+    assert "Host header" in send(guard, method="POST", **behind).text

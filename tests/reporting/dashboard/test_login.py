@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axsearch.errors import UsageError
+from axsearch.reporting.dashboard import limits
 from axsearch.reporting.dashboard.login import (
     BODY_LIMIT,
     LONGEST,
@@ -301,6 +302,50 @@ def test_the_right_password_ends_the_delays(login: Login, clock: Clock) -> None:
     while attempt(login, "x").status == 403:
         pass
     assert attempt(login, "x").headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("stranger", "owner"),
+    [
+        ("192.0.2.9", "192.0.2.1"),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1"),
+        ("::1", "127.0.0.1"),
+        ("unknown", "127.0.0.1"),
+    ],
+)
+def test_a_stranger_does_not_lock_the_owner_out(login: Login, stranger: str, owner: str) -> None:
+    for _ in range(50):
+        attempt(login, "x", REMOTE_ADDR=stranger)
+    assert attempt(login, PASSWORD, REMOTE_ADDR=stranger).status == 429
+    assert attempt(login, PASSWORD, REMOTE_ADDR=owner).status == 303
+    assert attempt(login, PASSWORD, REMOTE_ADDR=stranger).status == 429
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["2001:db8::1", "2001:db8::2", "2001:DB8:0:0:ffff::", "[2001:db8::3]", "2001:db8::4%eth0"],
+        ["192.0.2.9", "::ffff:192.0.2.9", "[::ffff:c000:209]", "192.0.2.9", "::ffff:192.0.2.9"],
+    ],
+)
+def test_addresses_that_one_machine_has_count_as_one(login: Login, addresses: list[str]) -> None:
+    assert [attempt(login, "x", REMOTE_ADDR=one).status for one in addresses] == [403] * 5
+    assert [attempt(login, "x", REMOTE_ADDR=one).status for one in addresses] == [429] * 5
+
+
+def test_only_so_many_addresses_are_remembered(
+    login: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REMEMBERED", 3)
+    for _ in range(5):
+        attempt(login, "x", REMOTE_ADDR="192.0.2.0")
+    for number in (1, 2):
+        attempt(login, "x", REMOTE_ADDR=f"192.0.2.{number}")
+    assert attempt(login, "x", REMOTE_ADDR="192.0.2.0").status == 429
+    for number in range(3, 6):
+        attempt(login, "x", REMOTE_ADDR=f"192.0.2.{number}")
+    assert len(login._failures._seen) == 3
+    assert attempt(login, PASSWORD, REMOTE_ADDR="192.0.2.0").status == 303
 
 
 def test_sessions_go_on_while_passwords_must_wait(login: Login) -> None:

@@ -68,3 +68,9 @@ def test_a_port_that_cannot_be_had_is_told(storage: str) -> None:
 def test_a_host_that_is_none_is_told(storage: str, host: str) -> None:
     with pytest.raises(UsageError, match=f"on {host} cannot be used"):
         opened(storage, host, password="correct horse")
+
+
+@pytest.mark.parametrize("proxy", ["", "nginx", "127.0.0.1:80", "10.0.0.0/8", "*"])
+def test_a_proxy_that_is_no_address_is_told(storage: str, proxy: str) -> None:
+    with pytest.raises(UsageError, match="`proxy` must be the IP address"):
+        serve(storage, port=0, password="correct horse", proxy=proxy)
