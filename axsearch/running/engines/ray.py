@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from axsearch.errors import AxsearchError, UsageError
+from axsearch.errors import AxsearchError, UsageError, cause
 from axsearch.running.engines import Engine, be_worker
 from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.outages import DatabaseAwayError
@@ -65,15 +65,31 @@ def _run(ray: Any, pool: WorkerPool, request: WorkerRequest, poll: Callable[[], 
                     raise (UsageError if status == 2 else AxsearchError)(words)
             poll()
     except ray.exceptions.RayError as error:
-        raise AxsearchError(
-            f"A worker on Ray died too often ({type(error).__name__}); run the same command to "
-            "continue."
-        ) from None
+        raise AxsearchError(_failure(error)) from None
     finally:
         for one in left:
             ray.cancel(one)  # like Ctrl-C in the worker: its trial is given back
         if left:
             ray.wait(left, num_returns=len(left), timeout=60)
+
+
+def _failure(error: Exception) -> str:
+    """The sentence on a task that failed for good: Ray raises one error for many causes."""
+    raised = getattr(error, "cause", None)  # within the worker, where Ray does not try again
+    if isinstance(raised, DatabaseAwayError):
+        return f"{raised}"
+    if raised is None:
+        return (
+            f"A worker on Ray died too often ({type(error).__name__}: {cause(error)}); run the "
+            "same command to continue."
+        )
+    # Of one that could not start, Ray gives the traceback: of an import, or of its environment.
+    last = f"{raised}".strip().splitlines()[-1:] or [type(raised).__name__]
+    return (
+        f"A worker on Ray cannot start or run ({last[0].strip().rstrip('.')}); each node needs the "
+        "same Python packages, axsearch among them, and the same names of model and data; run the "
+        "same command to continue."
+    )
 
 
 def _nodes(ray: Any) -> list[dict[str, float]]:
@@ -100,10 +116,15 @@ def _cluster(pool: WorkerPool) -> Iterator[Any]:
     if mine:
         try:
             ray.init(address=pool.address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except ray.exceptions.AuthenticationError:
             raise UsageError(
-                f"The Ray cluster {pool.address or 'on this machine'} cannot be reached: "
-                f"{str(error).splitlines()[0]}."
+                f"The Ray cluster {pool.address or 'on this machine'} asks for another token; "
+                "copy the file ~/.ray/auth_token from its head node to this machine."
+            ) from None
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            said = " ".join(f"{error}".split()).rstrip(".")  # where versions differ: several lines
+            raise UsageError(
+                f"The Ray cluster {pool.address or 'on this machine'} cannot be reached: {said}."
             ) from None
     try:
         yield ray
