@@ -13,6 +13,7 @@ from typing import Any
 from axsearch.approximations import UnitRemoval, approximations, is_removed, named, recorded
 from axsearch.approximations.site import OUTSIDE, SiteId, layer_of
 from axsearch.space.recipe import EXACT, Recipe
+from axsearch.statistics.inference import better_and_worse, paired_difference
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.study.comparison import SelectionBias, Ties
@@ -190,11 +191,6 @@ def _latency(study: Study, member: Measurement) -> Iterable[str]:
 
 
 def _accuracy(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str]:
-    from axsearch.statistics.inference import (  # importing scipy takes a second
-        better_and_worse,
-        paired_difference,
-    )
-
     base, metric = study.baseline, study.spec.metric
     yield (
         f"Its {metric} is {member.accuracy:.4f} ({member.accuracy_low:.4f} to "

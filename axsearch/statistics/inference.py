@@ -3,8 +3,8 @@
 All of it rests on a bootstrap over the examples of a split, paired between models: a resample
 draws the same examples of each.
 
-scipy's statistics are imported where they are called: they take a second, and what a study has
-stored is compared without them.
+scipy is imported where it is called: it takes up to a second, and what a study has stored is
+compared without it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtr
 
+from axsearch.statistics.distributions import heads_cdf, normal_cdf
 from axsearch.statistics.metrics import STATISTICS, Draws, Floats, value
 from axsearch.statistics.outcome import Estimate, Outcome
 
@@ -78,14 +78,14 @@ def paired_p_values(outcomes: Sequence[Outcome]) -> Floats:
         right = np.array([outcome.values for outcome in outcomes], dtype=np.float64)
         won = np.rint(right @ (1 - right).T).astype(np.int64)
         lesser, differ = np.minimum(won, won.T), won + won.T
-        return np.where(differ > 0, np.minimum(2 * bdtr(lesser, differ, 0.5), 1), 1)
+        return np.where(differ > 0, np.minimum(2 * heads_cdf(lesser, differ), 1), 1)
     resamples = np.array([_resampled(outcome, 0) for outcome in outcomes])
     values, count = np.array([value(outcome) for outcome in outcomes]), len(outcomes[0])
     one_more = np.maximum(1 / count, 2 * resamples.std(axis=1) / math.sqrt(count))
     spread = np.cov(resamples, ddof=0).reshape(len(outcomes), len(outcomes))
     variance = np.maximum(np.diag(spread)[:, None] + np.diag(spread) - 2 * spread, 0)
     error = np.sqrt(variance + np.maximum(one_more[:, None], one_more) ** 2)
-    p_values: Floats = np.minimum(2 * ndtr(-np.abs(values[:, None] - values) / error), 1)
+    p_values: Floats = np.minimum(2 * normal_cdf(-np.abs(values[:, None] - values) / error), 1)
     return p_values
 
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from axsearch.space.recipe import Recipe
 from axsearch.statistics import pareto
+from axsearch.statistics.inference import holm, optimism, paired_p_values
 from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.study.study import Study
 
@@ -104,8 +106,6 @@ def selection_bias(
     study: Study, front: Sequence[Measurement] | None = None
 ) -> SelectionBias | None:
     """The bias of a front; None until the holdout split was opened for the base and all members."""
-    from axsearch.statistics.inference import optimism
-
     models = _models(study, study.front() if front is None else front)
     found = [_outcomes(study, models, split) for split in ("search", "holdout")]
     search, holdout = found
@@ -130,9 +130,6 @@ def _outcomes(study: Study, models: Mapping[int, Recipe], split: str) -> list[Ou
 
 
 def _ties(split: Literal["search", "holdout"], trials: list[int], outcomes: list[Outcome]) -> Ties:
-    from axsearch.statistics.inference import holm, paired_p_values  # scipy takes a second
-    from axsearch.statistics.metrics import value
-
     # The most accurate first, on the split that is compared.
     order = sorted(range(len(trials)), key=lambda i: -value(outcomes[i]))
     trials, outcomes = [trials[i] for i in order], [outcomes[i] for i in order]
