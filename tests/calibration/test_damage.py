@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from axsearch.approximations.site import SiteId
 from axsearch.calibration.damage import (
@@ -26,6 +25,7 @@ from axsearch.evaluation.accuracy import Predictor
 from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
 from axsearch.space.genome import SearchSpace
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.labels import Labels
 from axsearch.tasks.kinds.question_answering import Question
@@ -55,25 +55,26 @@ def space_of(*names: str, frozen: tuple[SiteId, ...] = ()) -> SearchSpace:
     return SearchSpace(list(sites.values()), orders, names=names or None, frozen=frozen)
 
 
-def logits(model: PreTrainedModel) -> Tensor:
-    """One example at a time, unpadded."""
-    with torch.inference_mode():
-        rows = [
-            model(**{key: torch.tensor([value]) for key, value in example.items()}).logits[0]
-            for example in SPLIT.inputs
-        ]
-    return torch.stack(rows).double()
-
-
 @functools.cache
-def base_logits() -> Tensor:
-    return logits(BASE)
+def logits(recipe: Recipe) -> Tensor:
+    """Of a model that shares nothing; examples of one length at a time, unpadded."""
+    model = BASE if recipe == EXACT else shrink(BASE, recipe)
+    by_length: dict[int, list[int]] = {}
+    for row, example in enumerate(SPLIT.inputs):
+        by_length.setdefault(len(example["input_ids"]), []).append(row)
+    found = torch.empty(COUNT, 2, dtype=torch.float64)
+    with torch.inference_mode():
+        for rows in by_length.values():
+            examples = [SPLIT.inputs[row] for row in rows]
+            batch = {key: torch.tensor([e[key] for e in examples]) for key in examples[0]}
+            found[rows] = model(**batch).logits.double()
+    return found
 
 
 def divergence(space: SearchSpace, genome: Mapping[str, int]) -> float:
     """Sum of p log (p / q), of models that share nothing."""
     recipe = space.recipe({**space.exact(), **genome})
-    p, q = base_logits().softmax(-1), logits(shrink(BASE, recipe)).softmax(-1)
+    p, q = logits(EXACT).softmax(-1), logits(recipe).softmax(-1)
     return float((p * (p / q).log()).sum(-1).mean())
 
 
