@@ -11,6 +11,7 @@ import codecs
 import csv
 import gzip
 import io
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ def read_file(path: Path, encoding: str | None = None) -> datasets.Dataset:
     if not table.num_rows:
         raise UsageError(f"{path} holds no rows.")
     try:
-        return datasets.Dataset(table)
+        # A name for caches, which are not used here; else all of it is hashed for one.
+        return datasets.Dataset(table, fingerprint=uuid.uuid4().hex)
     except Exception as error:  # datasets raises a dozen unrelated kinds for types it lacks
         raise UsageError(f"{path} cannot be read: {cause(error)}.") from None
 
