@@ -15,14 +15,21 @@ from rich.prompt import Prompt
 from axsearch.approximations import UnitRemoval, named
 from axsearch.cli.explain import print_explanation
 from axsearch.cli.options import Json
-from axsearch.cli.output import numbers, ratio, say, stdout, width
+from axsearch.cli.output import as_json, numbers, ratio, say, stdout, width
 from axsearch.errors import UsageError
 from axsearch.options import Option
+from axsearch.reporting.drops import EXPECTED
 from axsearch.reporting.explanation import explain_trial
 from axsearch.running.request import DataHere, ModelHere, Storage, StudyName
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import ORDERS, By
-from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
+from axsearch.study.comparison import (
+    SelectionBias,
+    Ties,
+    against_base,
+    selection_bias,
+    ties,
+)
 from axsearch.study.study import Study
 
 INTERVAL = "95 % interval"
@@ -39,7 +46,10 @@ def front(
     data: DataHere = None,
     json: Json = False,
 ) -> None:
-    """Print the Pareto front of a study, and which of its models are statistically tied.
+    """Print the Pareto front of a study, and how far its accuracies can be trusted.
+
+    The expected drop is what a model is expected to lose on new data: the drop on the search split,
+    corrected for the model having been chosen by it.
 
     In a terminal it then asks for a trial to explain, or for another order; Enter quits.
 
@@ -67,11 +77,17 @@ def front(
 def print_json(study: Study) -> None:
     """``{"study", "baseline", "front"}``, then ``ties`` and ``selection_bias``, null if unknown."""
     found, bias = ties(study), selection_bias(study)
+    held = against_base(study, study.front(), "holdout")
     data: dict[str, Any] = {
         "study": study.name,
-        "baseline": study.baseline.model_dump(mode="json"),
-        "front": [member.model_dump(mode="json") for member in study.front()],
-        "ties": found and {"split": found.split, "groups": [list(g) for g in found.groups]},
+        "baseline": as_json(study, study.baseline, held),
+        "front": [as_json(study, member, held) for member in study.front()],
+        "ties": found
+        and {
+            "split": found.split,
+            "groups": [list(g) for g in found.groups],
+            "differ_from_base": [t for t, one in found.against_base.items() if one.differs],
+        },
         "selection_bias": bias and bias.mean._asdict(),
     }
     print(json.dumps(data))
@@ -81,19 +97,13 @@ def print_front(study: Study, order: By = "latency") -> None:
     """A table to stdout: the base, then the front."""
     members = sorted(study.front(), key=ORDERS[order])
     tied, bias = ties(study), selection_bias(study)
-    holdout = study.holdout([study.baseline, *members])
     models = [(study.baseline, "base"), *((m, str(m.trial)) for m in members)]
     columns: dict[str, list[str]] = {
         "trial": [label for _, label in models],
-        study.spec.metric: [f"{m.accuracy:.4f}" for m, _ in models],
+        study.spec.metric: [f"{m.accuracy:.4f}{_mark(m, tied)}" for m, _ in models],
         INTERVAL: [f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}" for m, _ in models],
+        **_trust(study, [m for m, _ in models], tied),
     }
-    if tied and tied.groups:
-        columns["ties"] = [tied.letters.get(m.trial or 0, "") for m, _ in models]
-    if holdout:
-        held = [holdout.get(m.trial or 0) for m, _ in models]
-        columns["holdout"] = [f"{h.value:.4f}" if h else "" for h in held]
-        columns[f"{INTERVAL} "] = [f"{h.low:.4f}-{h.high:.4f}" if h else "" for h in held]
     if study.baseline.latency_ratio is not None:
         columns["latency"] = [
             ratio(m.latency_ratio, measured=m.latency_measured) for m, _ in models
@@ -115,6 +125,32 @@ def print_front(study: Study, order: By = "latency") -> None:
         table.add_row(*row, end_section=number == 0)
     console.print(table)
     say(console, *_footnotes(study, members, tied, bias))
+
+
+def _trust(study: Study, models: Sequence[Measurement], tied: Ties | None) -> dict[str, list[str]]:
+    """The columns about how far an accuracy can be trusted, where they are known."""
+    columns: dict[str, list[str]] = {}
+    if study.expected:
+        drops = [study.expected[m.trial or 0].drop for m in models]
+        columns["expected drop"] = [f"{drop:z.4f}" for drop in drops]
+    holdout = study.holdout(models)
+    if holdout:
+        held = against_base(study, models, "holdout")
+        own = [held.get(m.trial or 0) for m in models]
+        columns["holdout drop"] = [f"{one.drop.value:z.4f}" if one else "" for one in own]
+    if tied and tied.groups:
+        columns["ties"] = [tied.letters.get(m.trial or 0, "") for m in models]
+    if holdout:
+        found = [holdout.get(m.trial or 0) for m in models]
+        columns["holdout"] = [f"{h.value:.4f}" if h else "" for h in found]
+        columns[f"{INTERVAL} "] = [f"{h.low:.4f}-{h.high:.4f}" if h else "" for h in found]
+    return columns
+
+
+def _mark(member: Measurement, tied: Ties | None) -> str:
+    """A star on a model that differs from the base."""
+    found = tied and tied.against_base.get(member.trial or 0)
+    return "*" if found and found.differs else " " if tied else ""
 
 
 def ask(study: Study) -> None:
@@ -141,11 +177,13 @@ def ask(study: Study) -> None:
 def _footnotes(
     study: Study, members: Sequence[Measurement], tied: Ties | None, bias: SelectionBias | None
 ) -> list[str]:
-    notes = ["Latency and size are relative to the base."]
+    notes = ["Latency and size are relative to the base, drops are below it."]
     if study.scenario:
         measured = all(m.latency_measured for m in members)
         shown = "measured" if measured else "~ where it is predicted"
         notes[0] += f" Latency, {shown}: {study.scenario}."
+    if study.expected:
+        notes.append(EXPECTED)
     if tied is not None:
         notes.append(tied.words)
     if bias is not None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-PIPED_WIDTH = 140
+from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Estimate
+from axsearch.study.comparison import AgainstBase
+from axsearch.study.study import Study
+
+PIPED_WIDTH = 170
 
 
 def stdout() -> Console:
@@ -42,3 +48,25 @@ def width(columns: Mapping[str, Sequence[str]], between: int = 3) -> int:
 def ratio(value: float | None, *, measured: bool = True) -> str:
     """A ratio to the base, with ~ where it is predicted."""
     return "" if value is None else f"{'' if measured else '~'}{value:.3f}"
+
+
+def as_json(study: Study, member: Measurement, held: Mapping[int, AgainstBase]) -> dict[str, Any]:
+    """A model of the front as plain data: its measurement, and its drops below the base.
+
+    ``expected`` and ``holdout_drop`` are null where they are not known.
+
+    Args:
+        study: of the model.
+        member: its measurement.
+        held: models against the base on the holdout split, by trial.
+    """
+    expected, opened = study.expected.get(member.trial or 0), held.get(member.trial or 0)
+    return {
+        **member.model_dump(mode="json"),
+        "expected": expected and _drop(expected.interval),
+        "holdout_drop": opened and _drop(opened.drop),
+    }
+
+
+def _drop(found: Estimate) -> dict[str, float]:
+    return {"drop": found.value, "low": found.low, "high": found.high}

@@ -12,11 +12,11 @@ from typing import Any
 
 from axsearch.approximations import UnitRemoval, approximations, is_removed, named, recorded
 from axsearch.approximations.site import OUTSIDE, SiteId, layer_of
+from axsearch.reporting.drops import UNKNOWN, expected_words, paired_words, signed
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.inference import better_and_worse, paired_difference
 from axsearch.statistics.measurement import Measurement
-from axsearch.statistics.outcome import Estimate
-from axsearch.study.comparison import SelectionBias, Ties
+from axsearch.study.comparison import SelectionBias, Split, Ties, against_base
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
 
@@ -196,24 +196,21 @@ def _accuracy(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
         f"Its {metric} is {member.accuracy:.4f} ({member.accuracy_low:.4f} to "
         f"{member.accuracy_high:.4f}) on the search split, the base's {base.accuracy:.4f}."
     )
-    recipes = [recipe, Recipe.from_dict(base.recipe)]
-    for split in ("search", "holdout"):
-        known = study.outcomes(recipes, split)
-        if not all(recipe.hash in known for recipe in recipes):
-            continue  # older versions stored less, and the holdout split may not have been opened
-        ours, theirs = (known[recipe.hash] for recipe in recipes)
-        if split == "holdout":
+    held = study.holdout([member, base])
+    splits: tuple[Split, ...] = ("search", "holdout")
+    for split in splits:
+        # Older versions stored less, and the holdout split may not have been opened.
+        if split == "holdout" and len(held) == len({member.trial, base.trial}):
+            ours, theirs = held[member.trial or 0], held[base.trial or 0]
             yield (
                 f"On the holdout split it has {ours.value:.4f} ({ours.low:.4f} to {ours.high:.4f}),"
                 f" the base {theirs.value:.4f}."
             )
-        better, worse = better_and_worse(ours.outcome, theirs.outcome)
-        change = paired_difference(ours.outcome, theirs.outcome, study.spec.seed)
-        yield (
-            f"Of {len(ours.outcome)} {'' if split == 'search' else 'holdout '}examples it answers "
-            f"{better} better than the base and {worse} worse: {_signed(change)} in {metric}, pair "
-            "by pair."
-        )
+        for found in against_base(study, [member], split).values():
+            yield paired_words(found, metric)
+    if recipe != EXACT:
+        expected = study.expectation(member)
+        yield UNKNOWN if expected is None else expected_words(study, member, expected)
 
 
 def _trust(
@@ -221,23 +218,20 @@ def _trust(
 ) -> Iterable[str]:
     assert member.trial is not None
     if ties is not None and member.trial in ties.tied:
-        others = [
-            "the base" if other == study.baseline.trial else f"trial {other}"
-            for other in ties.tied[member.trial]
-        ]
+        others = [f"trial {other}" for other in ties.tied[member.trial]]
         if others:
             yield (
-                f"In {study.spec.metric} it is tied with {_and(others)}: on {ties.examples} "
-                f"examples of the {ties.split} split there is no significant difference, corrected "
-                f"for {ties.comparisons} comparisons."
+                f"Between it and {_and(others)} no difference in {study.spec.metric} is shown by "
+                f"{ties.examples} examples of the {ties.split} split, corrected for "
+                f"{ties.comparisons} comparisons; that does not mean that there is none."
             )
-        else:
-            yield "No other model of the front is tied with it."
+        elif ties.comparisons:
+            yield f"It differs in {study.spec.metric} from every other model of the front."
     if bias is not None and member.trial in bias.members:
         yield (
             "Selection bias: the search split overstates its difference to the base by "
-            f"{_signed(bias.members[member.trial])}, compared with the holdout split; the front's "
-            f"mean is {_signed(bias.mean)}."
+            f"{signed(bias.members[member.trial])}, compared with the holdout split; the front's "
+            f"mean is {signed(bias.mean)}."
         )
 
 
@@ -348,7 +342,3 @@ def _most(whole: float | None, blocks: Sequence[float | None]) -> float | None:
 
 def _and(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _signed(change: Estimate) -> str:
-    return f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from plotly import offline
 
 from axsearch.errors import UsageError
 from axsearch.progress import steps
+from axsearch.reporting.drops import EXPECTED, UNKNOWN
 from axsearch.reporting.explanation import Explanation, explain_trial, export_command, in_markdown
 from axsearch.reporting.gallery import study_figures
 from axsearch.space.latency_table import LatencyTable
@@ -24,7 +25,14 @@ from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.calibration_keys import LATENCY_TABLES
-from axsearch.study.comparison import SelectionBias, Ties, selection_bias, ties
+from axsearch.study.comparison import (
+    AgainstBase,
+    SelectionBias,
+    Ties,
+    against_base,
+    selection_bias,
+    ties,
+)
 from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
@@ -45,7 +53,7 @@ def write_report(
         out: the file to write.
         format: ``html`` or ``md``; if None, by the ending of the file's name, otherwise ``html``.
         trial: the model to explain; if None, the fastest (without latencies, the smallest) model of
-            the front within 0.01 of the base's accuracy, or the knee if there is none.
+            the front with an expected drop of at most 0.01, or the knee if there is none.
 
     Raises:
         UsageError: ``out`` cannot be written, or there is no such trial.
@@ -74,7 +82,7 @@ def _render(report: Report, format: Format) -> str:
         autoescape=format == "html", undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = lambda value, digits: (
-        "" if value is None else f"{value:.{digits}f}"
+        "" if value is None else f"{value:z.{digits}f}"
     )
     environment.filters["percent"] = lambda value: "" if value is None else f"{value:.1%}"
     source = Path(__file__).with_name(f"report.{format}.jinja").read_text(encoding="utf-8")
@@ -83,12 +91,15 @@ def _render(report: Report, format: Format) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A model in the report's table."""
+    """A model in the report's table; ``differs`` says whether the base's accuracy is another."""
 
     label: str
     member: Measurement
     letters: str
+    differs: bool
+    expected: float | None
     holdout: Estimate | None
+    holdout_drop: float | None
 
 
 class Report:
@@ -125,7 +136,8 @@ class Report:
         word = "fastest" if by == "latency" else "smallest"
         with suppress(UsageError):
             chosen = self.study.pick(max_drop=DROP, by=by).trial
-            return f"the {word} within {DROP} of the base on the search split", chosen
+            drop = "an expected drop" if self.study.expected else "a drop on the search split"
+            return f"the {word} with {drop} of at most {DROP}", chosen
         with suppress(UsageError):
             return "the one nearest to the best of every objective", self.study.pick(
                 knee=True
@@ -141,11 +153,23 @@ class Report:
     @property
     def rows(self) -> list[Row]:
         """The base, then the front."""
-        letters = self.ties.letters if self.ties else {}
-        return [
-            Row(label, m, letters.get(m.trial or 0, ""), self.holdout.get(m.trial or 0))
-            for label, m in (("base", self.baseline), *((str(m.trial), m) for m in self.front))
-        ]
+        models = [self.baseline, *self.front]
+        held = against_base(self.study, models, "holdout")
+        return [self._row(model, held) for model in models]
+
+    def _row(self, m: Measurement, held: Mapping[int, AgainstBase]) -> Row:
+        trial = m.trial or 0
+        expected, opened = self.study.expected.get(trial), held.get(trial)
+        against = self.ties and self.ties.against_base.get(trial)
+        return Row(
+            "base" if m is self.baseline else str(m.trial),
+            m,
+            self.ties.letters.get(trial, "") if self.ties else "",
+            bool(against and against.differs),
+            None if expected is None else expected.drop,
+            self.holdout.get(trial),
+            None if opened is None else opened.drop.value,
+        )
 
     @property
     def summary(self) -> Iterator[str]:
@@ -154,8 +178,8 @@ class Report:
         told = (
             ""
             if self.ties is None
-            else f"; {len(self.ties.tied[self.baseline.trial or 0])} of them are tied with the "
-            f"base in {study.spec.metric}"
+            else f"; for {len(self.ties.as_base)} of them no difference in {study.spec.metric} to "
+            "the base is shown"
         )
         yield (
             f'Of {study.count} models, the base "{self.model}" and approximations of it, evaluated '
@@ -248,6 +272,7 @@ class Report:
             "Size is the exact number of bytes of the exported safetensors file; the base has "
             f"{self.baseline.size_bytes:,} bytes and {self.baseline.parameters:,} parameters."
         )
+        yield EXPECTED if self.study.expected else UNKNOWN
         if self.ties is not None:
             yield self.ties.words
         if self.bias is not None:

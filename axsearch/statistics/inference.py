@@ -48,8 +48,16 @@ def paired_difference(outcome: Outcome, base: Outcome, seed: int = 0) -> Estimat
     """
     assert outcome.statistic == base.statistic
     assert len(outcome) == len(base)
-    difference = _resampled(outcome, seed) - _resampled(base, seed)
-    return Estimate(value(outcome) - value(base), *_interval(difference))
+    return paired_differences([outcome], base, seed)[0]
+
+
+def paired_differences(outcomes: Sequence[Outcome], base: Outcome, seed: int = 0) -> list[Estimate]:
+    """:func:`paired_difference` of each model to the same base."""
+    resamples, found = _resampled(base, seed), value(base)
+    return [
+        Estimate(value(outcome) - found, *_interval(_resampled(outcome, seed) - resamples))
+        for outcome in outcomes
+    ]
 
 
 def paired_error(outcome: Outcome, base: Outcome) -> tuple[float, float]:
@@ -64,6 +72,29 @@ def paired_error(outcome: Outcome, base: Outcome) -> tuple[float, float]:
     one_more = max(1 / count, 2 * float(ours.std()) / math.sqrt(count))
     error = math.hypot(float((ours - _resampled(base, 0)).std()), one_more)
     return value(outcome) - value(base), error
+
+
+def paired_drops(outcomes: Sequence[Outcome], base: Outcome) -> tuple[Floats, Floats]:
+    """How much lower than the base's each model's metric is, and the errors of these drops.
+
+    All models answered the same examples, so their drops err together: the errors are a covariance,
+    that of a paired bootstrap, with the effect of one more example on its diagonal, as in
+    :func:`paired_error`.
+
+    Args:
+        outcomes: of one metric on one split, those of the models.
+        base: the base's.
+
+    Returns:
+        The drops, (models,), positive where a model is worse, and their covariance,
+        (models, models).
+    """
+    resamples = np.array([_resampled(outcome, 0) for outcome in outcomes])
+    count = len(base)
+    one_more = np.maximum(1 / count, 2 * resamples.std(axis=1) / math.sqrt(count))
+    lost = _resampled(base, 0) - resamples
+    covariance = np.atleast_2d(np.cov(lost, ddof=0)) + np.diag(one_more**2)
+    return value(base) - np.array([value(outcome) for outcome in outcomes]), covariance
 
 
 def paired_p_values(outcomes: Sequence[Outcome]) -> Floats:

@@ -150,6 +150,18 @@ def front_candidates(engine: Engine, study_id: int, base: str) -> list[int]:
 
 
 @outlast
+def evaluated_recipes(engine: Engine, study_id: int) -> list[str]:
+    """The hashes of the recipes that a study evaluated on all examples, the smallest first."""
+    wanted = (
+        select(TrialRow.recipe)
+        .where(TrialRow.study_id == study_id, TrialRow.accuracy.is_not(None))
+        .order_by(TrialRow.size_ratio, TrialRow.recipe)
+    )
+    with Session(engine) as session:
+        return list(session.scalars(wanted))
+
+
+@outlast
 def trial_ids(engine: Engine, study_id: int, numbers: Sequence[int]) -> list[int]:
     """The ids of a study's trials with these numbers."""
     wanted = select(TRIALS.c.trial_id).where(

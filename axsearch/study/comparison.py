@@ -1,4 +1,4 @@
-"""How far the accuracies of a front can be trusted: which are tied, and how much was luck."""
+"""How far the accuracies of a front can be trusted: which differ, and how much was luck."""
 
 from __future__ import annotations
 
@@ -10,36 +10,69 @@ import numpy as np
 
 from axsearch.space.recipe import Recipe
 from axsearch.statistics import pareto
-from axsearch.statistics.inference import holm, optimism, paired_p_values
+from axsearch.statistics.inference import (
+    better_and_worse,
+    holm,
+    optimism,
+    paired_differences,
+    paired_p_values,
+)
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.study.study import Study
 
 LEVEL = 0.05
-"""Two models are tied unless a difference like theirs would be rarer than this among equals."""
+"""Two models are told apart where equals would differ as much more rarely than this."""
+
+Split = Literal["search", "holdout"]
+
+
+@dataclass(frozen=True)
+class AgainstBase:
+    """One model against the base on one split, example by example, as if there were no others.
+
+    Attributes:
+        split: whose examples were compared.
+        examples: how many.
+        better: how many it answers better than the base.
+        worse: how many it answers worse.
+        drop: by how much its metric is below the base's, with its interval.
+        differs: whether the test or the interval tells it apart from the base. It is not corrected
+            for other models, or the more of them there are the more differences would be hidden.
+    """
+
+    split: Split
+    examples: int
+    better: int
+    worse: int
+    drop: Estimate
+    differs: bool
 
 
 @dataclass(frozen=True)
 class Ties:
-    """Which of the base and the front cannot be told apart by their accuracy.
+    """Which members of the front cannot be told apart by their accuracy, and which from the base.
 
     Attributes:
         split: whose examples were compared: ``holdout`` where it was opened for all of them.
         examples: how many.
         exact: whether McNemar's exact test was made; if not, one on a paired bootstrap.
-        comparisons: how many pairs were compared, for Holm's correction.
-        tied: for each trial, those that it is tied with.
-        groups: groups of trials that are all tied with each other, the most accurate first; a trial
+        comparisons: how many pairs of members were compared, for Holm's correction.
+        tied: for each member but the base, those that it is not told apart from.
+        groups: groups of members that are all tied with each other, the most accurate first; one
             may be in several, and any two that are tied share one.
+        against_base: each of them against the base, on the holdout split where it was opened for
+            both, otherwise on the search split.
     """
 
-    split: Literal["search", "holdout"]
+    split: Split
     examples: int
     exact: bool
     comparisons: int
     tied: Mapping[int, tuple[int, ...]]
     groups: tuple[tuple[int, ...], ...]
+    against_base: Mapping[int, AgainstBase]
 
     @property
     def letters(self) -> dict[int, str]:
@@ -47,15 +80,33 @@ class Ties:
         return {**dict.fromkeys(self.tied, ""), **pareto.tie_letters(self.groups)}
 
     @property
+    def as_base(self) -> list[int]:
+        """The members for which no difference to the base is shown."""
+        return [trial for trial, one in self.against_base.items() if not one.differs]
+
+    @property
     def words(self) -> str:
-        """A sentence that says what the letters mean and how models were compared."""
+        """Sentences that say what the letters mean, and what is known against the base."""
         test = "McNemar's exact test" if self.exact else "a test on the paired bootstrap"
-        finds = "finds no difference" if self.groups else "finds that all of them differ"
         chose = ", by which they were chosen, too," if self.split == "search" else ""
+        on = f"{test} on the {self.examples} examples of the {self.split} split{chose}"
+        corrected = f"at {LEVEL:.0%}, corrected for {self.comparisons} comparisons (Holm)"
+        among = ""
+        if self.groups:
+            among = (
+                f"Between models that share a letter {on} shows no difference {corrected}; that "
+                "does not mean that there is none. "
+            )
+        elif self.comparisons:
+            among = f"No models share a letter: {on} tells all of them apart {corrected}. "
+        splits = {one.split for one in self.against_base.values()}
+        where = f"the {self.split} split"
+        if len(splits) > 1:
+            where = "the holdout split where it was opened, otherwise on the search split"
+        count, of = len(self.against_base) - len(self.as_base), len(self.against_base)
         return (
-            f"{'Models that share a letter are tied' if self.groups else 'No models are tied'}: "
-            f"{test} on the {self.examples} examples of the {self.split} split{chose} {finds} at "
-            f"{LEVEL:.0%}, corrected for {self.comparisons} comparisons (Holm)."
+            f"{among}{count} of {of} models differ from the base (*), each tested by itself on "
+            f"{where} ({test}, or the paired interval); of the others no difference is shown."
         )
 
 
@@ -89,17 +140,38 @@ class SelectionBias:
 
 
 def ties(study: Study, front: Sequence[Measurement] | None = None) -> Ties | None:
-    """Compare the base and the members of the front pairwise, example by example.
+    """Compare the members of the front pairwise, and each with the base, example by example.
 
     Where the holdout split was opened for all of them it is used, since no model was picked by it.
     None where outcomes are missing, as in studies of older versions, or there is one model only.
     """
-    models = _models(study, study.front() if front is None else front)
+    members = study.front() if front is None else front
+    models = _models(study, members)
     for split in ("holdout", "search"):
         outcomes = _outcomes(study, models, split)
         if outcomes is not None and len(models) > 1:
-            return _ties(split, list(models), outcomes)
+            against = against_base(study, members, "search")
+            against |= against_base(study, members, "holdout")
+            return _ties(split, list(models)[1:], outcomes[1:], against)
     return None
+
+
+def against_base(
+    study: Study, members: Sequence[Measurement], split: Split
+) -> dict[int, AgainstBase]:
+    """Each of these models against the base, by trial; those without stored answers are left out.
+
+    The base itself is left out, too.
+    """
+    models = _models(study, members)
+    known = study.outcomes(list(models.values()), split)
+    (_, exact), *others = models.items()
+    found = {t: known[recipe.hash].outcome for t, recipe in others if recipe.hash in known}
+    if exact.hash not in known or not found:
+        return {}
+    base = known[exact.hash].outcome
+    compared = _against(split, list(found.values()), base, study.spec.seed)
+    return dict(zip(found, compared, strict=True))
 
 
 def selection_bias(
@@ -129,7 +201,28 @@ def _outcomes(study: Study, models: Mapping[int, Recipe], split: str) -> list[Ou
     return [known[recipe.hash].outcome for recipe in models.values()]
 
 
-def _ties(split: Literal["search", "holdout"], trials: list[int], outcomes: list[Outcome]) -> Ties:
+def _against(
+    split: Split, outcomes: Sequence[Outcome], base: Outcome, seed: int
+) -> list[AgainstBase]:
+    found = []
+    rare = paired_p_values([base, *outcomes])[0, 1:] < LEVEL
+    changes = paired_differences(outcomes, base, seed)
+    for outcome, change, unlikely in zip(outcomes, changes, rare, strict=True):
+        # Either is reason enough not to call them equal: with few examples the exact test needs
+        # more of a difference than the interval does.
+        differs = bool(unlikely) or not change.low <= 0 <= change.high
+        drop = Estimate(-change.value, -change.high, -change.low)
+        counts = better_and_worse(outcome, base)
+        found.append(AgainstBase(split, len(base), *counts, drop, differs))
+    return found
+
+
+def _ties(
+    split: Split,
+    trials: list[int],
+    outcomes: list[Outcome],
+    against: Mapping[int, AgainstBase],
+) -> Ties:
     # The most accurate first, on the split that is compared.
     order = sorted(range(len(trials)), key=lambda i: -value(outcomes[i]))
     trials, outcomes = [trials[i] for i in order], [outcomes[i] for i in order]
@@ -148,4 +241,5 @@ def _ties(split: Literal["search", "holdout"], trials: list[int], outcomes: list
             for trial, row in zip(trials, tied, strict=True)
         },
         groups=tuple(tuple(trials[i] for i in group) for group in pareto.tie_groups(tied)),
+        against_base=against,
     )

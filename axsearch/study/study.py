@@ -5,10 +5,12 @@ Needs no torch: everything comes from the database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -17,6 +19,7 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import in_words
 from axsearch.statistics import pareto
+from axsearch.statistics.divergence import divergence_of_losses
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
@@ -34,6 +37,7 @@ from axsearch.store.queries import (
 from axsearch.store.records import read_record
 from axsearch.store.studies import (
     asked_for,
+    evaluated_recipes,
     front_candidates,
     study_identity,
     study_names,
@@ -45,6 +49,12 @@ from axsearch.study.choosing import By, choose
 from axsearch.study.settings import Limits, SearchSettings
 from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec, limits
 from axsearch.study.trial_records import check_choices, read_measurement
+
+if TYPE_CHECKING:
+    from axsearch.statistics.expectation import Expected
+
+OTHERS = 64
+"""Models beside the front that show how drop and divergence go together, even in long studies."""
 
 
 class Study:
@@ -162,8 +172,8 @@ class Study:
 
     def refresh(self) -> None:
         """Forget what was read, so that additions to the database are seen."""
-        self.__dict__.pop("measurements", None)
-        self.__dict__.pop("_candidates", None)
+        for name in ("measurements", "_candidates", "expected"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _candidates(self) -> list[Measurement]:
@@ -198,16 +208,59 @@ class Study:
         """
         return front_of(self.spec, self.baseline, self._candidates)
 
+    @cached_property
+    def expected(self) -> Mapping[int, Expected]:
+        """What the base and each member of the front are expected to lose on new data, by trial.
+
+        See :mod:`axsearch.statistics.expectation`. Empty where the answers to single examples are
+        not stored, as in studies of older versions.
+        """
+        return self._expected([])
+
+    def expectation(self, member: Measurement) -> Expected | None:
+        """What any finished model is expected to lose on new data, None where it is not known."""
+        assert member.trial is not None
+        return self.expected.get(member.trial) or self._expected([member]).get(member.trial)
+
+    def _expected(self, more: Sequence[Measurement]) -> dict[int, Expected]:
+        from axsearch.statistics.expectation import Expected, expected_drops  # imports scipy
+
+        base = self.baseline
+        recipes = {
+            m.trial: Recipe.from_dict(m.recipe).hash
+            for m in (*self.front(), *more)
+            if m.trial is not None and m.recipe != base.recipe
+        }
+        others = evaluated_recipes(self.database.engine, self.id)
+        others = others[:: math.ceil(len(others) / OTHERS) or 1]  # of all sizes
+        known = self._evaluations("search", {EXACT.hash, *recipes.values(), *others})
+        exact = known.pop(EXACT.hash, None)
+        losses = {h: one.losses for h, one in known.items() if one.losses is not None}
+        if exact is None or exact.losses is None or not losses.keys() >= {*recipes.values()}:
+            return {}
+        hashes = sorted(losses)
+        found = expected_drops(
+            [known[h].outcome for h in hashes],
+            exact.outcome,
+            [divergence_of_losses(losses[h], exact.losses) for h in hashes],
+        )
+        by_recipe = dict(zip(hashes, found, strict=True))
+        none = Expected(0.0, 0.0, 0.0, len(exact.outcome))
+        return {base.trial or 0: none, **{t: by_recipe[h] for t, h in recipes.items()}}
+
     def pick(
         self,
         *,
         max_drop: float | None = None,
         max_latency_ratio: float | None = None,
         max_size_ratio: float | None = None,
+        confidence: float | None = None,
         by: By | None = None,
         knee: bool = False,
     ) -> Measurement:
         """Choose one member of the front: the knee, or the best within limits (:func:`choose`).
+
+        The drop is that of :attr:`expected`, or, where that is not known, of the search split.
 
         Raises:
             UsageError: neither or both are asked for, or no member is within the limits.
@@ -216,9 +269,14 @@ class Study:
             max_drop=max_drop, max_latency_ratio=max_latency_ratio, max_size_ratio=max_size_ratio
         )
         if not knee:
-            return choose(self.front(), self.baseline.accuracy, limits, by=by)
-        if by is not None or limits.given:
-            raise UsageError("`knee` chooses by all objectives: give it without limits and `by`.")
+            expected = {} if max_drop is None else self.expected
+            return choose(
+                self.front(), self.baseline, limits, expected, confidence=confidence, by=by
+            )
+        if by is not None or confidence is not None or limits.given:
+            raise UsageError(
+                "`knee` chooses by all objectives: give it without limits, `confidence` and `by`."
+            )
         objectives = [OBJECTIVES[name] for name in self.spec.objectives]
         members = self.front()
         return choosing.knee(members, [[o.loss(m) for o in objectives] for m in members])
@@ -252,7 +310,7 @@ class Study:
             if (found := known.get(recipe.hash)) is not None
         }
 
-    def _evaluations(self, split: str, recipes: Mapping[str, Recipe]) -> dict[str, Evaluation]:
+    def _evaluations(self, split: str, recipes: Collection[str]) -> dict[str, Evaluation]:
         key = EvaluationKey(
             self.spec.model_fingerprint,
             self.spec.splits["calibration"],

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
@@ -75,6 +75,12 @@ FIELDS = [
     "latency_ms", "latency_ratio", "latency_measured", "size_bytes", "size_ratio", "parameters",
     "choices",
 ]  # fmt: skip
+DROPS = ["expected", "holdout_drop"]
+"""What `front` and `pick` have of a model beside its measurement."""
+
+
+def numbers_of(models: list[dict[str, Any]]) -> set[int]:
+    return {m["trial"] for m in models}
 
 
 def test_front_as_json(run: Run, where: list[str]) -> None:
@@ -83,12 +89,17 @@ def test_front_as_json(run: Run, where: list[str]) -> None:
     data = json.loads(done.out)
     assert list(data) == ["study", "baseline", "front", "ties", "selection_bias"]
     for member in (data["baseline"], *data["front"]):
-        assert list(member) == FIELDS
+        assert list(member) == FIELDS + DROPS
         assert set(member["choices"]) == {"layer00", "layer01", "layer02"}
         assert set(member["choices"]["layer00"]) == {"heads", "ffn", "topk", "ffn_topk"}
     exact = {"heads": 4, "ffn": 64, "topk": None, "ffn_topk": None}
     assert data["baseline"]["choices"]["layer01"] == exact
     assert data["baseline"]["holdout_accuracy"] is None
+    assert data["baseline"]["expected"] == {"drop": 0.0, "low": 0.0, "high": 0.0}
+    for member in data["front"]:
+        own = member["expected"]
+        assert own["low"] <= own["drop"] <= own["high"]
+        assert member["holdout_drop"] is None
 
 
 def test_front_as_a_table_and_on_holdout(run: Run, where: list[str]) -> None:
@@ -102,8 +113,9 @@ def test_front_as_a_table_and_on_holdout(run: Run, where: list[str]) -> None:
     data = json.loads(opened.out)
     assert all(0 <= m["holdout_accuracy"] <= 1 for m in (data["baseline"], *data["front"]))
     assert data["ties"]["split"] == "holdout"
-    numbers = {m["trial"] for m in (data["baseline"], *data["front"])}
+    numbers = numbers_of([data["baseline"], *data["front"]])
     assert all(len(group) > 1 and {*group} <= numbers for group in data["ties"]["groups"])
+    assert {*data["ties"]["differ_from_base"]} <= numbers - {data["baseline"]["trial"]}
     bias = data["selection_bias"]
     lost = [
         (m["accuracy"] - data["baseline"]["accuracy"])
@@ -114,9 +126,30 @@ def test_front_as_a_table_and_on_holdout(run: Run, where: list[str]) -> None:
     assert bias["value"] == pytest.approx(sum(lost) / len(lost))
     assert bias["low"] <= bias["value"] <= bias["high"]
     shown = run("front", *where).out
+    (heading,) = (line for line in shown.splitlines() if "holdout drop" in line)
+    names = [name.strip() for name in heading.strip("┃").split("┃")]
+    assert names.index("holdout drop") == names.index("expected drop") + 1
+    for member in data["front"]:
+        if member["trial"] != data["baseline"]["trial"]:
+            drop = data["baseline"]["holdout_accuracy"] - member["holdout_accuracy"]
+            assert member["holdout_drop"]["drop"] == pytest.approx(drop)
+            drops = [f"{member[of]['drop']:z.4f}" for of in ("expected", "holdout_drop")]
+            star = "*" if member["trial"] in data["ties"]["differ_from_base"] else ""
+            (row,) = (
+                [cell.strip() for cell in line.split("│")[1:]]
+                for line in shown.splitlines()
+                if re.match(rf"│\s+{member['trial']} │", line)
+            )
+            assert row[names.index("expected drop") :][:2] == drops
+            assert row[names.index("accuracy")] == f"{member['accuracy']:.4f}{star}"
     assert f"overstates these models by {bias['value']:+.4f}" in " ".join(shown.split())
     assert all(f"{m['holdout_accuracy']:.4f}" in shown for m in data["front"])
-    assert "McNemar's exact test on the 80 examples of the holdout split" in " ".join(shown.split())
+    differ, of = len(data["ties"]["differ_from_base"]), len(data["front"])
+    of -= data["baseline"]["trial"] in numbers_of(data["front"])
+    assert (
+        f"{differ} of {of} models differ from the base (*), each tested by itself on the" in shown
+    )
+    assert "holdout split (McNemar's exact test, or the paired interval)" in shown
 
 
 def test_a_front_without_latencies(
@@ -177,7 +210,21 @@ main()
 
 def test_pick(run: Run, where: list[str]) -> None:
     done = run("pick", *where, "--max-drop", "0.2", "--by", "size", "--json")
-    assert list(json.loads(done.out)) == FIELDS
+    picked = json.loads(done.out)
+    assert list(picked) == FIELDS + DROPS
+    assert picked["expected"]["drop"] <= 0.2
+    assert 0.5 <= picked["expected"]["probability"] <= 1
+    spoken = run("pick", *where, "--max-drop", "0.2", "--by", "size")
+    assert f"corrected for the choice: {picked['expected']['drop']:z.4f} (" in spoken.out
+    assert "The drop is at most 0.2 with a probability of" in spoken.out
+    assert "tied" not in spoken.out
+    sure = run("pick", *where, "--max-drop", "0.2", "--by", "size", "--confidence", "0.9", "--json")
+    assert json.loads(sure.out)["expected"]["probability"] >= 0.9
+    doubtful = run("pick", *where, "--max-drop", "0.0001", "--confidence", "0.999999")
+    assert doubtful.status == 2
+    assert "--max-drop 0.0001" in doubtful.err
+    assert run("pick", *where, "--knee", "--confidence", "0.9").status == 2
+    assert run("pick", *where, "--max-size-ratio", "1", "--confidence", "0.9").status == 2
     spoken = run("pick", *where, "--knee")
     assert re.search(r"axsearch export --storage sqlite:\S+ --study tiny --trial \d+", spoken.out)
     assert run("pick", *where).status == 2

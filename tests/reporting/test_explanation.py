@@ -21,7 +21,7 @@ from axsearch.reporting.explanation import (
 )
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
-from axsearch.study.comparison import selection_bias, ties
+from axsearch.study.comparison import against_base, selection_bias, ties
 from axsearch.study.tables import Tables
 
 
@@ -168,7 +168,15 @@ def test_sentences_say_the_numbers(opened_study: tuple[str, str]) -> None:
     holdout = study.holdout([member])[member.trial or 0]
     assert f"holdout split it has {holdout.value:.4f} ({holdout.low:.4f} to" in text
     assert re.search(r"Of 80 holdout examples it answers \d+ better than the base and \d+", text)
-    assert "tied with" in text or "No other model of the front is tied with it" in text
+    assert "tied" not in text
+    assert "that does not mean that there is none" in text or "from every other model" in text
+    expected = study.expected[member.trial or 0]
+    held = against_base(study, [member], "holdout")[member.trial or 0]
+    mean, low, high = expected.interval
+    assert f"corrected for the choice: {mean:z.4f} ({low:z.4f} to {high:z.4f})" in text
+    assert f"the holdout split shows a drop of {held.drop.value:z.4f}." in text
+    tells = "it differs from the base" if held.differs else "no difference to the base is shown"
+    assert f"{-held.drop.low:+.4f}) in accuracy, pair by pair; {tells}." in text
     assert "Selection bias" in text
     time = max(found.cuts, key=lambda cut: cut.time or 0.0)
     assert f"saves the most time is {time.name}: {time.time:.1%}" in text

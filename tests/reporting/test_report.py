@@ -20,6 +20,7 @@ from axsearch.reporting.gallery import study_data
 from axsearch.reporting.report import Report, search_command
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
+from axsearch.study.comparison import against_base
 from tests.common_fixtures import copied
 
 
@@ -80,8 +81,15 @@ def test_the_table_has_base_and_front(opened_study: tuple[str, str], tmp_path: P
     models = [study.baseline, *study.front()]
     assert [row[0] for row in rows] == ["base", *(str(m.trial) for m in models[1:])]
     holdout = study.holdout(models)
+    held = against_base(study, models, "holdout")
     for row, m in zip(rows, models, strict=True):
-        assert row[1:3] == [f"{m.accuracy:.4f}", f"{m.accuracy_low:.4f} to {m.accuracy_high:.4f}"]
+        own = held.get(m.trial or 0)
+        assert row[1:5] == [
+            f"{m.accuracy:.4f}{'*' if own and own.differs else ''}",
+            f"{m.accuracy_low:.4f} to {m.accuracy_high:.4f}",
+            f"{study.expected[m.trial or 0].drop:z.4f}",
+            "" if own is None else f"{own.drop.value:z.4f}",
+        ]
         assert f"{holdout[m.trial or 0].value:.4f}" in row
         assert row[-3:] == [f"{m.latency_ratio:.3f}", f"{m.size_ratio:.3f}", f"{m.parameters:,}"]
 
@@ -99,7 +107,7 @@ def test_three_sentences_sum_it_up(
         member = report.chosen.member
         chosen = study.pick(max_drop=0.01, by="latency")
         assert member == chosen
-        assert f"Trial {member.trial}, the fastest within 0.01" in second
+        assert f"Trial {member.trial}, the fastest with an expected drop of at most 0.01" in second
         assert f"{member.latency_ratio:.3f} of the base's time" in second
         assert f"on the {split} split, where the base has" in second
         own = (
@@ -133,7 +141,12 @@ def test_what_is_not_known_is_not_said(tiny_study: tuple[str, str], tmp_path: Pa
         connection.execute(text("DELETE FROM ax_calibrations"))
     report = Report(study)
     first, _, third = report.summary
-    assert "tied with the base" not in first
+    assert "no difference" not in first
+    said = " ".join(report.measured)
+    assert "not corrected for the choice: an older axsearch made this study" in said
+    assert report.chosen is not None
+    assert any("not corrected for the choice" in one for one in report.chosen.sentences)
+    assert "with a drop on the search split of at most" in report.why or "nearest" in report.why
     assert "has not been opened" in third
     assert next(iter(report.measured)).startswith(
         "Each trial builds the smaller model and measures that. Intervals"

@@ -14,7 +14,7 @@ from axsearch.statistics.inference import holm, paired_p_values
 from axsearch.statistics.metrics import value
 from axsearch.statistics.outcome import Outcome
 from axsearch.store.models import EvaluationRow
-from axsearch.study.comparison import Ties, selection_bias, ties
+from axsearch.study.comparison import Ties, against_base, selection_bias, ties
 from tests.common_fixtures import copied
 
 
@@ -45,9 +45,11 @@ def test_pairs_that_holms_correction_leaves_are_tied(tiny_study: tuple[str, str]
     found = ties(study)
     assert found is not None
     assert (found.split, found.examples, found.exact) == ("search", 80, True)
-    recipes = {m.trial: Recipe.from_dict(m.recipe) for m in (study.baseline, *study.front())}
+    members = [m for m in study.front() if m.recipe != study.baseline.recipe]
+    recipes = {m.trial: Recipe.from_dict(m.recipe) for m in members}
     known = study.outcomes(list(recipes.values()))
     numbers = sorted(recipes)
+    assert {*found.tied} == {*numbers} == {*found.against_base}  # the base has no letter
     p_values = paired_p_values([known[recipes[number].hash].outcome for number in numbers])
     assert found.comparisons == len(numbers) * (len(numbers) - 1) // 2
     above = np.triu_indices(len(numbers), 1)
@@ -61,17 +63,61 @@ def test_pairs_that_holms_correction_leaves_are_tied(tiny_study: tuple[str, str]
 
 
 def test_a_difference_beyond_chance_is_no_tie(tiny_study: tuple[str, str], tmp_path: Path) -> None:
-    numbers = trials(Study.open(*tiny_study))
-    answers = dict.fromkeys(numbers, 0.95)
-    answers[numbers[1]] = 0.55  # of 80 examples, 32 that the others alone answer rightly
+    base, *members = trials(Study.open(*tiny_study))
+    answers = dict.fromkeys([base, *members], 0.95)
+    answers[members[0]] = 0.55  # of 80 examples, 32 that the others alone answer rightly
     found = ties(edited(tiny_study, tmp_path, answers, "search"))
     assert found is not None
-    assert found.tied[numbers[1]] == ()
-    assert found.letters[numbers[1]] == ""
-    assert {*found.groups[0]} == {*numbers} - {numbers[1]}
-    assert "share a letter are tied: McNemar's exact test on the 80 examples of the" in found.words
-    assert "search split, by which they were chosen, too, finds no difference" in found.words
-    assert f"corrected for {len(numbers) * (len(numbers) - 1) // 2} comparisons" in found.words
+    assert found.tied[members[0]] == ()
+    assert found.letters[members[0]] == ""
+    assert {*found.groups[0]} == {*members} - {members[0]}
+    assert found.against_base[members[0]].differs
+    assert found.as_base == [t for t in found.against_base if t != members[0]]
+    assert "share a letter McNemar's exact test on the 80 examples of the search" in found.words
+    assert "by which they were chosen, too, shows no difference at 5%" in found.words
+    assert f"corrected for {len(members) * (len(members) - 1) // 2} comparisons" in found.words
+    assert "that does not mean that there is none" in found.words
+    assert f"1 of {len(members)} models differ from the base (*)" in found.words
+
+
+def test_what_the_test_of_one_model_tells_apart_is_never_tied_with_the_base(
+    tiny_study: tuple[str, str], tmp_path: Path
+) -> None:
+    """Holm's correction over all pairs hides a difference to the base: 8 to 0, p = 0.008."""
+    base, *members = trials(Study.open(*tiny_study))
+    answers = dict.fromkeys([base, *members], 0.9)
+    answers |= {members[0]: 0.8, members[1]: 0.85}
+    study = edited(tiny_study, tmp_path, answers, "search")
+    found = ties(study)
+    assert found is not None
+    assert members[0] in found.tied[members[1]]  # with the correction, they are not told apart
+    one = found.against_base[members[0]]
+    assert (one.split, one.examples, one.better, one.worse) == ("search", 80, 0, 8)
+    assert one.differs
+    assert one.drop.value == pytest.approx(0.1)
+    assert 0 < one.drop.low < 0.1 < one.drop.high
+    # 4 to 0 has p = 0.125, yet its interval leaves out 0: it is not called the same.
+    assert found.against_base[members[1]].drop.low > 0
+    assert found.against_base[members[1]].differs
+    assert found.as_base == [t for t in found.against_base if t not in members[:2]]
+
+
+def test_a_model_whose_holdout_was_opened_is_compared_there(
+    tiny_study: tuple[str, str], opened_study: tuple[str, str], tmp_path: Path
+) -> None:
+    base, member, *_ = trials(Study.open(*opened_study))
+    study = edited(opened_study, tmp_path, {base: 0.9, member: 0.7}, "holdout")
+    found = ties(study)
+    assert found is not None
+    assert found.against_base[member].split == "holdout"
+    assert found.against_base[member].differs
+    before = against_base(study, [study.trial(member)], "search")[member]
+    assert before.split == "search"
+    assert before.drop.value == pytest.approx(
+        study.baseline.accuracy - study.trial(member).accuracy
+    )
+    closed = Study.open(*tiny_study)
+    assert against_base(closed, closed.front(), "holdout") == {}
 
 
 def test_holdout_outcomes_are_taken_where_all_have_them(
@@ -136,6 +182,7 @@ def test_outcomes_that_an_older_version_did_not_keep(
 
 
 def test_words_where_all_differ() -> None:
-    none = Ties("search", 500, False, 3, {0: (), 1: (), 2: ()}, ())
-    assert none.words.startswith("No models are tied: a test on the paired bootstrap on the 500")
+    none = Ties("search", 500, False, 3, {0: (), 1: (), 2: ()}, (), {})
+    assert none.words.startswith("No models share a letter: a test on the paired bootstrap on the")
+    assert "tells all of them apart at 5%" in none.words
     assert set(none.letters.values()) == {""}

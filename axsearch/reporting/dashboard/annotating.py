@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from axsearch.reporting.drops import EXPECTED, UNKNOWN
 from axsearch.reporting.explanation import (
     cuts_of,
     export_command,
@@ -23,6 +24,9 @@ from axsearch.store.studies import change_attributes
 from axsearch.study.comparison import Ties, ties
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
+
+STAR = "\\*"
+"""A star in Markdown."""
 
 HEIGHT = 450
 """Pixels of the box that the dashboard has for a figure."""
@@ -90,8 +94,10 @@ def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) 
         "limits": "; ".join(limits) or "none",
     }
     letters = tied.letters if tied else {}
+    apart = {t for t, one in tied.against_base.items() if one.differs} if tied else set()
     rows = [
-        f"| {m.trial} | {m.accuracy:.4f} ({m.accuracy_low:.4f} to {m.accuracy_high:.4f}) "
+        f"| {m.trial} | {m.accuracy:.4f}{STAR if m.trial in apart else ''} "
+        f"({m.accuracy_low:.4f} to {m.accuracy_high:.4f}) | {_expected(study, m)} "
         f"| {letters.get(m.trial or 0, '')} | {_ratio(m.latency_ratio)} | {m.size_ratio:.3f} |"
         for m in members
     ]
@@ -105,11 +111,13 @@ def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) 
             "",
             "## The front",
             "",
-            "Latency and size are ratios to the base; below 1 is better. "
-            + (tied.words if tied else ""),
+            "Latency and size are ratios to the base; below 1 is better. Drops are below the base. "
+            + (EXPECTED if study.expected else UNKNOWN),
             "",
-            f"| trial | {spec.metric} | ties | latency | size |",
-            "|--:|--:|---|--:|--:|",
+            tied.words.replace("*", STAR) if tied else "",
+            "",
+            f"| trial | {spec.metric} | expected drop | ties | latency | size |",
+            "|--:|--:|--:|---|--:|--:|",
             *rows,
             "",
             "## Export one of them",
@@ -146,7 +154,8 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
         [
             f"{study.spec.metric} **{member.accuracy:.4f}** ({member.accuracy_low:.4f} to "
             f"{member.accuracy_high:.4f}), latency **{_ratio(member.latency_ratio)}** and size "
-            f"**{member.size_ratio:.3f}** of the base, {member.parameters:,} parameters.",
+            f"**{member.size_ratio:.3f}** of the base, {member.parameters:,} parameters. On new "
+            f"data a drop of **{_expected(study, member)}** below the base is expected.",
             "",
             f"| {' | '.join(['layer', *names, *shown])} |",
             f"|---|{'--:|' * (len(names) + len(shown))}",
@@ -156,6 +165,11 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
             "",
         ]
     )
+
+
+def _expected(study: Study, member: Measurement) -> str:
+    found = study.expected.get(member.trial or 0)
+    return "-" if found is None else f"{found.drop:z.4f}"
 
 
 def _ratio(value: float | None) -> str:

@@ -49,7 +49,7 @@ def front_figure(
     """Accuracy against one cost: all models, the front with 95 % intervals, and the base.
 
     The front is that of all objectives, so in one projection members may lie behind others; the
-    staircase goes through those that do not. Members marked with the same letter are tied in
+    staircase goes through those that do not. Members with the same letter are not told apart in
     accuracy.
 
     Args:
@@ -211,7 +211,7 @@ def _add_front(
         x=style.all_rounded(at),
         y=style.all_rounded(m.accuracy for m in members),
         mode="markers+text" if len(members) <= style.MOST_NAMED else "markers",
-        name="front, 95 % intervals" + ("; same letter: tied" if letters else ""),
+        name="front, 95 % intervals" + ("; same letter: not told apart" if letters else ""),
         marker={
             "color": [_cycled(style.PALETTE, g) for g in groups],
             "symbol": [_cycled(style.SYMBOLS, g) for g in groups],
@@ -251,8 +251,8 @@ def _cycled(of: Sequence[str], group: int | None) -> str:
 
 def _tied_with(trial: int | None, ties: Sequence[Sequence[int]]) -> str:
     said = [
-        f"{pareto.letter(i)}: tied with {', '.join(str(t) for t in group if t != trial)}"
+        f"{pareto.letter(i)}: not told apart from {', '.join(str(t) for t in group if t != trial)}"
         for i, group in enumerate(ties)
         if trial in group and len(set(group)) > 1
     ]
-    return "<br>".join(said) or "tied with none"
+    return "<br>".join(said) or "told apart from all others"

@@ -43,7 +43,11 @@ def test_the_studys_note_says_what_it_is_about_and_how_to_export(study: Study) -
     assert "axsearch export --storage URL --study tiny --trial N --format hf" in said
     for member in study.front():
         ratios = f"{member.latency_ratio:.3f} | {member.size_ratio:.3f} |"
-        assert re.search(rf"\| {member.trial} \| {member.accuracy:.4f} .*{re.escape(ratios)}", said)
+        drop = f"{study.expected[member.trial or 0].drop:z.4f}"
+        row = rf"\| {member.trial} \| {member.accuracy:.4f}\S* .*\| {drop} \|.*{re.escape(ratios)}"
+        assert re.search(row, said)
+        assert f"a drop of **{drop}** below the base" in note(study, member.trial)
+    assert "The expected drop is the one to count on" in said
 
 
 def test_the_note_of_each_front_trial_says_what_was_cut(study: Study) -> None:

@@ -58,9 +58,9 @@ def test_members_stand_at_what_was_measured_with_their_intervals() -> None:
     assert list(front.error_y.array) == pytest.approx([0.04, 0.03, 0.01])
     assert list(front.error_y.arrayminus) == pytest.approx([0.05, 0.03, 0.02])
     assert [list(own) for own in front.customdata] == [
-        [3, 0.75, 0.84, "tied with none", ", measured"],
-        [5, 0.76, 0.82, "tied with none", ", measured"],
-        [7, 0.88, 0.91, "tied with none", ""],
+        [3, 0.75, 0.84, "told apart from all others", ", measured"],
+        [5, 0.76, 0.82, "told apart from all others", ", measured"],
+        [7, 0.88, 0.91, "told apart from all others", ""],
     ]
 
 
@@ -121,12 +121,12 @@ def test_without_limits_nothing_is_shaded() -> None:
 
 def test_ties_are_told_by_letters_colours_symbols_and_hover() -> None:
     front = trace(drawn(ties=[[3, 5], [5, 7]]), "front")
-    assert front.name == "front, 95 % intervals; same letter: tied"
+    assert front.name == "front, 95 % intervals; same letter: not told apart"
     assert list(front.text) == ["3 a", "5 ab", "7 b"]
     assert [own[3] for own in front.customdata] == [
-        "a: tied with 5",
-        "a: tied with 3<br>b: tied with 7",
-        "b: tied with 5",
+        "a: not told apart from 5",
+        "a: not told apart from 3<br>b: not told apart from 7",
+        "b: not told apart from 5",
     ]
     assert list(front.marker.color) == [style.PALETTE[1], style.PALETTE[1], style.PALETTE[2]]
     assert list(front.marker.symbol) == [style.SYMBOLS[1], style.SYMBOLS[1], style.SYMBOLS[2]]
