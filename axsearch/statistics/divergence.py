@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,13 @@ def divergence_of_losses(losses: NDArray[np.float32], base: NDArray[np.float32])
         losses: of each feature, (features,).
         base: the same in the base.
     """
+    return divergence_with_error(losses, base)[0]
+
+
+def divergence_with_error(
+    losses: NDArray[np.float32], base: NDArray[np.float32]
+) -> tuple[float, float]:
+    """:func:`divergence_of_losses`, and its standard error as the mean of these features."""
     ours, theirs = (np.clip(np.exp(-x.astype(float)), 1e-6, 1 - 1e-6) for x in (losses, base))
     each = theirs * np.log(theirs / ours) + (1 - theirs) * np.log((1 - theirs) / (1 - ours))
-    return float(each.mean())
+    return float(each.mean()), float(each.std() / math.sqrt(len(each)))

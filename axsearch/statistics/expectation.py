@@ -13,7 +13,7 @@ of their outputs from the base's. For their true drops d
     y | d ~ Normal(d, S)          S: the covariance of a paired bootstrap
     d | x ~ Normal(s z, K + R)    K: a smooth relation; R: by how much a model differs from it
 
-    z = x / max(x),  R_ii = (s t z_i^p)^2
+    z = x / max(x),  R_ii = s^2 ((t z_i^p)^2 + e_i^2)
     K_ij = s^2 z_i z_j (COMMON^2 + g^2 exp(-(log z_i - log z_j)^2 / (2 REACH^2)))
 
 so that the drop is about proportional to the divergence, with a factor that changes slowly with the
@@ -21,10 +21,11 @@ order of magnitude. A model near the base flips few answers, and these where the
 so flips either way nearly cancel out: what is lost is, to first order, proportional to the
 divergence, which the examples show with far less noise than the drop. s is the largest drop seen,
 so the factor is expected to be about what it is for the model that lost most; a smaller one must be
-shown by the examples. How much the factor changes, g, and the residual, t and p, are averaged over
-by their marginal likelihood (Morris 1983, "Parametric empirical Bayes inference", Journal of the
-American Statistical Association 78); given these, all is normal. The grids are around what the
-holdout splits of `studies/benchmarks/promises.py` show.
+shown by the examples. e is the standard error of z, by the same examples. How much the factor
+changes, g, and the residual, t and p, are averaged over by their marginal likelihood (Morris 1983,
+"Parametric empirical Bayes inference", Journal of the American Statistical Association 78); given
+these, all is normal. The grids are around what holdout splits show of the models of
+`studies/benchmarks/promises.py`.
 
 Far from the base the metric runs out of what it can lose and the relation flattens: models that
 lost more than a share ``FAR`` of the base's metric are left out of it, and of them the drop that
@@ -106,15 +107,17 @@ class Expected:
 
 
 def expected_drops(
-    outcomes: Sequence[Outcome], base: Outcome, divergence: Sequence[float]
+    outcomes: Sequence[Outcome],
+    base: Outcome,
+    divergence: Sequence[tuple[float, float]],
 ) -> list[Expected]:
     """What each model is expected to lose, by the drops and divergences of all of them.
 
     Args:
         outcomes: of the models on one split, the base not among them.
         base: the base's on the same split.
-        divergence: of each model's outputs from the base's on that split, in any unit that grows in
-            proportion to nats.
+        divergence: of each model's outputs from the base's on that split, with its standard error,
+            in any unit that grows in proportion to nats.
     """
     if not outcomes:
         return []
@@ -127,7 +130,7 @@ def expected_drops(
         mean, deviation = _posterior(
             drops[near] / scale,
             covariance[np.ix_(near, near)] / scale**2,
-            np.array(divergence, float)[near],
+            *np.array(divergence, float)[near].T,
         )
         expected[near], doubt[near] = scale * mean, scale * deviation
     return [
@@ -136,15 +139,18 @@ def expected_drops(
     ]
 
 
-def _posterior(drops: Floats, covariance: Floats, divergence: Floats) -> tuple[Floats, Floats]:
+def _posterior(
+    drops: Floats, covariance: Floats, divergence: Floats, divergence_error: Floats
+) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each true drop, (models,) each, for drops with s = 1."""
-    place = np.maximum(divergence / max(float(divergence.max()), 1e-12), LEAST)
+    largest = max(float(divergence.max()), 1e-12)
+    place, blur = np.maximum(divergence / largest, LEAST), divergence_error / largest
     apart = np.subtract.outer(np.log(place), np.log(place))
     near = np.exp(-0.5 * np.square(apart / REACH))
     found = []
     for change, residual, power in product(CHANGES, RESIDUALS, POWERS):
         prior = np.outer(place, place) * (COMMON**2 + change**2 * near)
-        prior[np.diag_indices_from(prior)] += np.square(residual * place**power)
+        prior[np.diag_indices_from(prior)] += np.square(residual * place**power) + blur**2
         factor = np.linalg.cholesky(prior + covariance)
         seen = linalg.solve_triangular(factor, drops - place, lower=True)
         known = linalg.solve_triangular(factor, prior, lower=True)

@@ -19,7 +19,7 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import in_words
 from axsearch.statistics import pareto
-from axsearch.statistics.divergence import divergence_of_losses
+from axsearch.statistics.divergence import divergence_with_error
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
@@ -242,7 +242,7 @@ class Study:
         found = expected_drops(
             [known[h].outcome for h in hashes],
             exact.outcome,
-            [divergence_of_losses(losses[h], exact.losses) for h in hashes],
+            [divergence_with_error(losses[h], exact.losses) for h in hashes],
         )
         by_recipe = dict(zip(hashes, found, strict=True))
         none = Expected(0.0, 0.0, 0.0, len(exact.outcome))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from axsearch.statistics.divergence import divergence_of_losses
+from axsearch.statistics.divergence import divergence_of_losses, divergence_with_error
 from axsearch.tasks.kinds import task_kinds
 
 KIND = task_kinds()["text-classification"]
@@ -33,3 +33,16 @@ def test_that_of_the_base_itself_is_0_and_extremes_are_finite() -> None:
     losses = np.array([0.0, 1e-9, 0.7, 200.0], np.float32)
     assert divergence_of_losses(losses, losses) == 0
     assert 1 < divergence_of_losses(losses, losses[::-1].copy()) < 20
+
+
+def test_its_error_is_how_far_it_is_off_with_so_many_examples() -> None:
+    draw = np.random.default_rng(2)
+    base = draw.exponential(0.3, 40_000).astype(np.float32)
+    losses = (base * draw.lognormal(0, 0.5, len(base))).astype(np.float32)
+    truth, _ = divergence_with_error(losses, base)
+    found = [
+        divergence_with_error(losses[rows], base[rows])
+        for rows in np.array_split(draw.permutation(len(base)), 100)
+    ]
+    off = np.array([(value - truth) / error for value, error in found])
+    assert np.sqrt(np.square(off).mean()) == pytest.approx(1, abs=0.25)

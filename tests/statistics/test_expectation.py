@@ -47,7 +47,12 @@ def drawn(seed: int, examples: int, statistic: str = "mean") -> Drawn:
 
 
 def expected_of(study: Drawn) -> list[Expected]:
-    return expected_drops(study.outcomes, study.base, DIVERGENCE.tolist())
+    return expected_drops(study.outcomes, study.base, known(DIVERGENCE.tolist()))
+
+
+def known(divergences: list[float]) -> list[tuple[float, float]]:
+    """Divergences without an error."""
+    return [(one, 0.0) for one in divergences]
 
 
 def test_what_is_picked_by_the_expected_drop_keeps_its_limit() -> None:
@@ -104,17 +109,26 @@ def test_a_lucky_model_is_shrunk_towards_the_others_and_less_with_more_examples(
 
 def test_a_model_that_answers_as_the_base_does_is_expected_to_lose_nothing() -> None:
     study = drawn(0, 300)
-    own = expected_drops([study.base, *study.outcomes], study.base, [0.0, *DIVERGENCE.tolist()])[0]
+    own = expected_drops(
+        [study.base, *study.outcomes], study.base, known([0.0, *DIVERGENCE.tolist()])
+    )[0]
     assert abs(own.drop) < 1e-4
     assert own.error < 1e-3
+
+
+def test_a_divergence_that_is_not_sure_leaves_the_drop_less_sure() -> None:
+    study = drawn(2, 300)
+    sure = expected_of(study)[13]
+    unsure = expected_drops(study.outcomes, study.base, [(x, 0.4 * x) for x in DIVERGENCE])[13]
+    assert unsure.error > 1.2 * sure.error
 
 
 def test_one_model_alone_and_none() -> None:
     study = drawn(0, 300)
     assert expected_drops([], study.base, []) == []
-    (one,) = expected_drops(study.outcomes[-1:], study.base, [0.4])
+    (one,) = expected_drops(study.outcomes[-1:], study.base, known([0.4]))
     assert one.drop == pytest.approx(study.seen[-1], rel=0.2)
-    (same,) = expected_drops([study.base], study.base, [0.0])
+    (same,) = expected_drops([study.base], study.base, known([0.0]))
     assert same.drop == pytest.approx(0, abs=1e-6)
     assert same.probability(0.01) > 0.999
 
@@ -138,7 +152,7 @@ def test_a_metric_that_is_no_mean() -> None:
         Outcome("pearson", np.stack((gold, base.values[:, 1] + 0.1 * i * noise[i]), axis=1))
         for i in range(8)
     ]
-    found = expected_drops(outcomes, base, [0.01 * i**2 for i in range(8)])
+    found = expected_drops(outcomes, base, known([0.01 * i**2 for i in range(8)]))
     drops = [one.drop for one in found]
     assert drops == sorted(drops)
     assert drops[-1] == pytest.approx(paired_drops(outcomes, base)[0][-1], abs=0.02)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from axsearch.running.session import work
 from axsearch.store.database import open_database
@@ -112,6 +113,36 @@ def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     before = (tmp_path / "samplers.json").read_bytes()
     run("samplers.py", *arguments)
     assert (tmp_path / "samplers.json").read_bytes() == before
+
+
+def test_promises(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tasks" / "reviews"
+    (folder / "data").mkdir(parents=True)
+    (folder / "base").symlink_to(base_dir)
+    for split in ("train", "validation", "test"):
+        Dataset.from_csv(str(data_dir / f"{split}.csv"), cache_dir=str(tmp_path)).to_json(
+            folder / "data" / f"{split}.jsonl"
+        )
+    arguments = (
+        folder.parent, "--seeds", 2, "--examples", 40, 60, "--trials", 12, "--out", tmp_path / "out"
+    )  # fmt: skip
+    run("promises.py", *arguments)
+    results = tmp_path / "out" / "promises.json"
+    found = json.loads(results.read_text())
+    assert [(one["seed"], one["examples"]) for one in found["runs"]] == [(0, 40), (1, 60)]
+    assert {one["holdout_examples"] for one in found["runs"]} == {80}
+    for one in found["runs"]:
+        seen, expected = one["picked"]["seen"], one["picked"]["expected"]
+        assert seen["seen"] <= 0.01 + 1e-9
+        assert expected["expected"] <= 0.01 + 1e-9
+        assert expected["low"] <= expected["holdout"] <= expected["high"]
+    assert found["summary"]["seen"]["runs"] == 2
+    lost = [one["picked"]["seen"]["holdout"] for one in found["runs"]]
+    assert found["summary"]["seen"]["mean"] == pytest.approx(np.mean(lost))
+    assert "| expected at most 0.01 | 2 of 2 |" in (tmp_path / "out" / "promises.md").read_text()
+    before = results.read_bytes()
+    run("promises.py", *arguments)
+    assert results.read_bytes() == before
 
 
 def test_workers(
