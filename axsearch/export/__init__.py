@@ -26,6 +26,7 @@ from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.database import open_database
 from axsearch.store.studies import Exported, exports_with, save_export
+from axsearch.study.comparison import compared
 from axsearch.study.study import Study
 from axsearch.tasks.pretrained import on_device
 from axsearch.system.staging import staging
@@ -130,6 +131,8 @@ def _bundle(
             f"than {task.kind.trivial_answer} with {trivial:.4f}; `force=True` exports it anyway."
         )
     base_holdout = evaluator.accuracy(EXACT, task.holdout)
+    (held,) = compared("holdout", [holdout.outcome], base_holdout.outcome, spec.seed)
+    expected = study.expectation(measurement)
     on_device(task.model, "cpu")
     return Bundle(
         base=task.base,
@@ -138,8 +141,10 @@ def _bundle(
         weights=evaluator.weights,
         measurement=measurement,
         baseline=study.baseline,
+        expected=None if expected is None else expected.interval,
         holdout=holdout,
         base_holdout=base_holdout,
+        against_base=held,
         study=study.name,
         task=task.kind.name,
         model_name=study.model_name,

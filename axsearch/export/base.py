@@ -24,7 +24,9 @@ from axsearch.models.base_model import Base
 from axsearch.models.weights import Weights
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Estimate
 from axsearch.store.queries import Evaluation
+from axsearch.study.comparison import AgainstBase
 
 RECIPE, PROBE, CONFIG = "recipe.json", "probe.json", "config.json"
 PROBE_ROWS, PROBE_LENGTH = 4, 24
@@ -45,9 +47,10 @@ TEXTS = (".codes", ".jinja", ".model", ".txt")
 class Bundle:
     """Everything that goes into an export: the base, the recipe and its measurements.
 
-    ``weights`` are where the recipe's tensors come from; ``holdout`` and ``base_holdout`` are the
-    accuracies on the holdout split; ``scenario`` and ``runtime`` say in words what latency was
-    measured for, and ``machine`` where.
+    ``weights`` are where the recipe's tensors come from; ``expected`` is the drop below the base
+    that is expected on new data, None where it is not known; ``holdout`` and ``base_holdout`` are
+    the accuracies on the holdout split, ``against_base`` their comparison; ``scenario`` and
+    ``runtime`` say in words what latency was measured for, and ``machine`` where.
     """
 
     base: Base
@@ -56,8 +59,10 @@ class Bundle:
     weights: Weights
     measurement: Measurement
     baseline: Measurement
+    expected: Estimate | None
     holdout: Evaluation
     base_holdout: Evaluation
+    against_base: AgainstBase
     study: str
     task: str
     model_name: str

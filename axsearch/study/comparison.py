@@ -170,8 +170,8 @@ def against_base(
     if exact.hash not in known or not found:
         return {}
     base = known[exact.hash].outcome
-    compared = _against(split, list(found.values()), base, study.spec.seed)
-    return dict(zip(found, compared, strict=True))
+    models_compared = compared(split, list(found.values()), base, study.spec.seed)
+    return dict(zip(found, models_compared, strict=True))
 
 
 def selection_bias(
@@ -201,9 +201,10 @@ def _outcomes(study: Study, models: Mapping[int, Recipe], split: str) -> list[Ou
     return [known[recipe.hash].outcome for recipe in models.values()]
 
 
-def _against(
+def compared(
     split: Split, outcomes: Sequence[Outcome], base: Outcome, seed: int
 ) -> list[AgainstBase]:
+    """Models against the base by their outcomes on a split; ``seed`` is the bootstrap's."""
     found = []
     rare = paired_p_values([base, *outcomes])[0, 1:] < LEVEL
     changes = paired_differences(outcomes, base, seed)

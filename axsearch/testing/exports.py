@@ -16,8 +16,9 @@ from axsearch.models.refit.compensation import Moments
 from axsearch.models.weights import ClosedForm
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
-from axsearch.statistics.outcome import Outcome
+from axsearch.statistics.outcome import Estimate, Outcome
 from axsearch.store.queries import Evaluation
+from axsearch.study.comparison import AgainstBase
 from axsearch.testing.text import tiny_tokenizer
 
 HOLDOUT = Evaluation(0.83, 0.79, 0.87, Outcome("mean", np.ones(10, bool)))
@@ -60,8 +61,10 @@ def bundle_of(
         weights=ClosedForm(whole, moments),
         measurement=measured(base, recipe),
         baseline=measured(base, Recipe.of({})),
+        expected=Estimate(0.012, 0.004, 0.02),
         holdout=HOLDOUT,
         base_holdout=HOLDOUT,
+        against_base=AgainstBase("holdout", 10, 0, 0, Estimate(0.0, 0.0, 0.0), differs=False),
         study="a study",
         task=task,
         model_name="a/model",

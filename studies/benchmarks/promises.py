@@ -52,7 +52,9 @@ def subset(data: Path, seed: int, examples: int) -> Path:
     return folder
 
 
-def searched(folder: Path, seed: int, examples: int, trials: int) -> Study:
+def searched(
+    folder: Path, seed: int, examples: int, trials: int, approximations: Sequence[str]
+) -> Study:
     """The study of a task with this many examples; searched, where that was not done.
 
     Not by the options `search_examples` and `seed`: another seed would draw another calibration
@@ -65,7 +67,7 @@ def searched(folder: Path, seed: int, examples: int, trials: int) -> Study:
         study=f"{folder.name}-{seed}-{examples}",
         trials=trials,
         objectives=("accuracy", "size"),  # a latency table takes minutes, and changes no accuracy
-        approximations=("heads", "ffn"),
+        approximations=approximations,
     )
 
 
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--examples", type=int, nargs="+", default=EXAMPLES)
     parser.add_argument("--trials", type=int, default=26)
+    parser.add_argument("--approximations", nargs="+", default=["heads", "ffn"])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -203,7 +206,7 @@ def main() -> None:
     ]
     for folder, seed in track(todo, description="searching"):
         examples = options.examples[seed % len(options.examples)]
-        study = searched(folder, seed, examples, options.trials)
+        study = searched(folder, seed, examples, options.trials, options.approximations)
         rows.append({"task": folder.name, "seed": seed, **run(study)})
         study.database.close()
         found = {way: summary(rows, way) for way in WAYS if any(r["picked"][way] for r in rows)}

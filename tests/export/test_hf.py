@@ -25,6 +25,7 @@ from axsearch.models.architectures import architectures
 from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments
 from axsearch.space.recipe import Compensation, Recipe
+from axsearch.study.comparison import against_base
 from axsearch.system import staging
 from axsearch.tasks.kinds import task_kinds
 from axsearch.testing.exports import bundle_of, write_export
@@ -107,6 +108,14 @@ def test_the_card_says_what_was_measured(exported: Path, study: Study) -> None:
     measured = study.trial(5)
     for value in (f"{measured.accuracy:.4f}", f"{measured.size_bytes:,}", "trust_remote_code=True"):
         assert value in text
+    expected = study.expectation(measured)
+    held = against_base(study, [measured], "holdout")[5]
+    assert expected is not None
+    assert f"| drop in accuracy, expected on new data | {expected.drop:z.4f} (" in text
+    drop = f"{held.drop.value:z.4f} ({held.drop.low:z.4f} to {held.drop.high:z.4f})"
+    assert f"| drop in accuracy, holdout split, example by example | {drop} |" in text
+    assert ("this model differs from the base there" in text) == held.differs
+    assert ("no difference to the base is shown there" in text) != held.differs
     for layer, choices in measured.choices.items():
         assert f"| {layer} | {choices['heads']} |" in text
 
