@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
+
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.size import safetensors_bytes
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
+from axsearch.models.weights import Rounded
 from axsearch.progress import steps
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
@@ -28,8 +32,9 @@ from axsearch.store.database import open_database
 from axsearch.store.studies import Exported, exports_with, save_export
 from axsearch.study.comparison import compared
 from axsearch.study.study import Study
-from axsearch.tasks.pretrained import on_device
 from axsearch.system.staging import staging
+from axsearch.tasks.pretrained import on_device
+from axsearch.tasks.task import Task
 
 __all__ = [
     "Bundle",
@@ -57,8 +62,20 @@ def format_names() -> tuple[str, ...]:
     return tuple(formats())
 
 
+DTYPES = ("float32", "float16", "bfloat16")
+"""The types in which an hf export may keep its weights."""
+
+
 def export_model(
-    study: Study, trial: int, out: str, *, format: str = "hf", force: bool = False
+    study: Study,
+    trial: int,
+    out: str,
+    *,
+    format: str = "hf",
+    force: bool = False,
+    dtype: str | None = None,
+    model: str | None = None,
+    data: str | None = None,
 ) -> Path:
     """Write a trial's model to a new folder; it appears there only when it is complete.
 
@@ -70,6 +87,10 @@ def export_model(
         out: a folder that does not exist or is empty.
         format: see :func:`format_names`.
         force: write the model even if it is no better than a constant prediction.
+        dtype: in which an hf export keeps its weights: float32, float16 or bfloat16; the base's
+            file's if None. Its accuracy is measured with weights rounded to it.
+        model: where the base lies on this machine, if elsewhere than where the study began.
+        data: the same for the data.
 
     Raises:
         UsageError: no such trial or format, a recipe that the format cannot hold, a folder that is
@@ -87,12 +108,19 @@ def export_model(
     refusal = formats()[format].refusal(measurement)
     if refusal is not None:
         raise UsageError(f"Trial {trial} cannot be exported as {format}: {refusal}.")
+    if dtype is not None and (dtype not in DTYPES or format != "hf"):
+        raise UsageError(
+            f"`dtype` is for the format hf, and one of {', '.join(DTYPES)}, not {dtype!r} for "
+            f"{format}."
+        )
     folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another `out`.")
     _check_room(folder, measurement.size_bytes)
     with steps(3) as begin:
-        bundle = _bundle(study, measurement, recipe, force, begin)
+        begin("Loading model and data")
+        task = load_task(study.spec, model=model, data=data)
+        bundle = _bundle(study, task, measurement, recipe, force, dtype, begin)
         begin("Writing the model")
         _write(bundle, folder, format)
     checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
@@ -111,17 +139,23 @@ def export_model(
 
 def _bundle(
     study: Study,
+    task: Task,
     measurement: Measurement,
     recipe: Recipe,
     force: bool,
+    dtype: str | None,
     begin: Callable[[str], None],
 ) -> Bundle:
     """The bundle that a format writes; raises UsageError for a model that is worth nothing."""
-    begin("Loading model and data")
     spec, trial = study.spec, measurement.trial
-    task = load_task(spec)
     task.base.plan(recipe)  # refuses a recipe of another model
     evaluator = Evaluator(task, study.database.engine, None, spec.device)
+    if dtype not in (None, task.file_dtype):
+        written = getattr(torch, dtype)
+        evaluator.weights = Rounded(evaluator.weights, written)
+        size = safetensors_bytes(task.base.cut(recipe), written)
+        ratio = size / study.baseline.size_bytes
+        measurement = measurement.model_copy(update={"size_bytes": size, "size_ratio": ratio})
     begin("Evaluating on the holdout split")
     holdout = evaluator.accuracy(recipe, task.holdout)
     trivial = task.kind.trivial(task.metric, task.calibration, task.holdout)
@@ -139,6 +173,7 @@ def _bundle(
         tokenizer=task.tokenizer,
         recipe=recipe,
         weights=evaluator.weights,
+        dtype=getattr(torch, dtype or task.file_dtype),
         measurement=measurement,
         baseline=study.baseline,
         expected=None if expected is None else expected.interval,

@@ -47,7 +47,8 @@ TEXTS = (".codes", ".jinja", ".model", ".txt")
 class Bundle:
     """Everything that goes into an export: the base, the recipe and its measurements.
 
-    ``weights`` are where the recipe's tensors come from; ``expected`` is the drop below the base
+    ``weights`` are where the recipe's tensors come from, ``dtype`` is that of the numbers in an hf
+    export; ``expected`` is the drop below the base
     that is expected on new data, None where it is not known; ``holdout`` and ``base_holdout`` are
     the accuracies on the holdout split, ``against_base`` their comparison; ``scenario`` and
     ``runtime`` say in words what latency was measured for, and ``machine`` where.
@@ -57,6 +58,7 @@ class Bundle:
     tokenizer: PreTrainedTokenizerBase
     recipe: Recipe
     weights: Weights
+    dtype: torch.dtype
     measurement: Measurement
     baseline: Measurement
     expected: Estimate | None

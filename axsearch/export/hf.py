@@ -58,7 +58,10 @@ class HuggingFace(ExportFormat):
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         """Write the model; the config holds the recipe and which of the base's layers stay."""
-        state = {name: tensor.contiguous() for name, tensor in bundle.state.items()}
+        state = {
+            name: (tensor.to(bundle.dtype) if tensor.is_floating_point() else tensor).contiguous()
+            for name, tensor in bundle.state.items()
+        }
         save_file(state, folder / WEIGHTS, metadata=METADATA)
         (folder / WEIGHTS).chmod(stat.S_IMODE(folder.stat().st_mode) & 0o666)
         written = (folder / WEIGHTS).stat().st_size
@@ -142,7 +145,8 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "auto_class": bundle.auto_class,
     }
     entries = kept_entries(model.config)
-    entries |= {"dtype": "float32", **family.config_of(model.config, wanted.layers)}
+    dtype = str(bundle.dtype).removeprefix("torch.")
+    entries |= {"dtype": dtype, **family.config_of(model.config, wanted.layers)}
     config = {**entries, **_names(type(model), remote=not wanted.whole), "axsearch": ours}
     if wanted.whole:
         return config

@@ -14,7 +14,6 @@ from axsearch.approximations import UnitRemoval, approximations, is_removed, nam
 from axsearch.approximations.site import OUTSIDE, SiteId, layer_of
 from axsearch.reporting.drops import UNKNOWN, expected_words, paired_words, signed
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.statistics.inference import better_and_worse, paired_difference
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.comparison import SelectionBias, Split, Ties, against_base
 from axsearch.study.study import Study

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from axsearch.approximations import recorded
@@ -59,6 +60,7 @@ def bundle_of(
         tokenizer=tiny_tokenizer(),
         recipe=recipe,
         weights=ClosedForm(whole, moments),
+        dtype=torch.float32,
         measurement=measured(base, recipe),
         baseline=measured(base, Recipe.of({})),
         expected=Estimate(0.012, 0.004, 0.02),
