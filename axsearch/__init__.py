@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from axsearch.reporting.explanation import explain_trial
     from axsearch.reporting.gallery import compare_fronts, study_figures
     from axsearch.reporting.report import write_report
-    from axsearch.running.holdout import holdout_speed
+    from axsearch.running.holdout import evaluate_front, holdout_speed
     from axsearch.running.remeasuring import remeasure
     from axsearch.running.search import search
     from axsearch.space.recipe import Recipe
@@ -37,6 +37,7 @@ _HOME = {
     "Task": "tasks.task",
     "UsageError": "errors",
     "compare_fronts": "reporting.gallery",
+    "evaluate_front": "running.holdout",
     "explain_trial": "reporting.explanation",
     "export_model": "export",
     "finetune": "training.finetuning",
@@ -60,6 +61,7 @@ __all__ = [
     "Task",
     "UsageError",
     "compare_fronts",
+    "evaluate_front",
     "explain_trial",
     "export_model",
     "finetune",

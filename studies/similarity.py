@@ -1,0 +1,38 @@
+"""A number for two texts, here how similar they are: a smaller regression model.
+
+Model and data are names on the hub or local folders; what is not given is as below:
+python studies/similarity.py [MODEL [DATA [FOLDER [TRIALS]]]]
+"""
+
+import sys
+
+from transformers import pipeline
+
+from axsearch import Study, evaluate_front, export_model, finetune, search
+
+DEFAULTS = ["google-bert/bert-base-uncased", "nyu-mll/glue:stsb", "similarity", "60"]
+MODEL, DATA, FOLDER, TRIALS = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]]
+BASE, STORAGE, NAME = f"{FOLDER}/base", f"sqlite:///{FOLDER}/studies.db", "similarity"
+
+# A pretrained model gets the head of its task and is trained; skip this if yours was.
+tuned = finetune(MODEL, DATA, BASE, task="regression", epochs=3)
+print(f"base: {tuned.metric} {tuned.validation.value:.4f} on validation")
+
+# The metric is Pearson's correlation; metric="spearman" takes that of the ranks.
+search(BASE, DATA, storage=STORAGE, study=NAME, trials=int(TRIALS), task="regression")
+study = Study.open(STORAGE, NAME)
+evaluate_front(study)  # on examples by which no model was chosen
+study.refresh()
+print(f"base: {study.baseline.holdout_accuracy:.4f} on holdout")
+for model in study.front():
+    speed = 1 / (model.latency_ratio or 1)
+    print(f"trial {model.trial}: {model.holdout_accuracy:.4f}, {speed:.2f}x as fast, ", end="")
+    print(f"{model.size_ratio:.2f} of the bytes")
+
+chosen = study.pick(max_drop=0.01, by="latency")
+small = export_model(study, chosen.trial, f"{FOLDER}/trial-{chosen.trial}")
+print(f"chosen: trial {chosen.trial} in {small}")
+
+rate = pipeline("text-classification", str(small), trust_remote_code=True)
+pair = {"text": "A man is playing a flute.", "text_pair": "A man plays an instrument."}
+print(rate(pair, function_to_apply="none"))
