@@ -7,11 +7,13 @@ parsed: importing a command's dependencies takes a second, which listing the com
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -40,7 +42,7 @@ class Commands(Mapping[str, Any]):
         if name not in self._made:
             if name not in self.summaries:
                 raise KeyError(name)
-            module = importlib.import_module(f"{PACKAGE}.{name}")
+            module = _imported(f"{PACKAGE}.{name}")
             app = typer.Typer(
                 add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
             )
@@ -66,6 +68,18 @@ class Group(TyperGroup):
         """Write the list of commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self._all.summaries.items()))
+
+
+def _imported(name: str) -> ModuleType:
+    """A module; what it imports stays, so that is never looked through for garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        if collects:
+            gc.freeze()
+            gc.enable()
 
 
 def _summary(name: str) -> str | None:
