@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,22 @@ def made(model_type: str, recipe: Recipe) -> PreTrainedModel:
 
 
 @functools.cache
+def made_once(model_type: str, number: int, user: str) -> PreTrainedModel:
+    """The model of a mixed recipe; each user of them has its own, which shares nothing."""
+    return made(model_type, mixed(model_type, number))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_are_dropped() -> Iterator[None]:
+    yield
+    made_once.cache_clear()
+
+
+@functools.cache
 def by_itself(model_type: str, number: int, dtype: str) -> tuple[Predictions, int]:
     """What a mixed recipe's model predicts with nothing kept, and how many layers that runs."""
-    recipe, alone = mixed(model_type, number), Predictor(BINARY, memory=0)
-    model, base = made(model_type, recipe), deep_base(model_type)
+    model, base = made_once(model_type, number, "alone"), deep_base(model_type)
+    alone = Predictor(BINARY, memory=0)
     found = alone.predict(model, tokens(), base, None, dtype=dtype)
     return found, alone.layers_run
 
@@ -190,7 +203,7 @@ class TestKeeping:
         for number in range(24):
             number %= 20  # some come back
             recipe = mixed(model_type, number)
-            model = made(model_type, recipe)
+            model = made_once(model_type, number, "keeping")
             wanted, layers = by_itself(model_type, number, dtype)
             assert_same(keeping.predict(model, tokens(), base, recipe, dtype=dtype), wanted)
             assert keeping._outputs.currsize <= memory
