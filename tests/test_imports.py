@@ -93,11 +93,13 @@ def test_the_list_of_commands_imports_none_of_them() -> None:
     assert "axsearch" in found
 
 
-def test_the_front_needs_neither_torch_nor_figures_nor_scipy(tiny_study: tuple[str, str]) -> None:
+def test_the_front_needs_no_torch_figures_scipy_or_migrations(tiny_study: tuple[str, str]) -> None:
     storage, study = tiny_study
     found = loaded_by("front", "--storage", storage, "--study", study)
     assert "optuna" in found
-    assert found.isdisjoint({*HEAVY, "scipy", "sklearn", "plotly", "optuna_dashboard", "waitress"})
+    assert found.isdisjoint(
+        {*HEAVY, "alembic", "scipy", "sklearn", "plotly", "optuna_dashboard", "waitress"}
+    )
 
 
 def test_every_public_name_is_there() -> None:

@@ -10,20 +10,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import tenacity
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from axsearch.errors import UsageError, cause
+from axsearch.store.schema_version import newest_version, recorded_version
 from axsearch.store.work_storage import WorkStorage
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 SQLITE_TIMEOUT = 60
 
@@ -213,6 +213,8 @@ def _use_wal(url: URL, arguments: dict[str, Any]) -> None:
 
 def migrations() -> Config:
     """Alembic's configuration of the migrations of axsearch's tables."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
@@ -220,16 +222,18 @@ def migrations() -> Config:
 
 def schema_version(connection: Connection) -> str | None:
     """The version of axsearch's tables in a database; None if there are none."""
-    options = {"version_table": VERSION_TABLE}
-    return MigrationContext.configure(connection, opts=options).get_current_revision()
+    return recorded_version(connection, VERSION_TABLE)
 
 
 def _migrate(engine: Engine, shown: str) -> None:
+    with engine.connect() as connection:
+        if schema_version(connection) == newest_version():
+            return
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
     config = migrations()
     script = ScriptDirectory.from_config(config)
-    with engine.connect() as connection:
-        if schema_version(connection) == script.get_current_head():
-            return
     with _migrating, engine.begin() as connection:
         # One process changes the tables, in one transaction if the database can; others wait.
         if engine.dialect.name == "sqlite":

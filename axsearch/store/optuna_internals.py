@@ -22,12 +22,15 @@ from optuna.samplers.nsgaii._elite_population_selection_strategy import (
 )
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.storages._rdb import storage as rdb_storage
+from optuna.storages._rdb.storage import _create_scoped_session, _VersionManager
 from optuna.study._frozen import FrozenStudy
 from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
+
+from axsearch.store.schema_version import recorded_version
 
 # Optuna's tables. Read and written as such they are several times faster than as its classes.
 
@@ -121,6 +124,36 @@ class NewTrial(NamedTuple):
     trial_id: int
     number: int
     began: datetime | None
+
+
+TABLES_VERSION = "v3.2.0.a"
+"""The version of the tables that this Optuna makes, as its table ``alembic_version`` has it."""
+
+
+class VersionsInOneQuery(_VersionManager):
+    """Optuna's check of its tables, which imports Alembic and runs all of its migrations' files.
+
+    Both take longer than all queries of a command that reads a study, so they are left out where
+    the tables are of this version already.
+    """
+
+    def _init_alembic(self) -> None:
+        if not self.are_current():
+            super()._init_alembic()
+
+    def check_table_schema_compatibility(self) -> None:
+        """Raises RuntimeError where the tables are of another version."""
+        if not self.are_current():
+            super().check_table_schema_compatibility()
+
+    def are_current(self) -> bool:
+        """Whether the tables are those that this Optuna makes."""
+        with self.engine.connect() as connection:
+            return recorded_version(connection, "alembic_version") == TABLES_VERSION
+
+
+# RDBStorage makes one of these in the midst of its constructor, which asks nobody for the class.
+rdb_storage._VersionManager = VersionsInOneQuery  # type: ignore[misc]
 
 
 class ExtensibleStorage(RDBStorage):

@@ -79,6 +79,13 @@ EXPECTED = {
     "optuna.storages._rdb.storage:_create_scoped_session": Expected(
         "scoped_session, ignore_integrity_error=False", "transaction"
     ),
+    "optuna.storages._rdb.storage:_VersionManager.__init__": Expected(
+        "self, url, engine, scoped_session", "VersionsInOneQuery"
+    ),
+    "optuna.storages._rdb.storage:_VersionManager._init_alembic": Expected(
+        "self", "VersionsInOneQuery"
+    ),
+    "RDBStorage._version_manager": Expected("VersionsInOneQuery", "VersionsInOneQuery"),
     # Tables
     f"{MODELS}:NOT_FOUND_MSG": Expected("str", "NOT_FOUND"),
     f"{MODELS}:StudyModel": Expected(
