@@ -40,34 +40,35 @@ WAYS = {
 }
 
 
-def subset(data: Path, seed: int, examples: int) -> Path:
-    """A folder with the same data, but for a validation split of this many examples, drawn."""
+def subset(data: Path, seed: int, options: argparse.Namespace) -> Path:
+    """A folder with the same data, but only so many examples for calibration and for the search."""
+    examples = options.examples[seed % len(options.examples)]
     folder = data.parent / f"data-{seed}-{examples}"
     folder.mkdir(exist_ok=True)
-    for name in ("train", "test"):
-        (folder / f"{name}.jsonl").write_bytes((data / f"{name}.jsonl").read_bytes())
-    rows = (data / "validation.jsonl").read_text().splitlines(keepends=True)
-    drawn = np.random.default_rng(seed).permutation(len(rows))[:examples]
-    (folder / "validation.jsonl").write_text("".join(rows[row] for row in sorted(drawn)))
+    for name, wanted in (("train", options.train), ("validation", examples), ("test", None)):
+        rows = (data / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        if name == "validation":
+            drawn = np.random.default_rng(seed).permutation(len(rows))[:wanted]
+            rows = [rows[row] for row in sorted(drawn)]
+        (folder / f"{name}.jsonl").write_text("".join(rows[:wanted]))
     return folder
 
 
-def searched(
-    folder: Path, seed: int, examples: int, trials: int, approximations: Sequence[str]
-) -> Study:
-    """The study of a task with this many examples; searched, where that was not done.
+def searched(folder: Path, seed: int, options: argparse.Namespace) -> Study:
+    """The study of a task with a seed; searched, where that was not done.
 
     Not by the options `search_examples` and `seed`: another seed would draw another calibration
     split, too, and calibration takes longer than the search.
     """
+    data = subset(folder / "data", seed, options)
     return search(
         str(folder / "base"),
-        str(subset(folder / "data", seed, examples)),
+        str(data),
         storage=f"sqlite:///{folder}/promises.db",
-        study=f"{folder.name}-{seed}-{examples}",
-        trials=trials,
+        study=f"{folder.name}{data.name.removeprefix('data')}",
+        trials=options.trials,
         objectives=("accuracy", "size"),  # a latency table takes minutes, and changes no accuracy
-        approximations=approximations,
+        approximations=options.approximations,
     )
 
 
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="names of tasks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--examples", type=int, nargs="+", default=EXAMPLES)
+    parser.add_argument("--train", type=int, help="of the train split, all by default")
     parser.add_argument("--trials", type=int, default=26)
     parser.add_argument("--approximations", nargs="+", default=["heads", "ffn"])
     parser.add_argument("--threads", type=int, default=1)
@@ -205,8 +207,7 @@ def main() -> None:
         if (folder.name, seed) not in known
     ]
     for folder, seed in track(todo, description="searching"):
-        examples = options.examples[seed % len(options.examples)]
-        study = searched(folder, seed, examples, options.trials, options.approximations)
+        study = searched(folder, seed, options)
         rows.append({"task": folder.name, "seed": seed, **run(study)})
         study.database.close()
         found = {way: summary(rows, way) for way in WAYS if any(r["picked"][way] for r in rows)}
