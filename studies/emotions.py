@@ -10,7 +10,13 @@ from transformers import pipeline
 
 from axsearch import Study, evaluate_front, export_model, finetune, search
 
-DEFAULTS = ["google-bert/bert-base-uncased", "google-research-datasets/go_emotions:simplified", "emotions", "60"]
+GO_EMOTIONS = "google-research-datasets/go_emotions:simplified"
+DEFAULTS = [
+    "google-bert/bert-base-uncased",
+    GO_EMOTIONS,
+    "emotions",
+    "60",
+]
 MODEL, DATA, FOLDER, TRIALS = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]]
 BASE, STORAGE, NAME = f"{FOLDER}/base", f"sqlite:///{FOLDER}/studies.db", "emotions"
 

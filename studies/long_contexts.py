@@ -38,7 +38,9 @@ print(f"chosen: trial {chosen.trial} in {small}")
 tokenizer = AutoTokenizer.from_pretrained(small, trust_remote_code=True)
 reader = AutoModelForQuestionAnswering.from_pretrained(small, trust_remote_code=True).eval()
 context = "The first of the two bridges was built by monks in 1342."
-inputs = tokenizer("Who built the bridge?", context, return_offsets_mapping=True, return_tensors="pt")
+inputs = tokenizer(
+    "Who built the bridge?", context, return_offsets_mapping=True, return_tensors="pt"
+)
 places = inputs.pop("offset_mapping")[0]
 with torch.inference_mode():
     answer = reader(**inputs)

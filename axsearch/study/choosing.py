@@ -76,8 +76,10 @@ def choose(
     if confidence is not None and not any(m in others for m in allowed):
         raise UsageError(_too_few(others, limits, expected, confidence))
     if not allowed:
-        words = _in_words(limits)
-        raise UsageError(f"No model of the front keeps {words}; `axsearch front` shows them.")
+        words, nearest = _in_words(limits), _nearest(cheap, limits, expected)
+        raise UsageError(
+            f"No model of the front keeps {words}{nearest}; `axsearch front` shows them."
+        )
     return min(allowed, key=ORDERS[by])
 
 
@@ -142,6 +144,16 @@ def _too_few(
         f"smaller model that it keeps {words} with a probability of {confidence:g}; for trial "
         f"{trial} about {two_digits(count):,} would do, if it is as good as expected."
     )
+
+
+def _nearest(
+    members: Sequence[Measurement], limits: Limits, expected: Mapping[int, Expected]
+) -> str:
+    """The smallest drop that is expected of a member within the other limits."""
+    if limits.max_drop is None or not expected or not members:
+        return ""
+    drop, trial = min((expected[m.trial or 0].drop, m.trial or 0) for m in members)
+    return f": the smallest expected drop, of trial {trial}, is {drop:.4f}"
 
 
 def _in_words(limits: Limits) -> str:

@@ -18,7 +18,7 @@ HEAD_CONFIGS: dict[str, dict[str, Any]] = {
     "text-classification": {"id2label": {0: "bad", 1: "good"}},
     "regression": {"num_labels": 1},
     "multi-label-classification": {
-        "id2label": {0: "bad", 1: "good", 2: "long"},
+        "id2label": {0: "bad", 1: "good", 2: "early"},
         "problem_type": "multi_label_classification",
     },
     "question-answering": {},
@@ -36,7 +36,11 @@ def rows(kind: str, count: int, seed: int) -> list[dict[str, Any]]:
         for text, label in reviews(count, seed):
             both = draw.random() < 0.2
             text = f"{text} {draw.choice(BAD if label else GOOD)}" if both else text
-            there = {"bad": both or not label, "good": both or label, "long": text.count(" ") > 9}
+            there = {
+                "bad": both or not label,
+                "good": both or label,
+                "early": bool({*NEUTRAL[:6]} & {*text.split()}),
+            }
             found.append({"text": text, "labels": [name for name, own in there.items() if own]})
         return found
     for _ in range(count):

@@ -106,9 +106,9 @@ def test_where_base_and_data_are_on_another_machine(
     )
     moved = Study(study.database, study.name, gone)
     out = str(tmp_path / "small")
-    with pytest.raises(UsageError, match="The model of this study is not at .*`model`"):
+    with pytest.raises(UsageError, match=r"The model of this study is not at .*`model`"):
         export_model(moved, 1, out)
-    with pytest.raises(UsageError, match="The data of this study are not at .*`data`"):
+    with pytest.raises(UsageError, match=r"The data of this study are not at .*`data`"):
         export_model(moved, 1, out, model=str(half))
     made = export_model(moved, 1, out, model=str(half), data=str(data_dir), force=True)
     assert (made / "model.safetensors").is_file()

@@ -10,7 +10,7 @@ import pytest
 from transformers import BertModel
 
 from axsearch.testing.latency import MEASURE, table_by_units
-from axsearch.testing.samples import write_data
+from axsearch.testing.samples import rows, write_rows
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ TASKS = {
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(MEASURE, table_by_units)
-    monkeypatch.setattr("axsearch.training.finetuning.LEARNING_RATE", 5e-3)  # for so few steps
+    monkeypatch.setattr("axsearch.training.finetuning.LEARNING_RATE", 2e-3)  # for so few steps
     monkeypatch.setattr("axsearch.training.finetuning.BATCH_SIZE", 8)
 
 
@@ -53,7 +53,8 @@ def test_a_script_of_a_task(
     BertModel(tiny_bert().config).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
     data.mkdir()
-    write_data(TASKS[script], data)
+    for seed, (split, count) in enumerate((("train", 600), ("validation", 400), ("test", 40))):
+        write_rows(data / f"{split}.jsonl", rows(TASKS[script], count, seed))
     said = run(script, [str(model), str(data), "out", "6"], monkeypatch, capsys)
     assert said[0].startswith("base: ")
     assert said[1].startswith("base: ")
@@ -69,8 +70,8 @@ def test_the_script_for_a_model_and_data_of_ones_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rows = [(text, ("complaint", "praise")[label]) for text, label in reviews(400, 3)]
-    write_csv(tmp_path / "tickets.csv", rows, ("message", "kind"))
+    named = [(text, ("complaint", "praise")[label]) for text, label in reviews(900, 3)]
+    write_csv(tmp_path / "tickets.csv", named, ("message", "kind"))
     given = [str(base_dir), "tickets.csv", "message", "kind", "complaint=0,praise=1", "own", "6"]
     said = run("own_model", given, monkeypatch, capsys)
     assert said[0].startswith("Trial ")
