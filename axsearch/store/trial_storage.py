@@ -12,11 +12,7 @@ from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    check_distribution_compatibility,
-    json_to_distribution,
-)
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert, or_, select, update
@@ -284,17 +280,20 @@ class TrialStorage(ExtensibleStorage):
 
     def _write_one_by_one(self, running: RunningTrial) -> None:
         trial_id = running.trial_id
-        for (table, key), value in running.unwritten.items():
-            if table is PARAMS:
-                internal, text = value
-                distribution = json_to_distribution(text)
-                super().set_param(trial_id, key, internal, distribution, distribution)
-            elif table is STEPS:
-                super().set_trial_intermediate_value(trial_id, key, value)
-            elif table is USER_ATTRS:
-                super().set_trial_user_attr(trial_id, key, json.loads(value))
-            else:
-                super().set_trial_system_attr(trial_id, key, json.loads(value))
+        with self.transaction() as session:
+            self._check(session, running)
+            known = select(PARAMS.c.param_name).where(PARAMS.c.trial_id == trial_id)
+            set_already = set(session.scalars(known))
+            for table, rows in running.new_rows():
+                if table is PARAMS:  # of a parameter the first value stays
+                    new = [row for row in rows if row["param_name"] not in set_already]
+                    if new:
+                        session.execute(insert(PARAMS), new)
+            for (table, key), value in running.unwritten.items():
+                if table is STEPS:
+                    self.write_step(session, trial_id, key, value)
+                elif table is not PARAMS:
+                    self.write_attr(session, table, trial_id, key, json.loads(value))
 
     # Reading
 
