@@ -19,18 +19,19 @@ from packaging.requirements import Requirement
 from sqlalchemy import inspect, text
 
 from axsearch.errors import AxsearchError, UsageError, cause
+from axsearch.store.access import VERSION_TABLE, check_owner, may_write
 from axsearch.store.artifacts import attached
 from axsearch.store.database import (
-    VERSION_TABLE,
     Database,
     grace_period,
     migrations,
     open_database,
     peek,
     schema_version,
-    shown_url,
 )
 from axsearch.store.optuna_internals import id_of_study
+from axsearch.store.sqlite import file_of
+from axsearch.store.urls import shown_url
 from axsearch.study.misplaced import misplaced
 from axsearch.system.cores import THREAD_VARIABLES, processors
 
@@ -185,10 +186,12 @@ def _database(storage: str) -> Iterator[Finding]:
             shown = shown_url(engine.url)
             with engine.connect() as connection:
                 server = connection.dialect.server_version_info or ()
-                found = schema_version(connection)
+                check_owner(connection, shown)
+                found, writable = schema_version(connection), may_write(connection)
                 names = inspect(connection).get_table_names()
     except UsageError as error:
-        yield Finding("database", "failure", str(error), "see that it runs and is reachable")
+        advice = "see that it runs and is reachable" if error.__cause__ is not None else ""
+        yield Finding("database", "failure", str(error), advice)
         return
     number = ".".join(map(str, server))
     yield Finding("database", "ok", f"{shown}, {engine.dialect.name} {number}")
@@ -210,12 +213,7 @@ def _database(storage: str) -> Iterator[Finding]:
         yield Finding("schema", "failure", f"version {found} is newer", "update axsearch")
         return
     if found != script.get_current_head():
-        yield Finding(
-            "schema",
-            "warning",
-            f"version {found} is older; the next command brings it up to date",
-            "make a copy of the database first",
-        )
+        yield _older(found, writable)
         return
     yield Finding("schema", "ok", f"version {found}")
     try:
@@ -224,7 +222,7 @@ def _database(storage: str) -> Iterator[Finding]:
         yield Finding("database", "failure", str(error))
         return
     with closing(database):
-        yield _look("commit", _commit, database)
+        yield _look("commit", _commit if writable else _unwritable, database)
         yield _look("clock", _clock, database)
         if database.engine.dialect.name == "sqlite":
             yield _look("disk", _disk, database)
@@ -234,6 +232,19 @@ def _database(storage: str) -> Iterator[Finding]:
             yield _look(f"heartbeats of {name}", _heartbeat, *given)
             yield _look(f"artifacts of {name}", _artifacts, *given)
             yield _look(f"results of {name}", _results, *given)
+
+
+def _older(version: str, writable: bool) -> Finding:
+    if writable:
+        found = f"version {version} is older; the next command brings it up to date"
+        return Finding("schema", "warning", found, "make a copy of the database first")
+    found = f"version {version} is older, and the database can only be read here"
+    return Finding("schema", "failure", found, "use a copy that can be written to")
+
+
+def _unwritable(_: Database) -> Finding:
+    found = "the database can only be read here"
+    return Finding("commit", "warning", found, "searches and exports need one they can write to")
 
 
 def _commit(database: Database) -> Finding:
@@ -271,7 +282,7 @@ def _clock(database: Database) -> Finding:
 
 
 def _disk(database: Database) -> Finding:
-    folder = Path(str(database.engine.url.database)).resolve().parent
+    folder = file_of(database.engine.url).resolve().parent
     free = shutil.disk_usage(folder).free
     found = f"{free / 2**30:.1f} GiB free beside the database"
     advice = "make room: a full disk ends a search"

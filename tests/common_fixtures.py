@@ -203,7 +203,7 @@ def _change(server: str, *statements: str) -> None:
     engine.dispose()
 
 
-def _new_database(server: str, template: str = "template1") -> str:
+def new_database(server: str, template: str = "template1") -> str:
     """The URL of a new database of a server, with all that is in a template."""
     name = f"test_{uuid.uuid4().hex}"
     _change(server, f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -225,13 +225,13 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def postgresql_template(postgresql: str) -> str:
     """The name of a PostgreSQL database with all tables, to be copied."""
-    return _with_tables(_new_database(postgresql)).partition("?")[0].rpartition("/")[2]
+    return _with_tables(new_database(postgresql)).partition("?")[0].rpartition("/")[2]
 
 
 @pytest.fixture
 def postgresql_url(postgresql: str, postgresql_template: str) -> str:
     """The URL of a PostgreSQL database with all tables and nothing in them."""
-    return _new_database(postgresql, postgresql_template)
+    return new_database(postgresql, postgresql_template)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -247,7 +247,7 @@ def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database of each kind in which nobody has made tables yet."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'studies.db'}"
-    return _new_database(request.getfixturevalue("postgresql"))
+    return new_database(request.getfixturevalue("postgresql"))
 
 
 @pytest.fixture

@@ -11,15 +11,16 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from axsearch import doctor
 from axsearch.cli import main
 from axsearch.doctor import Finding, examine
 from axsearch.errors import AxsearchError
 from axsearch.store import work_storage
+from axsearch.store.access import VERSION_TABLE
 from axsearch.store.claims import Assignment
-from axsearch.store.database import VERSION_TABLE, open_database, peek
+from axsearch.store.database import open_database, peek
 from axsearch.store.identified_storage import IdentifiedStorage
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.system.liveness import worker_name
@@ -249,8 +250,10 @@ def test_versions_of_the_schema(url: str) -> None:
 
 
 def _version(url: str, version: str) -> None:
-    with peek(url) as engine, engine.begin() as connection:
+    engine = create_engine(url)
+    with engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'"))
+    engine.dispose()
 
 
 def test_a_database_that_is_not_there(

@@ -50,4 +50,4 @@ def print_explanation(study: Study, found: Explanation) -> None:
             table.add_row(*row)
         console.print(table)
     assert found.member.trial is not None
-    say(console, export_command(study, found.member.trial, study.database.url))
+    say(console, export_command(study, found.member.trial, study.database.in_command))

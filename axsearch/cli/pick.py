@@ -73,7 +73,7 @@ def pick(
     )
     if chosen.trial != opened.baseline.trial:
         print(*_trust(opened, chosen, limits.max_drop), sep="\n")
-    print(export_command(opened, chosen.trial, opened.database.url))
+    print(export_command(opened, chosen.trial, opened.database.in_command))
 
 
 def _trust(study: Study, chosen: Measurement, most: float | None) -> Iterator[str]:

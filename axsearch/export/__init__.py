@@ -117,6 +117,7 @@ def export_model(
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another `out`.")
     _check_room(folder, measurement.size_bytes)
+    study.database.check_writable()
     with steps(3) as begin:
         begin("Loading model and data")
         task = load_task(study.spec, model=model, data=data)

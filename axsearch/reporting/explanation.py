@@ -106,11 +106,10 @@ def in_markdown(text: str) -> str:
 
 
 def export_command(study: Study, trial: int | str, storage: str = "URL") -> str:
-    """The command that exports a trial's model."""
+    """The command that exports a trial's model; ``storage`` is a word for a shell."""
     name = shlex.quote(study.name)
-    where = storage if storage == "URL" else shlex.quote(storage)
     return (
-        f"axsearch export --storage {where} --study {name} --trial {trial} --format hf "
+        f"axsearch export --storage {storage} --study {name} --trial {trial} --format hf "
         f"--out trial-{trial}"
     )
 

@@ -17,12 +17,13 @@ def evaluate_front(study: Study, *, model: str | None = None, data: str | None =
     """Evaluate the base and the front on the holdout split; stored results are not computed again.
 
     ``model`` and ``data`` say where those lie on this machine, if elsewhere than where the study
-    began. Raises UsageError where they are not what they were.
+    began. Raises UsageError where they are not what they were, or the database can only be read.
     """
     recipes = [EXACT, *(Recipe.from_dict(m.recipe) for m in study.front())]
     known = study.outcomes(recipes, "holdout")
     missing = [recipe for recipe in recipes if recipe.hash not in known]
     if missing:
+        study.database.check_writable()
         with steps(1 + len(missing)) as begin:
             begin("Loading model and data")
             task = load_task(study.spec, model=model, data=data)

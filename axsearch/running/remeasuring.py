@@ -80,14 +80,15 @@ def remeasure(
         again: time models again that were already timed in this scenario.
 
     Raises:
-        UsageError: a scenario that the model cannot run in, or the study's model or data have
-            changed.
+        UsageError: a scenario that the model cannot run in, a database that can only be read, or
+            the study's model or data have changed.
     """
     asked = {"batch_size": batch_size, "threads": threads, "device": device}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if sequence_length is not None:
         given["sequence_length"] = sequence_length or None
     scenario = _scenario(study, given)
+    study.database.check_writable()
     _ = study.baseline  # or there is nothing to rank
     evaluator = _evaluator(study, scenario, model, data)
     base = evaluator.latency(EXACT, again=again)

@@ -19,7 +19,7 @@ from axsearch.samplers.base import finished
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
-from axsearch.store.outages import at_once, is_of_database
+from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database
 from axsearch.study.settings import SearchSettings
 from axsearch.study.study import Study
 from axsearch.system.liveness import is_alive, is_dead, worker_name
@@ -87,6 +87,8 @@ class Worker:
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
+        except DatabaseAwayError:
+            raise
         except BaseException:
             # The study or its database may be missing as well: only the first error is reported.
             with suppress(Exception), at_once():

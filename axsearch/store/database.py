@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,29 +14,30 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import tenacity
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from axsearch.errors import UsageError, cause
+from axsearch.store.access import VERSION_TABLE, check_owner, may_write
+from axsearch.store.connections import engine_arguments
+from axsearch.store.limits import MIGRATION, Limits
+from axsearch.store.outages import at_once
 from axsearch.store.schema_version import newest_version, recorded_version
+from axsearch.store.sqlite import file_of, journal_unread, only_readable, use_wal
+from axsearch.store.urls import holds_secrets, read_url, shown_url, without_secrets
 from axsearch.store.work_storage import WorkStorage
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-SQLITE_TIMEOUT = 60
 
 GRACE_PERIOD = 120.0
 """Seconds without a heartbeat after which a worker counts as dead."""
 
 GRACE_VARIABLE = "AXSEARCH_GRACE_PERIOD"
 
-VERSION_TABLE = "ax_alembic_version"
-"""The table with the version of axsearch's tables; Optuna's own is ``alembic_version``."""
-
-SECRET = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
-"""Parts of the names of URL options whose values are not shown."""
+STORAGE_VARIABLE = "AXSEARCH_STORAGE"
+"""The environment variable that commands read the URL from."""
 
 LOCK = 0x6178
 """The PostgreSQL advisory lock that is held while tables are changed."""
@@ -56,37 +57,55 @@ class Database:
 
     @property
     def url(self) -> str:
-        """The URL, without its password."""
+        """The URL, without what may be a secret."""
         return shown_url(self.engine.url)
+
+    @property
+    def in_command(self) -> str:
+        """The word for it in a command for a shell: one with secrets is named by the variable."""
+        return f'"${STORAGE_VARIABLE}"' if holds_secrets(self.engine.url) else shlex.quote(self.url)
+
+    def check_writable(self) -> None:
+        """Raises UsageError where the database can only be read."""
+        with self.engine.connect() as connection:
+            _check_writable(connection, self.url, newest_version())
 
     def close(self) -> None:
         """Write pending data of trials that did not end, and close the connections."""
-        with suppress(optuna.exceptions.StorageInternalError):
+        with suppress(optuna.exceptions.StorageInternalError), at_once():
             self.storage.flush()
         self.storage.remove_session()
         self.engine.dispose()
 
 
-def open_database(url: str, *, create: bool = False) -> Database:
-    """Open the database at a SQLAlchemy URL, and upgrade axsearch's tables if they are older.
+def open_database(storage: str, *, create: bool = False) -> Database:
+    """Open the database of a storage URL, and upgrade axsearch's tables if they are older.
 
-    SQLite runs in WAL mode and waits 60 s for a lock. With ``create``, a SQLite file that does
-    not exist is created; otherwise it is an error. Raises UsageError if it cannot be opened; the
-    password of a URL is never shown.
+    SQLite runs in WAL mode. With ``create``, a SQLite file that does not exist is created, and a
+    database that can only be read is refused; without, one that can only be read is opened for
+    reading. Raises UsageError if it cannot be opened, or belongs to another program, which is then
+    left as it is; secrets in a URL are never shown.
     """
-    parsed, arguments = _checked(url, create)
-    shown = shown_url(parsed)
-    grace = grace_period()
+    url, grace = _checked(storage, create), grace_period()
+    shown = shown_url(url)
+    file = url.get_backend_name() == "sqlite"
+    read_only = file and only_readable(url)
+    version = None
+    if not file or file_of(url).exists():
+        with _engine(url, read_only=True) as engine, engine.connect() as connection:
+            check_owner(connection, shown)
+            version = schema_version(connection)
+            if create or version != newest_version():
+                _check_writable(connection, shown, version)
+    if file and not read_only:
+        with _engine(url) as engine, engine.connect() as connection:
+            use_wal(connection)
     database = None
     try:
-        if parsed.get_backend_name() == "sqlite":
-            _use_wal(parsed, arguments)
-        database = Database(_storage(parsed, arguments, grace))
-        _migrate(database.engine, shown)
-    except (SQLAlchemyError, ImportError, RuntimeError) as error:
-        if database is not None:
-            database.close()
-        raise _not_opened(shown, error) from error
+        with _opening(url):
+            database = Database(_storage(url, engine_arguments(read_only=read_only), grace))
+        if version != newest_version():
+            _migrate(url)
     except UsageError:
         if database is not None:
             database.close()
@@ -95,57 +114,80 @@ def open_database(url: str, *, create: bool = False) -> Database:
 
 
 @contextmanager
-def peek(url: str) -> Iterator[Engine]:
-    """An engine on a database as it is, without upgrading it.
+def peek(storage: str) -> Iterator[Engine]:
+    """An engine on a database as it is, without changing anything.
 
     Raises UsageError like :func:`open_database`.
     """
-    parsed, arguments = _checked(url, create=False)
-    try:
-        engine = create_engine(parsed, **arguments)
-    except ImportError as error:
-        raise _not_opened(shown_url(parsed), error) from None
-    try:
+    with _engine(_checked(storage, create=False), read_only=True) as engine:
         yield engine
-    except SQLAlchemyError as error:
-        raise _not_opened(shown_url(parsed), error) from None
-    finally:
-        engine.dispose()
 
 
-def check_database(url: str) -> None:
-    """Raises UsageError if :func:`open_database` could not create or open it; changes nothing."""
+def check_database(storage: str) -> None:
+    """Raises UsageError if a search could not create or use it; changes nothing."""
     grace_period()
-    parsed, _ = _checked(url, create=True)
-    if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+    url = _checked(storage, create=True)
+    if url.get_backend_name() == "sqlite" and not file_of(url).exists():
         return
-    with peek(url) as engine, engine.connect() as connection:
-        schema_version(connection)
+    with _engine(url, read_only=True) as engine, engine.connect() as connection:
+        check_owner(connection, shown_url(url))
+        _check_writable(connection, shown_url(url), schema_version(connection))
 
 
-def shown_url(url: URL) -> str:
-    """A URL without passwords, including those among its options."""
-    secret = [name for name in url.query if SECRET.search(name)]
-    return url.difference_update_query(secret).render_as_string(hide_password=True)
+@contextmanager
+def _engine(url: URL, *, read_only: bool = False, limits: Limits | None = None) -> Iterator[Engine]:
+    with _opening(url):
+        engine = create_engine(url, **engine_arguments(read_only=read_only, limits=limits))
+        try:
+            yield engine
+        finally:
+            engine.dispose()
 
 
-def _checked(url: str, create: bool) -> tuple[URL, dict[str, Any]]:
-    parsed = _parse(url)
-    if parsed.get_backend_name() != "sqlite":
-        return parsed, {"pool_pre_ping": True}
-    if parsed.database in (None, "", ":memory:"):
-        raise UsageError("A database in memory is lost at the end; name a file.")
-    path = Path(str(parsed.database))
+@contextmanager
+def _opening(url: URL) -> Iterator[None]:
+    """Raises UsageError in place of what the database raises."""
+    try:
+        yield
+    except (SQLAlchemyError, ImportError, RuntimeError) as error:
+        reason = without_secrets(cause(getattr(error, "orig", None) or error))
+        if url.get_backend_name() == "sqlite" and only_readable(url) and journal_unread(url):
+            reason += "; copy it with its -wal file to where it can be written, and use the copy"
+        raise UsageError(f"The database {shown_url(url)} cannot be opened: {reason}.") from error
+
+
+def _checked(storage: str, create: bool) -> URL:
+    url = read_url(storage)
+    if url.get_backend_name() != "sqlite":
+        return url
+    path = file_of(url)
     if not create and not path.is_file():
         raise UsageError(f"The database {path} does not exist; run `axsearch search` first.")
     if not path.parent.is_dir():
-        raise UsageError(f"The folder {path.parent} of the database does not exist.")
-    return parsed, {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+        absolute = Path("/") / path
+        hint = (
+            f" (an absolute path is written with four slashes: sqlite:///{absolute})"
+            if absolute.parent.is_dir()
+            else ""
+        )
+        raise UsageError(f"The folder {path.parent} of the database does not exist{hint}.")
+    return url
 
 
-def _not_opened(shown: str, error: Exception) -> UsageError:
-    reason = cause(getattr(error, "orig", None) or error)
-    return UsageError(f"The database {shown} cannot be opened: {reason}.")
+def _check_writable(connection: Connection, shown: str, version: str | None) -> None:
+    """Raises UsageError where a database can only be read; ``version`` is that of its tables."""
+    if may_write(connection):
+        return
+    if version in (None, newest_version()):
+        raise UsageError(
+            f"The database {shown} can only be read here; use one that can be written to, such as "
+            "a copy of it."
+        )
+    _check_known(version, shown)
+    raise UsageError(
+        f"The database {shown} has the tables of an older axsearch, and can only be read here, so "
+        "that they cannot be brought up to date; use a copy that can be written to."
+    )
 
 
 def grace_period() -> float:
@@ -181,36 +223,6 @@ def _storage(url: URL, arguments: dict[str, Any], grace: float) -> WorkStorage:
     )
 
 
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError):
-        raise UsageError(
-            "The storage is not a database URL such as sqlite:///studies.db."
-        ) from None
-    except ImportError as error:
-        raise UsageError(f"The driver of the storage is not installed: {error}.") from None
-    if "@" in (parsed.host or ""):  # else the end of the password is read as a host, and shown
-        raise UsageError("An @ in the password of the storage's URL must be written %40.")
-    return parsed
-
-
-def _use_wal(url: URL, arguments: dict[str, Any]) -> None:
-    # The mode is stored in the file, so it is set once, before Optuna's engine opens it.
-    engine = create_engine(url, **arguments)
-
-    @event.listens_for(engine, "connect")
-    def _(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-
-    with engine.connect():
-        pass
-    engine.dispose()
-
-
 def migrations() -> Config:
     """Alembic's configuration of the migrations of axsearch's tables."""
     from alembic.config import Config
@@ -225,16 +237,21 @@ def schema_version(connection: Connection) -> str | None:
     return recorded_version(connection, VERSION_TABLE)
 
 
-def _migrate(engine: Engine, shown: str) -> None:
-    with engine.connect() as connection:
-        if schema_version(connection) == newest_version():
-            return
-    from alembic import command
+def _check_known(version: str | None, shown: str) -> None:
     from alembic.script import ScriptDirectory
 
-    config = migrations()
-    script = ScriptDirectory.from_config(config)
-    with _migrating, engine.begin() as connection:
+    known = (one.revision for one in ScriptDirectory.from_config(migrations()).walk_revisions())
+    if version not in (None, *known):
+        raise UsageError(
+            f"The database {shown} was written by a newer axsearch; update axsearch to open it."
+        )
+
+
+def _migrate(url: URL) -> None:
+    """Bring axsearch's tables up to date, however long that takes."""
+    from alembic import command
+
+    with _engine(url, limits=MIGRATION) as engine, _migrating, engine.begin() as connection:
         # One process changes the tables, in one transaction if the database can; others wait.
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -242,11 +259,8 @@ def _migrate(engine: Engine, shown: str) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         else:
             connection.execute(text("SELECT GET_LOCK('axsearch', 600)"))
-        version = schema_version(connection)
-        if version not in (None, *(one.revision for one in script.walk_revisions())):
-            raise UsageError(
-                f"The database {shown} was written by a newer axsearch; update axsearch to open it."
-            )
+        _check_known(schema_version(connection), shown_url(url))
+        config = migrations()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         if engine.dialect.name in ("mysql", "mariadb"):

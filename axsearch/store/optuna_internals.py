@@ -45,6 +45,9 @@ USER_ATTRS: Table = models.TrialUserAttributeModel.__table__
 SYSTEM_ATTRS: Table = models.TrialSystemAttributeModel.__table__
 HEARTBEATS: Table = models.TrialHeartbeatModel.__table__
 
+OPTUNA_TABLES: frozenset[str] = frozenset(STUDIES.metadata.tables)
+"""The names of all of Optuna's tables."""
+
 NOT_FOUND: str = models.NOT_FOUND_MSG
 """The message of Optuna's KeyErrors about a study or trial that does not exist."""
 

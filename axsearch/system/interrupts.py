@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_open: list[Interrupts] = []
+
+
+def stopped() -> bool:
+    """Whether a signal has arrived that asks the work of this process to end."""
+    return any(one.stopped for one in _open)
+
+
+def sleep(seconds: float) -> None:
+    """Sleep where nothing is lost: a signal that arrives, or has arrived, ends the work here."""
+    if _open and threading.current_thread() is threading.main_thread():
+        with _open[-1].at_once():
+            time.sleep(seconds)
+    else:
+        time.sleep(seconds)
 
 
 class Interrupts:
@@ -32,9 +49,12 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.signal(kind, self._handle) for kind in SIGNALS}
+            _open.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self in _open:
+            _open.remove(self)
         for kind, handler in self._before.items():
             signal.signal(kind, handler)  # type: ignore[arg-type]
 
@@ -51,9 +71,9 @@ class Interrupts:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """While open, a signal may stop the work at any point."""
-        self._inside = True
+        before, self._inside = self._inside, True
         try:
             self.check()
             yield
         finally:
-            self._inside = False
+            self._inside = before

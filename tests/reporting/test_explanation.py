@@ -6,6 +6,7 @@ import re
 from typing import Any, ClassVar
 
 import pytest
+from sqlalchemy import create_engine
 
 from axsearch import Study, UsageError
 from axsearch.approximations.choices import Kept, Setting
@@ -197,10 +198,18 @@ def test_a_trial_that_is_not_there(tiny_study: tuple[str, str]) -> None:
         explain_trial(Study.open(*tiny_study), 999)
 
 
-def test_the_export_command_can_be_pasted(tiny_study: tuple[str, str]) -> None:
+def test_the_export_command_can_be_pasted(
+    tiny_study: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = Study.open(*tiny_study)
     study.name = "it's mine; rm -rf ~"
-    assert export_command(study, 3, "sqlite:///a b.db") == (
-        "axsearch export --storage 'sqlite:///a b.db' --study 'it'\"'\"'s mine; rm -rf ~' "
-        "--trial 3 --format hf --out trial-3"
-    )
+    for url, word in [
+        ("sqlite:///a b.db", "'sqlite:///a b.db'"),
+        ("postgresql+psycopg://db/x", "postgresql+psycopg://db/x"),
+        ("postgresql+psycopg://ann:secret@db/x", '"$AXSEARCH_STORAGE"'),  # it is not printed
+    ]:
+        monkeypatch.setattr(study.database, "engine", create_engine(url))
+        assert export_command(study, 3, study.database.in_command) == (
+            f"axsearch export --storage {word} --study 'it'\"'\"'s mine; rm -rf ~' "
+            "--trial 3 --format hf --out trial-3"
+        )

@@ -82,8 +82,7 @@ def test_sqlite_runs_in_wal_mode(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_said_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, " * 100)
     for url, word in [
-        ("studies.db", "database URL"),
-        ("nosuch://x", "database URL"),
+        ("nosuch://x", "URL such as"),
         (f"sqlite:///{tmp_path / 'none.db'}", "does not exist"),
         (f"sqlite:///{tmp_path / 'no' / 'where.db'}", "does not exist"),
         (f"sqlite:///{tmp_path / 'text.db'}", "cannot be opened"),

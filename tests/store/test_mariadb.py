@@ -13,19 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.exceptions import StorageInternalError
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.doctor import examine
+from axsearch.errors import UsageError
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.outcome import Outcome
-from axsearch.store import heartbeats
+from axsearch.store import connections, heartbeats, outages
 from axsearch.store import queries as q
 from axsearch.store.claims import Assignment
 from axsearch.store.database import Database, open_database
+from axsearch.store.limits import Limits
 from axsearch.store.optuna_internals import id_of_study
+from axsearch.store.outages import database_error
 from axsearch.testing import processes
 from tests.faults import cheap
 from tests.faults.definition import check_nothing_lost, complete, trials_of
@@ -77,7 +82,7 @@ def server(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def url(server: str, request: pytest.FixtureRequest) -> str:
-    name = f"test_{abs(hash(request.node.name))}"
+    name = f"case_{abs(hash(request.node.name))}"  # in those named test_ everybody may write
     engine = create_engine(server.format(name="mysql"))
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
@@ -163,6 +168,61 @@ def test_clocks_that_change_for_summer_time(url: str, change: str) -> None:
         session.execute(text("SET timestamp = DEFAULT"))
     assert found.silent == seconds
     database.close()
+
+
+def test_the_server_ends_what_takes_too_long(
+    url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A statement, a lock that is waited for, and the session of a worker that froze."""
+    for given in (url, f"{url}&init_command=SET+SESSION+innodb_lock_wait_timeout=3"):
+        database = open_database(given, create=True)
+        with database.engine.connect() as connection:
+            found = connection.execute(text(
+                "SELECT @@innodb_lock_wait_timeout, @@lock_wait_timeout, @@max_statement_time,"
+                " @@idle_transaction_timeout"
+            )).one()  # fmt: skip
+        database.close()
+        assert tuple(found) == (3 if given != url else 10, 10, 45.0, 60)
+    monkeypatch.setattr(connections, "USUAL", Limits(lock=1, statement=2, idle=3))
+    monkeypatch.setattr(outages, "LONGEST", 20.0)
+    monkeypatch.setattr(outages, "SAY_AFTER", 0.5)
+    databases = [open_database(url) for _ in range(2)]
+    with databases[0].engine.connect() as connection:
+        with pytest.raises(OperationalError, match="max_statement_time") as caught:
+            connection.execute(text("SELECT SLEEP(10)"))
+        assert outages.transient(caught.value)
+    cheap.a_study(databases[1])
+    frozen = databases[0].engine.connect()
+    frozen.execute(text("SELECT * FROM studies FOR UPDATE"))
+    nothing = cheap.Cheap(0.0, lambda: None, lambda: None)
+    cheap.a_loop(databases[1], nothing, 4).run()
+    assert "Lock wait timeout exceeded" in capfd.readouterr().err
+    with pytest.raises(OperationalError) as caught:
+        frozen.execute(text("SELECT 1"))
+    assert outages.transient(caught.value)
+    frozen.close()
+    for database in databases:
+        database.close()
+    assert len(complete(trials_of(url))) == 4
+
+
+def test_another_program_s_tables_are_left_alone_and_readers_are_told(url: str) -> None:
+    open_database(url, create=True).close()
+    engine = create_engine(url)
+    name = engine.url.database
+    with engine.connect() as connection:
+        connection.execute(text("CREATE OR REPLACE USER reader@localhost"))
+        connection.execute(text(f"GRANT SELECT ON {name}.* TO reader@localhost"))
+        connection.execute(text(f"CREATE OR REPLACE DATABASE {name}_app"))
+        connection.execute(text(f"CREATE TABLE {name}_app.users (id INTEGER)"))
+    engine.dispose()
+    with pytest.raises(UsageError, match="belongs to another program"):
+        open_database(url.replace(f"/{name}?", f"/{name}_app?"))
+    reader = open_database(url.replace("//root@", "//reader@"))
+    with pytest.raises(StorageInternalError) as caught:
+        reader.storage.create_new_study([], "new")
+    assert "can only be read here" in str(database_error(caught.value))
+    reader.close()
 
 
 def test_a_killed_worker_loses_nothing(url: str) -> None:

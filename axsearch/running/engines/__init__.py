@@ -19,7 +19,14 @@ from axsearch.errors import UsageError
 from axsearch.progress import console, progress_bar
 from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.database import open_database
-from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database, transient
+from axsearch.store.outages import (
+    LONGEST,
+    DatabaseAwayError,
+    at_once,
+    is_of_database,
+    said_by,
+    transient,
+)
 from axsearch.study.study import Study
 
 
@@ -98,7 +105,8 @@ def run_workers(pool: WorkerPool, request: WorkerRequest) -> None:
     """Run workers on a study that was made, with progress, until enough of it is finished.
 
     Raises:
-        UsageError: no engine can run such a pool, or there is no such study.
+        UsageError: no engine can run such a pool, there is no such study, or its database can only
+            be read.
         AxsearchError: workers keep failing.
         KeyboardInterrupt: stopped by the user; finished trials are kept.
     """
@@ -111,13 +119,13 @@ def run_workers(pool: WorkerPool, request: WorkerRequest) -> None:
 def _watch(request: WorkerRequest) -> Iterator[Callable[[], int]]:
     """A context with a function that shows the progress of all workers."""
     study = Study.open(request.storage, request.study)
-    storage, began, told = study.database.storage, time.monotonic(), -1
+    storage, began, told, away = study.database.storage, time.monotonic(), -1, False
     wanted, _ = study.asked
     with progress_bar() as progress:
         bar = progress.add_task("Searching", total=wanted)
 
         def poll() -> int:
-            nonlocal told
+            nonlocal told, away
             try:
                 with at_once():  # the workers wait, and signals must be seen
                     count = storage.finished(study.id)
@@ -125,7 +133,16 @@ def _watch(request: WorkerRequest) -> Iterator[Callable[[], int]]:
             except Exception as error:
                 if not is_of_database(error) or not transient(error):
                     raise
+                if not away:
+                    console.print(
+                        f"The workers wait for the database, for up to {LONGEST:.0f} s: "
+                        f"{said_by(error)}.",
+                        style="yellow",
+                        markup=False,
+                    )
+                away = True
                 return max(told, 0)
+            away = False
             if count == told:
                 return count
             progress.update(
@@ -137,6 +154,7 @@ def _watch(request: WorkerRequest) -> Iterator[Callable[[], int]]:
             return count
 
         try:
+            study.database.check_writable()
             poll()
             yield poll
         finally:

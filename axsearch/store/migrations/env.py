@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from axsearch.store.database import VERSION_TABLE
+from axsearch.store.access import VERSION_TABLE
 from axsearch.store.models import TableBase
 
 context.configure(
