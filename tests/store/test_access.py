@@ -219,6 +219,12 @@ def test_a_read_only_study_with_a_journal(archive: Path, tmp_path: Path) -> None
         study = Study.open(f"sqlite:///{late / 'studies.db'}", "late")
         assert len(study.front()) > 0
         study.database.close()
+        (tmp_path / "link.db").symlink_to(late / "studies.db")  # the journal is not beside it
+        with peek(f"sqlite:///{tmp_path / 'link.db'}") as engine, engine.connect() as connection:
+            assert connection.scalar(text("SELECT name FROM ax_studies")) == "late"
+    (archive / "studies.db-shm").touch()  # which alone says nothing
+    with only_read(archive):
+        Study.open(url, "late").database.close()
     (late / "studies.db-shm").unlink()
     with only_read(late), pytest.raises(UsageError, match="copy it with its -wal file to where"):
         Study.open(f"sqlite:///{late / 'studies.db'}", "late")
