@@ -13,7 +13,7 @@ computed again.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from axsearch import Evaluator, Recipe, Study, UsageError, search
 from axsearch.evaluation.loading import load_task
 from axsearch.statistics.inference import paired_difference
 from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Outcome
 from axsearch.study.choosing import ROUNDING, choose
 from axsearch.study.settings import Limits
 
@@ -83,21 +84,28 @@ def picked(study: Study, way: str) -> Measurement | None:
         return None
 
 
+def on_holdout(study: Study, recipes: Sequence[Recipe]) -> Mapping[str, Outcome]:
+    """Outcomes on the holdout split by the hash of the recipe; what is stored is not computed."""
+    known = study.outcomes(list(recipes), "holdout")
+    if any(recipe.hash not in known for recipe in recipes):
+        task = load_task(study.spec)
+        evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
+        known = {recipe.hash: evaluator.accuracy(recipe, task.holdout) for recipe in recipes}
+    return {recipe: found.outcome for recipe, found in known.items()}
+
+
 def run(study: Study) -> dict[str, Any]:
     """What was picked of a study, and what it loses on the holdout split."""
-    task = load_task(study.spec)
-    evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
-
-    def holdout(member: Measurement) -> Any:
-        return evaluator.accuracy(Recipe.from_dict(member.recipe), task.holdout).outcome
-
-    base, found = study.baseline, {}
-    for way in WAYS:
-        member = picked(study, way)
+    base, exact = study.baseline, Recipe.of({})
+    members = {way: picked(study, way) for way in WAYS}
+    recipes = {way: Recipe.from_dict(m.recipe) for way, m in members.items() if m is not None}
+    outcomes = on_holdout(study, [exact, *recipes.values()])
+    found: dict[str, Any] = {}
+    for way, member in members.items():
         if member is None:
             found[way] = None
             continue
-        change = paired_difference(holdout(member), holdout(base))
+        change = paired_difference(outcomes[recipes[way].hash], outcomes[exact.hash])
         own = study.expected[member.trial or 0]
         found[way] = {
             "trial": member.trial,
@@ -109,10 +117,9 @@ def run(study: Study) -> dict[str, Any]:
             "low": -change.high,
             "high": -change.low,
         }
-    examples = len(study.outcomes([Recipe.from_dict(base.recipe)])[Recipe.of({}).hash].outcome)
     return {
-        "examples": examples,
-        "holdout_examples": len(holdout(base)),
+        "examples": len(study.outcomes([exact])[exact.hash].outcome),
+        "holdout_examples": len(outcomes[exact.hash]),
         "metric": study.spec.metric,
         "base": base.accuracy,
         "picked": found,
@@ -128,15 +135,16 @@ def summary(rows: Sequence[dict[str, Any]], way: str) -> dict[str, Any]:
     drops = np.array([drop for _, drop in own])
     tasks = list(dict.fromkeys(task for task, _ in own))
     means = [float(np.mean([drop for task, drop in own if task == one])) for one in tasks]
-    reach = (
-        float(stats.t.ppf(0.975, len(means) - 1) * stats.sem(means)) if len(means) > 1 else np.inf
-    )
+    ends: tuple[float | None, float | None] = (None, None)
+    if len(means) > 1:
+        reach = float(stats.t.ppf(0.975, len(means) - 1) * stats.sem(means))
+        ends = (float(np.mean(means)) - reach, float(np.mean(means)) + reach)
     return {
         "runs": len(own),
         "of": len(rows),
         "mean": float(drops.mean()),
-        "low": float(np.mean(means) - reach),
-        "high": float(np.mean(means) + reach),
+        "low": ends[0],
+        "high": ends[1],
         "kept": float((drops <= DROP + ROUNDING).mean()),
         "far": float((drops > FAR + ROUNDING).mean()),
         "size": float(np.mean([row["picked"][way]["size"] for row in rows if row["picked"][way]])),
@@ -154,9 +162,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if not any(row["picked"][way] for row in rows):
             continue
         one = summary(rows, way)
+        interval = "" if one["low"] is None else f"{one['low']:.4f} to {one['high']:.4f}"
         text.append(
-            f"| {words} | {one['runs']} of {one['of']} | {one['mean']:.4f} | {one['low']:.4f} to "
-            f"{one['high']:.4f} | {one['kept']:.0%} | {one['far']:.0%} | {one['size']:.3f} |"
+            f"| {words} | {one['runs']} of {one['of']} | {one['mean']:.4f} | {interval} | "
+            f"{one['kept']:.0%} | {one['far']:.0%} | {one['size']:.3f} |"
         )
     text += [
         "",
@@ -208,7 +217,9 @@ def main() -> None:
     ]
     for folder, seed in track(todo, description="searching"):
         study = searched(folder, seed, options)
-        rows.append({"task": folder.name, "seed": seed, **run(study)})
+        about = {"task": folder.name, "seed": seed}
+        settings = {"approximations": options.approximations, "train": options.train}
+        rows.append({**about, **run(study), **settings})
         study.database.close()
         found = {way: summary(rows, way) for way in WAYS if any(r["picked"][way] for r in rows)}
         lines = ",\n".join(json.dumps(row) for row in rows)
