@@ -19,13 +19,17 @@ from sqlalchemy import text
 from axsearch.errors import AxsearchError
 from axsearch.running.trial_loop import End, TrialLoop
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from axsearch.store import studies
 from axsearch.store.claims import Assignment
 from axsearch.store.database import Database, open_database
 from axsearch.store.identity import GoneError
 from axsearch.store.optuna_internals import id_of_study, id_of_trial
+from axsearch.study.rankings import keep_ranking, rankings
+from axsearch.study.study import Study
 from tests.common_fixtures import copied
 from tests.faults import cheap
+from tests.faults import studies as made_studies
 from tests.faults.cheap import Cheap, a_loop, recipe_of
 from tests.faults.definition import check_nothing_lost, trials_of
 
@@ -343,3 +347,21 @@ def test_deleting_a_study_leaves_the_rows_of_one_that_has_its_number_since(
     assert len(another[0].rows()["ax_trials"]) == 1
     database.close()
     another[0].end()
+
+
+def test_a_ranking_is_not_kept_with_a_study_that_was_made_again(tmp_path: Path) -> None:
+    url = made_studies.make(tmp_path / "studies.db")
+    study = Study.open(url, made_studies.NAME)
+    keep_ranking(study, Scenario(), "w", "here", [1, 2])
+    assert [ranking["trials"] for ranking in rankings(study).values()] == [[1, 2]]
+    database = open_database(url)
+    optuna.delete_study(study_name=made_studies.NAME, storage=database.storage)
+    again = optuna.create_study(
+        study_name=made_studies.NAME, storage=database.storage, directions=["maximize"] * 3
+    )
+    assert id_of_study(again) == study.id
+    with pytest.raises(AxsearchError, match="deleted or replaced"):
+        keep_ranking(study, Scenario(), "w", "here", [1, 2])
+    assert again.user_attrs == {}
+    database.close()
+    study.database.close()
