@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -14,6 +15,18 @@ from axsearch.store.limits import USUAL, Limits
 PLUGIN = "axsearch"
 
 
+@dataclass(frozen=True)
+class Options:
+    """How an engine connects.
+
+    A storage that is pickled holds one, so that this module, which tells SQLAlchemy of
+    :class:`Connecting`, is imported before it makes its engine again.
+    """
+
+    read_only: bool
+    limits: Limits
+
+
 def engine_arguments(*, read_only: bool = False, limits: Limits | None = None) -> dict[str, Any]:
     """Arguments of ``create_engine``, and of Optuna's storage for its own.
 
@@ -21,7 +34,7 @@ def engine_arguments(*, read_only: bool = False, limits: Limits | None = None) -
         read_only: a SQLite file is only read, and nothing is written beside it.
         limits: of time, the usual ones if None.
     """
-    return {"plugins": [PLUGIN], "ax_read_only": read_only, "ax_limits": limits or USUAL}
+    return {"plugins": [PLUGIN], "ax_options": Options(read_only, limits or USUAL)}
 
 
 class Connecting(CreateEnginePlugin):
@@ -29,8 +42,7 @@ class Connecting(CreateEnginePlugin):
 
     def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
         self.url = url
-        self.read_only: bool = kwargs.pop("ax_read_only")
-        self.limits: Limits = kwargs.pop("ax_limits")
+        self.options: Options = kwargs.pop("ax_options")
         if url.get_backend_name() != "sqlite":
             kwargs.setdefault("pool_pre_ping", True)
 
@@ -46,10 +58,10 @@ class Connecting(CreateEnginePlugin):
         kind = self.url.get_backend_name()
         if kind != "sqlite":
             module = postgresql if kind == "postgresql" else mysql
-            return module.connect(dialect, given, named, self.limits)
-        named.setdefault("timeout", self.limits.lock)
+            return module.connect(dialect, given, named, self.options.limits)
+        named.setdefault("timeout", self.options.limits.lock)
         # None: as SQLAlchemy would
-        return sqlite.connect_read_only(self.url, **named) if self.read_only else None
+        return sqlite.connect_read_only(self.url, **named) if self.options.read_only else None
 
 
 plugins.register(PLUGIN, __name__, Connecting.__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sqlite3
 import subprocess
@@ -261,6 +262,22 @@ def test_a_uri_that_says_so_is_only_read(archive: Path) -> None:
     with pytest.raises(UsageError, match="can only be read here"):
         study.database.check_writable()
     study.database.close()
+    assert everything(archive) == before
+
+
+def test_a_pickled_storage_is_opened_in_another_process_as_it_was(archive: Path) -> None:
+    database = open_database(f"sqlite:///file:{archive / 'studies.db'}?mode=ro&uri=true")
+    pickled = pickle.dumps(database.storage)
+    database.close()
+    before = everything(archive)
+    there = (
+        "import pickle, sys; storage = pickle.load(sys.stdin.buffer)\n"
+        "print(storage.get_all_studies()[0].study_name); storage.engine.dispose()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", there], input=pickled, capture_output=True, check=False
+    )
+    assert done.stdout == b"tiny\n", done.stderr.decode()
     assert everything(archive) == before
 
 

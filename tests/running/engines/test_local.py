@@ -209,7 +209,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_supervisor_outlasts_a_database_that_is_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     url, finished = make(tmp_path / "five.db"), WorkStorage.finished
     edit(tmp_path / "five.db", (SET_SETTINGS, json.dumps(SETTINGS)))
@@ -223,10 +223,14 @@ def test_a_supervisor_outlasts_a_database_that_is_away(
         began = time.monotonic()
         assert poll() == 0
         assert time.monotonic() - began < 1  # signals must be seen
+        assert poll() == 0
+        said = capfd.readouterr().err
+        assert said.count("The workers wait for the database, for up to 120 s: ") == 1
         monkeypatch.setattr(WorkStorage, "finished", lambda *_: 3)
         assert poll() == 3
         monkeypatch.setattr(WorkStorage, "finished", away)
         assert poll() == 3
+        assert "The workers wait for the database" in capfd.readouterr().err  # it is away again
         error = OperationalError("", {}, sqlite3.OperationalError("disk is full"))
         with pytest.raises(OperationalError):
             poll()
