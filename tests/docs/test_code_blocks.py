@@ -68,6 +68,7 @@ NOT_RUN: dict[str, str] = {
     "createdb studies": "the tests' server makes a database of its own",
     "ray get-auth-token --generate": "it writes into the user's home",
     "createdb restored": "the same",
+    "mariadb-dump --single-transaction studies > studies.sql": "needs a MariaDB server",
     "ray start --head": "a cluster; tests/cli/test_workers.py makes one",
     "axsearch remeasure --storage sqlite:///studies.db --study sst2 --device cuda": "needs a GPU",
     "axsearch --install-completion": "it writes into the settings of the user's shell",
