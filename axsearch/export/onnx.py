@@ -206,6 +206,10 @@ def _forget_origin(model: Any) -> None:
         graph.doc_string = None
         for value in (*graph.inputs, *graph.initializers.values()):
             value.metadata_props.clear()
+        for value in graph.initializers.values():
+            # The tensors say it; a second time it is wrong once a tool has transposed one, and
+            # onnxruntime.quantization does.
+            value.shape = value.type = None
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None

@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import AutoConfig, AutoTokenizer
 
 import axsearch
@@ -247,6 +248,23 @@ def test_other_answers_are_found(copy: Path, value: object, message: str) -> Non
     sign_again(copy)
     with pytest.raises(AxsearchError, match=message):
         verify_export(str(copy))
+
+
+def test_onnx_runtime_s_own_tool_quantizes_it(exported: Path, tmp_path: Path) -> None:
+    int8 = tmp_path / "int8.onnx"
+    quantize_dynamic(
+        exported / "model.onnx",
+        int8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],  # it takes ONNX's Attention for an operator of its own
+    )
+    kinds = [node.op_type for node in onnx.load(int8).graph.node]
+    assert kinds.count("MatMulInteger") >= 2
+    probe = json.loads((exported / "probe.json").read_text())
+    session = onnxruntime.InferenceSession(int8, providers=["CPUExecutionProvider"])
+    inputs = {i.name: np.array(probe["inputs"][i.name], np.int64) for i in session.get_inputs()}
+    (logits,) = session.run(["logits"], inputs)
+    assert np.abs(logits - probe["outputs"]["logits"]).max() < 0.1
 
 
 def test_a_missing_package_is_named_with_the_extra(
