@@ -14,6 +14,7 @@ computed again.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,17 @@ def searched(folder: Path, seed: int, options: argparse.Namespace) -> Study:
     split, too, and calibration takes longer than the search.
     """
     data = subset(folder / "data", seed, options)
+    storage = f"sqlite:///{folder}/promises.db"
+    name = f"{folder.name}{data.name.removeprefix('data')}"
+    with suppress(UsageError):  # there is no such study yet
+        study = Study.open(storage, name)
+        if len(study.optuna.get_trials(deepcopy=False)) >= options.trials:
+            return study
     return search(
         str(folder / "base"),
         str(data),
-        storage=f"sqlite:///{folder}/promises.db",
-        study=f"{folder.name}{data.name.removeprefix('data')}",
+        storage=storage,
+        study=name,
         trials=options.trials,
         objectives=("accuracy", "size"),  # a latency table takes minutes, and changes no accuracy
         approximations=options.approximations,
