@@ -20,7 +20,7 @@ from axsearch.errors import AxsearchError
 from axsearch.store import work_storage
 from axsearch.store.access import VERSION_TABLE
 from axsearch.store.claims import Assignment
-from axsearch.store.database import open_database, peek
+from axsearch.store.database import open_database
 from axsearch.store.identified_storage import IdentifiedStorage
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.system.liveness import worker_name
@@ -172,9 +172,11 @@ def test_measurements_of_another_recipe(tiny_study: tuple[str, str], tmp_path: P
     ["CREATE TABLE old_ax_evaluations (model VARCHAR(64))"],
 ])  # fmt: skip
 def test_a_change_of_the_tables_that_was_interrupted(url: str, statements: list[str]) -> None:
-    with peek(url) as engine, engine.begin() as connection:
+    engine = create_engine(url)
+    with engine.begin() as connection:
         for statement in statements:
             connection.execute(text(statement))
+    engine.dispose()
     schema = found(url)["schema"]
     assert schema.state == "warning"
     assert "interrupted; the next command completes it" in schema.found

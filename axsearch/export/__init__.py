@@ -99,20 +99,12 @@ def export_model(
             no answer for all examples); too little room on the disk.
         AxsearchError: the disk became full meanwhile; what was written is removed.
     """
-    if format not in formats():
-        raise UsageError(
-            f"Format {format!r} is not in this version; choose {', '.join(format_names())}."
-        )
+    _check_format(format, dtype)
     measurement = study.trial(trial)
     recipe = Recipe.from_dict(measurement.recipe)
     refusal = formats()[format].refusal(measurement)
     if refusal is not None:
         raise UsageError(f"Trial {trial} cannot be exported as {format}: {refusal}.")
-    if dtype is not None and (dtype not in DTYPES or format != "hf"):
-        raise UsageError(
-            f"`dtype` is for the format hf, and one of {', '.join(DTYPES)}, not {dtype!r} for "
-            f"{format}."
-        )
     folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another `out`.")
@@ -136,6 +128,18 @@ def export_model(
         bundle.weights.key,
     )
     return folder
+
+
+def _check_format(format: str, dtype: str | None) -> None:
+    if format not in formats():
+        raise UsageError(
+            f"Format {format!r} is not in this version; choose {', '.join(format_names())}."
+        )
+    if dtype is not None and (dtype not in DTYPES or format != "hf"):
+        raise UsageError(
+            f"`dtype` is for the format hf, and one of {', '.join(DTYPES)}, not {dtype!r} for "
+            f"{format}."
+        )
 
 
 def _bundle(

@@ -38,10 +38,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from statistics import NormalDist
 
 import numpy as np
-from scipy import linalg
-from scipy.special import ndtr, ndtri
 
 from axsearch.statistics.inference import CONFIDENCE, paired_drops
 from axsearch.statistics.metrics import Floats, value
@@ -57,6 +56,8 @@ COMMON = 0.3
 
 REACH = 1.5
 """Over how many factors of e in divergence the relation's own factor is about the same."""
+
+NORMAL = NormalDist()
 
 FAR = 0.2
 
@@ -83,14 +84,14 @@ class Expected:
     @property
     def interval(self) -> Estimate:
         """The drop with the ends of the interval in which it is with a probability of 95 %."""
-        reach = float(ndtri((1 + CONFIDENCE) / 2)) * self.error
+        reach = NORMAL.inv_cdf((1 + CONFIDENCE) / 2) * self.error
         return Estimate(self.drop, self.drop - reach, self.drop + reach)
 
     def probability(self, most: float) -> float:
         """How likely it is that the drop is at most this."""
         if self.error == 0:
             return float(self.drop <= most)
-        return float(ndtr((most - self.drop) / self.error))
+        return NORMAL.cdf((most - self.drop) / self.error)
 
     def examples_for(self, most: float, probability: float) -> int | None:
         """How many examples would do to say that the drop is at most this, if it is as expected.
@@ -101,7 +102,7 @@ class Expected:
             return self.examples
         if self.drop >= most:
             return None
-        needed = (float(ndtri(probability)) / (most - self.drop)) ** 2
+        needed = (NORMAL.inv_cdf(probability) / (most - self.drop)) ** 2
         missing = (needed - self.error**-2) * self.sampling**2
         return math.ceil(self.examples * (1 + missing))
 
@@ -152,8 +153,8 @@ def _posterior(
         prior = np.outer(place, place) * (COMMON**2 + change**2 * near)
         prior[np.diag_indices_from(prior)] += np.square(residual * place**power) + blur**2
         factor = np.linalg.cholesky(prior + covariance)
-        seen = linalg.solve_triangular(factor, drops - place, lower=True)
-        known = linalg.solve_triangular(factor, prior, lower=True)
+        solved = np.linalg.solve(factor, np.column_stack((drops - place, prior)))
+        seen, known = solved[:, 0], solved[:, 1:]
         likelihood = -0.5 * seen @ seen - np.log(np.diag(factor)).sum()
         mean = place + known.T @ seen
         found.append((likelihood, mean, np.diag(prior) - np.square(known).sum(axis=0)))

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -20,6 +19,7 @@ from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import in_words
 from axsearch.statistics import pareto
 from axsearch.statistics.divergence import divergence_with_error
+from axsearch.statistics.expectation import Expected, expected_drops
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
@@ -49,9 +49,6 @@ from axsearch.study.choosing import By, choose
 from axsearch.study.settings import Limits, SearchSettings
 from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec, limits
 from axsearch.study.trial_records import check_choices, read_measurement
-
-if TYPE_CHECKING:
-    from axsearch.statistics.expectation import Expected
 
 OTHERS = 64
 """Models beside the front that show how drop and divergence go together, even in long studies."""
@@ -223,8 +220,6 @@ class Study:
         return self.expected.get(member.trial) or self._expected([member]).get(member.trial)
 
     def _expected(self, more: Sequence[Measurement]) -> dict[int, Expected]:
-        from axsearch.statistics.expectation import Expected, expected_drops  # imports scipy
-
         base = self.baseline
         recipes = {
             m.trial: Recipe.from_dict(m.recipe).hash

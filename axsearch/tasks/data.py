@@ -98,6 +98,22 @@ def read_data(
         notes.append(_hidden("test"))
     require_columns(source, tables, columns)
     notes += unread_columns(tables["train"], columns)
+    splits = _examples(source, kind, tables, columns, notes)
+    if not kind.learnable(splits["train"]):
+        raise UsageError(
+            f"{source}: the label column {columns.label!r} is constant; there is nothing to learn."
+        )
+    notes += _cut(source, kind, splits, seed, reading)
+    train, validation, test_ = (splits[name] for name in ("train", "validation", "test"))
+    classes = kind.classes(tables["train"], columns)
+    said = columns_read(kind, columns, train)
+    return Data(kind, train, validation, test_, columns, classes, said, tuple(notes))
+
+
+def _examples(
+    source: str, kind: TaskKind[Any, Any], tables: Tables, columns: Columns, notes: list[str]
+) -> dict[str, list[Any]]:
+    """The examples of each split that has labels; adds to the notes what is left out."""
     splits: dict[str, list[Any]] = {}
     for name, table in tables.items():
         examples = kind.examples(source, name, table, columns)
@@ -112,15 +128,7 @@ def read_data(
                 "no label and are left out."
             )
         splits[name] = examples
-    if not kind.learnable(splits["train"]):
-        raise UsageError(
-            f"{source}: the label column {columns.label!r} is constant; there is nothing to learn."
-        )
-    notes += _cut(source, kind, splits, seed, reading)
-    train, validation, test_ = (splits[name] for name in ("train", "validation", "test"))
-    classes = kind.classes(tables["train"], columns)
-    said = columns_read(kind, columns, train)
-    return Data(kind, train, validation, test_, columns, classes, said, tuple(notes))
+    return splits
 
 
 def _hidden(name: str) -> str:

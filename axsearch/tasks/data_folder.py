@@ -28,7 +28,7 @@ EARLIER_SUFFIXES = (".csv", ".jsonl", ".parquet")
 """The formats that version 0.1 read."""
 
 DEPTHS = ("*", "*/*", "*/*/*")
-"""Where files are looked for: not in all of a disk."""
+"""How deep files are looked for."""
 
 CONFIGS = re.compile(r"\A---\s.*?^configs:", re.DOTALL | re.MULTILINE)
 
@@ -120,7 +120,8 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         for path in folder.glob(depth)
         if path.is_file()
         and suffix_of(path) in READERS
-        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+        and not path.name.startswith(".")
+        and all(_may_hold(part) for part in path.relative_to(folder).parts[:-1])
     )
     if any(suffix_of(path) != ".txt" for path in there):  # licences, lists of words
         there = [path for path in there if suffix_of(path) != ".txt"]
@@ -150,6 +151,11 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     others = [str(path.relative_to(folder)) for path in there if path not in used]
     notes = [f"Not read, since no name says which split it is: {_shown(others)}."] if others else []
     return {split: files[split] for split in SPLITS if split in files}, notes
+
+
+def _may_hold(name: str) -> bool:
+    """Whether a folder of this name holds splits: others may hold other data."""
+    return name == "data" or (split_of(name) is not None and not name.startswith((".", "__")))
 
 
 def _named(folder: Path, path: Path) -> str | None:

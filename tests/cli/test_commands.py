@@ -408,7 +408,7 @@ def test_wrong_use_is_one_sentence_and_status_2(
     cases: list[tuple[tuple[object, ...], str]] = [
         (("search", "--model", "/no/where", *data, *new, "--trials", 5), "/no/where"),
         (("search", "--model", gpt, *data, *new, "--trials", 5), "axsearch supports albert, bert"),
-        (("search", *model, "--data", tmp_path, *new, "--trials", 5), "no train.csv"),
+        (("search", *model, "--data", tmp_path, *new, "--trials", 5), "no file for training"),
         (("search", *model, "--data", unlabelled, *new, "--trials", 5), "'label'"),
         (("search", *model, "--data", constant, *new, "--trials", 5), "constant"),
         (("search", *model, "--data", six, *new, "--trials", 5), "do not fit"),
@@ -609,7 +609,7 @@ def _get(address: str):  # type: ignore[no-untyped-def]
 def test_an_error_names_options_not_arguments(run: Run, where: list[str], tmp_path: Path) -> None:
     for given, words in [
         (("pick", *where), "--knee or one of --max-drop, --max-latency-ratio, --max-size-ratio"),
-        (("pick", *where, "--max-drop", "-3"), "keeps --max-drop -3;"),
+        (("pick", *where, "--max-drop", "-3"), "keeps --max-drop -3: the smallest expected drop"),
         (("pick", *where, "--knee", "--by", "size"), "--knee chooses by all objectives"),
         (("worker", *where, "--cpus-per-worker", 0), "--cpus-per-worker must be at least 1"),
         (("remeasure", *where, "--sequence-length", 65), "--sequence-length 65 is above"),

@@ -15,7 +15,17 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event, insert, inspect, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    text,
+)
 
 from axsearch import Evaluator, Task, store
 from axsearch.approximations.choices import Kept
@@ -150,7 +160,7 @@ def opened_after_kills(url: str) -> Database:
     """
     done: set[str] = set()
 
-    def migrate(engine: Engine, shown: str) -> None:
+    def migrate(url: URL) -> None:
         def before(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
             if statement.lstrip().startswith(CHANGES):
                 connection.connection.commit()
@@ -162,15 +172,13 @@ def opened_after_kills(url: str) -> Database:
                     done.add(statement)
                     raise KilledError
 
-        event.listen(engine, "before_cursor_execute", before)
-        event.listen(engine, "after_cursor_execute", after)
+        event.listen(Engine, "before_cursor_execute", before)
+        event.listen(Engine, "after_cursor_execute", after)
         try:
-            original(engine, shown)
-        except KilledError:
-            engine.dispose()
-            raise
-        event.remove(engine, "before_cursor_execute", before)
-        event.remove(engine, "after_cursor_execute", after)
+            original(url)
+        finally:
+            event.remove(Engine, "before_cursor_execute", before)
+            event.remove(Engine, "after_cursor_execute", after)
 
     original = opening._migrate
     with pytest.MonkeyPatch.context() as patched:

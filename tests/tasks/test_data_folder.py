@@ -112,6 +112,13 @@ class TestNames:
         write_csv(tmp_path / "reviews.csv", rows(100))
         assert counts(tmp_path) == counts(tmp_path / "reviews.csv") == (81, 10, 9)
 
+    def test_folders_of_other_data_are_not_looked_into(self, tmp_path: Path) -> None:
+        for name in ("reviews", "tickets"):
+            write_csv(tmp_path / name / "train.csv", rows(30))
+        assert "holds no file for training" in refused(tmp_path)
+        write_csv(tmp_path / "train.csv", rows(40))
+        assert counts(tmp_path) == (32, 4, 4)
+
     def test_hidden_files_are_not_looked_at(self, tmp_path: Path) -> None:
         write_csv(tmp_path / "train.csv", rows(30))
         write_csv(tmp_path / ".cache" / "dev.csv", rows(30))
