@@ -167,9 +167,9 @@ def _named(folder: Path, path: Path) -> str | None:
 
 
 def _within(folder: Path, path: Path) -> str | None:
-    """The split that a file's name or the name of a folder above it contains."""
+    """The split that the name of a folder above a file contains, or else its own name."""
     *parents, _ = path.relative_to(folder).parts
-    words = (split_of(name) for name in (stem_of(path), *reversed(parents)))
+    words = (split_of(name) for name in (*reversed(parents), stem_of(path)))
     return next((split for split in words if split is not None), None)
 
 

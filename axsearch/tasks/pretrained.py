@@ -27,6 +27,7 @@ from transformers import (
 
 from axsearch.errors import UsageError, cause
 from axsearch.models.architectures import architecture_of
+from axsearch.models.exported import PREFIX
 from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import TaskKind, task_kinds
 
@@ -115,6 +116,12 @@ def load_config(model: str) -> PreTrainedConfig:
 
 def _check_raw(model: str, raw: dict[str, Any]) -> None:
     """Raises UsageError for a config of a model that cannot be cut."""
+    if str(raw.get("model_type")).startswith(PREFIX):
+        raise UsageError(
+            f"{model} is an export of axsearch whose layers have different sizes, which cannot be "
+            "searched or fine-tuned yet; search its base again, with other limits, or an export "
+            "that lost whole layers only."
+        )
     quantized = raw.get("quantization_config")
     if isinstance(quantized, dict):
         method = quantized.get("quant_method", "some method")

@@ -97,6 +97,11 @@ class TestNames:
         write_csv(tmp_path / "train" / "c.csv", [{"text": "x", "kind": 1}])
         assert "a split's files must have the same" in refused(tmp_path)
 
+    def test_a_folder_says_more_than_the_names_of_its_files(self, tmp_path: Path) -> None:
+        for name, count in (("train/test_cases", 20), ("val/train-like", 7), ("test/val_9", 8)):
+            write_csv(tmp_path / f"{name}.csv", rows(count))
+        assert counts(tmp_path) == (20, 7, 8)
+
     def test_shards_of_a_hub_repository(self, tmp_path: Path) -> None:
         names = datasets.ClassLabel(names=["no", "yes"])
         features = datasets.Features({"text": datasets.Value("string"), "label": names})

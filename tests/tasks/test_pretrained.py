@@ -89,6 +89,10 @@ class TestFolders:
         found = opened(model)
         assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
+    def test_an_export_of_layers_of_different_sizes(self, model: Path) -> None:
+        edit(model, model_type="axsearch_bert", architectures=["AxsearchModel"])
+        assert "is an export of axsearch whose layers have different sizes" in refused(model)
+
     @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
     def test_a_quantized_model(self, model: Path, method: str) -> None:
         edit(model, quantization_config={"quant_method": method, "bits": 4})
