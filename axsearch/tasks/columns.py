@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 
 from axsearch.tasks.kinds import Columns, TaskKind
+from axsearch.tasks.kinds.sequences import LABEL_NAMES
 
 TEXTS = {
     "text", "sentence", "text_pair", "text_a", "text_b", "text1", "text2", "sentence1", "sentence2",
@@ -15,11 +16,7 @@ TEXTS = {
     "query", "passage", "document", "context", "title", "body", "content", "review", "comment",
     "comment_text", "message",
 }  # fmt: skip
-LABELS = {
-    "label", "labels", "score", "target", "class", "category", "rating", "stars", "sentiment",
-    "answers", "tags", "ner_tags", "label_text", "coarse_label", "fine_label", "gold_label",
-}  # fmt: skip
-"""Names that texts and labels have in most data."""
+"""Names that texts have in most data."""
 
 LOOKED_AT = 100
 """Rows whose words are counted."""
@@ -28,18 +25,17 @@ FEWEST_WORDS = 4
 """Words that the values of a column of texts have on average, whatever it is called."""
 
 
-def columns_read(kind: TaskKind[Any, Any], columns: Columns, train: Sequence[Any]) -> str:
+def columns_read(kind: TaskKind[Any, Any], columns: Columns) -> str:
     """The task and the columns that are read for it."""
     texts = " and ".join(columns.texts)
     return f"Task {kind.name}: reads {texts} and, as the answer, {columns.label}."
 
 
-def unread_columns(table: datasets.Dataset, columns: Columns) -> list[str]:
+def unread_columns(table: datasets.Dataset, read: Sequence[str]) -> list[str]:
     """A sentence on the columns that are not read, though they look like texts or labels."""
-    read = {*columns.texts, *columns.labels}
     others = [name for name in table.column_names if name not in read]
     texts = [name for name in others if _is_text(table, name)]
-    labels = [name for name in others if name not in texts and name.lower() in LABELS]
+    labels = [name for name in others if name not in texts and name.lower() in LABEL_NAMES]
     if not texts and not labels:
         return []
     found = [f"{name} (looks like a text)" for name in texts]

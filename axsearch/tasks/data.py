@@ -93,11 +93,12 @@ def read_data(
         text_columns = earlier_columns(tables["train"])
     columns = kind.columns(source, tables["train"], text_columns, label_column)
     test = tables.get("test")
-    if test is not None and not set(columns.labels) <= set(test.column_names):
+    own = kind.label_columns(columns)
+    if test is not None and not set(own) <= set(test.column_names):
         del tables["test"]
         notes.append(_hidden("test"))
-    require_columns(source, tables, columns)
-    notes += unread_columns(tables["train"], columns)
+    require_columns(source, tables, (*columns.texts, *own))
+    notes += unread_columns(tables["train"], (*columns.texts, *own))
     splits = _examples(source, kind, tables, columns, notes)
     if not kind.learnable(splits["train"]):
         raise UsageError(
@@ -106,7 +107,7 @@ def read_data(
     notes += _cut(source, kind, splits, seed, reading)
     train, validation, test_ = (splits[name] for name in ("train", "validation", "test"))
     classes = kind.classes(tables["train"], columns)
-    said = columns_read(kind, columns, train)
+    said = columns_read(kind, columns)
     return Data(kind, train, validation, test_, columns, classes, said, tuple(notes))
 
 
@@ -146,12 +147,15 @@ def _tables(source: str, encoding: str | None, reading: int) -> tuple[Tables, li
         return read_folder(path, None, encoding)
     if colon and Path(name).expanduser().is_dir():
         return read_folder(Path(name).expanduser(), config, encoding)
+    if path.is_file():
+        formats = ", ".join(suffix for suffix in READERS)
+        raise UsageError(f"{path} has none of the formats that are read: {formats}.")
     if is_path(source):
         raise UsageError(f"The data folder {path} does not exist.")
-    return _read_hub(source), []
+    return _read_hub(source, reading)
 
 
-def _read_hub(source: str) -> Tables:
+def _read_hub(source: str, reading: int) -> tuple[Tables, list[str]]:
     name, _, config = source.partition(":")
     check_on_hub(name, "dataset")
     try:
@@ -161,7 +165,7 @@ def _read_hub(source: str) -> Tables:
         raise UsageError(
             f"{source} is neither a folder nor a hub dataset that can be loaded: {reason}."
         ) from None
-    return by_split(source, loaded)
+    return by_split(source, loaded, earlier=reading == EARLIER)
 
 
 def _cut(

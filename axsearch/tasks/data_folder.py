@@ -30,6 +30,8 @@ EARLIER_SUFFIXES = (".csv", ".jsonl", ".parquet")
 DEPTHS = ("*", "*/*", "*/*/*")
 """How deep files are looked for."""
 
+SHARD = re.compile(r"-\d{5}-of-\d{5}")
+
 CONFIGS = re.compile(r"\A---\s.*?^configs:", re.DOTALL | re.MULTILINE)
 
 
@@ -57,10 +59,10 @@ def read_folder(folder: Path, config: str | None, encoding: str | None) -> tuple
         UsageError: no file is for training, two are for the same split, or one cannot be read.
     """
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return by_split(str(folder), _saved(folder)), []
+        return by_split(str(folder), _saved(folder))
     card = folder / "README.md"
     if config or (card.is_file() and CONFIGS.search(card.read_text("utf-8", "replace"))):
-        return by_split(str(folder), _described(folder, config)), []
+        return by_split(str(folder), _described(folder, config))
     files, notes = _files(folder)
     return {split: _together(paths, encoding) for split, paths in files.items()}, notes
 
@@ -77,10 +79,13 @@ def read_earlier_folder(folder: Path) -> Tables:
     return tables
 
 
-def by_split(source: str, loaded: Mapping[str, datasets.Dataset]) -> Tables:
-    """Train, validation and test of a dataset, whose splits may have other names.
+def by_split(
+    source: str, loaded: Mapping[str, datasets.Dataset], *, earlier: bool = False
+) -> tuple[Tables, list[str]]:
+    """Train, validation and test of a dataset, and a sentence about splits that are not read.
 
-    Raises UsageError where it has no train split.
+    Splits may have other names, but not for version 0.1 (``earlier``). Raises UsageError where
+    there is none for training.
     """
     named = dict(loaded)
     for ours in ("validation", "test"):  # MNLI has two of each
@@ -89,11 +94,15 @@ def by_split(source: str, loaded: Mapping[str, datasets.Dataset]) -> Tables:
     found = {split: named[split] for split in SPLITS if split in named}
     for name, table in named.items():
         split = split_of(name)
-        if split is not None and name not in SPLITS and not name.endswith("matched"):
-            found.setdefault(split, table)
+        if split is not None and split not in found and not name.endswith("matched"):
+            if not earlier:
+                found[split] = table
     if "train" not in found:
         raise UsageError(f"{source} has no train split; it has {', '.join(named)}.")
-    return {split: found[split] for split in SPLITS if split in found}
+    read = {id(table) for table in found.values()}
+    others = [name for name, table in loaded.items() if id(table) not in read]
+    notes = [f"Not read: the splits {', '.join(others)}."] if others and not earlier else []
+    return {split: found[split] for split in SPLITS if split in found}, notes
 
 
 def _saved(folder: Path) -> Mapping[str, datasets.Dataset]:
@@ -125,22 +134,20 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     )
     if any(suffix_of(path) != ".txt" for path in there):  # licences, lists of words
         there = [path for path in there if suffix_of(path) != ".txt"]
-    named = {path: split for path in there if (split := _named(folder, path)) is not None}
     files: dict[str, list[Path]] = {}
-    if named:  # files that are called exactly as a split
-        for split in SPLITS:
-            paths = [path for path, own in named.items() if own == split]
-            if split == "test" and "validation" not in files and _is_eval_and_test(paths):
-                files["validation"], files["test"] = [paths[:1], paths[1:]]
-            elif paths:
-                files[split] = [_only(folder, paths)]
-    else:
-        for path in there:
-            split = _within(folder, path)
-            if split is not None:
-                files.setdefault(split, []).append(path)
+    notes: list[str] = []
+    for split in SPLITS:
+        exact = [path for path in there if _named(folder, path) == split]
+        if split == "test" and "validation" not in files and _is_eval_and_test(exact):
+            files["validation"], files["test"] = exact[:1], exact[1:]
+        elif exact:
+            files[split] = [_only(folder, exact)]
+        elif found := _matched([path for path in there if _within(folder, path) == split]):
+            files[split] = found
+            notes.append(f"Read as {split}: {_shown(folder, found)}.")
     if not files and there and _alike(there):
         files = {"train": there}
+        notes.append(f"Read as train: {_shown(folder, there)}.")
     if "train" not in files:
         formats = ", ".join(dict.fromkeys(s for s in READERS if s != ".txt"))
         raise UsageError(
@@ -148,8 +155,9 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
             f"train.parquet; it may be one of {formats}."
         )
     used = {path for paths in files.values() for path in paths}
-    others = [str(path.relative_to(folder)) for path in there if path not in used]
-    notes = [f"Not read, since no name says which split it is: {_shown(others)}."] if others else []
+    others = [path for path in there if path not in used]
+    if others:
+        notes.append(f"Not read: {_shown(folder, others)}.")
     return {split: files[split] for split in SPLITS if split in files}, notes
 
 
@@ -171,6 +179,12 @@ def _within(folder: Path, path: Path) -> str | None:
     *parents, _ = path.relative_to(folder).parts
     words = (split_of(name) for name in (*reversed(parents), stem_of(path)))
     return next((split for split in words if split is not None), None)
+
+
+def _matched(paths: list[Path]) -> list[Path]:
+    """Of MNLI's two validation and test splits the matched ones."""
+    matched = [path for path in paths if "matched" in path.name and "mismatched" not in path.name]
+    return matched or paths
 
 
 def _is_eval_and_test(paths: list[Path]) -> bool:
@@ -200,6 +214,7 @@ def _together(paths: list[Path], encoding: str | None) -> datasets.Dataset:
             )
     if len(tables) == 1:
         return tables[0]
+    _check_apart(paths, tables)
     try:
         return datasets.concatenate_datasets(tables)
     except Exception as error:  # datasets raises a dozen unrelated kinds
@@ -208,5 +223,24 @@ def _together(paths: list[Path], encoding: str | None) -> datasets.Dataset:
         ) from None
 
 
-def _shown(names: list[str]) -> str:
+def _check_apart(paths: list[Path], tables: list[datasets.Dataset]) -> None:
+    """Raises UsageError where files of one split hold the same rows, as subsets of each other do.
+
+    Files of a folder a split, or with numbers of their shards, are not meant to be looked at alone.
+    """
+    if len({*paths}) < 2 or all(SHARD.search(path.name) for path in paths):
+        return
+    seen: dict[int, Path] = {}
+    for path, table in zip(paths, tables, strict=True):
+        rows = {hash(str(row)) for row in table.to_list()}
+        if (twice := len(rows & seen.keys())) > len(rows) // 2:
+            other = seen[next(iter(rows & seen.keys()))]
+            raise UsageError(
+                f"{path} and {other} have {twice} rows in common; keep one of them in the folder."
+            )
+        seen |= dict.fromkeys(rows, path)
+
+
+def _shown(folder: Path, paths: list[Path]) -> str:
+    names = [str(path.relative_to(folder)) for path in paths]
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -7,9 +7,7 @@ sentence with the remedy. Weights come from safetensors only, and no code out of
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +183,8 @@ def load_model(
         )
     except Exception as error:  # safetensors, torch and the config's readers have a kind each
         reason = cause(error)
+        if any(_is_pointer(path) for path in Path(place).glob("*.safetensors")):
+            reason = "it is a pointer of Git LFS; `git lfs pull` fetches the file"
         raise UsageError(
             f"The weights of {model} (model.safetensors) cannot be loaded: {reason}."
         ) from None
@@ -193,6 +193,11 @@ def load_model(
     for parameter in loaded.parameters():  # mapped from the file, which may change meanwhile
         parameter.data = parameter.data.clone()
     return loaded
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(20).startswith(b"version https://git")
 
 
 def _check_tensors(
@@ -253,24 +258,24 @@ def _check_files(model: str, place: str) -> None:
 
 
 def dtype_of_file(model: str, config: PreTrainedConfig) -> str:
-    """The type in which most numbers of a model's safetensors files are kept: float16, say.
+    """The type in which all numbers of a model's safetensors files are kept: float16, say.
 
-    Of a model that was not downloaded as a single file it is what its config says.
+    float32 where there are several, since rounding all of them to one would change the model. Of a
+    model that was not downloaded as a single file it is what its config says.
     """
     place = place_of(model)
     files = sorted(Path(place).glob("*.safetensors"))
     if not Path(place).is_dir():
         cached = huggingface_hub.try_to_load_from_cache(place, "model.safetensors")
         files = [Path(cached)] if isinstance(cached, str) else []
-    counts: Counter[str] = Counter()
+    found: set[str] = set()
     for path in files:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                part = file.get_slice(name)
-                counts[part.get_dtype()] += math.prod(part.get_shape())
-    said = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-    found = next((DTYPES[name] for name, _ in counts.most_common() if name in DTYPES), said)
-    return found if found in DTYPES.values() else "float32"
+            found |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    kept = {DTYPES[name] for name in found if name in DTYPES}
+    if not files:
+        kept = {str(getattr(config, "dtype", None)).removeprefix("torch.")} & {*DTYPES.values()}
+    return kept.pop() if len(kept) == 1 else "float32"
 
 
 def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:

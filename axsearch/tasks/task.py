@@ -183,6 +183,7 @@ class Task:
         }
         said = [read.said]
         said.append(tokens_read(kind, tokenizer, length, [(splits[n], drawn[n]) for n in splits]))
+        loaded = load_model(model, kind.auto_class)  # before its file is looked at
         dtype = spec.file_dtype or dtype_of_file(model, config)
         if dtype != FLOAT32:
             said.append(
@@ -194,7 +195,7 @@ class Task:
             kind=kind,
             metric=metric,
             seed=spec.seed,
-            model=load_model(model, kind.auto_class),
+            model=loaded,
             tokenizer=tokenizer,
             notes=tuple(notes),
             said=tuple(said),
@@ -205,8 +206,12 @@ class Task:
 
     @cached_property
     def model_fingerprint(self) -> str:
-        """SHA-256 of the base's shapes and weights."""
-        return model_fingerprint(self.model)
+        """SHA-256 of the base's shapes and weights, and of the type that its file keeps them in."""
+        found = model_fingerprint(self.model)
+        if self.file_dtype == FLOAT32:
+            return found
+        # What is refitted is rounded to it, so that the same recipe has other accuracies.
+        return hashlib.sha256(f"{found} {self.file_dtype}".encode()).hexdigest()
 
     @cached_property
     def base(self) -> Base:

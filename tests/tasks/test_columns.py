@@ -8,7 +8,6 @@ import datasets
 import pytest
 
 from axsearch.tasks.columns import unread_columns
-from axsearch.tasks.kinds import Columns
 
 
 def table(**columns: Any) -> datasets.Dataset:
@@ -34,6 +33,6 @@ def table(**columns: Any) -> datasets.Dataset:
 def test_columns_that_look_as_if_they_should_be_read(
     others: dict[str, Any], said: str | None
 ) -> None:
-    found = unread_columns(table(text="a b", label=1, **others), Columns(("text",), "label"))
+    found = unread_columns(table(text="a b", label=1, **others), ("text", "label"))
     assert len(found) == (said is not None)
     assert said is None or said in found[0]

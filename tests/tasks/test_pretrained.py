@@ -132,12 +132,28 @@ class TestTensors:
     )
     def test_the_type_of_a_file(self, model: Path, dtype: torch.dtype, name: str) -> None:
         def written(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            norm = "bert.encoder.layer.0.output.LayerNorm.weight"
-            return {n: t if n == norm else t.to(dtype) for n, t in state.items()}
+            return {n: t.to(dtype) for n, t in state.items()}
 
         rewrite(model, written)
         edit(model, dtype="float32")  # whatever the config says
         assert dtype_of_file(str(model), load_config(str(model))) == name
+
+    def test_the_type_of_a_file_with_several(self, model: Path) -> None:
+        def mixed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {n: t if "LayerNorm" in n else t.half() for n, t in state.items()}
+
+        rewrite(model, mixed)
+        edit(model, dtype="float16")
+        assert dtype_of_file(str(model), load_config(str(model))) == "float32"
+
+    @pytest.mark.parametrize("damage", ["cut", "pointer"])
+    def test_a_damaged_file(self, model: Path, data_dir: Path, damage: str) -> None:
+        path = model / "model.safetensors"
+        lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+        path.write_bytes(path.read_bytes()[:100] if damage == "cut" else lfs)
+        with pytest.raises(UsageError, match="cannot be loaded") as caught:
+            Task.load(str(model), str(data_dir))
+        assert ("`git lfs pull`" in str(caught.value)) == (damage == "pointer")
 
 
 class TestTokenizers:

@@ -17,7 +17,6 @@ from axsearch.tasks.kinds.glue import GLUE
 
 __all__ = [
     "Columns",
-    "Labels",
     "TaskKind",
     "check_names",
     "infer_kind",

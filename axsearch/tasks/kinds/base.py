@@ -24,16 +24,13 @@ S = TypeVar("S", bound=Split)
 class Columns(NamedTuple):
     """The columns of the model's input texts and of the expected answer.
 
-    ``label`` has commas between the names where the answer is in several columns.
+    ``label`` has commas between the names where the answer is in several columns; ``switches`` says
+    that it is a list of a 0 or 1 for each class.
     """
 
     texts: tuple[str, ...]
     label: str
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The columns of the answer."""
-        return tuple(self.label.split(","))
+    switches: bool = False
 
 
 class TaskKind(ABC, Generic[E, S]):
@@ -76,6 +73,10 @@ class TaskKind(ABC, Generic[E, S]):
         label_column: str | None,
     ) -> Columns:
         """The columns to read, recognised unless named; raises UsageError if there are none."""
+
+    def label_columns(self, columns: Columns) -> tuple[str, ...]:
+        """The columns of the answer."""
+        return (columns.label,)
 
     @abstractmethod
     def examples(
@@ -206,10 +207,12 @@ class TaskKind(ABC, Generic[E, S]):
         return max((self.outcome(metric, split, own) for own in answers), key=metrics.value)
 
 
-def require_columns(source: str, tables: Mapping[str, datasets.Dataset], columns: Columns) -> None:
+def require_columns(
+    source: str, tables: Mapping[str, datasets.Dataset], columns: Sequence[str]
+) -> None:
     """Raises UsageError for a split that lacks one of the columns."""
     for name, table in tables.items():
-        for column in (*columns.texts, *columns.labels):
+        for column in columns:
             if column not in table.column_names:
                 raise UsageError(
                     f"{source}: the {name} split has no column {column!r}; "

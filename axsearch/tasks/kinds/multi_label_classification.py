@@ -14,9 +14,17 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds.base import Columns
-from axsearch.tasks.kinds.labels import LabelHints, Labels, fit_labels, named_config, new_labels
+from axsearch.tasks.kinds.labels import (
+    NO_GOLD,
+    LabelHints,
+    Labels,
+    fit_labels,
+    named_config,
+    new_labels,
+)
 from axsearch.tasks.kinds.sequences import (
     LABEL_COLUMNS,
+    LABEL_NAMES,
     SequenceTask,
     TextExample,
     encode,
@@ -27,8 +35,6 @@ from axsearch.tasks.split import Split
 
 NO, YES = ("0", "0.0", "False", "false"), ("1", "1.0", "True", "true")
 """How a column of its own says that a label is absent or there."""
-
-OTHER_TARGETS = ("score", "answers", "tokens")
 
 Several = tuple[str, ...]
 
@@ -45,13 +51,31 @@ class MultiLabelClassification(SequenceTask[Several]):
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
         """Whether labels are lists, or several columns of 0 and 1 stand in the place of a label."""
-        if label_column is not None and "," in label_column:
-            return True
         label = label_column or self.label_column(table)
         if label in table.column_names:
-            return any(isinstance(value, list) for value in table[label][:])
-        others = label_column is not None or set(OTHER_TARGETS) & set(table.column_names)
+            there = "tokens" in table.column_names
+            return not there and any(isinstance(value, list) for value in table[label][:])
+        if label_column is not None:
+            return "," in label_column
+        others = {name.lower() for name in table.column_names} & LABEL_NAMES
         return not others and len(_switches(table)) > 1
+
+    def label_columns(self, columns: Columns) -> tuple[str, ...]:
+        """The columns of 0 and 1, or the one with lists."""
+        return tuple(columns.label.split(","))
+
+    def columns(
+        self,
+        source: str,
+        table: datasets.Dataset,
+        text_columns: Sequence[str] | None,
+        label_column: str | None,
+    ) -> Columns:
+        """As of other texts; whether lists are 0 or 1 for each class is decided for all splits."""
+        found = super().columns(source, table, text_columns, label_column)
+        if found.label not in table.column_names:
+            return found
+        return found._replace(switches=_are_switches(table[found.label][:]))
 
     def label_column(self, table: datasets.Dataset) -> str:
         """The column with lists, or those of 0 and 1 with commas between them."""
@@ -62,8 +86,9 @@ class MultiLabelClassification(SequenceTask[Several]):
 
     def classes(self, table: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
         """The names of the lists' class ids, if they have a type of ``datasets`` with names."""
-        if len(columns.labels) > 1:
-            return columns.labels
+        own = self.label_columns(columns)
+        if len(own) > 1:
+            return own
         feature = getattr(table.features[columns.label], "feature", None)
         return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
 
@@ -74,13 +99,14 @@ class MultiLabelClassification(SequenceTask[Several]):
 
         Lists hold names or ids of classes, or a 0 or 1 for each class.
         """
-        if len(columns.labels) > 1:
-            labels = _of_columns(source, name, table, columns)
+        own = self.label_columns(columns)
+        if len(own) > 1:
+            labels = _of_columns(source, name, table, own)
         else:
-            labels = _of_lists(source, name, table[columns.label][:], columns.label)
+            labels = _of_lists(source, name, table[columns.label][:], columns)
             names = self.classes(table, columns)
             if names:
-                labels = [None if one is None else _named(names, one) for one in labels]
+                labels = [_named(source, name, names, one) for one in labels]
         return pair_up(source, name, table, columns, labels)
 
     def new_labels(
@@ -196,11 +222,12 @@ def _switches(table: datasets.Dataset) -> list[str]:
 
 
 def _of_columns(
-    source: str, name: str, table: datasets.Dataset, columns: Columns
+    source: str, name: str, table: datasets.Dataset, columns: Sequence[str]
 ) -> list[Several | None]:
-    values = {column: table[column][:] for column in columns.labels}
+    """The columns that say yes; rows with -1, as in test sets that hide their labels, have none."""
+    values = {column: table[column][:] for column in columns}
     for column, found in values.items():
-        strange = [v for v in found if not is_missing(v) and str(v) not in (*NO, *YES)]
+        strange = [v for v in found if not _is_hidden(v) and str(v) not in (*NO, *YES)]
         if strange:
             raise UsageError(
                 f"{source}: the {name} split has labels in column {column!r} that are not 0 or 1, "
@@ -208,45 +235,69 @@ def _of_columns(
             )
     return [
         None
-        if any(map(is_missing, row))
-        else tuple(sorted(c for c, v in zip(columns.labels, row, strict=True) if str(v) in YES))
+        if any(map(_is_hidden, row))
+        else tuple(sorted(c for c, v in zip(columns, row, strict=True) if str(v) in YES))
         for row in zip(*values.values(), strict=True)
     ]
 
 
-def _of_lists(source: str, name: str, values: list[Any], column: str) -> list[Several | None]:
-    """The labels of lists of names or ids; positions are ids where lists hold 0 or 1 a class."""
-    given = [value for value in values if value is not None]
-    wrong = [
-        value
-        for value in given
-        if not isinstance(value, list)
-        or not all(isinstance(one, str | int | float) and not is_missing(one) for one in value)
-    ]
-    if wrong:
-        raise UsageError(
-            f"{source}: the {name} split has labels in column {column!r} that are not lists of "
-            f"names or numbers, such as {str(wrong[0])[:60]!r}."
-        )
+def _is_hidden(value: Any) -> bool:
+    return is_missing(value) or str(value) in (NO_GOLD, f"{NO_GOLD}.0")
+
+
+def _are_switches(values: Sequence[Any]) -> bool:
+    """Whether lists hold a 0 or 1 for each class: a list of ids has none twice and no fractions."""
+    given = [value for value in values if isinstance(value, list)]
     sizes = {len(value) for value in given}
-    # A list of ids has none of them twice, and no fractions.
-    switches = (
+    return (
         len(sizes) == 1
-        and sizes != {1}
+        and max(sizes) > 1
         and all(str(one) in (*NO, *YES) for value in given for one in value)
         and any(len(set(v)) < len(v) or isinstance(v[0], float | bool) for v in given)
     )
+
+
+def _of_lists(source: str, name: str, values: list[Any], columns: Columns) -> list[Several | None]:
+    """The labels of lists of names or ids, or of a 0 or 1 for each class."""
+    wrong = [
+        value
+        for value in values
+        if value is not None
+        and (
+            not isinstance(value, list)
+            or not all(isinstance(one, str | int | float) and not is_missing(one) for one in value)
+            or (columns.switches and not all(str(one) in (*NO, *YES) for one in value))
+        )
+    ]
+    if wrong:
+        form = "a 0 or 1 for each class" if columns.switches else "names or numbers"
+        raise UsageError(
+            f"{source}: the {name} split has labels in column {columns.label!r} that are not lists "
+            f"of {form}, such as {str(wrong[0])[:60]!r}."
+        )
+    return [
+        None if value is None or value == [int(NO_GOLD)] else _labels(value, columns.switches)
+        for value in values
+    ]
+
+
+def _labels(value: list[Any], switches: bool) -> Several:
     if switches:
-        return [
-            None if v is None else tuple(str(i) for i, one in enumerate(v) if str(one) in YES)
-            for v in values
-        ]
-    return [None if v is None else tuple(sorted({_called(one) for one in v})) for v in values]
+        return tuple(str(place) for place, one in enumerate(value) if str(one) in YES)
+    return tuple(sorted({_called(one) for one in value}))
 
 
 def _called(value: object) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _named(names: Sequence[str], labels: Several) -> Several:
+def _named(source: str, name: str, names: Sequence[str], labels: Several | None) -> Several | None:
+    if labels is None:
+        return None
+    strange = [one for one in labels if one.isdecimal() and int(one) >= len(names)]
+    if strange or NO_GOLD in labels:
+        raise UsageError(
+            f"{source}: the {name} split has labels that are not numbers of its {len(names)} "
+            f"classes, such as {(*strange, NO_GOLD)[0]}."
+        )
     return tuple(sorted(names[int(one)] if one.isdecimal() else one for one in labels))

@@ -37,6 +37,12 @@ ADDED_COLUMNS = (
 
 LABEL_COLUMNS = ("label", "labels")
 
+LABEL_NAMES = {
+    *LABEL_COLUMNS, "score", "target", "class", "category", "rating", "stars", "sentiment",
+    "answers", "tags", "ner_tags", "label_text", "coarse_label", "fine_label", "gold_label",
+}  # fmt: skip
+"""Names that answers have in most data."""
+
 L = TypeVar("L")
 
 
@@ -62,6 +68,11 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
     ) -> Columns:
         """The named columns, or the first of :data:`TEXT_COLUMNS` that exist."""
         label = label_column or self.label_column(table)
+        if text_columns and len(text_columns) > 2:
+            raise UsageError(
+                f"{self.name} reads one or two texts, not the {len(text_columns)} of "
+                f"`text_columns`: {', '.join(text_columns)}."
+            )
         if text_columns:
             return Columns(tuple(text_columns), label)
         for candidate in TEXT_COLUMNS:
@@ -140,4 +151,4 @@ def is_fraction(value: object) -> bool:
 
 def is_missing(value: Any) -> bool:
     """Whether a row has no label."""
-    return value is None or value == "" or value != value
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
