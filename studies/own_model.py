@@ -8,7 +8,7 @@ import sys
 
 from axsearch import Study, explain_trial, export_model, search, verify_export, write_report
 
-if len(sys.argv) < 5:
+if not 5 <= len(sys.argv) <= 8:
     raise SystemExit(__doc__)
 MODEL, DATA, TEXT_COLUMNS, LABEL_COLUMN = sys.argv[1:5]
 LABELS, FOLDER, TRIALS = [*sys.argv[5:], *["", "own", "60"][len(sys.argv) - 5 :]]

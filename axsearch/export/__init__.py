@@ -135,11 +135,10 @@ def _check_format(format: str, dtype: str | None) -> None:
         raise UsageError(
             f"Format {format!r} is not in this version; choose {', '.join(format_names())}."
         )
-    if dtype is not None and (dtype not in DTYPES or format != "hf"):
-        raise UsageError(
-            f"`dtype` is for the format hf, and one of {', '.join(DTYPES)}, not {dtype!r} for "
-            f"{format}."
-        )
+    if dtype is not None and format != "hf":
+        raise UsageError(f"`dtype` is for the format hf; {format} is written in float32.")
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}.")
 
 
 def _bundle(
@@ -156,6 +155,10 @@ def _bundle(
     task.base.plan(recipe)  # refuses a recipe of another model
     evaluator = Evaluator(task, study.database.engine, None, spec.device)
     if dtype not in (None, task.file_dtype):
+        if recipe == EXACT:
+            raise UsageError(
+                f"Trial {trial} is the base itself, which transformers writes with another `dtype`."
+            )
         written = getattr(torch, dtype)
         evaluator.weights = Rounded(evaluator.weights, written)
         size = safetensors_bytes(task.base.cut(recipe), written)

@@ -34,7 +34,7 @@ from axsearch.study.comparison import (
     ties,
 )
 from axsearch.study.spec import StudySpec
-from axsearch.study.study import Study
+from axsearch.study.study import Study, public_name
 from axsearch.study.tables import Tables
 
 Format = Literal["html", "md"]
@@ -332,6 +332,9 @@ def search_command(study: Study) -> str:
         "metric": spec.metric,
         "text-columns": ",".join(spec.text_columns or ()) or None,
         "label-column": spec.label_column,
+        "labels": ",".join(spec.labels or ()) or None,
+        "tokenizer": spec.tokenizer and public_name(spec.tokenizer),
+        "encoding": spec.encoding,
         "objectives": ",".join(spec.objectives),
         "max-drop": spec.max_drop,
         "max-latency-ratio": spec.max_latency_ratio,
@@ -339,6 +342,8 @@ def search_command(study: Study) -> str:
         "batch-size": scenario.get("batch_size"),
         "sequence-length": scenario.get("sequence_length"),
         "threads": scenario.get("threads"),
+        "runtime": scenario.get("runtime"),
+        "precision": scenario.get("precision"),
         "search-examples": spec.search_examples,
         "compensation": spec.compensation,
         "device": spec.device,

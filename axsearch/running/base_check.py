@@ -37,10 +37,9 @@ def check_base(evaluator: Evaluator, *, force: bool) -> None:
     if force:
         console.print(f"{found}.", style="yellow")
         return
-    names = ", ".join(map(str, task.search.names[:6]))
+    names = ", ".join(task.search.names[:6])
+    classes = f", the classes {names} (`labels` maps others)" if names else ""
     raise UsageError(
-        f"{found}: probably something is misread. {' '.join(task.said)}"
-        f"{f' Classes of the head: {names}.' if names else ''} Check that these are the columns, "
-        "that `labels` match the head's classes, and that the tokenizer is the model's; "
-        "`force=True` searches all the same."
+        f"{found}, so something may be misread: check the columns{classes} and the tokenizer, or "
+        f"give `force=True`. {' '.join(task.said)}"
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
@@ -29,7 +31,7 @@ from axsearch.space.problem import Problem
 from axsearch.space.recipe import Compensation
 from axsearch.space.scenario import Scenario
 from axsearch.store.calibration_keys import LATENCY_TABLES
-from axsearch.store.database import Database, open_database
+from axsearch.store.database import Database, open_database, peek
 from axsearch.store.models import CLOSED_FORM
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.studies import (
@@ -143,7 +145,7 @@ def prepare(resolved: Resolved) -> Prepared:
     request = resolved.request
     with steps(1) as begin:
         begin("Loading model and data")
-        task = Task.of(request.spec)
+        task = Task.of(replace(request.spec, **_as_it_began(request)))
         database = open_database(request.storage, create=True)
         known = _known_spec(database, request.study, request.settings.objectives)
         if known is not None and (known.reading, known.file_dtype) != (
@@ -209,6 +211,16 @@ def run(prepared: Prepared) -> Study:
 
     annotate(study)
     return study
+
+
+def _as_it_began(request: SearchRequest) -> dict[str, Any]:
+    """How a study that exists reads its data; what is wrong with a database is said later."""
+    with suppress(UsageError), peek(request.storage) as engine:
+        found = study_spec(engine, request.study)
+        if found is not None:
+            known = StudySpec.stored(request.study, found)
+            return {"reading": known.reading, "file_dtype": known.file_dtype}
+    return {}
 
 
 def _check_task(resolved: Resolved, task: Task) -> None:

@@ -117,8 +117,8 @@ def expected_drops(
     Args:
         outcomes: of the models on one split, the base not among them.
         base: the base's on the same split.
-        divergence: of each model's outputs from the base's on that split, with its standard error,
-            in any unit that grows in proportion to nats.
+        divergence: of each model's outputs from the base's on that split, with its standard error:
+            nats, or anything to which small drops are proportional.
     """
     if not outcomes:
         return []

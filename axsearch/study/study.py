@@ -18,7 +18,7 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import in_words
 from axsearch.statistics import pareto
-from axsearch.statistics.divergence import divergence_with_error
+from axsearch.statistics.divergence import divergence_of_predictions, divergence_with_error
 from axsearch.statistics.expectation import Expected, expected_drops
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
@@ -149,12 +149,12 @@ class Study:
     @property
     def model_name(self) -> str:
         """The model's name for display: of an absolute path only the last part."""
-        return _public_name(self.spec.model)
+        return public_name(self.spec.model)
 
     @property
     def data_name(self) -> str:
         """The data's name for display: of an absolute path only the last part."""
-        return _public_name(self.spec.data)
+        return public_name(self.spec.data)
 
     @property
     def scenario(self) -> str | None:
@@ -237,7 +237,12 @@ class Study:
         found = expected_drops(
             [known[h].outcome for h in hashes],
             exact.outcome,
-            [divergence_with_error(losses[h], exact.losses) for h in hashes],
+            [
+                divergence_of_predictions(known[h].outcome, exact.outcome)
+                if exact.outcome.statistic in ("pearson", "spearman")
+                else divergence_with_error(losses[h], exact.losses)
+                for h in hashes
+            ],
         )
         by_recipe = dict(zip(hashes, found, strict=True))
         none = Expected(0.0, 0.0, 0.0, len(exact.outcome))
@@ -381,5 +386,6 @@ def _recipe_of(trial: FrozenTrial) -> str:
     return recipe if isinstance(recipe, str) and recipe.isalnum() else ""
 
 
-def _public_name(name: str) -> str:
+def public_name(name: str) -> str:
+    """A name for display: of an absolute path only the last part."""
     return Path(name).name if Path(name).is_absolute() else name

@@ -15,6 +15,9 @@ DOCUMENT = "-DOCSTART-"
 
 COMMENT = re.compile(r"#\s")
 
+IDENTITY = re.compile(r"#\s*(id|sent_id|text|newdoc|newpar|global\.columns)\b")
+"""Comments that many corpora put before a sentence, whatever the number of their words."""
+
 
 def squad_rows(path: Path, articles: list[Any]) -> list[dict[str, Any]]:
     """The questions of SQuAD's own files (arXiv 1606.05250, 1806.03822), one a row.
@@ -67,6 +70,11 @@ def read_conll(path: Path, lines: Iterable[str]) -> list[dict[str, Any]]:
         UsageError: lines have different numbers of columns, or only one.
     """
     text = [line.rstrip("\r\n") for line in lines]
+    first = [True, *(not line.strip() for line in text)]
+    text = [
+        "" if begins and IDENTITY.match(line) else line
+        for begins, line in zip(first, text, strict=False)
+    ]
     separator = "\t" if any("\t" in line for line in text) else None
     cells = [line.split(separator) if line.strip() else [] for line in text]
     counts = Counter(len(row) for row in cells if row)

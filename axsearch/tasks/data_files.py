@@ -100,10 +100,12 @@ def _text(path: Path, encoding: str | None, newline: str) -> Iterator[TextIO]:
 
 
 def _read_csv(path: Path, encoding: str | None) -> pa.Table:
-    """Commas, or where the header has none, the first of the other separators that it has."""
+    """Commas, or the separator that the header has more of."""
+    csv.field_size_limit(LONGEST_FIELD)
     with _text(path, encoding, "") as file:
         header = next((line for line in file if line.strip(BLANK)), "")
-    separator = next((one for one in SEPARATORS if one in header), ",")
+    cells = {one: len(next(csv.reader([header], delimiter=one), [])) for one in SEPARATORS}
+    separator = max(cells, key=lambda one: cells[one])  # commas, if several are equal
     return _separated(path, encoding, separator, csv.QUOTE_MINIMAL)
 
 
@@ -138,7 +140,7 @@ def _separated(path: Path, encoding: str | None, separator: str, quoting: Any) -
     # Columns without a name cannot be asked for: row numbers, or what a spreadsheet left.
     named = [place for place, name in enumerate(names) if name.strip()]
     arrays = [pa.array(columns[place], pa.string()) for place in named]
-    return _table(path, [names[place] for place in named], arrays)
+    return _table(path, [names[place].strip(" ") for place in named], arrays)
 
 
 def _read_json(path: Path, encoding: str | None) -> pa.Table:

@@ -94,9 +94,9 @@ def by_split(
     found = {split: named[split] for split in SPLITS if split in named}
     for name, table in named.items():
         split = split_of(name)
-        if split is not None and split not in found and not name.endswith("matched"):
-            if not earlier:
-                found[split] = table
+        known = earlier or split is None or split in found or name.endswith("matched")
+        if not known:
+            found[str(split)] = table
     if "train" not in found:
         raise UsageError(f"{source} has no train split; it has {', '.join(named)}.")
     read = {id(table) for table in found.values()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
@@ -101,7 +100,7 @@ class TaskSpec:
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"`seed` must be from 0 to {LARGEST_SEED}, not {self.seed}.")
         try:
-            codecs.lookup(self.encoding or "utf-8")
+            "".encode(self.encoding or "utf-8")  # an encoding of texts, unlike rot13
         except (LookupError, ValueError):
             raise UsageError(
                 f"`encoding` must be one that Python knows, such as cp1252, not {self.encoding!r}."

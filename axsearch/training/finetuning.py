@@ -184,13 +184,19 @@ def _read(request: FinetuneRequest) -> _Lesson:
     hints = LabelHints(read.classes, read_mapping(asked.labels))
     labels = kind.new_labels(read.train, [*read.validation, *read.test], hints)
     kind.check_labels(labels, metric)
+    parts = [
+        (part, [one for one in part if kind.is_labelled(one, labels)])
+        for part in (read.train, read.validation)
+    ]
+    left_out = sum(len(part) - len(kept) for part, kept in parts)
     tokenizer = load_tokenizer(asked.model, asked.tokenizer)
     kind.prepare_tokenizer(tokenizer)
     check_vocabulary(asked.model, tokenizer, config)
     length = min(request.max_length, input_length(tokenizer, config))
     tokenizer.model_max_length = length
-    train = kind.split("train", read.train, tokenizer, length, labels)
-    validation = kind.split("validation", read.validation, tokenizer, length, labels)
+    (_, learnt), (_, checked) = parts
+    train = kind.split("train", learnt, tokenizer, length, labels)
+    validation = kind.split("validation", checked, tokenizer, length, labels)
     unknown = unknown_share(tokenizer, [train])
     if unknown > MOST_UNKNOWN and not request.force:
         raise UsageError(
@@ -198,11 +204,13 @@ def _read(request: FinetuneRequest) -> _Lesson:
             f"{asked.tokenizer or asked.model}: they do not belong together; name another "
             "`tokenizer`, or `force=True` trains all the same."
         )
-    split_examples = [(train, read.train), (validation, read.validation)]
+    split_examples = [(train, learnt), (validation, checked)]
     said = (read.said, tokens_read(kind, tokenizer, length, split_examples))
-    notes = (*read.notes, *([labels.note] if labels.note else []))
-    learnt = None if reading == EARLIER else read.learnt
-    return _Lesson(kind, metric, labels, tokenizer, train, validation, said, notes, learnt)
+    notes = [*read.notes, *([labels.note] if labels.note else [])]
+    if left_out:
+        notes.append(f"{left_out} examples have the label -1, no gold label, and are left out.")
+    known = None if reading == EARLIER else read.learnt
+    return _Lesson(kind, metric, labels, tokenizer, train, validation, said, tuple(notes), known)
 
 
 def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> PreTrainedModel:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from axsearch.statistics.divergence import divergence_of_losses, divergence_with_error
+from axsearch.statistics.divergence import (
+    divergence_of_losses,
+    divergence_of_predictions,
+    divergence_with_error,
+)
+from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds import task_kinds
 
 KIND = task_kinds()["text-classification"]
@@ -43,6 +48,31 @@ def test_its_error_is_how_far_it_is_off_with_so_many_examples() -> None:
     found = [
         divergence_with_error(losses[rows], base[rows])
         for rows in np.array_split(draw.permutation(len(base)), 100)
+    ]
+    off = np.array([(value - truth) / error for value, error in found])
+    assert np.sqrt(np.square(off).mean()) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize("statistic", ["pearson", "spearman"])
+def test_that_of_predictions_does_not_see_what_a_correlation_does_not(statistic: str) -> None:
+    draw = np.random.default_rng(3)
+    gold, noise = draw.normal(size=(2, 20_000))
+    theirs = gold + 0.5 * noise
+
+    def outcome(predictions: np.ndarray, rows: slice = slice(None)) -> Outcome:
+        return Outcome(statistic, np.stack((gold, predictions), axis=1)[rows])
+
+    base = outcome(theirs)
+    assert divergence_of_predictions(base, base)[0] == pytest.approx(0, abs=1e-9)
+    assert divergence_of_predictions(outcome(0.1 * theirs - 3), base)[0] == pytest.approx(
+        0, abs=1e-9
+    )
+    ours = theirs + 0.3 * draw.normal(size=len(gold))
+    truth, _ = divergence_of_predictions(outcome(ours), base)
+    assert truth == pytest.approx(1 - 1.25 / (1.25 + 0.09), abs=0.01)
+    found = [
+        divergence_of_predictions(outcome(ours, rows), outcome(theirs, rows))
+        for rows in (slice(start, start + 200) for start in range(0, 20_000, 200))
     ]
     off = np.array([(value - truth) / error for value, error in found])
     assert np.sqrt(np.square(off).mean()) == pytest.approx(1, abs=0.25)

@@ -76,7 +76,7 @@ class TestFolder:
         assert found.train == [TextExample((f"text {i}",), str(i % 2)) for i in range(4)]
         assert found.validation[0].texts == ("text 100",)
         assert (len(found.train), len(found.validation), len(found.test)) == (4, 5, 6)
-        assert (found.columns, found.notes) == ((("text",), "label"), ())
+        assert (found.columns[:2], found.notes) == ((("text",), "label"), ())
 
     def test_formats_may_be_mixed(self, tmp_path: Path) -> None:
         for split, suffix in zip(("train", "validation", "test"), SUFFIXES, strict=True):
@@ -295,6 +295,16 @@ class TestRefusedFolder:
         write(tmp_path / "train.csv", rows())
         assert "no column 'body'; it has text, label" in refused(tmp_path, text_columns=["body"])
         assert "no column 'kind'; it has text, label" in refused(tmp_path, label_column="kind")
+
+    def test_three_texts(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.csv", [{"a": "x", "b": "y", "c": "z", "label": i} for i in (0, 1)])
+        message = refused(tmp_path, text_columns=["a", "b", "c"])
+        assert "reads one or two texts, not the 3 of `text_columns`" in message
+
+    @pytest.mark.parametrize("task", ["text-classification", "regression"])
+    def test_several_label_columns_of_another_task(self, tmp_path: Path, task: str) -> None:
+        write(tmp_path / "train.csv", [{"text": "x", "a": 1, "b": i} for i in (0, 1)])
+        assert "no column 'a,b'" in refused(tmp_path, task=task, label_column="a,b")
 
     def test_unknown_text_column(self, tmp_path: Path) -> None:
         write(tmp_path / "train.csv", [{"body": "a", "label": i % 2} for i in range(COUNT)])

@@ -80,9 +80,29 @@ class TestNames:
             write_csv(tmp_path / f"{name}.csv", rows(30))
         (tmp_path / "licence.txt").write_text("free\n")
         notes = read_data(str(tmp_path)).notes
-        assert notes[0] == (
-            "Not read, since no name says which split it is: extra.csv, train_old.csv."
+        assert notes[0] == "Not read: extra.csv, train_old.csv."
+
+    def test_splits_are_found_one_by_one(self, tmp_path: Path) -> None:
+        write_csv(tmp_path / "train.csv", rows(30))
+        write_csv(tmp_path / "dev_set.csv", rows(7))
+        write_csv(tmp_path / "test" / "part-0.csv", rows(8))
+        assert counts(tmp_path) == (30, 7, 8)
+        assert read_data(str(tmp_path)).notes == (
+            "Read as validation: dev_set.csv.",
+            "Read as test: test/part-0.csv.",
         )
+
+    def test_files_of_mnli(self, tmp_path: Path) -> None:
+        for name, count in (("train", 30), ("dev_matched", 7), ("dev_mismatched", 9)):
+            write_csv(tmp_path / f"{name}.tsv", rows(count), delimiter="\t")
+        found = read_data(str(tmp_path))
+        assert len(found.validation) == 7
+        assert "Not read: dev_mismatched.tsv." in found.notes
+
+    def test_subsets_of_each_other_are_not_joined(self, tmp_path: Path) -> None:
+        for size in (10, 40):
+            write_csv(tmp_path / f"train_{size}.csv", rows(size))
+        assert "have 10 rows in common; keep one" in refused(tmp_path)
 
     def test_names_with_a_split_in_them(self, tmp_path: Path) -> None:
         for name, count in (("reviews-train-1", 20), ("reviews-train-2", 21), ("reviews-dev", 7)):
@@ -143,6 +163,14 @@ class TestSavedByDatasets:
         assert counts(tmp_path / "dict") == (30, 7, 8)
         datasets.Dataset.from_list(rows(100)).save_to_disk(tmp_path / "one")
         assert counts(tmp_path / "one") == (81, 10, 9)
+
+    def test_splits_that_are_not_read_are_said(self, tmp_path: Path) -> None:
+        parts = {"train_r1": rows(40), "train_r2": rows(50), "dev_r1": rows(7), "test_r1": rows(8)}
+        saved = datasets.DatasetDict({n: datasets.Dataset.from_list(p) for n, p in parts.items()})
+        saved.save_to_disk(tmp_path)
+        found = read_data(str(tmp_path))
+        assert (len(found.train), len(found.validation), len(found.test)) == (40, 7, 8)
+        assert found.notes == ("Not read: the splits train_r2.",)
 
     def test_a_repository_with_configs(self, tmp_path: Path) -> None:
         for config, count in (("large", 40), ("small", 30)):
@@ -281,6 +309,11 @@ class TestCorpora:
         sentence = "# id 4 domain=en\nNew York\tB-LOC\nis\tO\n\n"
         (tmp_path / "train.conll").write_text(sentence * 30)
         assert read_data(str(tmp_path)).train[0] == (("New York", "is"), ("B-LOC", "O"))
+
+    def test_comments_of_as_many_columns_as_words(self, tmp_path: Path) -> None:
+        sentence = "# id x domain=train\nParis NNP B-NP B-LOC\n# # O O\n\n"
+        (tmp_path / "train.conll").write_text(sentence * 30)
+        assert read_data(str(tmp_path)).train[0] == (("Paris", "#"), ("B-LOC", "O"))
 
     @pytest.mark.parametrize(("line", "found"), [("a b c", 3), ("alone", 1)])
     def test_a_line_of_another_form(self, tmp_path: Path, line: str, found: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ NO_GOLD = "-1"
 
 GENERIC = re.compile(r"(?:label[-_ ]?)?\d+", re.IGNORECASE)
 """Names of classes that say only which class they are, as transformers writes them by default."""
+
+NUMBER = re.compile(r"[-+]?[0-9.]+")
 
 SHOWN = 6
 
@@ -85,8 +87,11 @@ def fit_labels(
         UsageError: no rule gives each label a class.
     """
     hints = hints or LabelHints()
-    found = sorted(set(labels))
     names, note = head_names(config)
+    found = sorted(set(labels))
+    _check_mapping(found, hints.mapping)
+    if NO_GOLD not in (*names, *hints.mapping) and _may_be_no_gold(found, names, hints.mapping):
+        found.remove(NO_GOLD)
     if hints.mapping:
         return Labels(names, _by_mapping(names, found, hints.mapping), note)
     if set(found) <= set(names):
@@ -110,7 +115,8 @@ def fit_labels(
     numbers = _by_number(names, found)
     if numbers is not None:
         return Labels(names, numbers, note)
-    example = ",".join(f"{label}={i}" for i, label in enumerate(found[:2]))
+    shown = [label for label in found if label != NO_GOLD][:2]
+    example = ",".join(f"{label}={i}" for i, label in enumerate(shown))
     raise UsageError(
         f"The labels of the data ({_shown(found)}) do not fit the model's head, which knows "
         f'{_shown(names)}; say which is which, such as `labels="{example}"`.'
@@ -120,9 +126,15 @@ def fit_labels(
 def head_names(config: PreTrainedConfig) -> tuple[tuple[str, ...], str | None]:
     """The names of a head's classes by id, and a sentence where its config contradicts itself."""
     by_id = {int(index): str(name) for index, name in (config.id2label or {}).items()}
-    names = tuple(by_id.get(index, str(index)) for index in range(len(by_id)))
-    other: dict[str, Any] = dict(config.label2id or {})
-    opposed = [n for i, n in enumerate(names) if n in other and int(other[n]) != i]
+    if sorted(by_id) != list(range(len(by_id))):
+        raise UsageError(
+            f"The ids of id2label in the model's config are {', '.join(map(str, sorted(by_id)))}; "
+            f"they must be 0 to {len(by_id) - 1}."
+        )
+    names = tuple(by_id[index] for index in range(len(by_id)))
+    given: object = config.label2id
+    other = given if isinstance(given, Mapping) else {}
+    opposed = [n for i, n in enumerate(names) if n in other and str(other[n]) != str(i)]
     if opposed:
         return names, (
             f"The config's id2label and label2id contradict each other, as for {opposed[0]!r}; "
@@ -145,7 +157,11 @@ def new_labels(
     Raises:
         UsageError: a label is not in the mapping, or the ids of the mapping are not 0 to n - 1.
     """
-    found, untrained = sorted({*train, *others}, key=order), sorted(set(others) - set(train))
+    there = {*train, *others}
+    _check_mapping(there, hints.mapping)
+    if NO_GOLD not in hints.mapping and _may_be_no_gold(there, (), hints.mapping):
+        there.remove(NO_GOLD)
+    found, untrained = sorted(there, key=order), sorted((there & {*others}) - {*train})
     note = (
         f"Only in validation or test, so nothing can be learnt of it: {_shown(untrained)}."
         if untrained
@@ -177,6 +193,30 @@ def no_labels(kind: str, hints: LabelHints | None) -> Labels:
     return Labels((), {})
 
 
+def _check_mapping(found: Collection[str], mapping: Mapping[str, str]) -> None:
+    """Raises UsageError for a label in the user's mapping that no row has."""
+    unknown = [label for label in mapping if label not in found]
+    if unknown:
+        raise UsageError(
+            f"`labels` names {_shown(unknown)}, but the labels of the data are "
+            f"{_shown(sorted(found))}."
+        )
+
+
+def _may_be_no_gold(
+    found: Collection[str], names: Sequence[str], mapping: Mapping[str, str]
+) -> bool:
+    """Whether -1 says that a row has no gold label, as in GLUE and SNLI.
+
+    It does beside names, beside class ids above 1, beside the ids of all classes of a head, and
+    beside labels that the user mapped; -1, 0 and 1 alone may be three classes of their own.
+    """
+    others = {*found} - {NO_GOLD}
+    if NO_GOLD not in found or not others:
+        return False
+    return bool(mapping) or not others <= {"0", "1"} or others == {*map(str, range(len(names)))}
+
+
 def named_config(labels: Labels) -> dict[str, Any]:
     """The config entries of a head with named classes."""
     return {
@@ -205,6 +245,8 @@ def _by_mapping(
 
 
 def _by_similar_name(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
+    if any(NUMBER.fullmatch(label) for label in found):  # -1 is not 1
+        return None
     theirs = [_plain(name) for name in names]
     ours = [_plain(label) for label in found]
     if len({*theirs}) < len(theirs) or len({*ours}) < len(ours) or not {*ours} <= {*theirs}:
@@ -213,15 +255,11 @@ def _by_similar_name(names: tuple[str, ...], found: Sequence[str]) -> dict[str, 
 
 
 def _by_number(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
-    """Class ids; beside those of all classes, -1 means that a row has no gold label."""
     if any(name.isdecimal() for name in names):  # then '1' may be the name of class 0
         return None
-    given = [label for label in found if label != NO_GOLD]
-    if not all(re.fullmatch("[0-9]+", n) and int(n) < len(names) for n in given):
+    if not all(re.fullmatch("[0-9]+", n) and int(n) < len(names) for n in found):
         return None
-    ids = {label: int(label) for label in given}
-    # -1, 0 and 1 may also be three classes of their own.
-    return ids if NO_GOLD not in found or set(ids.values()) == set(range(len(names))) else None
+    return {label: int(label) for label in found}
 
 
 def _plain(name: str) -> str:

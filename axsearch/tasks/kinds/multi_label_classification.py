@@ -138,6 +138,10 @@ class MultiLabelClassification(SequenceTask[Several]):
         """The head's classes, see :func:`fit_labels`."""
         return fit_labels(config, _all(examples), hints)
 
+    def is_labelled(self, example: TextExample[Several], labels: Labels) -> bool:
+        """Whether the head has all of its labels."""
+        return all(label in labels.ids for label in example.label)
+
     def check_config(self, model: str, config: PreTrainedConfig) -> None:
         """Raises UsageError for a head that answers one class, or one number."""
         if config.problem_type != "multi_label_classification":

@@ -118,6 +118,8 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         found = []
         pairs = zip(table[columns.texts[0]][:], table[columns.label][:], strict=True)
         for number, (words, tags) in enumerate(pairs, 1):
+            if words == [] == tags:  # an empty line of the corpus
+                continue
             if (
                 not isinstance(words, list)
                 or not isinstance(tags, list)

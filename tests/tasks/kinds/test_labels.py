@@ -98,6 +98,22 @@ class TestNoGoldLabel:
         with pytest.raises(UsageError, match="do not fit the model's head"):
             fit_labels(BertConfig(num_labels=classes), labels)
 
+    @pytest.mark.parametrize("labels", [["-1", "negative", "positive"], ["-1", "0", "1", "2"]])
+    def test_beside_names_and_more_ids(self, labels: list[str]) -> None:
+        config = HEAD if "negative" in labels else GENERIC
+        assert "-1" not in fit_labels(config, labels).ids
+        assert new_labels(labels, [], LabelHints()).names == tuple(labels[1:])
+
+    def test_beside_labels_that_are_mapped(self) -> None:
+        hints = LabelHints(mapping={"0": "1", "1": "0"})
+        assert fit_labels(HEAD, ["-1", "0", "1"], hints).ids == {"0": 1, "1": 0}
+        assert new_labels(["-1", "0", "1"], [], LabelHints()).names == ("-1", "0", "1")
+
+    def test_a_sign_is_no_dash(self) -> None:
+        config = head("0", "1")
+        with pytest.raises(UsageError, match="do not fit"):
+            fit_labels(config, ["-1", "0"])
+
     def test_not_where_it_is_one(self) -> None:
         config = BertConfig(id2label={0: "-1", 1: "1"}, label2id={"-1": 0, "1": 1})
         assert fit_labels(config, ["-1", "1"]).ids == {"-1": 0, "1": 1}
@@ -142,6 +158,11 @@ class TestMapping:
     def test_another_form(self, given: list[str], said: str) -> None:
         with pytest.raises(UsageError, match=f"`labels` takes each label .*{said}"):
             read_mapping(given)
+
+    def test_labels_that_no_row_has(self) -> None:
+        hints = LabelHints(mapping={"negative": "1", "positive": "0"})
+        with pytest.raises(UsageError, match="names 'negative', 'positive', but the labels of the"):
+            fit_labels(HEAD, ["0", "1"], hints)
 
     def test_a_label_may_contain_an_equals_sign(self) -> None:
         assert read_mapping(["a=b=1"]) == {"a=b": "1"}

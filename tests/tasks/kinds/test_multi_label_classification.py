@@ -93,6 +93,31 @@ class TestData:
         with pytest.raises(UsageError, match="that are not lists of names or numbers"):
             read(tmp_path, content, task=KIND.name)
 
+    def test_all_splits_are_read_in_one_way(self, tmp_path: Path) -> None:
+        lists = {"train": [[0, 1], [1, 1]], "validation": [[0, 1], [1, 0]], "test": [[1, 0]]}
+        for split, own in lists.items():
+            write_rows(tmp_path / f"{split}.jsonl", [{"text": "a", "labels": one} for one in own])
+        data = read_data(str(tmp_path))
+        assert [example.label for example in data.validation] == [("1",), ("0",)]
+
+    def test_a_split_of_empty_lists(self, tmp_path: Path) -> None:
+        for split, own in (("train", [["a"], ["b"]]), ("validation", [[], []]), ("test", [["a"]])):
+            write_rows(tmp_path / f"{split}.jsonl", [{"text": "x", "labels": one} for one in own])
+        assert [example.label for example in read_data(str(tmp_path)).validation] == [(), ()]
+
+    def test_hidden_labels(self, tmp_path: Path) -> None:
+        data = read(tmp_path, [{"text": "a", "labels": one} for one in ([0], [1, 2], [-1])])
+        assert found(data) == [("0",), ("1", "2")]
+        for path in tmp_path.iterdir():
+            path.unlink()
+        columns = [{"text": "a", "x": i, "y": 1} for i in (0, 1, -1)]
+        assert found(read(tmp_path, columns, label_column="x,y")) == [("y",), ("x", "y")]
+
+    def test_flags_beside_a_label_are_no_labels(self, tmp_path: Path) -> None:
+        content = [{"text": "a", "sentiment": "good", "is_reply": i, "has_url": 1} for i in (0, 1)]
+        with pytest.raises(UsageError, match="no column 'label'"):
+            read(tmp_path, content)
+
     def test_rows_without_labels_are_left_out(self, tmp_path: Path) -> None:
         content = [{"text": "a", "labels": one} for one in (["x"], None, [])]
         data = read(tmp_path, content)
