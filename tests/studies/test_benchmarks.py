@@ -254,3 +254,24 @@ def test_refitting_loses_at_most_seven_tenths_of_what_removal_loses() -> None:
         }
         assert lost["none"] > 0
         assert lost["least_squares"] <= 0.7 * lost["none"]
+
+
+def test_picked_models_keep_what_is_promised_of_them() -> None:
+    data = json.loads((BENCHMARKS / "results" / "promises.json").read_text())
+    runs = data["runs"]
+    tasks = [one["task"] for one in runs]
+    assert len(set(tasks)) >= 5
+    assert all(tasks.count(task) >= 3 for task in tasks)
+    assert all(300 <= one["examples"] <= 1000 for one in runs)
+
+    def lost(way: str) -> np.ndarray:
+        return np.array([one["picked"][way]["holdout"] for one in runs if one["picked"][way]])
+
+    assert lost("expected").mean() <= 0.010
+    assert (lost("expected") > 0.02).mean() <= 0.1
+    assert 0.85 <= (lost("confident") <= 0.01 + 1e-9).mean() <= 1
+    assert data["summary"]["expected"]["mean"] == pytest.approx(lost("expected").mean())
+    page = (Path(__file__).parents[2] / "docs" / "how-it-is-measured.md").read_text()
+    for way in ("seen", "expected", "confident"):
+        one = data["summary"][way]
+        assert f"| {one['mean']:.4f} ({one['low']:.4f} to {one['high']:.4f}) |" in page
