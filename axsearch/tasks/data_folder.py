@@ -228,17 +228,19 @@ def _check_apart(paths: list[Path], tables: list[datasets.Dataset]) -> None:
 
     Files of a folder a split, or with numbers of their shards, are not meant to be looked at alone.
     """
-    if len({*paths}) < 2 or all(SHARD.search(path.name) for path in paths):
+    if all(SHARD.search(path.name) or split_of(path.parent.name) for path in paths):
         return
-    seen: dict[int, Path] = {}
+    seen: list[tuple[Path, set[int]]] = []
     for path, table in zip(paths, tables, strict=True):
         rows = {hash(str(row)) for row in table.to_list()}
-        if (twice := len(rows & seen.keys())) > len(rows) // 2:
-            other = seen[next(iter(rows & seen.keys()))]
-            raise UsageError(
-                f"{path} and {other} have {twice} rows in common; keep one of them in the folder."
-            )
-        seen |= dict.fromkeys(rows, path)
+        for other, theirs in seen:
+            twice = len(rows & theirs)
+            if twice > min(len(rows), len(theirs)) // 2:
+                raise UsageError(
+                    f"{other} and {path} have {twice} rows in common; keep one of them in the "
+                    "folder."
+                )
+        seen.append((path, rows))
 
 
 def _shown(folder: Path, paths: list[Path]) -> str:

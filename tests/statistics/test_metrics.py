@@ -33,7 +33,9 @@ def outcome(statistic: str, count: int, seed: int = 0) -> Outcome:
     numbers = np.round(draw.random(count) * 5 * 4) / 4
     gold, predicted = draw.integers(0, 5, (2, count))
     counts = (np.minimum(gold, predicted) * draw.random(count)).astype(int)
+    there = draw.random((3, count)) < 0.4
     columns: dict[str, tuple[NDArray[Any], ...]] = {
+        "multi_label_macro_f1": (*there, *(there ^ (draw.random((3, count)) < 0.2))),
         "share": (counts, gold + 1),
         "entity_f1": (counts, predicted, gold),
         "pearson": (numbers, numbers + draw.normal(size=count)),

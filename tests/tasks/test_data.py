@@ -269,7 +269,7 @@ class TestRefusedFolder:
 
     def test_file_of_no_known_format(self, tmp_path: Path) -> None:
         (tmp_path / "train.xls").write_text("")
-        assert "train.xls does not exist" in refused(tmp_path / "train.xls")
+        assert "train.xls has none of the formats" in refused(tmp_path / "train.xls")
 
     def test_no_train_file(self, tmp_path: Path) -> None:
         write(tmp_path / "validation.csv", rows())

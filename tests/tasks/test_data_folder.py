@@ -106,7 +106,7 @@ class TestNames:
 
     def test_names_with_a_split_in_them(self, tmp_path: Path) -> None:
         for name, count in (("reviews-train-1", 20), ("reviews-train-2", 21), ("reviews-dev", 7)):
-            write_csv(tmp_path / f"{name}.csv", rows(count))
+            write_csv(tmp_path / f"{name}.csv", rows(count, 100 * count))
         write_csv(tmp_path / "reviews.test.csv", rows(8))
         assert counts(tmp_path) == (41, 7, 8)
 
@@ -142,7 +142,7 @@ class TestNames:
             write_csv(tmp_path / name / "train.csv", rows(30))
         assert "holds no file for training" in refused(tmp_path)
         write_csv(tmp_path / "train.csv", rows(40))
-        assert counts(tmp_path) == (32, 4, 4)
+        assert counts(tmp_path) == (33, 4, 3)
 
     def test_hidden_files_are_not_looked_at(self, tmp_path: Path) -> None:
         write_csv(tmp_path / "train.csv", rows(30))
