@@ -117,16 +117,8 @@ def export_model(
         begin("Writing the model")
         _write(bundle, folder, format)
     checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    save_export(
-        study.database.engine,
-        study.name,
-        trial,
-        recipe,
-        format,
-        str(folder),
-        checksum,
-        bundle.weights.key,
-    )
+    engine, key = study.database.engine, bundle.weights.key
+    save_export(engine, study.name, trial, recipe, format, str(folder), checksum, key)
     return folder
 
 

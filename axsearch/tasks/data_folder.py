@@ -64,7 +64,7 @@ def read_folder(folder: Path, config: str | None, encoding: str | None) -> tuple
     if config or (card.is_file() and CONFIGS.search(card.read_text("utf-8", "replace"))):
         return by_split(str(folder), _described(folder, config))
     files, notes = _files(folder)
-    return {split: _together(paths, encoding) for split, paths in files.items()}, notes
+    return {split: _together(folder, paths, encoding) for split, paths in files.items()}, notes
 
 
 def read_earlier_folder(folder: Path) -> Tables:
@@ -203,7 +203,7 @@ def _alike(paths: Iterable[Path]) -> bool:
     return len({suffix_of(path) for path in paths}) == 1
 
 
-def _together(paths: list[Path], encoding: str | None) -> datasets.Dataset:
+def _together(folder: Path, paths: list[Path], encoding: str | None) -> datasets.Dataset:
     """One table of the files of a split; raises UsageError where they do not fit together."""
     tables = [read_file(path, encoding) for path in paths]
     for path, table in zip(paths, tables, strict=True):
@@ -214,7 +214,8 @@ def _together(paths: list[Path], encoding: str | None) -> datasets.Dataset:
             )
     if len(tables) == 1:
         return tables[0]
-    _check_apart(paths, tables)
+    if not all(SHARD.search(path.name) or _is_in_a_split(folder, path) for path in paths):
+        _check_apart(paths, tables)
     try:
         return datasets.concatenate_datasets(tables)
     except Exception as error:  # datasets raises a dozen unrelated kinds
@@ -223,13 +224,15 @@ def _together(paths: list[Path], encoding: str | None) -> datasets.Dataset:
         ) from None
 
 
+def _is_in_a_split(folder: Path, path: Path) -> bool:
+    return path.parent != folder and split_of(path.parent.name) is not None
+
+
 def _check_apart(paths: list[Path], tables: list[datasets.Dataset]) -> None:
     """Raises UsageError where files of one split hold the same rows, as subsets of each other do.
 
-    Files of a folder a split, or with numbers of their shards, are not meant to be looked at alone.
+    Files of a folder a split, and those with numbers of their shards, are not looked at.
     """
-    if all(SHARD.search(path.name) or split_of(path.parent.name) for path in paths):
-        return
     seen: list[tuple[Path, set[int]]] = []
     for path, table in zip(paths, tables, strict=True):
         rows = {hash(str(row)) for row in table.to_list()}

@@ -33,7 +33,7 @@ def outcome(statistic: str, count: int, seed: int = 0) -> Outcome:
     numbers = np.round(draw.random(count) * 5 * 4) / 4
     gold, predicted = draw.integers(0, 5, (2, count))
     counts = (np.minimum(gold, predicted) * draw.random(count)).astype(int)
-    there = draw.random((3, count)) < 0.4
+    there = (draw.random((3, count)) < 0.4).astype(np.int8)
     columns: dict[str, tuple[NDArray[Any], ...]] = {
         "multi_label_macro_f1": (*there, *(there ^ (draw.random((3, count)) < 0.2))),
         "share": (counts, gold + 1),
@@ -81,7 +81,9 @@ class TestValues:
 
     @pytest.mark.parametrize("statistic", sorted({*STATISTICS} - {"mean", "share"}))
     def test_what_is_not_defined_is_zero(self, statistic: str) -> None:
-        constant = np.array([[0, 1, 1]] * 9)[:, : outcome(statistic, 9).values.shape[1]]
+        width = outcome(statistic, 9).values.shape[1]
+        row = [0, 0, 0, 1, 1, 1] if width == 6 else [0, 1, 1][:width]
+        constant = np.array([row] * 9)
         found = estimate(Outcome(statistic, constant))
         assert found == Estimate(0, 0, 0)
 
