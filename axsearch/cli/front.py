@@ -14,7 +14,7 @@ from rich.prompt import Prompt
 
 from axsearch.approximations import UnitRemoval, named
 from axsearch.cli.explain import print_explanation
-from axsearch.cli.options import Json
+from axsearch.cli.options import Json, flags, in_options
 from axsearch.cli.output import as_json, numbers, ratio, say, stdout, width
 from axsearch.errors import UsageError
 from axsearch.options import Option
@@ -62,9 +62,14 @@ def front(
     if holdout and any(
         member.holdout_accuracy is None for member in (opened.baseline, *opened.front())
     ):
+        from axsearch.evaluation.loading import MovedError
         from axsearch.running.holdout import evaluate_front
 
-        evaluate_front(opened, model=model, data=data)
+        try:
+            evaluate_front(opened, model=model, data=data)
+        except MovedError as error:  # what is known can be shown all the same
+            sentence = in_options(str(error), flags(front))
+            say(Console(stderr=True), f"The holdout split is not opened: {sentence}")
     if json:
         print_json(opened)
         return

@@ -12,10 +12,16 @@ from axsearch.tasks.spec import TaskSpec
 from axsearch.tasks.task import Task
 
 
+class MovedError(UsageError):
+    """The model or the data of a study are not where they were when it began."""
+
+
 def load_task(
     spec: StudySpec, *, model: str | None = None, data: str | None = None, device: str | None = None
 ) -> Task:
     """The task of a study; raises UsageError where its model or data are not what they were.
+
+    That is a MovedError where there is nothing in their place.
 
     Args:
         spec: of the study.
@@ -27,7 +33,7 @@ def load_task(
     known = TaskSpec(**{one.name: getattr(spec, one.name) for one in fields(TaskSpec)})
     for what, given, place in (("model", model, known.model), ("data", data, known.data)):
         if given is None and Path(place).is_absolute() and not Path(place).exists():
-            raise UsageError(
+            raise MovedError(
                 f"The {what} of this study {'is' if what == 'model' else 'are'} not at {place} on "
                 f"this machine; say where with `{what}`."
             )

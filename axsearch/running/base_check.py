@@ -41,5 +41,5 @@ def check_base(evaluator: Evaluator, *, force: bool) -> None:
     classes = f", the classes {names} (`labels` maps others)" if names else ""
     raise UsageError(
         f"{found}, so something may be misread: check the columns{classes} and the tokenizer, or "
-        f"give `force=True`. {' '.join(task.said)}"
+        f"give `force=True`. {' '.join((*task.said, *task.notes))}"
     )

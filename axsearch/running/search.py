@@ -163,13 +163,13 @@ def prepare(resolved: Resolved) -> Prepared:
     spec = _spec(request, settings, task, scenario, space, known)
     if known is not None:
         _refuse(request.study, spec, known)
-    for note in (*task.said, *task.notes, *shared_layers(sites)):
-        console.print(note, style="dim")
     evaluator = Evaluator(
         task, database.engine, scenario, request.device, spec.dtype, machine=spec.machine
     )
     if known is None:
         check_base(evaluator, force=request.force)
+    for note in (*task.said, *task.notes, *shared_layers(sites)):
+        console.print(note, style="dim")
     problem = problem_of(evaluator, spec, settings)
     spec = spec.model_copy(
         update={

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from axsearch.running.trial_loop import TrialLoop
 from axsearch.space.recipe import Recipe
-from axsearch.store import claims, connections, outages
+from axsearch.store import connections, heartbeats, outages
 from axsearch.store.database import Database, open_database
 from axsearch.store.limits import Limits
 from axsearch.store.outages import DatabaseAwayError, at_once, database_error
@@ -210,7 +210,7 @@ def test_a_worker_that_froze_within_a_claim_holds_no_one_up(
     limits(monkeypatch, 60, idle=1, lock=0.5)
     databases = [open_database(postgresql_url) for _ in range(2)]
     first, second = (a_loop(d, Cheap(0.0, _nothing, _nothing), 12) for d in databases)
-    frozen, wake, begin = threading.Event(), threading.Event(), claims.begin
+    frozen, wake, begin = threading.Event(), threading.Event(), heartbeats.begin
     calls = 0
 
     def freezes(session: Session, *given: Any) -> None:
@@ -222,7 +222,7 @@ def test_a_worker_that_froze_within_a_claim_holds_no_one_up(
                 wake.wait(30)
         begin(session, *given)
 
-    monkeypatch.setattr(claims, "begin", freezes)
+    monkeypatch.setattr(heartbeats, "begin", freezes)
     worker = threading.Thread(target=first.run)
     worker.start()
     assert frozen.wait(30)

@@ -115,7 +115,10 @@ class TaskKind(ABC, Generic[E, S]):
 
     @abstractmethod
     def head_config(self, labels: Labels) -> dict[str, Any]:
-        """The config entries of a head with these labels."""
+        """The config entries of a head with these labels, in the order in which they are set.
+
+        ``problem_type`` comes first: that of another head may not go with this number of labels.
+        """
 
     @abstractmethod
     def labels(

@@ -127,7 +127,7 @@ class MultiLabelClassification(SequenceTask[Several]):
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with the labels' names, each with a probability of its own."""
-        return {**named_config(labels), "problem_type": "multi_label_classification"}
+        return {"problem_type": "multi_label_classification", **named_config(labels)}
 
     def labels(
         self,

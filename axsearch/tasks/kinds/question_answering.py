@@ -173,7 +173,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with two outputs per token."""
-        return {"num_labels": 2, "problem_type": None}
+        return {"problem_type": None, "num_labels": 2}
 
     def labels(
         self,

@@ -87,7 +87,7 @@ class Regression(SequenceTask[float]):
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with one output."""
-        return {"num_labels": 1, "problem_type": "regression"}
+        return {"problem_type": "regression", "num_labels": 1}
 
     def labels(
         self,

@@ -99,7 +99,7 @@ class TextClassification(SequenceTask[str]):
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with the labels' names."""
-        return {**named_config(labels), "problem_type": "single_label_classification"}
+        return {"problem_type": "single_label_classification", **named_config(labels)}
 
     def labels(
         self,

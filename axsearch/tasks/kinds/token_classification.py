@@ -165,7 +165,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
 
     def head_config(self, labels: Labels) -> dict[str, Any]:
         """A head with the tags' names."""
-        return {**named_config(labels), "problem_type": None}
+        return {"problem_type": None, **named_config(labels)}
 
     def labels(
         self,
