@@ -167,19 +167,21 @@ def load_model(
     own, place = load_config(model), place_of(model)
     if getattr(own, "chunk_size_feed_forward", 0):
         config["chunk_size_feed_forward"] = 0  # the same answers, and blocks that run once
+    for name, value in config.items():  # as arguments they would be checked one by one
+        setattr(own, name, value)
     _check_files(model, place)
-    if _is_parallel(place):
-        config["key_mapping"] = {f"^{re.escape(PARALLEL)}": ""}
+    mapping = {f"^{re.escape(PARALLEL)}": ""} if _is_parallel(place) else None
     try:
         loaded: PreTrainedModel
         loaded, found = auto_class.from_pretrained(
             place,
+            config=own,
             dtype=torch.float32,
             attn_implementation=attention or architecture_of(own.model_type).attention,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, with both shapes
-            **config,
+            key_mapping=mapping,
         )
     except Exception as error:  # safetensors, torch and the config's readers have a kind each
         reason = cause(error)
