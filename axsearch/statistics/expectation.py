@@ -19,13 +19,13 @@ of their outputs from the base's. For their true drops d
 so that the drop is about proportional to the divergence, with a factor that changes slowly with the
 order of magnitude. A model near the base flips few answers, and these where the base was undecided,
 so flips either way nearly cancel out: what is lost is, to first order, proportional to the
-divergence, which the examples show with far less noise than the drop. s is the largest drop seen,
-so the factor is expected to be about what it is for the model that lost most; a smaller one must be
-shown by the examples. e is the standard error of z, by the same examples. How much the factor
-changes, g, and the residual, t and p, are averaged over by their marginal likelihood (Morris 1983,
-"Parametric empirical Bayes inference", Journal of the American Statistical Association 78); given
-these, all is normal. The grids are around what holdout splits show of the models of
-`studies/benchmarks/promises.py`.
+divergence, which the examples show with far less noise than the drop. s is the largest change seen,
+whether a drop or a gain, so the factor is expected to be about what it is for the model that
+changed most; a smaller one must be shown by the examples, and so must a gain. e is the standard
+error of z, by the same examples. How much the factor changes, g, and the residual, t and p, are
+averaged over by their marginal likelihood (Morris 1983, "Parametric empirical Bayes inference",
+Journal of the American Statistical Association 78); given these, all is normal. The grids are
+around what holdout splits show of the models of `studies/benchmarks/promises.py`.
 
 Far from the base the metric runs out of what it can lose and the relation flattens: models that
 lost more than a share ``FAR`` of the base's metric are left out of it, and of them the drop that
