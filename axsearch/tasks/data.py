@@ -148,8 +148,7 @@ def _tables(source: str, encoding: str | None, reading: int) -> tuple[Tables, li
     if colon and Path(name).expanduser().is_dir():
         return read_folder(Path(name).expanduser(), config, encoding)
     if path.is_file():
-        formats = ", ".join(suffix for suffix in READERS)
-        raise UsageError(f"{path} has none of the formats that are read: {formats}.")
+        raise UsageError(f"{path} has none of the formats that are read: {', '.join(READERS)}.")
     if is_path(source):
         raise UsageError(f"The data folder {path} does not exist.")
     return _read_hub(source, reading)

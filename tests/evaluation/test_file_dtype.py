@@ -14,11 +14,13 @@ from transformers import AutoModelForSequenceClassification
 
 import axsearch
 from axsearch import Study, export_model, verify_export
+from axsearch.cli.front import front
 from axsearch.errors import UsageError
-from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.loading import MovedError, load_task
 from axsearch.evaluation.size import safetensors_bytes
 from axsearch.models.base_model import Base
 from axsearch.models.weights import ClosedForm, Rounded, rounded
+from axsearch.running.holdout import evaluate_front
 from axsearch.study.spec import StudySpec
 from axsearch.tasks.pretrained import load_model
 from axsearch.tasks.task import model_fingerprint
@@ -128,3 +130,29 @@ def test_rounded_weights_are_other_weights() -> None:
     assert other["a"].dtype == torch.float32
     assert other["a"].item() == torch.tensor(1 / 3).bfloat16().item()
     assert other["b"] is state["b"]
+
+
+def test_a_front_is_shown_where_its_base_was_moved(
+    half: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = axsearch.search(
+        str(half), str(data_dir), storage=f"sqlite:///{tmp_path}/studies.db", study="moved",
+        trials=2, objectives=("accuracy", "size"), staged=False,
+    )  # fmt: skip
+    capsys.readouterr()
+    gone = study.spec.model_copy(update={"model": str(tmp_path / "no-model")})
+    moved = Study(study.database, study.name, gone)
+    monkeypatch.setattr(Study, "open", lambda *_: moved)
+    with pytest.raises(MovedError, match="`model`"):
+        evaluate_front(moved)
+    front("sqlite:///studies.db", study.name, holdout=True, json=True)
+    said, shown = capsys.readouterr()[::-1]
+    assert "The holdout split is not opened: The model of this study is not at" in said
+    assert "say where with --model." in said
+    assert json.loads(shown)["baseline"]["holdout_accuracy"] is None
+    evaluate_front(moved, model=str(half))
+    assert moved.baseline.holdout_accuracy is not None

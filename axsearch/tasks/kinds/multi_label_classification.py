@@ -29,6 +29,7 @@ from axsearch.tasks.kinds.sequences import (
     TextExample,
     encode,
     is_missing,
+    label_name,
     pair_up,
 )
 from axsearch.tasks.split import Split
@@ -288,11 +289,7 @@ def _of_lists(source: str, name: str, values: list[Any], columns: Columns) -> li
 def _labels(value: list[Any], switches: bool) -> Several:
     if switches:
         return tuple(str(place) for place, one in enumerate(value) if str(one) in YES)
-    return tuple(sorted({_called(one) for one in value}))
-
-
-def _called(value: object) -> str:
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return tuple(sorted({label_name(one) for one in value}))
 
 
 def _named(source: str, name: str, names: Sequence[str], labels: Several | None) -> Several | None:

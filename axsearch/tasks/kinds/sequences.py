@@ -149,6 +149,11 @@ def is_fraction(value: object) -> bool:
     return re.fullmatch(r"[+-]?\d*\.\d+", text) is not None and not float(text).is_integer()
 
 
+def label_name(value: str | int | float) -> str:
+    """What a label is called: a whole number in the same way, however it is written."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def is_missing(value: Any) -> bool:
     """Whether a row has no label."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())

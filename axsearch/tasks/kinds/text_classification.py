@@ -28,6 +28,7 @@ from axsearch.tasks.kinds.sequences import (
     encode,
     is_fraction,
     is_missing,
+    label_name,
     pair_up,
 )
 from axsearch.tasks.split import Split
@@ -78,7 +79,7 @@ class TextClassification(SequenceTask[str]):
             raise UsageError(
                 f"{where} neither names nor numbers, such as {str(strange[0])[:60]!r}."
             )
-        called = [_called(value) for value in values]
+        called = [None if is_missing(value) else label_name(value) for value in values]
         if name != "train" and set(called) == {NO_GOLD}:
             return None
         return pair_up(source, name, table, columns, called)
@@ -161,10 +162,3 @@ class TextClassification(SequenceTask[str]):
     def trivial_answers(self, train: Split, split: Split) -> Iterable[Sequence[int]]:
         """Each class in turn, for every example; for accuracy the most frequent one is the best."""
         return ([label] * len(split) for label in range(len(split.names)))
-
-
-def _called(value: object) -> str | None:
-    """The name of a label; None if there is none."""
-    if is_missing(value):
-        return None
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
