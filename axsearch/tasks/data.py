@@ -20,7 +20,7 @@ from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import Columns, TaskKind, check_names, infer_kind, named_kind
 from axsearch.tasks.kinds.base import require_columns
 from axsearch.tasks.kinds.sequences import SequenceTask, earlier_columns
-from axsearch.tasks.spec import EARLIER, LEFT_OUT, UNKNOWN
+from axsearch.tasks.spec import AS_BEFORE, LEFT_OUT, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def read_data(
     check_names(task, None)
     tables, notes = _tables(source, encoding, reading)
     kind = named_kind(task) or infer_kind(source, tables["train"], label_column)
-    if reading == EARLIER and not text_columns and isinstance(kind, SequenceTask):
+    if reading == AS_BEFORE and not text_columns and isinstance(kind, SequenceTask):
         text_columns = earlier_columns(tables["train"])
     columns = kind.columns(source, tables["train"], text_columns, label_column)
     test = tables.get("test")
@@ -142,7 +142,7 @@ def _tables(source: str, encoding: str | None, reading: int) -> tuple[Tables, li
     if path.is_file() and suffix_of(path) in READERS:
         return {"train": read_file(path, encoding)}, []
     if path.is_dir():
-        if reading == EARLIER:
+        if reading == AS_BEFORE:
             return read_earlier_folder(path), []
         return read_folder(path, None, encoding)
     if colon and Path(name).expanduser().is_dir():
@@ -164,7 +164,7 @@ def _read_hub(source: str, reading: int) -> tuple[Tables, list[str]]:
         raise UsageError(
             f"{source} is neither a folder nor a hub dataset that can be loaded: {reason}."
         ) from None
-    return by_split(source, loaded, earlier=reading == EARLIER)
+    return by_split(source, loaded, earlier=reading == AS_BEFORE)
 
 
 def _cut(
@@ -187,7 +187,7 @@ def _cut(
         rows = splits["train"]
         if len(rows) < FEWEST:
             raise UsageError(f"{source}: {len(rows)} examples are too few to cut a split from.")
-        if reading == EARLIER:
+        if reading == AS_BEFORE:
             splits["train"], splits[name] = cut_as_before(rows, seed)
         else:
             splits["train"], splits[name] = cut(rows, SHARE, kind.stratum, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from axsearch.tasks.spec import EARLIER, LEFT_OUT, UNKNOWN
+from axsearch.tasks.spec import AS_BEFORE, LEFT_OUT, UNKNOWN
 
 RECORD = "finetune.json"
 
@@ -23,4 +23,4 @@ def learnt_by(model: str) -> tuple[int, str | None]:
     if not isinstance(found, dict):
         return UNKNOWN, None
     learnt = found.get("learnt")
-    return (LEFT_OUT, learnt) if isinstance(learnt, str) else (EARLIER, None)
+    return (LEFT_OUT, learnt) if isinstance(learnt, str) else (AS_BEFORE, None)

@@ -12,7 +12,7 @@ from axsearch.options import Option
 LARGEST_SEED = 2**32 - 1
 """The largest that numpy takes."""
 
-EARLIER, LEFT_OUT, UNKNOWN = 1, 2, 3
+AS_BEFORE, LEFT_OUT, UNKNOWN = 1, 2, 3
 """How data are read, since splits that are not there are cut from others: as version 0.1 did, which
 its studies and the models that it fine-tuned keep; from train, where the model was fine-tuned on
 what is left of it; or not from train where it can be helped, since what the model has seen is not

@@ -45,7 +45,7 @@ from axsearch.tasks.pretrained import (
     on_device,
 )
 from axsearch.tasks.record import RECORD, learnt_by
-from axsearch.tasks.spec import EARLIER, LEFT_OUT, TaskSpec
+from axsearch.tasks.spec import AS_BEFORE, LEFT_OUT, TaskSpec
 from axsearch.tasks.split import Batch, Split
 from axsearch.tasks.tokens import tokens_read, unknown_share
 from axsearch.training.request import FinetuneRequest
@@ -177,7 +177,7 @@ def _read(request: FinetuneRequest) -> _Lesson:
         text_columns=asked.text_columns,
         label_column=asked.label_column,
         encoding=asked.encoding,
-        reading=EARLIER if reading == EARLIER else LEFT_OUT,
+        reading=AS_BEFORE if reading == AS_BEFORE else LEFT_OUT,
     )
     kind = read.kind
     metric = resolve_metric(kind, asked.task, asked.metric)
@@ -209,7 +209,7 @@ def _read(request: FinetuneRequest) -> _Lesson:
     notes = [*read.notes, *([labels.note] if labels.note else [])]
     if left_out:
         notes.append(f"{left_out} examples have the label -1, no gold label, and are left out.")
-    known = None if reading == EARLIER else read.learnt
+    known = None if reading == AS_BEFORE else read.learnt
     return _Lesson(kind, metric, labels, tokenizer, train, validation, said, tuple(notes), known)
 
 

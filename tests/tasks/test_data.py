@@ -18,7 +18,7 @@ from axsearch.errors import UsageError
 from axsearch.tasks import data
 from axsearch.tasks.data import Data, read_data
 from axsearch.tasks.kinds.sequences import TEXT_COLUMNS, TextExample
-from axsearch.tasks.spec import EARLIER, UNKNOWN
+from axsearch.tasks.spec import AS_BEFORE, UNKNOWN
 
 COUNT = 40
 SUFFIXES = ["csv", "jsonl", "parquet"]
@@ -228,7 +228,7 @@ class TestCut:
         content = [{"text": f"{i}", "text_pair": "b", "label": i % 2} for i in range(30)]
         write(tmp_path / "train.csv", content)
         write(tmp_path / "dev.csv", content)
-        found = read_data(str(tmp_path), reading=EARLIER)
+        found = read_data(str(tmp_path), reading=AS_BEFORE)
         assert found.columns.texts == ("text",)
         assert [text for (text,) in texts(found.validation)] == ["2", "11", "26"]
         assert [text for (text,) in texts(found.test)] == ["5", "12", "21"]

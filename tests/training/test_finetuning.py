@@ -11,7 +11,7 @@ import axsearch.training.finetuning
 from axsearch import Task, finetune
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
-from axsearch.tasks.spec import EARLIER, LEFT_OUT, UNKNOWN
+from axsearch.tasks.spec import AS_BEFORE, LEFT_OUT, UNKNOWN
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training.finetuning import FineTuned
 
@@ -189,7 +189,7 @@ def test_splits_that_fine_tuning_cut_are_those_of_the_task(headless: Path, tmp_p
     assert (other.reading, len(other.calibration)) == (UNKNOWN, 120)
     assert (len(other.search), len(other.holdout)) == (20, 20)
     (out / "finetune.json").write_text('{"model": "by version 0.1"}')
-    assert Task.load(str(out), str(data)).reading == EARLIER
+    assert Task.load(str(out), str(data)).reading == AS_BEFORE
     (out / "finetune.json").unlink()
     assert Task.load(str(out), str(data)).reading == UNKNOWN
 
