@@ -104,7 +104,7 @@ def runners(
         "openvino": lambda: compiled(arrays),
         "pytorch": pytorch,
     }
-    fused = ("Attention", "SkipLayerNormalization", "BiasGelu")
+    fused = ("FusedMatMul", "SkipLayerNormalization", "BiasGelu")
     return run, {name: nodes[name] for name in fused}
 
 

@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import Bundle, formats, verify_export
 from axsearch.export import openvino as openvino_format
 from axsearch.export.manifest import NAME, Manifest
-from axsearch.space.recipe import Recipe
-from axsearch.testing.exports import bundle_of, write_export
-from axsearch.testing.text import tiny_bert
+from axsearch.testing.exports import write_export
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    recipe = Recipe.of(
-        {
-            SiteId(0, "attention"): {"heads": Kept(of=4, kept=(0, 1, 3))},
-            SiteId(1, "attention"): {"heads": Kept(of=4, kept=())},
-            SiteId(1, "ffn"): {"ffn": Kept(of=64, kept=(5, 6, 7))},
-            SiteId(2, "attention"): {"topk": Setting(value=4, mode="hard")},
-        }
-    )
-    return bundle_of(tiny_bert(), recipe)
+def exported(
+    every_choice: Bundle, every_choice_onnx: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    def written(model: object, probe: object, answers: Iterable[str], path: Path) -> None:
+        assert model is every_choice.small
+        assert probe is every_choice.probe_inputs
+        assert list(answers) == ["logits"]
+        shutil.copy(every_choice_onnx / "model.onnx", path)
 
-
-@pytest.fixture(scope="module")
-def exported(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_export(bundle, tmp_path_factory.mktemp("openvino") / "small", "openvino")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(openvino_format, "write_onnx", written)  # what it would write again
+        return write_export(every_choice, tmp_path_factory.mktemp("openvino") / "small", "openvino")
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def sign_again(folder: Path) -> None:
     Manifest.of(folder, "openvino").write(folder)
 
 
-def test_it_is_verified_without_what_made_it(exported: Path, bundle: Bundle) -> None:
+def test_it_is_verified_without_what_made_it(exported: Path, every_choice: Bundle) -> None:
     found = verify_export(str(exported))
     assert found.format == "openvino"
     assert 0 < found.difference <= 1e-5  # sums in another order
@@ -57,7 +50,7 @@ def test_it_is_verified_without_what_made_it(exported: Path, bundle: Bundle) -> 
         path.name for path in exported.iterdir()
     }
     assert not (exported / "model.onnx").exists()
-    weights = 4 * sum(p.numel() for p in bundle.small.parameters())
+    weights = 4 * sum(p.numel() for p in every_choice.small.parameters())
     assert weights <= (exported / "model.bin").stat().st_size <= weights + 2000  # not float16
 
 
@@ -118,11 +111,11 @@ def test_other_answers_are_found(copy: Path, value: object, message: str) -> Non
 
 
 def test_a_missing_package_is_named_with_the_extra(
-    bundle: Bundle, exported: Path, monkeypatch: pytest.MonkeyPatch
+    every_choice: Bundle, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_format, "PACKAGES", ("openvino_of_another_name",))
     reason = "openvino_of_another_name not installed, run pip install 'axsearch\\[export\\]'"
-    refusal = formats()["openvino"].refusal(bundle.measurement)
+    refusal = formats()["openvino"].refusal(every_choice.measurement)
     assert refusal == reason.replace("\\", "")
     with pytest.raises(UsageError, match=reason):
         verify_export(str(exported))

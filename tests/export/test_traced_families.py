@@ -1,16 +1,19 @@
-"""ONNX and OpenVINO files of every family, at batch sizes and lengths they were not traced at."""
+"""ONNX and OpenVINO files of every family, at batch sizes and lengths they were not traced at; and
+what the usual tools make of the ONNX file with their defaults.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxruntime.quantization import quantize_dynamic
+from onnxruntime.transformers.optimizer import optimize_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,16 +30,14 @@ from axsearch.testing.models import PICTURES, padded_batch, tiny_model
 A0, F0, A1, F1 = (SiteId(layer, kind) for layer in (0, 1) for kind in ("attention", "ffn"))
 K = 9
 
+# After the conversion, in the same process.
 RUN = """
-import json, sys
-sys.modules["openvino_telemetry"] = None
-import numpy, openvino
-model = openvino.Core().compile_model(
-    sys.argv[1] + "/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-)
+import numpy
+model = openvino.Core().compile_model(target, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 for name in sys.argv[2:]:
     inputs = dict(numpy.load(sys.argv[1] + f"/{name}.npz"))
     numpy.save(sys.argv[1] + f"/{name}.npy", model(inputs)["logits"])
+print(len(sys.argv[2:]))
 """
 
 
@@ -45,10 +46,16 @@ class Traced(NamedTuple):
     small: PreTrainedModel
     batches: dict[str, dict[str, Tensor]]
 
-    def assert_same(self, name: str, found: object) -> None:
+    def assert_same(self, name: str, found: object, tolerance: float = 1e-5) -> None:
         with torch.inference_mode():
             expected = self.small(**self.batches[name]).logits
-        torch.testing.assert_close(torch.as_tensor(found), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.as_tensor(found), expected, rtol=0, atol=tolerance)
+
+    def assert_answers(self, path: Path, tolerance: float = 1e-5) -> None:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for name, batch in self.batches.items():
+            (found,) = session.run(["logits"], {key: value.numpy() for key, value in batch.items()})
+            self.assert_same(name, found, tolerance)
 
 
 def recipe(model_type: str) -> Recipe:
@@ -93,20 +100,35 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_onnx(traced: Traced) -> None:
-    session = onnxruntime.InferenceSession(
-        traced.folder / "model.onnx", providers=["CPUExecutionProvider"]
-    )
-    for name, batch in traced.batches.items():
-        (found,) = session.run(["logits"], {key: value.numpy() for key, value in batch.items()})
-        traced.assert_same(name, found)
+    onnx.checker.check_model(traced.folder / "model.onnx", full_check=True)
+    traced.assert_answers(traced.folder / "model.onnx")
+
+
+def test_dynamic_quantization(traced: Traced) -> None:
+    int8 = traced.folder / "int8.onnx"
+    quantize_dynamic(traced.folder / "model.onnx", int8)
+    weights = [i for i in onnx.load(int8).graph.initializer if i.name.endswith("_quantized")]
+    assert len(weights) >= 2 * 4  # the products of two layers, of which some families join three
+    traced.assert_answers(int8, tolerance=0.1)
+
+
+def test_onnx_runtime_s_optimizer(traced: Traced) -> None:
+    optimized = optimize_model(str(traced.folder / "model.onnx"))
+    optimized.save_model_to_file(str(traced.folder / "optimized.onnx"))
+    traced.assert_answers(traced.folder / "optimized.onnx")
+
+
+def test_onnxslim(traced: Traced) -> None:
+    onnxslim = pytest.importorskip("onnxslim", reason="onnxslim is not installed")
+    slim = onnxslim.slim(str(traced.folder / "model.onnx"))
+    onnx.save(slim, traced.folder / "slim.onnx")
+    traced.assert_answers(traced.folder / "slim.onnx")
 
 
 def test_openvino(traced: Traced) -> None:
-    run_check(CONVERT, traced.folder)
     for name, batch in traced.batches.items():
         arrays = {key: value.numpy() for key, value in batch.items()}
         np.savez(traced.folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
-    command = [sys.executable, "-I", "-c", RUN, traced.folder, *traced.batches]
-    subprocess.run(command, check=True, capture_output=True)
+    assert run_check(CONVERT + RUN, traced.folder, *traced.batches) == len(traced.batches)
     for name in traced.batches:
         traced.assert_same(name, np.load(traced.folder / f"{name}.npy"))

@@ -275,3 +275,16 @@ def test_picked_models_keep_what_is_promised_of_them() -> None:
     for way in ("seen", "expected", "confident"):
         one = data["summary"][way]
         assert f"| {one['mean']:.4f} ({one['low']:.4f} to {one['high']:.4f}) |" in page
+
+
+def test_onnx_half_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", None)  # the script leaves it so
+    sizes = [
+        f"--{name}" for name in ("layers=1", "batch-size=2", "length=8", "pairs=2", "threads=1")
+    ]
+    run("onnx_half_size.py", *sizes, "--out", tmp_path)
+    data = json.loads((tmp_path / "onnx_half_size.json").read_text())
+    assert set(data["half_relative_to_whole"]) == {"onnx", "openvino", "pytorch"}
+    for row in data["half_relative_to_whole"].values():
+        assert 0 < row["low"] <= row["ratio"] <= row["high"]
+    assert data["fused"]["half"] == {"FusedMatMul": 1, "SkipLayerNormalization": 2, "BiasGelu": 1}
