@@ -6,12 +6,19 @@ space, and those in which one kind of block has one size in all layers. For the 
     make demo
     python studies/benchmarks/latency_table.py .cache/movie_reviews/base .cache/movie_reviews/data
 
-It writes latency_table.json (--name).
+It writes latency_table.json (--name). What a busy machine makes of it, which levels a search would
+keep, is the question of
+
+    python studies/benchmarks/latency_table.py MODEL DATA --busy 2 --tables 10 \\
+        --name latency_table_busy.json
 """
 
 import argparse
 import json
+import multiprocessing
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +55,18 @@ def main() -> None:
     orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
     space = SearchSpace(list(sites.values()), orders)
     limit = {} if options.seconds is None else {"seconds": options.seconds}
-    started = time.perf_counter()
-    table = measure_latency_table(base, space, batches, scenario, **limit)
-    seconds = time.perf_counter() - started
+
+    def measured_table():
+        started = time.perf_counter()
+        table = measure_latency_table(base, space, batches, scenario, **limit)
+        return table, time.perf_counter() - started
+
+    if options.busy:
+        with busy(options.busy):
+            tables = [measured_table() for _ in track(range(options.tables))]
+        write(options, {"busy": options.busy, "tables": [known(space, *one) for one in tables]})
+        return
+    table, seconds = measured_table()
 
     def timed(recipes, description):
         rows = []
@@ -68,22 +84,55 @@ def main() -> None:
     uniform = of_one_size(space)
     sizes = timed(list(uniform.values()), "timing models of one size")
     facts = {
-        "seconds": seconds,
-        "rounds": table.rounds,
+        **known(space, table, seconds),
         "pairs": options.pairs,
         "shapes": len(table.blocks),
-        "own_error": table.error,
-        "own_error_of_one_size": table.error_of_one_size,
         **summary(rows),
         "of_one_size": summary(sizes),
         "scenario": scenario.to_dict(),
-        "left_out": {name: list(levels) for name, levels in slower_levels(space, table).items()},
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     result = {"facts": facts, "blocks": table.blocks, "errors": table.errors, "models": rows}
     result["of_one_size"] = dict(zip(uniform, sizes, strict=True))
-    (options.out / options.name).write_text(json.dumps(result, indent=1) + "\n")
+    write(options, result)
     print(json.dumps(facts, indent=1))
+
+
+def known(space, table, seconds):
+    """What a search learns from a table."""
+    return {
+        "seconds": seconds,
+        "rounds": table.rounds,
+        "own_error": table.error,
+        "own_error_of_one_size": table.error_of_one_size,
+        "left_out": {name: list(levels) for name, levels in slower_levels(space, table).items()},
+    }
+
+
+def write(options, result):
+    """The result, as JSON."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / options.name).write_text(json.dumps(result, indent=1) + "\n")
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """So many processes that never rest."""
+    processes = [multiprocessing.Process(target=multiply, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+
+
+def multiply() -> None:
+    """Multiply matrices that do not fit into a cache, in one thread, until stopped."""
+    torch.set_num_threads(1)
+    one = torch.randn(1024, 1024)
+    while True:
+        torch.mm(one, one)
 
 
 def asked() -> argparse.Namespace:
@@ -98,6 +147,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--length", type=int, default=None, help="in tokens; else the examples'")
+    parser.add_argument("--busy", type=int, default=0, help="processes beside it; nothing is timed")
+    parser.add_argument("--tables", type=int, default=10, help="how many to measure beside those")
     parser.add_argument("--seconds", type=float, default=None, help="for the table's rounds")
     return parser.parse_args()
 

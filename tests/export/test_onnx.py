@@ -7,7 +7,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +298,6 @@ def test_onnx_runtime_s_optimizer_fuses_it(exported: Path, tmp_path: Path) -> No
     assert np.abs(logits_of_texts(int8, exported) - found).max() < 0.1
 
 
-@pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
 def test_nncf_quantizes_it(every_choice_onnx: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(every_choice_onnx, tmp_path / "copy"))
     run_check(NNCF, folder)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
+import onnxslim
 import pytest
 import torch
 from onnxruntime.quantization import quantize_dynamic
@@ -119,7 +120,6 @@ def test_onnx_runtime_s_optimizer(traced: Traced) -> None:
 
 
 def test_onnxslim(traced: Traced) -> None:
-    onnxslim = pytest.importorskip("onnxslim", reason="onnxslim is not installed")
     slim = onnxslim.slim(str(traced.folder / "model.onnx"))
     onnx.save(slim, traced.folder / "slim.onnx")
     traced.assert_answers(traced.folder / "slim.onnx")
