@@ -136,7 +136,10 @@ def _separated(path: Path, encoding: str | None, separator: str, quoting: Any) -
                 for column, cell in zip(columns, row, strict=True):
                     column.append(cell)
         except csv.Error as error:
-            raise UsageError(f"{path} cannot be read: line {lines.line_num}: {error}.") from None
+            raise UsageError(
+                f"{path} cannot be read: line {lines.line_num}: {error} (columns are taken to be "
+                f"separated by {SEPARATORS[separator]})."
+            ) from None
     # Columns without a name cannot be asked for: row numbers, or what a spreadsheet left.
     named = [place for place, name in enumerate(names) if name.strip()]
     arrays = [pa.array(columns[place], pa.string()) for place in named]

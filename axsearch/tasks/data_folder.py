@@ -145,9 +145,10 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         elif found := _matched([path for path in there if _within(folder, path) == split]):
             files[split] = found
             notes.append(f"Read as {split}: {_shown(folder, found)}.")
-    if not files and there and _alike(there):
-        files = {"train": there}
-        notes.append(f"Read as train: {_shown(folder, there)}.")
+    loose = _only_data(there)
+    if not files and loose and _alike(loose):
+        files = {"train": loose}
+        notes.append(f"Read as train: {_shown(folder, loose)}.")
     if "train" not in files:
         formats = ", ".join(dict.fromkeys(s for s in READERS if s != ".txt"))
         raise UsageError(
@@ -199,6 +200,12 @@ def _only(folder: Path, paths: list[Path]) -> Path:
     return paths[0]
 
 
+def _only_data(paths: list[Path]) -> list[Path]:
+    """Of files whose names say no split those that hold the data: one of that name, or all."""
+    called = [path for path in paths if stem_of(path).lower() in ("data", "dataset")]
+    return called if len(called) == 1 else paths
+
+
 def _alike(paths: Iterable[Path]) -> bool:
     return len({suffix_of(path) for path in paths}) == 1
 
@@ -206,11 +213,13 @@ def _alike(paths: Iterable[Path]) -> bool:
 def _together(folder: Path, paths: list[Path], encoding: str | None) -> datasets.Dataset:
     """One table of the files of a split; raises UsageError where they do not fit together."""
     tables = [read_file(path, encoding) for path in paths]
+    # As for datasets, a column that a file lacks is empty there: JSON need not write it.
+    most, widest = max(zip(paths, tables, strict=True), key=lambda pair: len(pair[1].column_names))
     for path, table in zip(paths, tables, strict=True):
-        if table.column_names != tables[0].column_names:
+        if not {*table.column_names} <= {*widest.column_names}:
             raise UsageError(
-                f"{path} has the columns {', '.join(table.column_names)}, and {paths[0]} "
-                f"{', '.join(tables[0].column_names)}; a split's files must have the same."
+                f"{path} has the columns {', '.join(table.column_names)}, and {most} "
+                f"{', '.join(widest.column_names)}; a split's files must have the same."
             )
     if len(tables) == 1:
         return tables[0]

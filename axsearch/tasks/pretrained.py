@@ -30,8 +30,8 @@ from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import TaskKind, task_kinds
 
 LONGEST = 512
-PARALLEL = "module."
-"""What torch's DataParallel puts before the name of every tensor."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What torch's DataParallel and ``torch.compile`` put before the name of every tensor."""
 
 ADAPTER, MODULES = "adapter_config.json", "modules.json"
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -63,6 +63,8 @@ def place_of(model: str) -> str:
             f'Python with peft: AutoPeftModelForSequenceClassification.from_pretrained("{model}")'
             '.merge_and_unload().save_pretrained("merged"), and use merged.'
         )
+    if path.is_file():
+        raise UsageError(f"{model} is a file; name the folder of the model, {path.parent}.")
     raise UsageError(f"The model folder {model} does not exist or holds no config.json.")
 
 
@@ -170,7 +172,8 @@ def load_model(
     for name, value in config.items():  # as arguments they would be checked one by one
         setattr(own, name, value)
     _check_files(model, place)
-    mapping = {f"^{re.escape(PARALLEL)}": ""} if _is_parallel(place) else None
+    prefixes = "|".join(map(re.escape, WRAPPERS))
+    mapping = {f"^(?:{prefixes})+": ""} if _is_wrapped(place) else None
     try:
         loaded: PreTrainedModel
         loaded, found = auto_class.from_pretrained(
@@ -227,14 +230,17 @@ def _check_tensors(
             )
     missing = [name for name in sorted(found["missing_keys"]) if not may_be_new(name)]
     if missing:
+        others = sorted(found["unexpected_keys"])
+        held = f"; it holds {others[0]}, for example" if others else ""
         raise UsageError(
             f"The weights of {model} (model.safetensors) lack {len(missing)} tensors of its "
-            f"config, such as {missing[0]}."
+            f"config, such as {missing[0]}{held}: save the model itself, without what it was "
+            "wrapped in, by its `save_pretrained`."
         )
 
 
-def _is_parallel(place: str) -> bool:
-    """Whether a local model's tensors all have DataParallel's prefix."""
+def _is_wrapped(place: str) -> bool:
+    """Whether a local model's tensors all have a prefix of :data:`WRAPPERS`."""
     names: list[str] = []
     for path in Path(place).glob("*.safetensors"):
         try:
@@ -242,7 +248,7 @@ def _is_parallel(place: str) -> bool:
                 names += file.keys()
         except Exception:  # a damaged file, of which loading says more
             return False
-    return bool(names) and all(name.startswith(PARALLEL) for name in names)
+    return bool(names) and all(name.startswith(WRAPPERS) for name in names)
 
 
 def _check_files(model: str, place: str) -> None:

@@ -117,6 +117,26 @@ class TestNames:
         write_csv(tmp_path / "train" / "c.csv", [{"text": "x", "kind": 1}])
         assert "a split's files must have the same" in refused(tmp_path)
 
+    def test_files_of_a_split_with_their_columns_in_another_order_or_left_out(
+        self, tmp_path: Path
+    ) -> None:
+        """As of datasets that write shards, in which a value that is not there has no key."""
+        parts = (
+            [{"label": row["label"], "text": row["text"]} for row in rows(20)],
+            [{**row, "source": "web"} for row in rows(20, 20)],
+            [{"text": "no label"}],
+        )
+        (tmp_path / "train").mkdir()
+        for name, part in zip("abc", parts, strict=True):
+            lines = "".join(json.dumps(row) + "\n" for row in part)
+            (tmp_path / "train" / f"{name}.jsonl").write_text(lines)
+        found = read_data(str(tmp_path))
+        assert "1 of the 41 rows of the train split have no label and are left out." in found.notes
+        read = [*found.train, *found.validation, *found.test]
+        assert {(*one.texts, one.label) for one in read} == {
+            (row["text"], str(row["label"])) for row in rows(40)
+        }
+
     def test_a_folder_says_more_than_the_names_of_its_files(self, tmp_path: Path) -> None:
         for name, count in (("train/test_cases", 20), ("val/train-like", 7), ("test/val_9", 8)):
             write_csv(tmp_path / f"{name}.csv", rows(count))
@@ -136,6 +156,14 @@ class TestNames:
     def test_a_single_file(self, tmp_path: Path) -> None:
         write_csv(tmp_path / "reviews.csv", rows(100))
         assert counts(tmp_path) == counts(tmp_path / "reviews.csv") == (81, 10, 9)
+
+    @pytest.mark.parametrize("name", ["data.json", "dataset.json"])
+    def test_a_file_called_data_beside_something_else(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_text(json.dumps(rows(100)))
+        (tmp_path / "about.json").write_text(json.dumps({"citation": "ours"}))
+        found = read_data(str(tmp_path))
+        assert len(found.train) == 81
+        assert found.notes[:2] == (f"Read as train: {name}.", "Not read: about.json.")
 
     def test_folders_of_other_data_are_not_looked_into(self, tmp_path: Path) -> None:
         for name in ("reviews", "tickets"):

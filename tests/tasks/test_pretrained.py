@@ -98,13 +98,26 @@ class TestFolders:
         edit(model, quantization_config={"quant_method": method, "bits": 4})
         assert f"is quantized ({method})" in refused(model)
 
+    def test_a_file_of_weights(self, model: Path) -> None:
+        with pytest.raises(UsageError, match=rf"is a file; name the folder .*{model.name}\."):
+            load_config(str(model / "model.safetensors"))
+
 
 class TestTensors:
-    def test_those_of_data_parallel(self, model: Path) -> None:
+    @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+    def test_those_of_data_parallel_and_of_a_compiled_model(
+        self, model: Path, wrapper: str
+    ) -> None:
         expected = opened(model)
-        rewrite(model, lambda state: {f"module.{name}": t for name, t in state.items()})
+        rewrite(model, lambda state: {f"{wrapper}{name}": t for name, t in state.items()})
         found = opened(model)
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+    def test_those_of_another_wrapper(self, model: Path) -> None:
+        rewrite(model, lambda state: {f"network.{name}": t for name, t in state.items()})
+        message = refused(model)
+        assert "it holds network.bert." in message
+        assert "save the model itself, without what it was wrapped in" in message
 
     def test_another_number_of_classes(self, model: Path) -> None:
         edit(model, id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 0, "b": 1, "c": 2})
