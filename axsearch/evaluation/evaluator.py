@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache, cached_property
 from typing import Any
@@ -232,6 +232,12 @@ class Evaluator:
         if searching:
             self._known[recipe.hash] = result
         return result
+
+    def base_answers(self) -> Sequence[Any]:
+        """The base's answers on the search split, as the task's kind decodes them; not stored."""
+        model = self._weights(EXACT).shrink(EXACT)
+        with evaluating():
+            return self._predictions(model, EXACT, self.task.search, self.dtype, None).answers
 
     def _predictions(
         self,

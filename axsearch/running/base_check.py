@@ -1,11 +1,14 @@
-"""The one check for all silent misreadings: is the base any better than a constant answer?
+"""The one check for all silent misreadings: does the base answer what the data ask for?
 
 Swapped labels, a column that is not the label, texts of which all words are unknown, or a head that
 was never trained do not stop a search; all of them leave a base that answers no better than one
-answer for all would. The base is the study's first trial anyway, so the check costs nothing.
+answer for all would, or better if its classes were in another order. The base is the study's first
+trial anyway, so the check costs next to nothing.
 """
 
 from __future__ import annotations
+
+import re
 
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
@@ -14,13 +17,24 @@ from axsearch.progress import console
 from axsearch.space.recipe import EXACT
 from axsearch.statistics import metrics
 from axsearch.statistics.inference import paired_difference
+from axsearch.statistics.outcome import Outcome
+from axsearch.tasks.task import Task
+
+PLAIN = re.compile(r"[^\s,='\"]+")
+"""Labels that can be written on a command line as they are."""
+
+SHOWN = 12
+"""Labels that a message maps to classes."""
 
 
 def check_base(evaluator: Evaluator, *, force: bool) -> None:
-    """Compare the base on the search split with the best constant answer, example by example.
+    """Compare the base on the search split with the best constant answer, and the best order.
+
+    Both are compared example by example. The order is that of the head's classes.
 
     Raises:
-        UsageError: the 95 % interval of the difference does not lie above 0, and it is not forced.
+        UsageError: the 95 % interval of the difference to the constant answer does not lie above
+            0, or that of another order to this one does, and it is not forced.
     """
     task = evaluator.task
     try:
@@ -28,18 +42,56 @@ def check_base(evaluator: Evaluator, *, force: bool) -> None:
     except NonFiniteError:  # the first trial fails with it, and may be tried again
         return
     constant = task.kind.trivial_outcome(task.metric, task.calibration, task.search)
-    if paired_difference(base.outcome, constant).low > 0:
+    worthless = paired_difference(base.outcome, constant).low <= 0
+    better = _another_order(evaluator, base.outcome)
+    if not worthless and better is None:
         return
     found = (
-        f"The base has {task.metric} {base.value:.4f} on the {len(base.outcome)} search examples, "
-        f"no better than {task.kind.trivial_answer} with {metrics.value(constant):.4f}"
+        f"The base has {task.metric} {base.value:.4f} on the {len(base.outcome)} search examples"
     )
+    if worthless:
+        found += f", no better than {task.kind.trivial_answer} with {metrics.value(constant):.4f}"
+    if better is not None:
+        found += f", but {metrics.value(better[1]):.4f} if its classes are in another order"
     if force:
         console.print(f"{found}.", style="yellow")
         return
     names = ", ".join(task.search.names[:6])
-    classes = f", the classes {names} (`labels` maps others)" if names else ""
-    raise UsageError(
-        f"{found}, so something may be misread: check the columns{classes} and the tokenizer, or "
-        f"give `force=True`. {' '.join((*task.said, *task.notes))}"
-    )
+    if better is not None:
+        remedy = (
+            f"so labels may be misread: {_remedy(task, better[0])}, or `force=True` if they are not"
+        )
+    else:
+        classes = f", the classes {names} (`labels` maps others)" if names else ""
+        remedy = (
+            f"so something may be misread: check the columns{classes} and the tokenizer, or give "
+            "`force=True`"
+        )
+    raise UsageError(f"{found}, {remedy}. {' '.join((*task.said, *task.notes))}")
+
+
+def _another_order(evaluator: Evaluator, base: Outcome) -> tuple[list[int], Outcome] | None:
+    """The order of classes that fits the labels better, and its outcome; None if none does."""
+    task = evaluator.task
+    if not task.kind.largest_logit or len(task.search.names) < 2:
+        return None
+    found = task.kind.reordered(task.search, evaluator.base_answers())
+    if found is None:
+        return None
+    order, answers = found
+    if order == sorted(order):
+        return None
+    outcome = task.kind.outcome(task.metric, task.search, answers)
+    return (order, outcome) if paired_difference(outcome, base).low > 0 else None
+
+
+def _remedy(task: Task, order: list[int]) -> str:
+    """What says that a label is the class of which the head answers it."""
+    theirs = {label: order.index(index) for label, index in task.labels.ids.items()}
+    if len(theirs) <= SHOWN and all(PLAIN.fullmatch(label) for label in theirs):
+        by_class = sorted(theirs.items(), key=lambda pair: pair[1])
+        pairs = ",".join(f"{label}={index}" for label, index in by_class)
+        return f'give `labels="{pairs}"`'
+    moved = [label for label, index in theirs.items() if index != task.labels.ids[label]]
+    pairs = ", ".join(f"{label!r} as {theirs[label]}" for label in moved[:SHOWN])
+    return f"let `labels` read {pairs}"

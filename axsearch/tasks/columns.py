@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 
 from axsearch.tasks.kinds import Columns, TaskKind
-from axsearch.tasks.kinds.sequences import LABEL_NAMES
+from axsearch.tasks.kinds.sequences import FEWEST_WORDS, LABEL_NAMES
 
 TEXTS = {
     "text", "sentence", "text_pair", "text_a", "text_b", "text1", "text2", "sentence1", "sentence2",
@@ -20,9 +20,6 @@ TEXTS = {
 
 LOOKED_AT = 100
 """Rows whose words are counted."""
-
-FEWEST_WORDS = 4
-"""Words that the values of a column of texts have on average, whatever it is called."""
 
 
 def columns_read(kind: TaskKind[Any, Any], columns: Columns) -> str:

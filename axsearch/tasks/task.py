@@ -84,6 +84,7 @@ class Task:
         calibration: up to 512 examples of train, for importance and damage.
         search: the validation split (or ``search_examples`` of it), for the objective.
         holdout: the test split, opened only to report the chosen models.
+        labels: which class of the head each label of the data is.
         notes: the decisions made while reading the data.
         said: what was read of them, columns and tokens, in sentences.
         reading: how splits were cut, see :data:`axsearch.tasks.spec.LEFT_OUT`.
@@ -100,6 +101,7 @@ class Task:
     calibration: Split
     search: Split
     holdout: Split
+    labels: Labels
     notes: tuple[str, ...]
     said: tuple[str, ...] = ()
     reading: int = UNKNOWN
@@ -201,6 +203,7 @@ class Task:
             said=tuple(said),
             reading=reading,
             file_dtype=dtype,
+            labels=labels,
             **splits,
         )
 

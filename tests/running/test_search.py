@@ -438,7 +438,7 @@ def test_a_base_that_is_no_better_than_a_constant_is_refused_before_anything_is_
     message = str(caught.value)
     for part in (
         "on the 80 search examples",
-        "the classes LABEL_0, LABEL_1 (`labels` maps others)",
+        'if its classes are in another order, so labels may be misread: give `labels="0=0,1=1"`',
         "reads text and, as the answer, label",
         "none is cut; 0.0% of the tokens are unknown",
         "`force=True`",

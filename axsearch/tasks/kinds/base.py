@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -16,6 +19,12 @@ from axsearch.statistics import metrics
 from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds.labels import LabelHints, Labels
 from axsearch.tasks.split import Split
+
+LOOKED_AT = 100
+"""Values of a column by which it is decided what it holds."""
+
+NUMBERS = re.compile(r"\s*\[[-\s\d.]+\]\s*")
+"""A list of numbers as numpy writes it."""
 
 E = TypeVar("E")
 S = TypeVar("S", bound=Split)
@@ -196,6 +205,14 @@ class TaskKind(ABC, Generic[E, S]):
     def outcome(self, metric: str, split: S, answers: Sequence[Any]) -> Outcome:
         """The contributions to the metric of the answers, one per feature in the split's order."""
 
+    def reordered(self, split: S, answers: Sequence[Any]) -> tuple[list[int], Sequence[Any]] | None:
+        """In which order the head's classes fit the labels best, and the answers in that order.
+
+        The order is for each class of the head the one that it would have to be. None for kinds
+        whose answer is not one class of several, the :attr:`largest_logit`.
+        """
+        return None
+
     @abstractmethod
     def trivial_answers(self, train: S, split: S) -> Iterable[Sequence[Any]]:
         """The constant answers to try, learnt from train: each is one answer to every example."""
@@ -221,6 +238,28 @@ def require_columns(
                     f"{source}: the {name} split has no column {column!r}; "
                     f"it has {', '.join(table.column_names)}."
                 )
+
+
+def refuse_lists_as_text(source: str, name: str, column: str, values: Iterable[object]) -> None:
+    """Raises UsageError for a column of texts that are lists, as a CSV file has to write them."""
+    given = (value for value in values if isinstance(value, str) and value.strip())
+    first = list(itertools.islice(given, LOOKED_AT))
+    if first and all(map(_is_list, first)):
+        raise UsageError(
+            f"{source}: column {column!r} of the {name} split holds lists that were written as "
+            f"text, such as {first[0][:60]!r}; save the data as JSON lines or Parquet, which have "
+            "lists."
+        )
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text is a list as Python, JSON or numpy write it."""
+    if NUMBERS.fullmatch(text):
+        return True
+    try:
+        return isinstance(ast.literal_eval(text.strip()), list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
 
 
 def require_texts(source: str, name: str, column: str, values: Iterable[object]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike
 from transformers import PreTrainedConfig
 
 from axsearch.errors import UsageError
@@ -18,6 +21,9 @@ GENERIC = re.compile(r"(?:label[-_ ]?)?\d+", re.IGNORECASE)
 """Names of classes that say only which class they are, as transformers writes them by default."""
 
 NUMBER = re.compile(r"[-+]?[0-9.]+")
+
+WHOLE = re.compile(r"[0-9]+(?:\.0*)?")
+"""A class id as files have it; with a fraction of zeros where pandas took it for any number."""
 
 SHOWN = 6
 
@@ -104,7 +110,8 @@ def fit_labels(
     if generic and hints.classes and set(found) <= set(hints.classes):
         if len(hints.classes) <= len(names):
             ids = {label: hints.classes.index(label) for label in found}
-            pairs = ", ".join(f"{i} is {label}" for label, i in list(ids.items())[:SHOWN])
+            by_id = sorted(ids.items(), key=lambda pair: pair[1])
+            pairs = ", ".join(f"{i} is {label}" for label, i in by_id[:SHOWN])
             said = f"The head's classes have no names, so ids are those of the data: {pairs}."
             plain = all(label == str(i) for label, i in ids.items())
             return Labels(names, ids, note or (None if plain else said))
@@ -115,12 +122,26 @@ def fit_labels(
     numbers = _by_number(names, found)
     if numbers is not None:
         return Labels(names, numbers, note)
-    shown = [label for label in found if label != NO_GOLD][:2]
-    example = ",".join(f"{label}={i}" for i, label in enumerate(shown))
     raise UsageError(
         f"The labels of the data ({_shown(found)}) do not fit the model's head, which knows "
-        f'{_shown(names)}; say which is which, such as `labels="{example}"`.'
+        f'{_shown(names)}; say which is which, such as `labels="{_example(names, found)}"`.'
     )
+
+
+def _example(names: Sequence[str], found: Sequence[str]) -> str:
+    """A mapping to copy: where some labels are classes, of the others to classes of similar names.
+
+    Otherwise of the first labels to the first classes.
+    """
+    others = [label for label in found if label not in names and label != NO_GOLD][:2]
+    if not set(found) & set(names):
+        return ",".join(f"{label}={index}" for index, label in enumerate(others))
+    unused = [name for name in names if name not in found] or [names[0]]
+    near: list[str] = []
+    for label in others:
+        left = [name for name in unused if name not in near] or unused
+        near.append((difflib.get_close_matches(label, left, 1, 0.0) or left)[0])
+    return ",".join(f"{label}={name}" for label, name in zip(others, near, strict=True))
 
 
 def head_names(config: PreTrainedConfig) -> tuple[tuple[str, ...], str | None]:
@@ -141,6 +162,25 @@ def head_names(config: PreTrainedConfig) -> tuple[tuple[str, ...], str | None]:
             "id2label is used, as by transformers' pipelines."
         )
     return names, None
+
+
+def best_order(answered: ArrayLike, labels: ArrayLike, classes: int) -> list[int]:
+    """For each class that is answered the one that it would have to be to have most labels right.
+
+    Classes stay what they are where nothing is won: an assignment problem (Kuhn 1955).
+
+    Args:
+        answered: class ids, (examples,).
+        labels: those that were expected, (examples,).
+        classes: how many there are.
+    """
+    from scipy.optimize import linear_sum_assignment  # once a study; it takes half a second
+
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (np.asarray(answered), np.asarray(labels)), 1)
+    stay = np.eye(classes) / (2 * classes)  # all together less than one example
+    order: list[int] = linear_sum_assignment(counts + stay, maximize=True)[1].tolist()
+    return order
 
 
 def new_labels(
@@ -257,9 +297,8 @@ def _by_similar_name(names: tuple[str, ...], found: Sequence[str]) -> dict[str, 
 def _by_number(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
     if any(name.isdecimal() for name in names):  # then '1' may be the name of class 0
         return None
-    if not all(re.fullmatch("[0-9]+", n) and int(n) < len(names) for n in found):
-        return None
-    return {label: int(label) for label in found}
+    ids = {label: int(label.partition(".")[0]) for label in found if WHOLE.fullmatch(label)}
+    return ids if len(ids) == len(found) and max(ids.values()) < len(names) else None
 
 
 def _plain(name: str) -> str:

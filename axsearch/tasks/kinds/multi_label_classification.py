@@ -247,7 +247,7 @@ def _of_columns(
 
 
 def _is_hidden(value: Any) -> bool:
-    return is_missing(value) or str(value) in (NO_GOLD, f"{NO_GOLD}.0")
+    return is_missing(value) or label_name(value) == NO_GOLD
 
 
 def _are_switches(values: Sequence[Any]) -> bool:

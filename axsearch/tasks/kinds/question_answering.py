@@ -154,7 +154,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         if strays:
             raise UsageError(
                 f"{where} answers that are not in the context at their answer_start "
-                f"({len(strays)} of {len(rows)}, first in row {strays[0]})."
+                f"({len(strays)} of {len(rows)}, first in row {strays[0]}); correct or remove them."
             )
         return found if any(example.answers for example in found) else None
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from axsearch.errors import UsageError
 from axsearch.tasks.kinds.base import Columns, TaskKind, feature_list, require_texts
+from axsearch.tasks.kinds.labels import NO_GOLD
 from axsearch.tasks.split import Features, Split
 
 TEXT_COLUMNS = (
@@ -34,6 +35,9 @@ ADDED_COLUMNS = (
     ("text1", "text2"),
 )
 """Those of them that version 0.1 did not recognise."""
+
+FEWEST_WORDS = 4
+"""Words that texts have on average, and names of columns do not."""
 
 LABEL_COLUMNS = ("label", "labels")
 
@@ -78,6 +82,12 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         for candidate in TEXT_COLUMNS:
             if set(candidate) <= set(table.column_names):
                 return Columns(candidate, label)
+        data = next((n for n in table.column_names if len(n.split()) >= FEWEST_WORDS), None)
+        if data is not None:
+            raise UsageError(
+                f"{source} has a column called {data[:60]!r}, which looks like a row of the data: "
+                "the first line of a table must hold the names of its columns, such as text,label."
+            )
         raise UsageError(
             f"{source} has none of the text columns axsearch recognises for {self.name}; it has "
             f"{', '.join(table.column_names)}: name them with `text_columns`."
@@ -150,7 +160,12 @@ def is_fraction(value: object) -> bool:
 
 
 def label_name(value: str | int | float) -> str:
-    """What a label is called: a whole number in the same way, however it is written."""
+    """What a label is called: a whole number in the same way, in JSON however it is written.
+
+    Of a text only -1, no gold label, is: pandas writes -1.0 where a column was one of numbers.
+    """
+    if isinstance(value, str):
+        return NO_GOLD if re.fullmatch(rf"\s*{NO_GOLD}(\.0*)?\s*", value) else value
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 

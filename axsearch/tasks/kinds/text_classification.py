@@ -13,11 +13,12 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
-from axsearch.tasks.kinds.base import Columns
+from axsearch.tasks.kinds.base import Columns, refuse_lists_as_text
 from axsearch.tasks.kinds.labels import (
     NO_GOLD,
     LabelHints,
     Labels,
+    best_order,
     fit_labels,
     named_config,
     new_labels,
@@ -74,6 +75,7 @@ class TextClassification(SequenceTask[str]):
                     f"{where} not numbers of its {count} classes, such as {strays[0]}."
                 )
             values = [None if value in (None, -1) else feature.names[value] for value in values]
+        refuse_lists_as_text(source, name, columns.label, values)
         strange = [v for v in values if v is not None and not isinstance(v, str | int | float)]
         if strange:
             raise UsageError(
@@ -158,6 +160,11 @@ class TextClassification(SequenceTask[str]):
             return Outcome("mean", labels == answered)
         statistic = "macro_f1" if metric == "f1" and len(split.names) > 2 else metric
         return Outcome(statistic, np.stack((labels, answered), axis=1).astype(np.int32))
+
+    def reordered(self, split: Split, answers: Sequence[int]) -> tuple[list[int], Sequence[int]]:
+        """The order that fits the labels best."""
+        order = best_order(answers, np.asarray(split.targets), len(split.names))
+        return order, [order[answer] for answer in answers]
 
     def trivial_answers(self, train: Split, split: Split) -> Iterable[Sequence[int]]:
         """Each class in turn, for every example; for accuracy the most frequent one is the best."""

@@ -23,8 +23,17 @@ from axsearch.tasks.kinds.base import (
     Columns,
     TaskKind,
     feature_list,
+    refuse_lists_as_text,
 )
-from axsearch.tasks.kinds.labels import LabelHints, Labels, fit_labels, named_config, new_labels
+from axsearch.tasks.kinds.labels import (
+    GENERIC,
+    LabelHints,
+    Labels,
+    best_order,
+    fit_labels,
+    named_config,
+    new_labels,
+)
 from axsearch.tasks.split import IGNORED, Split
 
 TAG_COLUMNS = ("ner_tags", "tags", "labels")
@@ -37,11 +46,15 @@ PLACES = {
 """The places of a word in an entity, in the schemes that are in use, as IOBES calls them."""
 
 
+NO_TAG = (-1, IGNORED)
+"""Numbers that say that a word has no tag: IGNORED as in what transformers is trained on."""
+
+
 class Tagged(NamedTuple):
-    """Words and the tag of each."""
+    """Words and the tag of each; None where a word has none, which is then not scored."""
 
     words: tuple[str, ...]
-    tags: tuple[str, ...]
+    tags: tuple[str | None, ...]
 
 
 class Entity(NamedTuple):
@@ -57,7 +70,8 @@ class Sentences(Split):
     """Tagged words; the targets are the tag of each word at its first token.
 
     Attributes:
-        tags: for each example, the class id of every word, words that were cut off included.
+        tags: for each example, the class id of every word, words that were cut off included;
+            :data:`IGNORED` for a word without a tag.
         words: for each feature, the positions of the words whose first token has a target.
     """
 
@@ -113,8 +127,10 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def examples(
         self, source: str, name: str, table: datasets.Dataset, columns: Columns
     ) -> list[Tagged] | None:
-        """Words, and the names of their tags; rows whose tags are all -1 are left out."""
+        """Words, and the names of their tags; rows without any tag are left out."""
         names = self.classes(table, columns)
+        for column in (columns.texts[0], columns.label):
+            refuse_lists_as_text(source, name, column, table[column][:])
         found = []
         pairs = zip(table[columns.texts[0]][:], table[columns.label][:], strict=True)
         for number, (words, tags) in enumerate(pairs, 1):
@@ -132,14 +148,14 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
                     f"{source}: row {number} of the {name} split must have a list of words and a "
                     "list of as many tags, which are strings or integers."
                 )
-            if names and set(tags) != {-1} and not all(0 <= tag < len(names) for tag in tags):
+            if names and not all(tag in NO_TAG or 0 <= tag < len(names) for tag in tags):
                 raise UsageError(
                     f"{source}: row {number} of the {name} split has a tag that is not one of the "
                     f"ids 0 to {len(names) - 1}."
                 )
-            if names and set(tags) == {-1}:
+            if all(tag in NO_TAG for tag in tags):
                 continue
-            called = (names[tag] if names else str(tag) for tag in tags)
+            called = (None if tag in NO_TAG else names[tag] if names else str(tag) for tag in tags)
             found.append(Tagged(tuple(words), tuple(called)))
         return found or None
 
@@ -173,20 +189,37 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         examples: Sequence[Tagged],
         hints: LabelHints | None = None,
     ) -> Labels:
-        """The head's tags."""
-        return fit_labels(config, sorted(_tags(examples)), hints)
+        """The head's tags; where they have no names of their own, those of the data.
+
+        Names decide where entities are.
+        """
+        found = fit_labels(config, sorted(_tags(examples)), hints)
+        names, pairs = list(found.names), list(found.ids.items())
+        if hints is not None and not hints.mapping and set(found.ids) <= set(hints.classes):
+            pairs = [(label, i) for i, label in enumerate(hints.classes[: len(names)])]
+        for label, index in sorted(pairs, key=lambda pair: pair[0] != OUTSIDE):
+            if GENERIC.fullmatch(names[index]) and not GENERIC.fullmatch(label):
+                names[index] = label
+        return found._replace(names=tuple(names))
 
     def is_labelled(self, example: Tagged, labels: Labels) -> bool:
         """Whether the head knows all of its tags."""
-        return all(tag in labels.ids for tag in example.tags)
+        return all(tag is None or tag in labels.ids for tag in example.tags)
 
     def check_labels(self, labels: Labels, metric: str) -> None:
-        """Raises UsageError for entity F1 if the tags do not mark entities."""
-        strange = [n for n in labels.names if n != OUTSIDE and placed(n) is None]
+        """Raises UsageError for entity F1 if the data's tags do not mark entities.
+
+        What else the head may answer, such as a class of padding, is no entity.
+        """
+        strange = [
+            label
+            for label, index in labels.ids.items()
+            if labels.names[index] != OUTSIDE and placed(labels.names[index]) is None
+        ]
         if metric == "f1" and strange:
             raise UsageError(
                 f"The tag {strange[0]!r} marks no entity: F1 needs O and tags such as B-PER and "
-                'I-PER, or B and I; choose `metric="accuracy"`.'
+                'I-PER, or B and I; choose `metric="accuracy"`, or let `labels` map it to O.'
             )
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -222,7 +255,10 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
             truncation=True,
             max_length=length,
         )
-        tags = [[labels.ids[tag] for tag in example.tags] for example in examples]
+        tags = [
+            [IGNORED if tag is None else labels.ids[tag] for tag in example.tags]
+            for example in examples
+        ]
         targets, words = [], []
         for row, own in enumerate(tags):
             of_tokens = encoded.word_ids(row)
@@ -232,7 +268,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
             ]
             begun = list(zip(of_tokens, first, strict=True))
             targets.append([own[word] if starts else IGNORED for word, starts in begun])
-            words.append([word for word, starts in begun if starts])
+            words.append([word for word, starts in begun if starts and own[word] != IGNORED])
         return Sentences(
             name,
             feature_list(encoded, list(encoded.keys())),
@@ -274,19 +310,32 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def outcome(self, metric: str, split: Sentences, answers: Sequence[list[int]]) -> Outcome:
         """For each example, its :func:`entity_counts`; or words tagged correctly, and all words.
 
-        Words that were cut off, or that have no token, count as tagged ``O``.
+        Words that were cut off, or that have no token, count as tagged ``O``; words without a tag
+        do not count, as in transformers' examples.
         """
         called = (*split.names, OUTSIDE)
         rows: list[tuple[int, ...]] = []
         for gold, words, tagged in zip(split.tags, split.words, answers, strict=True):
-            there, said = [called[tag] for tag in gold], [OUTSIDE] * len(gold)
-            for word, tag in zip(words, tagged, strict=True):
-                said[word] = called[tag]
+            answered = dict(zip(words, tagged, strict=True))
+            scored = [word for word, tag in enumerate(gold) if tag != IGNORED]
+            there = [called[gold[word]] for word in scored]
+            said = [called[answered.get(word, len(split.names))] for word in scored]
             if metric == "accuracy":
-                rows.append((sum(a == b for a, b in zip(there, said, strict=True)), len(gold)))
+                rows.append((sum(a == b for a, b in zip(there, said, strict=True)), len(scored)))
             else:
                 rows.append(entity_counts(there, said))
         return Outcome("share" if metric == "accuracy" else "entity_f1", np.array(rows, np.int32))
+
+    def reordered(
+        self, split: Sentences, answers: Sequence[list[int]]
+    ) -> tuple[list[int], Sequence[list[int]]]:
+        """The order that fits the words' tags best."""
+        gold = [
+            tags[word] for tags, own in zip(split.tags, split.words, strict=True) for word in own
+        ]
+        said = [tag for tagged in answers for tag in tagged]
+        order = best_order(said, gold, len(split.names))
+        return order, [[order[tag] for tag in tagged] for tagged in answers]
 
     def trivial_answers(self, train: Sentences, split: Sentences) -> Iterable[Sequence[list[int]]]:
         """Each tag in turn, for every word; ``O`` is the best in most data."""
@@ -331,4 +380,4 @@ def placed(tag: str) -> tuple[str, str] | None:
 
 
 def _tags(examples: Sequence[Tagged]) -> set[str]:
-    return {tag for example in examples for tag in example.tags}
+    return {tag for example in examples for tag in example.tags if tag is not None}

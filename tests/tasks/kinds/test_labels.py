@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from transformers import BertConfig
 
 from axsearch.errors import UsageError
-from axsearch.tasks.kinds.labels import LabelHints, fit_labels, new_labels, read_mapping
+from axsearch.tasks.kinds.labels import (
+    LabelHints,
+    best_order,
+    fit_labels,
+    new_labels,
+    read_mapping,
+)
 
 HEAD = BertConfig(id2label={0: "NEGATIVE", 1: "POSITIVE"}, label2id={"NEGATIVE": 0, "POSITIVE": 1})
 GENERIC = BertConfig(num_labels=3)
@@ -198,6 +205,50 @@ def test_labels_that_do_not_fit_name_both_sides_and_the_option(found: list[str])
     assert "do not fit the model's head, which knows 'LABEL_0', 'LABEL_1', 'LABEL_2'" in message
     assert all(repr(label) in message for label in found)
     assert f'`labels="{sorted(found)[0]}=0,{sorted(found)[1]}=1"`' in message
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "example"),
+    [
+        (
+            ["contradiction", "entailment", "neutral"],
+            ["contradictory", "entailment", "neutral"],
+            "contradictory=contradiction",
+        ),
+        (["O", "B-X", "I-X"], ["<pad>", "B-X", "I-X", "O"], "<pad>=O"),
+        (["a", "b", "c"], ["a", "x", "y", "z"], "x=c,y=b"),
+    ],
+)
+def test_the_example_names_the_labels_that_do_not_fit(
+    names: list[str], labels: list[str], example: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        fit_labels(head(*names), labels)
+    assert f'`labels="{example}"`' in str(caught.value)
+
+
+def test_class_ids_that_pandas_wrote_as_fractions() -> None:
+    assert fit_labels(GENERIC, ["2.0", "0.0"]).ids == {"2.0": 2, "0.0": 0}
+    for wrong in ("0.5", "3.0", "-2.0"):
+        with pytest.raises(UsageError, match="do not fit"):
+            fit_labels(GENERIC, [wrong, "0.0"])
+
+
+@pytest.mark.parametrize(
+    ("answered", "expected", "order"),
+    [
+        ([0, 1, 2], [0, 1, 2], [0, 1, 2]),
+        ([0, 1, 2, 2], [0, 2, 1, 1], [0, 2, 1]),
+        ([0, 1, 2], [1, 2, 0], [1, 2, 0]),
+        ([0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 2]),  # nothing is won
+        ([], [], [0, 1, 2]),
+        ([2, 2], [0, 0], [2, 1, 0]),
+    ],
+)
+def test_the_order_in_which_classes_fit_labels_best(
+    answered: list[int], expected: list[int], order: list[int]
+) -> None:
+    assert best_order(np.array(answered, int), np.array(expected, int), 3) == order
 
 
 def test_only_the_first_labels_are_shown() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from axsearch.errors import UsageError
 from axsearch.statistics import metrics
+from axsearch.tasks.data import read_data
 from axsearch.tasks.kinds import check_names, named_kind, resolve_metric, task_kinds
 from axsearch.tasks.kinds.glue import GLUE
 from axsearch.tasks.kinds.sequences import TextExample
@@ -30,6 +33,40 @@ def test_a_class_of_which_nothing_can_be_learnt_is_said() -> None:
     labels = KIND.new_labels(examples("1", "2"), examples("7"))
     assert labels.names == ("1", "2", "7")
     assert labels.note == "Only in validation or test, so nothing can be learnt of it: '7'."
+
+
+class TestData:
+    def written(self, folder: Path, *lines: str) -> Path:
+        (folder / "train.csv").write_text("".join(f"{line}\n" for line in lines))
+        return folder
+
+    def test_hidden_labels_that_pandas_wrote_as_fractions(self, tmp_path: Path) -> None:
+        lines = [f"text {row},{row % 3}.0" for row in range(60)]
+        self.written(tmp_path, "text,label", *lines, "text,-1.0", "text,")
+        (tmp_path / "test.csv").write_text("text,label\na,-1.0\nb,-1.0\n")
+        read = read_data(str(tmp_path))
+        assert "The test split has no labels and is left out." in read.notes
+        assert KIND.new_labels(read.train, read.validation).names == ("0.0", "1.0", "2.0")
+
+    @pytest.mark.parametrize("label", ['"[0, 1]"', "\"['joy']\"", "[0 1 0]"])
+    def test_lists_that_a_table_wrote_as_text(self, tmp_path: Path, label: str) -> None:
+        """They would be read as names of classes."""
+        lines = [f"text {row},{label if row % 2 else '[]'}" for row in range(60)]
+        self.written(tmp_path, "text,labels", *lines)
+        with pytest.raises(
+            UsageError, match=r"lists that were written as text, such as.*JSON lines"
+        ):
+            read_data(str(tmp_path))
+
+    def test_names_in_brackets_are_no_lists(self, tmp_path: Path) -> None:
+        lines = [f"text {row},{'[urgent]' if row % 2 else '[later]'}" for row in range(60)]
+        read = read_data(str(self.written(tmp_path, "text,label", *lines)))
+        assert {example.label for example in read.train} == {"[urgent]", "[later]"}
+
+    def test_a_table_without_names_of_columns(self, tmp_path: Path) -> None:
+        lines = [f"this is text number {row},{row % 2}" for row in range(60)]
+        with pytest.raises(UsageError, match="'this is text number 0', which looks like a row of"):
+            read_data(str(self.written(tmp_path, *lines)))
 
 
 class TestMetrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedTokenizerFast
 
 from axsearch import Task
 from axsearch.errors import UsageError
 from axsearch.statistics import metrics
 from axsearch.tasks.data import read_data
-from axsearch.tasks.kinds.labels import Labels
+from axsearch.tasks.kinds.labels import LabelHints, Labels
 from axsearch.tasks.kinds.token_classification import (
     Sentences,
     Tagged,
@@ -154,6 +156,28 @@ class TestWords:
         assert (other.targets, other.inputs) == (split.targets, split.inputs)
         assert other.fingerprint != split.fingerprint
 
+    def test_words_without_a_tag_are_not_scored(self) -> None:
+        # Both are as in seqeval on what transformers' run_ner leaves: positions without -100.
+        example = Tagged(("good", "word1", "word2", "good"), (None, "B-X", None, "B-X"))
+        split = KIND.split("search", [example], tiny_tokenizer(), 48, TAGS)
+        assert split.targets == [[IGNORED, IGNORED, 1, IGNORED, 1, IGNORED]]
+        assert split.words == [[1, 3]]
+        logits = torch.full((1, 6, 5), 0.0)
+        logits[0, :, 1] = 1.0  # B-X everywhere
+        answers = KIND.decode(logits, split, np.array([0]))
+        assert answers == [[1, 1]]
+        assert KIND.outcome("f1", split, answers).values.tolist() == [[2, 2, 2]]
+        assert KIND.outcome("accuracy", split, answers).values.tolist() == [[2, 2]]
+        assert KIND.outcome("accuracy", split, [[0, 1]]).values.tolist() == [[1, 2]]
+
+    def test_what_else_a_head_may_answer_is_no_entity(self) -> None:
+        more = Labels((*TAGS.names, "X", "[CLS]"), TAGS.ids)
+        KIND.check_labels(more, "f1")
+        split = KIND.split(
+            "x", [Tagged(("good", "word1"), ("B-X", "O"))], tiny_tokenizer(), 48, more
+        )
+        assert KIND.outcome("f1", split, [[1, 5]]).values.tolist() == [[1, 1, 1]]
+
     def test_one_tag_for_all_is_trivial(self) -> None:
         split = split_of(("good word1 word2", "B-X O O"), ("word1 word2", "O O"))
         assert KIND.trivial("f1", split, split) == pytest.approx(1 / 3)  # one of five B-X is right
@@ -248,6 +272,49 @@ class TestData:
         for strange in ("PER", "Location", "B-", "BX"):
             with pytest.raises(UsageError, match="marks no entity"):
                 KIND.check_labels(Labels.of(["O", strange]), "f1")
+
+    @pytest.mark.parametrize("named", [True, False])
+    @pytest.mark.parametrize("hidden", [-100, -1])
+    def test_words_without_tags(self, tmp_path: Path, named: bool, hidden: int) -> None:
+        """As in data that were tokenized for training: special tokens have the tag -100."""
+        ids = datasets.ClassLabel(names=["O", "B-X"]) if named else datasets.Value("int64")
+        features = datasets.Features(
+            {
+                "tokens": datasets.Sequence(datasets.Value("string")),
+                "ner_tags": datasets.Sequence(ids),
+            }
+        )
+        content = [{"tokens": ["[CLS]", "a", "b"], "ner_tags": [hidden, 0, 1]}] * 38
+        content += [{"tokens": ["a", "b"], "ner_tags": [hidden, hidden]}] * 2
+        table = datasets.Dataset.from_list(content, features=features)
+        table.to_parquet(tmp_path / "train.parquet")
+        read = read_data(str(tmp_path))
+        expected = (None, "O", "B-X") if named else (None, "0", "1")
+        assert {example.tags for example in read.train} == {expected}
+        assert KIND.new_labels(read.train, read.test).names == expected[1:]
+        assert "2 of the 40 rows of the train split have no label and are left out." in read.notes
+
+    @pytest.mark.parametrize("written", ["['a' 'b']", '["a", "b"]', "['a', 'b']"])
+    def test_lists_that_a_table_wrote_as_text(self, tmp_path: Path, written: str) -> None:
+        lines = [["tokens", "ner_tags"], *[[written, "[0 1]"]] * 30]
+        with (tmp_path / "train.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(lines)
+        with pytest.raises(UsageError, match=r"'tokens' .* lists that were written as text.*JSON"):
+            read_data(str(tmp_path))
+
+    def test_a_head_without_names_has_those_of_the_data(self) -> None:
+        """They decide where entities are; ids alone would mark none."""
+        tags = ("O", "B-X", "I-X")
+        config = BertConfig(num_labels=4)
+        found = KIND.labels(config, [Tagged(("a", "b"), ("B-X", "O"))], LabelHints(tags))
+        assert found.names == (*tags, "LABEL_3")
+        assert found.ids == {"B-X": 1, "O": 0}
+        KIND.check_labels(found, "f1")
+        mapping = {"B-X": "1", "O": "0", "<pad>": "0"}
+        example = Tagged(("a", "b", "c"), ("B-X", "O", "<pad>"))
+        found = KIND.labels(config, [example], LabelHints(mapping=mapping))
+        assert found.names[:2] == ("O", "B-X")
+        KIND.check_labels(found, "f1")
 
     def test_rows_without_tags_are_left_out(self, tmp_path: Path) -> None:
         tags = datasets.Sequence(datasets.ClassLabel(names=["O", "B-X"]))
