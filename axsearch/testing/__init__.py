@@ -13,7 +13,7 @@ of some members also need entries in the data of this package:
   of a vision model in ``PICTURES``. If its attention adds a bias or rotates queries and keys,
   ``_bias`` or ``_attend`` of :mod:`references` needs a branch for it.
 - ``TaskKindContract`` in :mod:`kinds` needs an entry in ``HEAD_CONFIGS`` and a branch of ``rows``
-  in :mod:`samples`. If the kind's answers are not its targets, ``test_perfect_answers`` needs a
+  in :mod:`samples`. If the kind's answers are not its targets, ``_perfect`` needs a
   branch that makes them.
 
 Import contracts after ``pytest.register_assert_rewrite("axsearch.testing")``, so that pytest

@@ -30,7 +30,7 @@ class TaskKindContract:
     """The tests of one kind; a subclass sets ``kind``, a fixture of the scope of a class.
 
     :mod:`axsearch.testing.samples` must have a head and data for it. If its answers are not its
-    targets, ``test_perfect_answers`` needs a branch that makes them.
+    targets, ``_perfect`` needs a branch that makes them.
     """
 
     @pytest.fixture(scope="class")
@@ -231,16 +231,24 @@ class TaskKindContract:
     def test_perfect_answers(
         self, kind: TaskKind[Any, Any], model: PreTrainedModel, split: Split
     ) -> None:
-        answers: list[Any] = list(split.targets)
-        if kind.name == "question-answering":
-            answers = [Span(1.0, own.index(FIRST + LAST), own.index(FIRST + LAST), 0.0)
-                       for own in answers]  # fmt: skip
-        elif kind.name == "multi-label-classification":
-            answers = [np.flatnonzero(own) for own in answers]
-        elif kind.name == "token-classification":
-            answers = [[tag for tag in own if tag != IGNORED] for own in answers]
+        answers = _perfect(kind, split)
         for metric in kind.metrics:
             assert metrics.value(kind.outcome(metric, split, answers)) == pytest.approx(1)
+
+    def test_classes_in_another_order(self, kind: TaskKind[Any, Any], split: Split) -> None:
+        answers, count = _perfect(kind, split), len(split.names)
+        if not kind.largest_logit:
+            assert kind.reordered(split, answers) is None
+            return
+        next_one = [(np.asarray(answer) + 1) % count for answer in answers]
+        moved = [answer.tolist() for answer in next_one]
+        found = kind.reordered(split, moved)
+        assert found is not None
+        there = {int(tag) for answer in next_one for tag in answer.ravel()}
+        assert {tag: found[0][tag] for tag in there} == {tag: (tag - 1) % count for tag in there}
+        assert sorted(found[0]) == list(range(count))
+        for metric in kind.metrics:
+            assert metrics.value(kind.outcome(metric, split, found[1])) == pytest.approx(1)
 
     def test_trivial_answers_are_poor(self, kind: TaskKind[Any, Any], split: Split) -> None:
         for metric in kind.metrics:
@@ -324,3 +332,16 @@ class TaskKindContract:
         record = json.loads((out / "finetune.json").read_text())
         assert record["metric"] == done.metric
         assert finetune(str(bare), str(data), str(out), epochs=5, max_length=32).cached
+
+
+def _perfect(kind: TaskKind[Any, Any], split: Split) -> list[Any]:
+    """The answers that are all right."""
+    answers: list[Any] = list(split.targets)
+    if kind.name == "question-answering":
+        places = [own.index(FIRST + LAST) for own in answers]
+        return [Span(1.0, place, place, 0.0) for place in places]
+    if kind.name == "multi-label-classification":
+        return [np.flatnonzero(own) for own in answers]
+    if kind.name == "token-classification":
+        return [[tag for tag in own if tag != IGNORED] for own in answers]
+    return answers
