@@ -104,6 +104,7 @@ class Evaluator:
         self.weights: Weights = weights or self._reference
         self.table: LatencyTable | None = None
         self.predictor = Predictor(task.kind, device)
+        self._first: Predictions | None = None  # of the base, on the search split
         self._known: dict[str, Evaluation] = {}
 
     @cached_property
@@ -201,14 +202,7 @@ class Evaluator:
         recipe is confidently below it before all examples were seen.
         """
         searching = split is self.task.search
-        key = EvaluationKey(
-            self.task.model_fingerprint,
-            self.task.calibration.fingerprint,
-            split.fingerprint,
-            self.dtype if searching else "float32",
-            self.task.metric,
-            self._weights(recipe).key,
-        )
+        key = self._key(recipe, split)
         known = self._known.get(recipe.hash) if searching else None
         known = known or load_evaluation(self.engine, key, recipe.hash)
         if known is not None and known.losses is not None:
@@ -217,10 +211,13 @@ class Evaluator:
             return known
         if threshold is not None:
             self._stop_as_before(key, recipe, threshold)
-        model = small() if small is not None else self._weights(recipe).shrink(recipe)
         try:
-            with evaluating():
-                predictions = self._predictions(model, recipe, split, key.dtype, threshold)
+            if searching and recipe == EXACT and self._first is not None:
+                predictions = self._first
+            else:
+                model = small() if small is not None else self._weights(recipe).shrink(recipe)
+                with evaluating():
+                    predictions = self._predictions(model, recipe, split, key.dtype, threshold)
         except DominatedError as stop:
             partial = Evaluation(*stop.estimate, stop.outcome)
             stage = self.stages.name(stop.seen)
@@ -233,11 +230,29 @@ class Evaluator:
             self._known[recipe.hash] = result
         return result
 
-    def base_answers(self) -> Sequence[Any]:
-        """The base's answers on the search split, as the task's kind decodes them; not stored."""
+    def first_answers(self) -> Sequence[Any] | None:
+        """The base's answers on the search split, as the task's kind decodes them.
+
+        They are not stored, but :meth:`accuracy` need not run the base again. None where its
+        evaluation is stored: its answers were seen then.
+        """
+        split = self.task.search
+        if load_evaluation(self.engine, self._key(EXACT, split), EXACT.hash) is not None:
+            return None
         model = self._weights(EXACT).shrink(EXACT)
         with evaluating():
-            return self._predictions(model, EXACT, self.task.search, self.dtype, None).answers
+            self._first = self._predictions(model, EXACT, split, self.dtype, None)
+        return self._first.answers
+
+    def _key(self, recipe: Recipe, split: Split) -> EvaluationKey:
+        return EvaluationKey(
+            self.task.model_fingerprint,
+            self.task.calibration.fingerprint,
+            split.fingerprint,
+            self.dtype if split is self.task.search else "float32",
+            self.task.metric,
+            self._weights(recipe).key,
+        )
 
     def _predictions(
         self,

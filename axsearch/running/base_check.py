@@ -9,6 +9,7 @@ trial anyway, so the check costs next to nothing.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
@@ -28,9 +29,9 @@ SHOWN = 12
 
 
 def check_base(evaluator: Evaluator, *, force: bool) -> None:
-    """Compare the base on the search split with the best constant answer, and the best order.
+    """Compare the base on the search split with the best constant answer, example by example.
 
-    Both are compared example by example. The order is that of the head's classes.
+    It is compared with itself, too, if its classes were in the order that fits the labels best.
 
     Raises:
         UsageError: the 95 % interval of the difference to the constant answer does not lie above
@@ -38,29 +39,31 @@ def check_base(evaluator: Evaluator, *, force: bool) -> None:
     """
     task = evaluator.task
     try:
-        base = evaluator.accuracy(EXACT, task.search)
+        better = _another_order(evaluator)
+        if better is not None and not force:
+            base = better.as_read  # not stored, or it would not be looked at again
+        else:
+            base = evaluator.accuracy(EXACT, task.search).outcome
     except NonFiniteError:  # the first trial fails with it, and may be tried again
         return
     constant = task.kind.trivial_outcome(task.metric, task.calibration, task.search)
-    worthless = paired_difference(base.outcome, constant).low <= 0
-    better = _another_order(evaluator, base.outcome)
+    worthless = paired_difference(base, constant).low <= 0
     if not worthless and better is None:
         return
     found = (
-        f"The base has {task.metric} {base.value:.4f} on the {len(base.outcome)} search examples"
+        f"The base has {task.metric} {metrics.value(base):.4f} on the {len(base)} search examples"
     )
     if worthless:
         found += f", no better than {task.kind.trivial_answer} with {metrics.value(constant):.4f}"
     if better is not None:
-        found += f", but {metrics.value(better[1]):.4f} if its classes are in another order"
+        found += f", but {metrics.value(better.outcome):.4f} if its classes are in another order"
     if force:
         console.print(f"{found}.", style="yellow")
         return
     names = ", ".join(task.search.names[:6])
     if better is not None:
-        remedy = (
-            f"so labels may be misread: {_remedy(task, better[0])}, or `force=True` if they are not"
-        )
+        mapping = _remedy(task, better.classes)
+        remedy = f"so labels may be misread: {mapping}, or `force=True` if they are not"
     else:
         classes = f", the classes {names} (`labels` maps others)" if names else ""
         remedy = (
@@ -70,19 +73,30 @@ def check_base(evaluator: Evaluator, *, force: bool) -> None:
     raise UsageError(f"{found}, {remedy}. {' '.join((*task.said, *task.notes))}")
 
 
-def _another_order(evaluator: Evaluator, base: Outcome) -> tuple[list[int], Outcome] | None:
-    """The order of classes that fits the labels better, and its outcome; None if none does."""
-    task = evaluator.task
-    if not task.kind.largest_logit or len(task.search.names) < 2:
+class _Order(NamedTuple):
+    """An order of the head's classes that fits the labels better.
+
+    Attributes:
+        classes: for each class of the head the one that it would have to be.
+        outcome: of the base in this order.
+        as_read: of the base as labels were read.
+    """
+
+    classes: list[int]
+    outcome: Outcome
+    as_read: Outcome
+
+
+def _another_order(evaluator: Evaluator) -> _Order | None:
+    """The order that fits better; None if none does, or if the base was looked at before."""
+    kind, metric, split = evaluator.task.kind, evaluator.task.metric, evaluator.task.search
+    answers = evaluator.first_answers() if kind.largest_logit and len(split.names) > 1 else None
+    found = None if answers is None else kind.reordered(split, answers)
+    if answers is None or found is None or found[0] == sorted(found[0]):
         return None
-    found = task.kind.reordered(task.search, evaluator.base_answers())
-    if found is None:
-        return None
-    order, answers = found
-    if order == sorted(order):
-        return None
-    outcome = task.kind.outcome(task.metric, task.search, answers)
-    return (order, outcome) if paired_difference(outcome, base).low > 0 else None
+    ours, theirs = (kind.outcome(metric, split, own) for own in (answers, found[1]))
+    better = paired_difference(theirs, ours).low > 0
+    return _Order(found[0], theirs, ours) if better else None
 
 
 def _remedy(task: Task, order: list[int]) -> str:

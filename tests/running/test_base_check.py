@@ -35,7 +35,7 @@ def evaluator(
     return SimpleNamespace(
         task=task,
         accuracy=lambda recipe, split: Evaluation(*estimate(outcome), outcome, None),
-        base_answers=lambda: answers,
+        first_answers=lambda: answers,
     )
 
 

@@ -436,6 +436,9 @@ def test_a_base_that_is_no_better_than_a_constant_is_refused_before_anything_is_
     with pytest.raises(UsageError, match="no better than one class for all") as caught:
         run(labels=swapped)
     message = str(caught.value)
+    with pytest.raises(UsageError) as again:
+        run(labels=swapped)
+    assert str(again.value) == message
     for part in (
         "on the 80 search examples",
         'if its classes are in another order, so labels may be misread: give `labels="0=0,1=1"`',
