@@ -53,8 +53,12 @@ def check_base(evaluator: Evaluator, *, force: bool) -> None:
     found = (
         f"The base has {task.metric} {metrics.value(base):.4f} on the {len(base)} search examples"
     )
+    few = worthless and metrics.value(base) > metrics.value(constant)
     if worthless:
-        found += f", no better than {task.kind.trivial_answer} with {metrics.value(constant):.4f}"
+        found += (
+            f", {'not certainly' if few else 'no'} better than {task.kind.trivial_answer} with "
+            f"{metrics.value(constant):.4f}"
+        )
     if better is not None:
         found += f", but {metrics.value(better.outcome):.4f} if its classes are in another order"
     if force:
@@ -68,7 +72,7 @@ def check_base(evaluator: Evaluator, *, force: bool) -> None:
         classes = f", the classes {names} (`labels` maps others)" if names else ""
         remedy = (
             f"so something may be misread: check the columns{classes} and the tokenizer, or give "
-            "`force=True`"
+            f"{'more examples or ' if few else ''}`force=True`"
         )
     raise UsageError(f"{found}, {remedy}. {' '.join((*task.said, *task.notes))}")
 

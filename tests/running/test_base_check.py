@@ -54,6 +54,15 @@ def in_order(*order: str) -> Labels:
     return Labels(names, {topic: index for index, topic in enumerate(order)})
 
 
+def test_few_examples_may_be_the_reason() -> None:
+    few = topics(in_order(*TOPICS), 0.4, count=12, seed=0)
+    with pytest.raises(
+        UsageError, match=r"not certainly better than.*give more examples or `force"
+    ):
+        check_base(few, force=False)
+    check_base(topics(in_order(*TOPICS), 0.4, count=300, seed=0), force=False)
+
+
 class TestOrder:
     def test_two_of_six_classes_in_each_others_place(self) -> None:
         misread = in_order("art", "food", "music", "law", "sport", "travel")
