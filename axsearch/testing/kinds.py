@@ -238,11 +238,11 @@ class TaskKindContract:
     def test_classes_in_another_order(self, kind: TaskKind[Any, Any], split: Split) -> None:
         answers, count = _perfect(kind, split), len(split.names)
         if not kind.largest_logit:
-            assert kind.reordered(split, answers) is None
+            assert kind.reordered(split, answers, range(len(split))) is None
             return
         next_one = [(np.asarray(answer) + 1) % count for answer in answers]
         moved = [answer.tolist() for answer in next_one]
-        found = kind.reordered(split, moved)
+        found = kind.reordered(split, moved, range(len(split)))
         assert found is not None
         there = {int(tag) for answer in next_one for tag in answer.ravel()}
         assert {tag: found[0][tag] for tag in there} == {tag: (tag - 1) % count for tag in there}

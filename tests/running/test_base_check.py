@@ -94,6 +94,17 @@ class TestOrder:
         for seed in range(20):
             check_base(topics(in_order(*TOPICS), share, seed=seed), force=False)
 
+    @pytest.mark.parametrize(("classes", "share"), [(77, 0.4), (150, 0.4)])
+    def test_nor_are_those_among_many_classes(self, classes: int, share: float) -> None:
+        names = tuple(f"topic {number}" for number in range(classes))
+        labels = Labels(names, {name: index for index, name in enumerate(names)})
+        for seed in range(10):
+            draw = np.random.default_rng(seed)
+            there, others = draw.integers(classes, size=(2, 400))
+            said = np.where(draw.random(400) < share, there, others)
+            split = Split("search", [{"input_ids": [1]}] * 400, there, 0, names)
+            check_base(evaluator(TextClassification(), split, said.tolist(), labels), force=False)
+
     def test_labels_that_a_command_line_would_take_apart(self) -> None:
         misread = in_order("art", "food", "music", "law", "sport", "travel")
         ids = {f"{topic}, etc.": index for topic, index in misread.ids.items()}
@@ -117,4 +128,4 @@ class TestOrder:
 
     def test_kinds_without_classes_have_none(self) -> None:
         assert not QuestionAnswering().largest_logit
-        assert QuestionAnswering().reordered(None, []) is None  # type: ignore[arg-type]
+        assert QuestionAnswering().reordered(None, [], []) is None  # type: ignore[arg-type]

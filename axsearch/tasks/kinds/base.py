@@ -205,8 +205,10 @@ class TaskKind(ABC, Generic[E, S]):
     def outcome(self, metric: str, split: S, answers: Sequence[Any]) -> Outcome:
         """The contributions to the metric of the answers, one per feature in the split's order."""
 
-    def reordered(self, split: S, answers: Sequence[Any]) -> tuple[list[int], Sequence[Any]] | None:
-        """In which order the head's classes fit the labels best, and the answers in that order.
+    def reordered(
+        self, split: S, answers: Sequence[Any], rows: Sequence[int]
+    ) -> tuple[list[int], Sequence[Any]] | None:
+        """In which order the head's classes fit these rows' labels best, and all answers in it.
 
         The order is for each class of the head the one that it would have to be. None for kinds
         whose answer is not one class of several, the :attr:`largest_logit`.

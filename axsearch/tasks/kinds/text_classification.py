@@ -161,9 +161,12 @@ class TextClassification(SequenceTask[str]):
         statistic = "macro_f1" if metric == "f1" and len(split.names) > 2 else metric
         return Outcome(statistic, np.stack((labels, answered), axis=1).astype(np.int32))
 
-    def reordered(self, split: Split, answers: Sequence[int]) -> tuple[list[int], Sequence[int]]:
+    def reordered(
+        self, split: Split, answers: Sequence[int], rows: Sequence[int]
+    ) -> tuple[list[int], Sequence[int]]:
         """The order that fits the labels best."""
-        order = best_order(answers, np.asarray(split.targets), len(split.names))
+        labels = np.asarray(split.targets)[rows]
+        order = best_order(np.asarray(answers)[rows], labels, len(split.names))
         return order, [order[answer] for answer in answers]
 
     def trivial_answers(self, train: Split, split: Split) -> Iterable[Sequence[int]]:

@@ -327,13 +327,11 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         return Outcome("share" if metric == "accuracy" else "entity_f1", np.array(rows, np.int32))
 
     def reordered(
-        self, split: Sentences, answers: Sequence[list[int]]
+        self, split: Sentences, answers: Sequence[list[int]], rows: Sequence[int]
     ) -> tuple[list[int], Sequence[list[int]]]:
         """The order that fits the words' tags best."""
-        gold = [
-            tags[word] for tags, own in zip(split.tags, split.words, strict=True) for word in own
-        ]
-        said = [tag for tagged in answers for tag in tagged]
+        gold = [split.tags[row][word] for row in rows for word in split.words[row]]
+        said = [tag for row in rows for tag in answers[row]]
         order = best_order(said, gold, len(split.names))
         return order, [[order[tag] for tag in tagged] for tagged in answers]
 
