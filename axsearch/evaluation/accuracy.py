@@ -56,8 +56,8 @@ def predict(
 ) -> Sequence[Any]:
     """The model's answer for every feature, in the split's order, as ``kind`` decodes it.
 
-    Batches are bucketed by length and always the same for a split, so the same model has the same
-    answers. Raises NonFiniteError where a logit is not finite.
+    Batches are bucketed by length, with fewer rows of long inputs, and always the same for a split,
+    so the same model has the same answers. Raises NonFiniteError where a logit is not finite.
     """
     return Predictor(kind, device, memory=0).predict(model, split).answers
 
@@ -127,9 +127,7 @@ class Predictor:
 
         def again(rows: NDArray[np.int64]) -> list[Tensor]:
             found: dict[int, Tensor] = {}
-            by_length = rows[np.argsort(split.lengths[rows], kind="stable")]
-            for start in range(0, len(rows), BATCH_SIZE):
-                part = by_length[start : start + BATCH_SIZE]
+            for part in split.groups(rows, BATCH_SIZE):
                 batch, targets = self._placed(split.collate(part), split.collate_targets(part))
                 logits = self._logits(model, batch)
                 see(part, logits, targets)

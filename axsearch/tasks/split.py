@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 IGNORED = -100
 """The target of a token without a label; torch's cross entropy ignores it."""
 
+FULL = 512
+"""Tokens of an input up to which a batch has all its rows."""
+
 Batch = dict[str, torch.Tensor]
 Features = list[dict[str, list[int]]]
 
@@ -83,12 +86,27 @@ class Split:
     def batches(self, size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
         """Batches of features of similar length, shortest first: their positions and tensors.
 
-        Tensors are (features in the batch, tokens of the longest).
+        Tensors are (features in the batch, tokens of the longest). Batches are :meth:`groups`.
         """
-        order = np.argsort(self.lengths, kind="stable")
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        for rows in self.groups(np.arange(len(self)), size):
             yield rows, self.collate(rows)
+
+    def groups(
+        self, rows: NDArray[np.int64], size: int, full: int = FULL
+    ) -> Iterator[NDArray[np.int64]]:
+        """Some features, by their positions, in groups of similar length, shortest first.
+
+        A group is no larger than :func:`most_rows` allows for the length of its longest, so that a
+        model takes a bounded memory for it.
+        """
+        order = rows[np.argsort(self.lengths[rows], kind="stable")]
+        start = 0
+        while start < len(order):
+            end = min(start + size, len(order))
+            while end - start > most_rows(size, int(self.lengths[order[end - 1]]), full):
+                end -= 1
+            yield order[start:end]
+            start = end
 
     def collate(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
         """Pad the inputs of these features to the longest of them."""
@@ -104,6 +122,16 @@ class Split:
             return _padded([self.targets[row] for row in rows], IGNORED)
         targets = torch.from_numpy(self.targets[np.asarray(rows)])
         return targets.float() if targets.is_floating_point() else targets
+
+
+def most_rows(size: int, length: int, full: int = FULL) -> int:
+    """How many inputs of ``length`` tokens go into a batch that has ``size`` of ``full`` tokens.
+
+    Longer inputs are fewer by the square of their length: then the batch has fewer tokens, and the
+    scores and masks of attention, (rows, length, length), take no more memory than those of
+    ``size`` inputs of ``full`` tokens. At least one.
+    """
+    return max(1, min(size, size * full**2 // length**2))
 
 
 def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:

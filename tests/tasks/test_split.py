@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from axsearch.tasks.split import IGNORED, Split
+from axsearch.tasks.split import IGNORED, Split, most_rows
 
 
 def split_of(*lengths: int, pad_id: int = 9) -> Split:
@@ -62,3 +63,27 @@ class TestSplit:
         targets = [np.array([0.5, 1.0]), np.array([0.5, 1.5]), [[0, 1], [2]], [[0], [1, 2]]]
         splits = [Split("search", inputs, target, 9) for target in targets]
         assert len({split.fingerprint for split in splits}) == 4
+
+    def test_long_inputs_come_in_fewer_rows(self) -> None:
+        lengths = [3] * 70 + [512] * 70 + [600] * 50 + [1024] * 20 + [2048] * 5 + [8192] * 2
+        split = split_of(*lengths)
+        sizes = [(len(rows), batch["input_ids"].shape[1]) for rows, batch in split.batches(64)]
+        assert sizes == [
+            (64, 3), (64, 512), (46, 600), (16, 600), (16, 1024), (4, 1024), (4, 2048), (1, 2048),
+            (1, 8192), (1, 8192),
+        ]  # fmt: skip
+        assert max(rows * length**2 for rows, length in sizes[:-2]) <= 64 * 512**2
+
+    def test_batches_of_short_inputs_are_those_of_so_many_rows(self) -> None:
+        lengths = np.random.default_rng(0).integers(1, 513, 300)
+        split = split_of(*lengths)
+        order = np.argsort(lengths, kind="stable")
+        found = [rows.tolist() for rows, _ in split.batches(64)]
+        assert found == [order[start : start + 64].tolist() for start in range(0, 300, 64)]
+
+
+@pytest.mark.parametrize(
+    ("length", "rows"), [(1, 32), (128, 32), (129, 31), (256, 8), (512, 2), (8192, 1)]
+)
+def test_rows_fall_with_the_square_of_the_length(length: int, rows: int) -> None:
+    assert most_rows(32, length, 128) == rows

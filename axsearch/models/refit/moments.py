@@ -23,6 +23,9 @@ BATCH_SIZE = 32
 TOKENS = 32_768
 """Enough for the covariance of a few thousand neurons; more changes the fit little."""
 
+FEWEST = 64
+"""Examples, however long they are: half of an example's weight may rest on a few of its tokens."""
+
 SENSITIVE = 0.9
 """The part of an example's weight that its tokens share by how much the loss depends on them."""
 
@@ -38,11 +41,12 @@ def measure_moments(
     """Weighted mean and covariance of the inputs of every attention's and FFN's output projection.
 
     They are taken in the base, over the tokens of examples of the split, drawn until they have
-    32,768 tokens. Every example weighs the same. A tenth of its weight is spread evenly over its
-    tokens (padding has none), the rest in proportion to the squared gradient of the loss by the
-    block's output at the token: in the last layers of a classifier the answer rests on one token,
-    and a fit that weighs all tokens equally serves the others. It is the empirical Fisher
-    information again (Kwon et al. 2022, arXiv 2204.09656), here of tokens, not of gates.
+    32,768 tokens, and of 64 examples at least. Every example weighs the same. A tenth of its weight
+    is spread evenly over its tokens (padding has none), the rest in proportion to the squared
+    gradient of the loss by the block's output at the token: in the last layers of a classifier the
+    answer rests on one token, and a fit that weighs all tokens equally serves the others. It is the
+    empirical Fisher information again (Kwon et al. 2022, arXiv 2204.09656), here of tokens, not of
+    gates.
 
     ``on_batch`` receives the number of examples so far and in all. The result is on the CPU.
     """
@@ -60,8 +64,8 @@ def measure_moments(
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)  # or the first layer's outputs have no gradient
-        for start in range(0, len(examples), BATCH_SIZE):
-            rows = examples[start : start + BATCH_SIZE]
+        done = 0
+        for rows in split.groups(examples, BATCH_SIZE):
             batch = {key: tensor.to(device) for key, tensor in split.collate(rows).items()}
             seen.clear()
             loss = kind.loss(model(**batch), split.collate_targets(rows).to(device))
@@ -69,7 +73,8 @@ def measure_moments(
             for (site, inputs, _), slope in zip(seen, slopes, strict=True):
                 sums.add(site, inputs, _weights(slope, batch.get("attention_mask")))
             if on_batch is not None:
-                on_batch(start + len(rows), len(examples))
+                done += len(rows)
+                on_batch(done, len(examples))
     finally:
         for hook in hooks:
             hook.remove()
@@ -79,12 +84,10 @@ def measure_moments(
 
 
 def _drawn(split: Split) -> NDArray[np.int64]:
-    # Data may be in the order of their labels, so examples are drawn, always the same ones; then
-    # they are sorted by length.
+    # Data may be in the order of their labels, so examples are drawn, always the same ones.
     drawn = np.random.default_rng(0).permutation(len(split))
     within = np.cumsum(split.lengths[drawn]) <= TOKENS
-    drawn = drawn[: max(1, int(within.sum()))]
-    return drawn[np.argsort(split.lengths[drawn], kind="stable")]
+    return drawn[: max(FEWEST, int(within.sum()))]
 
 
 class _Sums:

@@ -129,11 +129,14 @@ def test_only_as_many_examples_as_needed_from_all_over_the_split(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     needed = int(SPLIT.lengths[DRAWN[:7]].sum())
+    monkeypatch.setattr(moments, "FEWEST", 1)
     monkeypatch.setattr(moments, "TOKENS", needed + 1)
     assert_moments_of(tiny_model("bert"), DRAWN[:7])
     assert max(DRAWN[:7]) > COUNT // 2  # data may be in the order of their labels
     monkeypatch.setattr(moments, "TOKENS", 1)  # one at least
     assert_moments_of(tiny_model("bert"), DRAWN[:1])
+    monkeypatch.setattr(moments, "FEWEST", 9)  # of texts so long that few would be enough
+    assert_moments_of(tiny_model("bert"), DRAWN[:9])
 
 
 def test_progress_is_told() -> None:
