@@ -19,6 +19,7 @@ class Albert(Architecture):
     model_types = ("albert",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    positions = "embeddings.position_embeddings"
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """The groups; raises UsageError where a group holds more than one layer."""

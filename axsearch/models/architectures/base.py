@@ -33,6 +33,8 @@ class Architecture(ABC):
     attention: ClassVar[str] = "sdpa"
     """The attention implementation of transformers that the family is loaded with."""
     reads_text: ClassVar[bool] = True
+    positions: ClassVar[str | None] = None
+    """The base model's table of learnt embeddings of absolute positions, if it has one."""
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """The layers of a model; layers that share their tensors are listed once."""

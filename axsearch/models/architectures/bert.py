@@ -12,3 +12,4 @@ class Bert(Architecture):
     model_types = ("bert",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    positions = "embeddings.position_embeddings"

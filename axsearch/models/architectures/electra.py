@@ -12,3 +12,4 @@ class Electra(Architecture):
     model_types = ("electra",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    positions = "embeddings.position_embeddings"

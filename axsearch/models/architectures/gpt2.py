@@ -17,6 +17,7 @@ class Gpt2(Architecture):
     model_types = ("gpt2",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    positions = "wpe"
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
         """GPT-2's own name for the number of layers."""

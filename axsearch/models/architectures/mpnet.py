@@ -14,6 +14,7 @@ class MPNet(Architecture):
     model_types = ("mpnet",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    positions = "embeddings.position_embeddings"
     attention = "eager"  # the only one there is: the scores get a bias
 
     def longest(self, config: PreTrainedConfig) -> int:

@@ -14,6 +14,7 @@ class Roberta(Architecture):
     model_types = ("roberta", "xlm-roberta", "camembert")
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    positions = "embeddings.position_embeddings"
 
     def longest(self, config: PreTrainedConfig) -> int:
         """The position embeddings less those up to the padding token's id, which are not used."""
