@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from alembic.script import ScriptDirectory
 from packaging.requirements import Requirement
 from sqlalchemy import inspect, text
@@ -34,6 +33,7 @@ from axsearch.store.sqlite import file_of
 from axsearch.store.urls import shown_url
 from axsearch.study.misplaced import misplaced
 from axsearch.system.cores import THREAD_VARIABLES, processors
+from axsearch.system.memory import available
 
 LITTLE_MEMORY = 2 * 2**30
 LITTLE_DISK = 2**30
@@ -132,7 +132,7 @@ def _threads() -> Finding:
 
 
 def _memory() -> Finding:
-    free = psutil.virtual_memory().available
+    free = available()
     found = f"{free / 2**30:.1f} GiB free"
     advice = "a worker needs 1 to 2 GiB beside its model; run fewer --workers"
     return _judged("memory", found, free >= LITTLE_MEMORY, advice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from axsearch.system import memory
-from axsearch.system.memory import TensorCache, budget
+from axsearch.system.memory import TensorCache, available, budget, obtainable
 
 
 def of(size: int) -> Tensor:
@@ -104,7 +105,39 @@ def test_against_a_plain_list(seed: int) -> None:
 @pytest.mark.parametrize(("free", "wanted"), [(1 << 30, 1 << 28), (1 << 40, 2 << 30), (0, 0)])
 def test_budget(free: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = SimpleNamespace(available=free)
+    monkeypatch.setattr(memory, "OWN_GROUP", Path("/no/such/file"))
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: found)
     assert budget() == wanted
     assert budget(share=1 / 16, most=1 << 20) == min(free // 16, 1 << 20)
     assert budget(free=4000) == 1000
+
+
+def limited(folder: Path, most: str, used: int, files: int) -> None:
+    """A control group as Linux shows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{most}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {files}\n")
+
+
+def test_a_container_may_have_less_than_its_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = SimpleNamespace(available=9_000, total=20_000)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(memory.psutil, "swap_memory", lambda: SimpleNamespace(free=3_000))
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory, "GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "own")
+    assert (available(), obtainable()) == (9_000, 12_000)
+    (tmp_path / "own").write_text("0::/pods/one\n")
+    limited(tmp_path / "pods" / "one", "max", 500, 0)
+    assert (available(), obtainable()) == (9_000, 12_000)
+    limited(tmp_path / "pods", "10000", 2_500, 2_500)  # of which files take what is not needed
+    assert (available(), obtainable()) == (9_000, 10_000)
+    limited(tmp_path / "pods" / "one", "8000", 1_500, 500)
+    assert (available(), obtainable()) == (7_000, 7_000)
+    limited(tmp_path / "pods" / "one", "8000", 8_100, 0)
+    assert (available(), obtainable(), budget()) == (0, 0, 0)
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert obtainable() == 20_000
