@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from axsearch.errors import UsageError
+from axsearch.progress import console
 from axsearch.study.spec import StudySpec
 from axsearch.system.devices import check_device
 from axsearch.tasks.spec import TaskSpec
@@ -39,6 +40,8 @@ def load_task(
             )
     model, data = model or known.model, data or known.data
     task = Task.of(replace(known, model=model, data=data))
+    if task.cut:
+        console.print(task.cut, style="dim")
     if task.model_fingerprint != spec.model_fingerprint:
         raise UsageError(f"The model {model} is not the one that the study was made with.")
     if task.split_fingerprints != spec.splits:

@@ -188,6 +188,7 @@ def _bundle(
         scenario=study.scenario,
         runtime=study.runtime,
         machine=spec.machine,
+        cut=task.cut,
     )
 
 

@@ -51,7 +51,8 @@ class Bundle:
     export; ``expected`` is the drop below the base
     that is expected on new data, None where it is not known; ``holdout`` and ``base_holdout`` are
     the accuracies on the holdout split, ``against_base`` their comparison; ``scenario`` and
-    ``runtime`` say in words what latency was measured for, and ``machine`` where.
+    ``runtime`` say in words what latency was measured for, and ``machine`` where; ``cut`` says
+    which texts were cut.
     """
 
     base: Base
@@ -73,6 +74,7 @@ class Bundle:
     scenario: str | None
     runtime: str
     machine: str
+    cut: str = ""
 
     @cached_property
     def state(self) -> dict[str, Tensor]:

@@ -145,7 +145,7 @@ def _check_model(request: SearchRequest) -> None:
     from axsearch.models.architectures import architecture_of
     from axsearch.tasks.kinds import check_names as check_task
     from axsearch.tasks.kinds import named_kind
-    from axsearch.tasks.pretrained import check_head, load_config
+    from axsearch.tasks.pretrained import check_head, check_length, load_config
 
     asked = request.spec
     check_task(asked.task, asked.metric)
@@ -155,3 +155,4 @@ def _check_model(request: SearchRequest) -> None:
     length = request.load.sequence_length
     if length is not None and length > longest:
         raise UsageError(f"`sequence_length={length}` is above the model's {longest}.")
+    check_length(asked)

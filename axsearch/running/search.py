@@ -22,6 +22,7 @@ from axsearch.options import describes, gather
 from axsearch.progress import console, steps
 from axsearch.running.base_check import check_base
 from axsearch.running.engines import run_workers
+from axsearch.running.memory_check import check_room
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
 from axsearch.running.session import problem_of, spaces
@@ -68,6 +69,7 @@ def search(
     labels: Mapping[str, str | int] | Sequence[str] | None = TaskSpec.labels,
     tokenizer: str | None = TaskSpec.tokenizer,
     encoding: str | None = TaskSpec.encoding,
+    max_length: int | None = TaskSpec.max_length,
     approximations: Sequence[str] | None = SearchSettings.approximations,
     freeze: Sequence[str] = SearchSettings.freeze,
     compensation: Compensation | None = None,
@@ -148,13 +150,10 @@ def prepare(resolved: Resolved) -> Prepared:
         task = Task.of(replace(request.spec, **_as_it_began(request)))
         database = open_database(request.storage, create=True)
         known = _known_spec(database, request.study, request.settings.objectives)
-        if known is not None and (known.reading, known.file_dtype) != (
-            task.reading,
-            task.file_dtype,
-        ):  # as when it began
-            task = Task.of(
-                replace(request.spec, reading=known.reading, file_dtype=known.file_dtype)
-            )
+        if known is not None:
+            began = _as_then(request, known)
+            if any(getattr(task, name) != value for name, value in began.items()):
+                task = Task.of(replace(request.spec, **began))
     _check_task(resolved, task)
     sites = list(task.base.sites.values())
     settings, space = _space(resolved, task, sites)
@@ -166,6 +165,7 @@ def prepare(resolved: Resolved) -> Prepared:
     evaluator = Evaluator(
         task, database.engine, scenario, request.device, spec.dtype, machine=spec.machine
     )
+    check_room(evaluator, calibrated=resolved.sampler.needs_calibration)
     if known is None:
         check_base(evaluator, force=request.force)
     for note in (*task.said, *task.notes, *shared_layers(sites)):
@@ -218,9 +218,14 @@ def _as_it_began(request: SearchRequest) -> dict[str, Any]:
     with suppress(UsageError), peek(request.storage) as engine:
         found = study_spec(engine, request.study)
         if found is not None:
-            known = StudySpec.stored(request.study, found)
-            return {"reading": known.reading, "file_dtype": known.file_dtype}
+            return _as_then(request, StudySpec.stored(request.study, found))
     return {}
+
+
+def _as_then(request: SearchRequest, known: StudySpec) -> dict[str, Any]:
+    """What was decided when a study read its data, and the user does not give now."""
+    length = {} if request.spec.max_length is not None else {"max_length": known.max_length}
+    return {"reading": known.reading, "file_dtype": known.file_dtype, **length}
 
 
 def _check_task(resolved: Resolved, task: Task) -> None:
@@ -307,6 +312,7 @@ def _spec(
         encoding=asked.encoding,
         reading=task.reading,
         file_dtype=task.file_dtype,
+        max_length=task.max_length,
         search_examples=asked.search_examples,
         objectives=settings.objectives,
         scenario=scenario,

@@ -76,6 +76,7 @@ class StudySpec(BaseModel):
     encoding: str | None = None
     reading: PositiveInt = 1
     file_dtype: Annotated[str, Field(pattern="^(float32|float16|bfloat16)$")] = "float32"
+    max_length: PositiveInt = 512
     search_examples: PositiveInt | None
     objectives: tuple[str, ...]
     scenario: Annotated[Scenario | None, BeforeValidator(_scenario)]
@@ -121,7 +122,10 @@ class StudySpec(BaseModel):
         found = []
         if self.model_fingerprint != other.model_fingerprint:
             found.append(f"model ({_instead(other.model, self.model, 'with other weights')})")
-        if self.splits != other.splits:
+        other_length = self.splits != other.splits and self.max_length != other.max_length
+        if other_length:
+            found.append(f"max length ({other.max_length}, not {self.max_length})")
+        if self.splits != other.splits and not (other_length and self.data == other.data):
             found.append(f"data ({_instead(other.data, self.data, 'with other examples')})")
         if self.levels != other.levels or (
             self.space_fingerprint and self.space_fingerprint != other.space_fingerprint

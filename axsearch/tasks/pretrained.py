@@ -28,8 +28,8 @@ from axsearch.models.architectures import architecture_of
 from axsearch.models.exported import PREFIX
 from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import TaskKind, task_kinds
+from axsearch.tasks.spec import TaskSpec
 
-LONGEST = 512
 WRAPPERS = ("module.", "_orig_mod.")
 """What torch's DataParallel and ``torch.compile`` put before the name of every tensor."""
 
@@ -339,6 +339,32 @@ def check_vocabulary(
 
 
 def input_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> int:
-    """How many tokens of an example the model sees."""
+    """How many tokens of an example the model can see: its positions, and its tokenizer's limit."""
     most = architecture_of(config.model_type).longest(config)
-    return int(min(tokenizer.model_max_length, most, LONGEST))
+    return int(min(tokenizer.model_max_length, most))
+
+
+def check_length(spec: TaskSpec) -> None:
+    """Raises UsageError for a ``max_length`` above what the model and its tokenizer read."""
+    asked, model = spec.max_length, spec.model
+    if asked is None:
+        return
+    config = load_config(model)
+    family = architecture_of(config.model_type)
+    most = family.longest(config)
+    if asked > most:
+        remedy = (
+            f"; fine-tune it with `max_length={asked}`, which gives it more, or give"
+            if family.positions
+            else "; use a model with more, or give"
+        )
+        raise UsageError(
+            f"`max_length={asked}` is above the {most} positions of {model}{remedy} at most {most}."
+        )
+    tokenizer = load_tokenizer(model, spec.tokenizer)
+    if asked > tokenizer.model_max_length:
+        raise UsageError(
+            f"`max_length={asked}` is above the {tokenizer.model_max_length} tokens that the "
+            f"tokenizer of {spec.tokenizer or model} reads (its model_max_length); fine-tune the "
+            f"model with `max_length={asked}`, or give at most {tokenizer.model_max_length}."
+        )

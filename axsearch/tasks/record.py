@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from axsearch.tasks.spec import AS_BEFORE, LEFT_OUT, UNKNOWN
 
@@ -15,12 +16,23 @@ def learnt_by(model: str) -> tuple[int, str | None]:
 
     Models that axsearch did not fine-tune have no record, and those of version 0.1 no fingerprint.
     """
+    found = _record(model)
+    if found is None:
+        return UNKNOWN, None
+    learnt = found.get("learnt")
+    return (LEFT_OUT, learnt) if isinstance(learnt, str) else (AS_BEFORE, None)
+
+
+def length_of(model: str) -> int | None:
+    """The tokens to which inputs were cut when a model was fine-tuned; None if not by axsearch."""
+    length = (_record(model) or {}).get("max_length")
+    return length if type(length) is int and length > 0 else None
+
+
+def _record(model: str) -> dict[str, Any] | None:
     path = Path(model).expanduser() / RECORD
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return UNKNOWN, None
-    if not isinstance(found, dict):
-        return UNKNOWN, None
-    learnt = found.get("learnt")
-    return (LEFT_OUT, learnt) if isinstance(learnt, str) else (AS_BEFORE, None)
+        return None
+    return found if isinstance(found, dict) else None

@@ -9,6 +9,12 @@ from typing import Annotated
 from axsearch.errors import UsageError
 from axsearch.options import Option
 
+USUAL = 512
+"""Tokens to which inputs are cut unless many are longer; all were, before that could be set."""
+
+SHORTEST = 8
+"""The fewest tokens to which inputs may be cut."""
+
 LARGEST_SEED = 2**32 - 1
 """The largest that numpy takes."""
 
@@ -75,6 +81,14 @@ class TaskSpec:
     encoding: Annotated[
         str | None, Option("Encoding of text files, such as cp1252", omitted="UTF-8")
     ] = None
+    max_length: Annotated[
+        int | None,
+        Option(
+            "Length in tokens to which inputs are cut, up to what the model and its tokenizer read",
+            omitted=f"{USUAL}, or as much more as keeps nine texts in ten whole; that of `axsearch "
+            "finetune` for a model of it",
+        ),
+    ] = None
     search_examples: Annotated[
         int | None, Option("Number of validation examples to evaluate on", omitted="all")
     ] = None
@@ -97,6 +111,8 @@ class TaskSpec:
         """Raises UsageError for a number that cannot be used."""
         if self.search_examples is not None and self.search_examples < 1:
             raise UsageError(f"`search_examples` must be at least 1, not {self.search_examples}.")
+        if self.max_length is not None and self.max_length < SHORTEST:
+            raise UsageError(f"`max_length` must be at least {SHORTEST}, not {self.max_length}.")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise UsageError(f"`seed` must be from 0 to {LARGEST_SEED}, not {self.seed}.")
         try:

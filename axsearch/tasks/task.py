@@ -19,6 +19,7 @@ from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metr
 from axsearch.tasks.kinds.labels import LabelHints, Labels, read_mapping
 from axsearch.tasks.pretrained import (
     check_head,
+    check_length,
     check_vocabulary,
     dtype_of_file,
     input_length,
@@ -26,10 +27,10 @@ from axsearch.tasks.pretrained import (
     load_model,
     load_tokenizer,
 )
-from axsearch.tasks.record import learnt_by
-from axsearch.tasks.spec import LEFT_OUT, UNKNOWN, TaskSpec
+from axsearch.tasks.record import learnt_by, length_of
+from axsearch.tasks.spec import LEFT_OUT, UNKNOWN, USUAL, TaskSpec
 from axsearch.tasks.split import Split
-from axsearch.tasks.tokens import tokens_read
+from axsearch.tasks.tokens import tokenise, tokens_read
 
 CALIBRATION_EXAMPLES = 512
 FLOAT32 = "float32"
@@ -87,6 +88,9 @@ class Task:
         labels: which class of the head each label of the data is.
         notes: the decisions made while reading the data.
         said: what was read of them, columns and tokens, in sentences.
+        max_length: tokens to which inputs are cut, as given or decided; less if the model reads
+            less.
+        cut: a sentence on texts that are longer; empty if none is.
         reading: how splits were cut, see :data:`axsearch.tasks.spec.LEFT_OUT`.
         file_dtype: in which the model's file keeps its weights.
     """
@@ -104,6 +108,8 @@ class Task:
     labels: Labels
     notes: tuple[str, ...]
     said: tuple[str, ...] = ()
+    max_length: int = USUAL
+    cut: str = ""
     reading: int = UNKNOWN
     file_dtype: str = FLOAT32
 
@@ -120,6 +126,7 @@ class Task:
         labels: Mapping[str, str | int] | Sequence[str] | None = None,
         tokenizer: str | None = None,
         encoding: str | None = None,
+        max_length: int | None = None,
         search_examples: int | None = None,
         seed: int = 0,
     ) -> Task:
@@ -137,6 +144,7 @@ class Task:
                 None.
             tokenizer: local directory or hub name of the tokenizer; the model's own if None.
             encoding: of text files; UTF-8 if None.
+            max_length: tokens to which inputs are cut; decided as :func:`tokenise` says if None.
             search_examples: use this many examples of the validation split, drawn by ``seed``.
             seed: of the examples that are drawn. (Missing splits are always cut in the same way.)
 
@@ -153,15 +161,21 @@ class Task:
             labels=labels,  # type: ignore[arg-type]  # a mapping becomes pairs
             tokenizer=tokenizer,
             encoding=encoding,
+            max_length=max_length,
             search_examples=search_examples,
             seed=seed,
         )
         spec.check()
+        check_length(spec)
         return cls.of(spec)
 
     @classmethod
     def of(cls, spec: TaskSpec) -> Task:
-        """Load the model and data of a spec; raises UsageError as :meth:`load` does."""
+        """Load the model and data of a spec; raises UsageError as :meth:`load` does.
+
+        A ``max_length`` above what the model reads is that: it may be a study's, of before there
+        was a choice. :func:`check_length` refuses it where a user gives it.
+        """
         model = spec.model
         check_names(spec.task, spec.metric)
         config = load_config(model)
@@ -176,15 +190,12 @@ class Task:
         tokenizer = load_tokenizer(model, spec.tokenizer)
         kind.prepare_tokenizer(tokenizer)
         check_vocabulary(model, tokenizer, config)
-        length = input_length(tokenizer, config)
+        limit = input_length(tokenizer, config)
         notes = [*read.notes, *([labels.note] if labels.note else [])]
         drawn = _drawn(kind, read, labels, spec, notes)
-        splits: dict[str, Split] = {
-            name: kind.split(name, examples, tokenizer, length, labels)
-            for name, examples in drawn.items()
-        }
-        said = [read.said]
-        said.append(tokens_read(kind, tokenizer, length, [(splits[n], drawn[n]) for n in splits]))
+        asked = spec.max_length or length_of(model)
+        made = tokenise(kind, tokenizer, drawn, labels, limit=limit, asked=asked)
+        said = [read.said, tokens_read(tokenizer, made), made.note, made.cut.advice(limit)]
         loaded = load_model(model, kind.auto_class)  # before its file is looked at
         dtype = spec.file_dtype or dtype_of_file(model, config)
         if dtype != FLOAT32:
@@ -200,11 +211,13 @@ class Task:
             model=loaded,
             tokenizer=tokenizer,
             notes=tuple(notes),
-            said=tuple(said),
+            said=tuple(sentence for sentence in said if sentence),
+            max_length=asked or made.length,
+            cut=made.cut.sentence,
             reading=reading,
             file_dtype=dtype,
             labels=labels,
-            **splits,
+            **made.splits,
         )
 
     @cached_property

@@ -16,7 +16,6 @@ from rich.progress import Progress
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -27,6 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
+from axsearch.models.architectures import architecture_of
 from axsearch.options import describes, gather
 from axsearch.progress import console, progress_bar
 from axsearch.statistics.inference import estimate
@@ -44,10 +44,17 @@ from axsearch.tasks.pretrained import (
     load_tokenizer,
     on_device,
 )
-from axsearch.tasks.record import RECORD, learnt_by
+from axsearch.tasks.record import RECORD, learnt_by, length_of
 from axsearch.tasks.spec import AS_BEFORE, LEFT_OUT, TaskSpec
-from axsearch.tasks.split import Batch, Split
-from axsearch.tasks.tokens import tokens_read, unknown_share
+from axsearch.tasks.split import Split
+from axsearch.tasks.tokens import tokenise, tokens_read, unknown_share
+from axsearch.training.long_inputs import (
+    InParts,
+    check_room,
+    in_parts,
+    more_positions,
+    prepared,
+)
 from axsearch.training.request import FinetuneRequest
 
 MOST_UNKNOWN = 0.5
@@ -82,7 +89,7 @@ def finetune(
     tokenizer: str | None = TaskSpec.tokenizer,
     encoding: str | None = TaskSpec.encoding,
     epochs: int = FinetuneRequest.epochs,
-    max_length: int = FinetuneRequest.max_length,
+    max_length: int | None = TaskSpec.max_length,
     seed: int = TaskSpec.seed,
     device: str = FinetuneRequest.device,
     force: bool = FinetuneRequest.force,
@@ -90,8 +97,10 @@ def finetune(
     """Train a model for a task and save it with its tokenizer in ``out``.
 
     The head that the task needs is added. AdamW with linear decay, batches of similar lengths,
-    frozen embeddings, bf16 autocast if the processor has it. An interrupted run continues from its
-    last epoch; a finished one with the same inputs is not repeated.
+    frozen word embeddings, bf16 autocast if the processor has it. A model that has learnt an
+    embedding of each position may have a ``max_length`` above them: they are repeated
+    (:func:`axsearch.models.positions.with_positions`) and trained. An interrupted run continues
+    from its last epoch; a finished one with the same inputs is not repeated.
 
     Raises:
         UsageError: an argument cannot be used; nothing was trained.
@@ -112,8 +121,9 @@ def train(request: FinetuneRequest) -> FineTuned:
         "labels": list(lesson.labels.names),
         "metric": lesson.metric,
         "epochs": request.epochs,
-        "max_length": request.max_length,
+        "max_length": lesson.max_length,
         "seed": request.spec.seed,
+        **({"positions": lesson.positions} if lesson.positions else {}),
         **({"learnt": lesson.learnt} if lesson.learnt else {}),
     }
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
@@ -123,6 +133,11 @@ def train(request: FinetuneRequest) -> FineTuned:
         return done
     for note in (*lesson.said, *lesson.notes):
         console.print(note, style="dim")
+    if lesson.positions:
+        console.print(
+            f"{request.spec.model} is given {lesson.positions:,} positions: the embeddings of its "
+            "own are repeated. Of longer inputs it learns in this training only."
+        )
     trained = _trained(request, lesson, checkpoints)
     trained.float().save_pretrained(folder)
     lesson.tokenizer.save_pretrained(folder)
@@ -151,7 +166,9 @@ def train(request: FinetuneRequest) -> FineTuned:
 class _Lesson:
     """What a model is trained on: the splits, and what they are split with.
 
-    ``learnt`` is :attr:`axsearch.tasks.data.Data.learnt`; None of data read as version 0.1 did.
+    ``max_length`` is as it was given or decided, ``positions`` the number that the model is given
+    if it has fewer. ``learnt`` is :attr:`axsearch.tasks.data.Data.learnt`; None of data read as
+    version 0.1 did.
     """
 
     kind: TaskKind[Any, Any]
@@ -162,6 +179,8 @@ class _Lesson:
     validation: Split
     said: tuple[str, ...]
     notes: tuple[str, ...]
+    max_length: int
+    positions: int | None
     learnt: str | None
 
 
@@ -192,11 +211,14 @@ def _read(request: FinetuneRequest) -> _Lesson:
     tokenizer = load_tokenizer(asked.model, asked.tokenizer)
     kind.prepare_tokenizer(tokenizer)
     check_vocabulary(asked.model, tokenizer, config)
-    length = min(request.max_length, input_length(tokenizer, config))
-    tokenizer.model_max_length = length
-    (_, learnt), (_, checked) = parts
-    train = kind.split("train", learnt, tokenizer, length, labels)
-    validation = kind.split("validation", checked, tokenizer, length, labels)
+    positions = more_positions(asked, config)
+    limit = asked.max_length or input_length(tokenizer, config)
+    length = asked.max_length or length_of(request.out)
+    examples = {"train": parts[0][1], "validation": parts[1][1]}
+    made = tokenise(kind, tokenizer, examples, labels, limit=limit, asked=length)
+    most = architecture_of(config.model_type).longest(config)
+    tokenizer.model_max_length = made.length
+    train, validation = made.splits["train"], made.splits["validation"]
     unknown = unknown_share(tokenizer, [train])
     if unknown > MOST_UNKNOWN and not request.force:
         raise UsageError(
@@ -204,13 +226,23 @@ def _read(request: FinetuneRequest) -> _Lesson:
             f"{asked.tokenizer or asked.model}: they do not belong together; name another "
             "`tokenizer`, or `force=True` trains all the same."
         )
-    split_examples = [(train, learnt), (validation, checked)]
-    said = (read.said, tokens_read(kind, tokenizer, length, split_examples))
+    said = (read.said, tokens_read(tokenizer, made), made.note, made.cut.advice(most))
     notes = [*read.notes, *([labels.note] if labels.note else [])]
     if left_out:
         notes.append(f"{left_out} examples have the label -1, no gold label, and are left out.")
-    known = None if reading == AS_BEFORE else read.learnt
-    return _Lesson(kind, metric, labels, tokenizer, train, validation, said, tuple(notes), known)
+    return _Lesson(
+        kind,
+        metric,
+        labels,
+        tokenizer,
+        train,
+        validation,
+        tuple(sentence for sentence in said if sentence),
+        tuple(notes),
+        length or made.length,
+        positions,
+        None if reading == AS_BEFORE else read.learnt,
+    )
 
 
 def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> PreTrainedModel:
@@ -224,23 +256,17 @@ def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> Pr
         attention="eager",  # on a CPU its backward pass is faster than SDPA's
         **kind.head_config(lesson.labels),
     )
+    model = prepared(model, int(train.lengths.max()), lesson.positions)
     model.get_input_embeddings().requires_grad_(False)
-
-    def collate(features: list[dict[str, int]]) -> Batch:
-        rows = [feature["row"] for feature in features]
-        return {**train.collate(rows), "labels": train.collate_targets(rows)}
-
-    def loss(outputs: Any, targets: torch.Tensor, **_: object) -> torch.Tensor:
-        return kind.loss(outputs, targets) / len(targets)
-
-    trainer = Trainer(
+    check_room(model, train, request.device)
+    trainer = InParts(
         model,
         _arguments(request, checkpoints),
         train_dataset=datasets.Dataset.from_dict(
             {"row": range(len(train)), "length": train.lengths}
         ),
-        data_collator=collate,
-        compute_loss_func=loss,
+        data_collator=lambda features: in_parts(train, [feature["row"] for feature in features]),
+        compute_loss_func=lambda outputs, targets, **_: kind.loss(outputs, targets),
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout
     console.print(

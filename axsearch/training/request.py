@@ -18,12 +18,11 @@ class FinetuneRequest:
     spec: TaskSpec
     out: Annotated[str, Option("Folder for the fine-tuned model")]
     epochs: Annotated[int, Option("Number of passes over the training examples")] = 3
-    max_length: Annotated[int, Option("Length in tokens to which inputs are cut")] = 128
     device: Device = "cpu"
     force: Annotated[bool, Option("Train even if most words are unknown to the tokenizer")] = False
 
     def check(self) -> None:
         """Raises UsageError for a number that cannot be used."""
-        if self.epochs < 1 or self.max_length < 8:
-            raise UsageError("`epochs` must be at least 1 and `max_length` at least 8.")
+        if self.epochs < 1:
+            raise UsageError(f"`epochs` must be at least 1, not {self.epochs}.")
         self.spec.check()

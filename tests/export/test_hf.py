@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import Bundle, hf
+from axsearch.export.card import model_card
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.export.modeling_source import modeling_source
 from axsearch.models.architectures import architectures
@@ -607,6 +609,13 @@ def test_a_compensated_model_is_written_as_it_was_measured(
     card = (folder / "README.md").read_text()
     assert ("to the biases" in card) is (way == "bias")
     assert ("refitted on calibration examples" in card) is (way == "least_squares")
+
+
+def test_the_card_says_which_texts_were_cut() -> None:
+    bundle = bundle_of(tiny_bert(), Recipe.of({}))
+    assert "\nData: `a/dataset`.\n" in model_card(bundle, "hf")
+    cut = "3 of 9 texts are longer than 512 tokens and are cut, by 20% on average."
+    assert f"\nData: `a/dataset`. {cut}\n" in model_card(replace(bundle, cut=cut), "hf")
 
 
 def test_the_card_says_how_to_load_it(written: Path, plain: Path) -> None:

@@ -79,13 +79,13 @@ FIELDS: dict[str, Check] = {
     "dtype": lambda v: v in ("float32", "bfloat16"),
     "space_fingerprint": text, "weights": text, "workload": optional(text),
     "latency_tables": whole(1), "labels": optional(list_of(text)), "tokenizer": optional(text),
-    "encoding": optional(text), "reading": whole(1),
+    "encoding": optional(text), "reading": whole(1), "max_length": whole(1),
     "file_dtype": lambda v: v in ("float32", "float16", "bfloat16"),
 }  # fmt: skip
 DEFAULTS = {
     "max_size_ratio": None, "compensation": "none", "dtype": "float32", "space_fingerprint": "",
     "weights": "", "workload": None, "latency_tables": 1, "labels": None, "tokenizer": None,
-    "encoding": None, "reading": 1, "file_dtype": "float32",
+    "encoding": None, "reading": 1, "file_dtype": "float32", "max_length": 512,
 }  # fmt: skip
 
 

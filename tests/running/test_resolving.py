@@ -52,6 +52,17 @@ def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
             "`sequence_length=65` is above the model's 64",
             "--sequence-length 65 is above",
         ),
+        (
+            {"max_length": 65},
+            "`max_length=65` is above the 64 positions",
+            "fine-tune it with --max-length 65, which gives it more, or give at most 64",
+        ),
+        (
+            {"max_length": 49},
+            "`max_length=49` is above the 48 tokens that the tokenizer of",
+            "fine-tune the model with --max-length 49, or give at most 48",
+        ),
+        ({"max_length": 7}, "`max_length` must be at least 8, not 7", "--max-length must be"),
         ({"threads": 0}, "`threads` must be", "--threads must be"),
         ({"search_examples": 0}, "`search_examples` must be", "--search-examples must be"),
         ({"seed": -1}, "`seed` must be from 0 to 4294967295", "--seed must be"),

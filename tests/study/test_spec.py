@@ -29,7 +29,7 @@ def test_a_study_of_before_there_were_runtimes_is_the_same_study() -> None:
     assert older.differences(asked) == []
     assert older.model_dump(mode="json") == {
         **SPEC, "weights": "", "latency_tables": 1, "labels": None, "tokenizer": None,
-        "encoding": None, "reading": 1, "file_dtype": "float32",
+        "encoding": None, "reading": 1, "file_dtype": "float32", "max_length": 512,
     }  # fmt: skip  # as it is written from now on
 
 
@@ -54,6 +54,20 @@ def test_other_weights_are_another_study() -> None:
     known = StudySpec.stored("reviews", SPEC)
     asked = known.model_copy(update={"weights": "recovery"})
     assert asked.differences(known) == ["how the weights of smaller models are made"]
+
+
+def test_data_cut_to_another_length_are_said_to_be() -> None:
+    known = StudySpec.stored("reviews", SPEC)
+    longer = {**known.splits, "search": "l" * 64}
+    asked = known.model_copy(update={"max_length": 2048, "splits": longer})
+    assert asked.differences(known) == ["max length (512, not 2048)"]
+    elsewhere = asked.model_copy(update={"data": "mails"})
+    assert [one.partition(" (")[0] for one in elsewhere.differences(known)] == [
+        "max length",
+        "data",
+    ]
+    whole = known.model_copy(update={"max_length": 2048})  # of texts that are shorter than both
+    assert whole.differences(known) == []
 
 
 def test_a_scenario_that_is_none_is_refused_in_a_sentence() -> None:

@@ -77,7 +77,7 @@ def test_a_finished_run_is_not_done_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done, out = tuned
-    monkeypatch.delattr(axsearch.training.finetuning, "Trainer")
+    monkeypatch.delattr(axsearch.training.finetuning, "InParts")
     again = finetune(str(headless), str(named_data), str(out), epochs=2, max_length=32)
     assert again.cached
     assert again.validation == done.validation

@@ -164,6 +164,10 @@ class TaskKind(ABC, Generic[E, S]):
         """The tokens of each example if nothing were cut; None if long ones are read in parts."""
         return None
 
+    def also_cut(self, splits: Sequence[S], length: int) -> str:
+        """A sentence on texts that are cut although others are read in parts; empty if none is."""
+        return ""
+
     def logits(self, outputs: Any) -> torch.Tensor:
         """The head's logits in a model's outputs: (features, …)."""
         logits: torch.Tensor = outputs.logits

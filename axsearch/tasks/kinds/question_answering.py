@@ -68,11 +68,13 @@ class Windows(Split):
         owner: the example of each window, (windows,), in the examples' order.
         offsets: the characters (start, end) of each token of a window; (-1, -1) for a token
             outside the context.
+        shortened: the number of questions, of those that the split was made of, that are cut.
     """
 
     questions: Sequence[Question] = ()
     owner: Sequence[int] = ()
     offsets: Sequence[Sequence[tuple[int, int]]] = ()
+    shortened: int = 0
 
     def references(self) -> Sequence[Any]:
         """The questions with all their answers, and the question of each window."""
@@ -195,13 +197,15 @@ class QuestionAnswering(TaskKind[Question, Windows]):
         """Windows of ``length`` tokens; the target of one without the answer is no answer."""
         if not tokenizer.is_fast:
             raise UsageError(f"{self.name} needs a tokenizer with a tokenizer.json.")
-        asked = min(QUESTION_TOKENS, length // 3)
+        asked = _question_tokens(length)
         room = length - asked - tokenizer.num_special_tokens_to_add(pair=True)
         if room < 2:
             raise UsageError(f"Inputs of {length} tokens are too short for {self.name}.")
         keys = [key for key in tokenizer.model_input_names if key != "offset_mapping"]
+        questions = [example.question for example in examples]
+        short = _shortened(tokenizer, questions, asked)
         encoded = tokenizer(
-            _shortened(tokenizer, [example.question for example in examples], asked),
+            short,
             [example.context for example in examples],
             truncation="only_second",
             max_length=length,
@@ -231,6 +235,17 @@ class QuestionAnswering(TaskKind[Question, Windows]):
             questions=examples,
             owner=owner,
             offsets=offsets,
+            shortened=sum(ours != own for ours, own in zip(short, questions, strict=True)),
+        )
+
+    def also_cut(self, splits: Sequence[Windows], length: int) -> str:
+        """How many questions are cut; contexts are read in windows."""
+        count = sum(split.shortened for split in splits)
+        if not count:
+            return ""
+        return (
+            f"{count:,} of {sum(len(split.questions) for split in splits):,} questions are longer "
+            f"than {_question_tokens(length)} tokens and are cut."
         )
 
     def logits(self, outputs: Any) -> torch.Tensor:
@@ -333,6 +348,11 @@ def _answers(where: str, given: Any) -> tuple[tuple[str, int], ...]:
             f"{str(given)[:60]!r}."
         )
     return tuple(dict.fromkeys(zip(texts, starts, strict=True)))
+
+
+def _question_tokens(length: int) -> int:
+    """The tokens of a question that are read in windows of this length."""
+    return min(QUESTION_TOKENS, length // 3)
 
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, questions: list[str], most: int) -> list[str]:
