@@ -23,11 +23,7 @@ def check_room(evaluator: Evaluator, *, calibrated: bool) -> None:
     task, shapes = evaluator.task, Shapes.of(evaluator.base.model)
     share = 2 if evaluator.dtype == "bfloat16" else 1
     needs = [
-        Need(
-            f"Evaluating {_inputs(*size)}",
-            shapes.forward(*size) // share,
-            SHORTER,
-        )
+        Need(f"Evaluating {_inputs(*size)}", shapes.forward(*size) // share, SHORTER)
         for size in sizes(task.search, EVALUATED)
     ]
     if calibrated:

@@ -165,8 +165,8 @@ def prepare(resolved: Resolved) -> Prepared:
     evaluator = Evaluator(
         task, database.engine, scenario, request.device, spec.dtype, machine=spec.machine
     )
-    check_room(evaluator, calibrated=resolved.sampler.needs_calibration)
     if known is None:
+        check_room(evaluator, calibrated=resolved.sampler.needs_calibration)
         check_base(evaluator, force=request.force)
     for note in (*task.said, *task.notes, *shared_layers(sites)):
         console.print(note, style="dim")

@@ -265,7 +265,9 @@ def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> Pr
         train_dataset=datasets.Dataset.from_dict(
             {"row": range(len(train)), "length": train.lengths}
         ),
-        data_collator=lambda features: in_parts(train, [feature["row"] for feature in features]),
+        data_collator=lambda features: in_parts(
+            train, [feature["row"] for feature in features], request.device
+        ),
         compute_loss_func=lambda outputs, targets, **_: kind.loss(outputs, targets),
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout

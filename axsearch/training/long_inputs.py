@@ -18,8 +18,8 @@ from axsearch.tasks.spec import TaskSpec
 from axsearch.tasks.split import FULL, Split
 
 WHOLE = 128
-"""Tokens of an example up to which a batch is one part: its activations are all kept for the
-backward pass, and attention's scores too."""
+"""Tokens of an example up to which a batch is one part on a CPU: all activations are kept for the
+backward pass, with attention's scores. A GPU, which small parts would leave idle, takes 512."""
 
 Part = dict[str, torch.Tensor]
 
@@ -59,11 +59,11 @@ def prepared(model: PreTrainedModel, longest: int, positions: int | None) -> Pre
     return model
 
 
-def in_parts(split: Split, rows: Sequence[int]) -> dict[str, list[Part]]:
+def in_parts(split: Split, rows: Sequence[int], device: str = "cpu") -> dict[str, list[Part]]:
     """A batch of these features, in parts of bounded memory, with their targets as ``labels``."""
-    every = np.asarray(rows)
-    short = split.lengths[every].max() <= WHOLE
-    parts = [every] if short else split.groups(every, len(every), WHOLE)
+    every, whole = np.asarray(rows), WHOLE if device == "cpu" else FULL
+    short = split.lengths[every].max() <= whole
+    parts = [every] if short else split.groups(every, len(every), whole)
     return {
         "parts": [{**split.collate(own), "labels": split.collate_targets(own)} for own in parts]
     }

@@ -29,6 +29,8 @@ from axsearch.testing.text import VOCABULARY, reviews, tiny_bert, tiny_tokenizer
 from axsearch.training import long_inputs
 from axsearch.training.long_inputs import InParts, in_parts, prepared
 
+KIND = TextClassification()
+
 
 @pytest.fixture
 def short(tmp_path: Path) -> Path:
@@ -130,24 +132,24 @@ def test_positions_that_cannot_be_repeated_are_refused(
 
 
 def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
-    kind, draw = TextClassification(), np.random.default_rng(0)
+    draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(VOCABULARY[5:], n)) for n in (3, 300, 150, 5, 280, 140)]
 
     examples = [TextExample((text,), str(i % 2)) for i, text in enumerate(texts)]
     tokenizer = tiny_tokenizer()
-    split = kind.split("train", examples, tokenizer, 400, Labels.of(["0", "1"]))
+    split = KIND.split("train", examples, tokenizer, 400, Labels.of(["0", "1"]))
     rows = list(range(len(split)))
     parts = in_parts(split, rows)["parts"]
     assert [part["input_ids"].shape for part in parts] == [(4, 152), (1, 282), (1, 302)]
     model = random_model("bert", vocab_size=len(VOCABULARY), max_position_embeddings=400,
                          hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # fmt: skip
-    kind.loss(model(**split.collate(rows)), split.collate_targets(rows)).div(len(rows)).backward()
+    KIND.loss(model(**split.collate(rows)), split.collate_targets(rows)).div(len(rows)).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     trainer = InParts(
         model,
         TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"),
-        compute_loss_func=lambda outputs, targets, **_: kind.loss(outputs, targets),
+        compute_loss_func=lambda outputs, targets, **_: KIND.loss(outputs, targets),
     )
     trainer.training_step(model, in_parts(split, rows))
     for name, gradient in expected.items():
@@ -157,13 +159,20 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_short_inputs_is_one_part_in_its_order() -> None:
-    kind = TextClassification()
 
     examples = [TextExample((text,), str(label)) for text, label in reviews(32, 0)]
-    split = kind.split("train", examples, tiny_tokenizer(), 48, Labels.of(["0", "1"]))
+    split = KIND.split("train", examples, tiny_tokenizer(), 48, Labels.of(["0", "1"]))
     (part,) = in_parts(split, [5, 3, 9])["parts"]
     assert torch.equal(part["input_ids"], split.collate([5, 3, 9])["input_ids"])
     assert part["labels"].tolist() == split.targets[[5, 3, 9]].tolist()
+
+
+def test_a_gpu_takes_larger_parts() -> None:
+    examples = [TextExample(("word1 " * length,), "0") for length in (500, 300, 510)]
+    split = KIND.split("train", examples, tiny_tokenizer(), 512, Labels.of(["0", "1"]))
+    assert len(in_parts(split, [0, 1, 2])["parts"]) == 3
+    (part,) = in_parts(split, [0, 1, 2], "cuda")["parts"]
+    assert part["input_ids"].shape == (3, 512)
 
 
 def keeps_one_layer(model: PreTrainedModel) -> bool:
