@@ -50,6 +50,7 @@ from axsearch.tasks.split import Split
 from axsearch.tasks.tokens import tokenise, tokens_read, unknown_share
 from axsearch.training.long_inputs import (
     InParts,
+    attention_dropout,
     check_room,
     in_parts,
     more_positions,
@@ -248,15 +249,17 @@ def _read(request: FinetuneRequest) -> _Lesson:
 def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> PreTrainedModel:
     """Train, from the last checkpoint where there is one."""
     kind, train = lesson.kind, lesson.train
+    longest = int(train.lengths.max())
+    left_out = attention_dropout(load_config(request.spec.model), longest)
     set_seed(request.spec.seed)
     model = load_model(
         request.spec.model,
         kind.auto_class,
         new_head=True,
         attention="eager",  # on a CPU its backward pass is faster than SDPA's
-        **kind.head_config(lesson.labels),
+        **{**kind.head_config(lesson.labels), **dict.fromkeys(left_out, 0.0)},
     )
-    model = prepared(model, int(train.lengths.max()), lesson.positions)
+    model = prepared(model, longest, lesson.positions)
     model.get_input_embeddings().requires_grad_(False)
     check_room(model, train, request.device)
     trainer = InParts(
@@ -278,6 +281,8 @@ def _trained(request: FinetuneRequest, lesson: _Lesson, checkpoints: Path) -> Pr
     with progress_bar() as progress:
         trainer.add_callback(_Shown(progress))
         trainer.train(resume_from_checkpoint=last)
+    for name, rate in left_out.items():
+        setattr(model.config, name, rate)
     return model
 
 

@@ -21,6 +21,9 @@ WHOLE = 128
 """Tokens of an example up to which a batch is one part on a CPU: all activations are kept for the
 backward pass, with attention's scores. A GPU, which small parts would leave idle, takes 512."""
 
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+"""What configs call the dropout of attention's probabilities."""
+
 Part = dict[str, torch.Tensor]
 
 
@@ -40,6 +43,17 @@ def more_positions(spec: TaskSpec, config: PreTrainedConfig) -> int | None:
             f"{most}, or use a model with more."
         )
     return asked
+
+
+def attention_dropout(config: PreTrainedConfig, longest: int) -> dict[str, float]:
+    """The config's entries of attention's dropout, where it must be left out in training.
+
+    PyTorch's attention has no kernel on a CPU that drops probabilities, and would make all of them
+    at once. Up to 512 tokens that is what eager attention does too.
+    """
+    if longest <= FULL or architecture_of(config.model_type).attention == "eager":
+        return {}
+    return {name: getattr(config, name) for name in ATTENTION_DROPOUT if hasattr(config, name)}
 
 
 def prepared(model: PreTrainedModel, longest: int, positions: int | None) -> PreTrainedModel:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertModel,
@@ -27,7 +28,7 @@ from axsearch.tasks.kinds.text_classification import TextClassification
 from axsearch.testing.models import random_model
 from axsearch.testing.text import VOCABULARY, reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training import long_inputs
-from axsearch.training.long_inputs import InParts, in_parts, prepared
+from axsearch.training.long_inputs import InParts, attention_dropout, in_parts, prepared
 
 KIND = TextClassification()
 
@@ -187,6 +188,35 @@ def test_only_one_layers_activations_are_kept_of_long_inputs() -> None:
     assert longer.config.max_position_embeddings == 700
     assert longer.config._attn_implementation == "sdpa"
     assert not keeps_one_layer(prepared(random_model("mpnet"), 600, None))  # it cannot
+
+
+def test_attention_drops_nothing_of_long_inputs_and_the_config_keeps_its_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model("bert", vocab_size=len(VOCABULARY), max_position_embeddings=600)
+    model.config.attention_probs_dropout_prob = 0.3
+    model.bert.save_pretrained(tmp_path / "model")
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 600
+    tokenizer.save_pretrained(tmp_path / "model")
+    rates, steps = [], InParts.training_step
+
+    def seen(self: InParts, model: PreTrainedModel, *given: object) -> torch.Tensor:
+        rates.append(model.bert.encoder.layer[0].attention.self.dropout.p)
+        return steps(self, model, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(InParts, "training_step", seen)
+    for length, rate in ((600, 0.0), (512, 0.3)):
+        data, out = tmp_path / f"data{length}", tmp_path / f"out{length}"
+        data.mkdir()
+        for split in ("train", "validation", "test"):
+            rows = [(f"{text} {'word1 ' * 600}", label) for text, label in reviews(4, 1)]
+            write_csv(data / f"{split}.csv", list(rows), ("text", "label"))
+        finetune(str(tmp_path / "model"), str(data), str(out), epochs=1, max_length=length)
+        assert set(rates) == {rate}
+        rates.clear()
+        assert AutoConfig.from_pretrained(out).attention_probs_dropout_prob == 0.3
+    assert attention_dropout(random_model("mpnet").config, 600) == {}
 
 
 def test_too_little_memory_is_said_before_training(
