@@ -32,12 +32,16 @@ def check_room(evaluator: Evaluator, *, calibrated: bool) -> None:
             for size in sizes(task.calibration, CALIBRATED)
         ]
     check_memory(needs, evaluator.device)
-    if evaluator.scenario is not None:
-        timed = [tuple(batch["input_ids"].shape) for batch in evaluator.workload[0]]
+    scenario = evaluator.scenario
+    if scenario is not None:
+        if scenario.sequence_length is not None:  # whose batches may themselves be too large
+            timed = [(scenario.batch_size, scenario.sequence_length)]
+        else:
+            timed = [tuple(batch["input_ids"].shape) for batch in evaluator.workload[0]]
         less = "give a smaller `batch_size`, or use a machine with more"
         check_memory(
             [Need(f"Timing {_inputs(*size)}", shapes.forward(*size), less) for size in timed],
-            evaluator.scenario.device,
+            scenario.device,
         )
 
 
