@@ -34,6 +34,7 @@ def check_room(evaluator: Evaluator, *, calibrated: bool) -> None:
     check_memory(needs, evaluator.device)
     scenario = evaluator.scenario
     if scenario is not None:
+        timed: list[tuple[int, ...]]
         if scenario.sequence_length is not None:  # whose batches may themselves be too large
             timed = [(scenario.batch_size, scenario.sequence_length)]
         else:
