@@ -29,6 +29,7 @@ class Approximation(ABC):
     - A search builds its genome: :meth:`group` returns the sites of a layer that one parameter
       sets, :meth:`parts` how many parameters there are, :meth:`levels` the values that each may
       take. The parameter is called ``layer03.<name>``, or ``layer03.<name>.05`` with several parts.
+      Of a base that is an export only the levels that go :meth:`further` are left.
     - A trial turns levels into a recipe: :meth:`choice` returns what a level writes, and
       :meth:`recorded` the name that it is written under. A recipe knows fewer names than a genome,
       since equal models must be equal recipes: removing a block is to keep none of its heads.
@@ -96,6 +97,11 @@ class Approximation(ABC):
     @abstractmethod
     def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """The values its choice may take at this site, from exact to most approximate."""
+
+    def further(self, site: Site, level: Level) -> bool:
+        """Whether a level is more approximate than what the base has at the site already."""
+        before = site.made.get(self.recorded(site.id.kind))
+        return before is None or (level is not None and level < before)
 
     @abstractmethod
     def choice(

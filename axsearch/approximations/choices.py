@@ -63,6 +63,10 @@ class Choice(BaseModel):
         """The joint choice of two parameters of a genome for one site: the more approximate one."""
         return min(self, other, key=lambda choice: choice.level or 0)
 
+    def after(self, earlier: Choice) -> Choice:
+        """The choice that has the effect of both, made one after the other: the newer one holds."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as plain data."""
         return {
@@ -142,6 +146,12 @@ class Kept(Choice):
     def joined(self, other: Self) -> Self:
         """The units that both keep."""
         return type(self)(of=self.of, kept=tuple(sorted({*self.kept} & {*other.kept})))
+
+    def after(self, earlier: Choice) -> Choice:
+        """Those of the units kept earlier that are kept again, as the original counts them."""
+        if not isinstance(earlier, Kept):
+            return self
+        return Kept(of=earlier.of, kept=tuple(earlier.kept[unit] for unit in self.kept))
 
 
 class Setting(Choice):

@@ -7,7 +7,7 @@ other and :mod:`axsearch.kernels` only, and their top-level names differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class Position:
     """Where a layer of a smaller model stands, for :attr:`Layout.finish`.
 
     Attributes:
-        layer: its number in the base.
+        layer: its number in the original model.
         removed: the kinds of its blocks that were removed.
         below: for each kind how many layers below still have their block.
     """
@@ -152,7 +152,9 @@ class UnitModeling(Modeling):
         resize(target.module, block, width)
         if block.core is not None:
             core: Any = target.module.get_submodule(block.core)
-            core.kept_units = kept  # for a family whose units are not all of one kind
+            # For a family whose units are not all of one kind, as the original counts them.
+            before = getattr(core, "kept_units", None) or range(choice["of"])
+            core.kept_units = [before[unit] for unit in kept]
             for name in block.counts:
                 setattr(core, name, len(kept))
             for name in block.widths:
@@ -173,22 +175,26 @@ def apply_choices(
     layers: Sequence[int],
     layout: Layout,
     halves: Mapping[str, type[Modeling]],
+    gone: Collection[str] = (),
 ) -> None:
     """Install a recipe's choices in a model; new tensors are left for the caller to fill.
 
     Args:
         model: with as many layers as ``layers`` has.
         sites: those of a recipe's JSON: for each site the choices by their type.
-        layers: the numbers that the layers have in the base, which sites are named by.
+        layers: the numbers that the layers have in the original model, which sites are named by.
         layout: of the family.
         halves: the class of each type of choice.
+        gone: the sites whose block is removed already.
     """
     stack: Any = model.base_model.get_submodule(layout.layers)
     below = dict.fromkeys(layout.blocks, 0)
     for number, own in enumerate(layers):
         layer: Any = stack[number]
-        chosen = {kind: sites.get(f"layer{own:02d}.{kind}", {}) for kind in layout.blocks}
-        removed = frozenset(
+        names = {kind: f"layer{own:02d}.{kind}" for kind in layout.blocks}
+        chosen = {kind: sites.get(name, {}) for kind, name in names.items()}
+        lacking = {kind for kind, name in names.items() if name in gone}
+        removed = lacking.union(
             kind
             for kind, choices in chosen.items()
             if any(halves[type].removes(choice) for type, choice in choices.items())
@@ -198,6 +204,8 @@ def apply_choices(
             stack[number] = layout.empty_layer()
             continue
         for kind, block in layout.blocks.items():
+            if kind in lacking:
+                continue
             if kind in removed:
                 assert block.remove is not None
                 block.remove(layer)
@@ -205,10 +213,12 @@ def apply_choices(
             for type, choice in sorted(chosen[kind].items()):
                 halves[type].install(Target(model, layer, block), choice)
         if layout.finish is not None:
-            layout.finish(layer, Position(own, removed, dict(below)), model.config)
+            layout.finish(layer, Position(own, frozenset(removed), dict(below)), model.config)
         below = {kind: count + (kind not in removed) for kind, count in below.items()}
     for kind, block in layout.outside.items():
         choices = sites.get(kind, {})
+        if kind in gone:
+            continue
         if any(halves[type].removes(choice) for type, choice in choices.items()):
             assert block.remove is not None
             block.remove(model.base_model)

@@ -105,6 +105,8 @@ class Site:
         repeats: how often a forward pass runs the site, more than once where layers share their
             parameters, and so their choices.
         modules: the names of its modules in the base model's state dict, without ``.weight``.
+        made: the levels of the choices that the base has here already, by their types, where it is
+            an export that is made smaller again; without those that removed units.
         lacks: what the model's family cannot do here, such as :data:`SELECTABLE_SCORES`, with the
             reason; an approximation lists what it ``needs``.
     """
@@ -115,6 +117,7 @@ class Site:
     length: int
     repeats: int = 1
     lacks: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, int | None] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
 
     @property

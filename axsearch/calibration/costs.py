@@ -74,7 +74,7 @@ def _others(base: Base, total: int) -> dict[tuple[SiteId, str], float]:
                 continue
             for level in approximation.levels(site):
                 choice = approximation.choice(site, level, range(site.count))
-                if choice is None:
+                if choice is None or not approximation.further(site, level):
                     continue
                 recipe = Recipe.of({site_id: {approximation.name: choice}})
                 left = sum(tensor.nbytes for tensor in base.cut(recipe).values())

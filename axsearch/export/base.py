@@ -21,6 +21,7 @@ from axsearch.errors import UsageError
 from axsearch.export.manifest import CARD, contents
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.models.base_model import Base
+from axsearch.models.surgery import Plan
 from axsearch.models.weights import Weights
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
@@ -77,6 +78,11 @@ class Bundle:
     cut: str = ""
 
     @cached_property
+    def plan(self) -> Plan:
+        """The layers that stay, and what was done to the original model in all."""
+        return self.base.plan(self.recipe)
+
+    @cached_property
     def state(self) -> dict[str, Tensor]:
         """The smaller model's tensors."""
         return self.weights.state(self.recipe)
@@ -105,7 +111,9 @@ class Bundle:
         """
         config = self.base.model.config
         family = self.base.family
-        wanted = [recorded(s.kind)[n].probe_length(c) for s, n, c in self.recipe.choices()]
+        wanted = [
+            recorded(s.kind)[n].probe_length(c) for s, n, c in self.plan.after.recipe.choices()
+        ]
         length = min(max([PROBE_LENGTH, *wanted]), family.longest(config))
         inputs = family.example(config, PROBE_ROWS, length)
         name, taken = "token_type_ids", signature(self.base.model.forward).parameters
@@ -126,7 +134,7 @@ class Bundle:
     def write_common(self, folder: Path, card: str) -> None:
         """Write what every format has beside the model: tokenizer, recipe, probe and card."""
         self.tokenizer.save_pretrained(folder)
-        self.recipe.write(folder / RECIPE)
+        self.plan.after.recipe.write(folder / RECIPE)
         probe = {
             "inputs": {name: _listed(tensor) for name, tensor in self.probe_inputs.items()},
             "outputs": {name: _listed(tensor) for name, tensor in self.probe_outputs.items()},

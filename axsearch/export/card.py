@@ -19,7 +19,7 @@ def model_card(bundle: Bundle, format: str, *, remote: bool = False) -> str:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     choices = bundle.measurement.choices.values()
-    used = [recorded(site.kind)[name] for site, name, _ in bundle.recipe.choices()]
+    used = [recorded(site.kind)[name] for site, name, _ in bundle.plan.after.recipe.choices()]
     template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text())
     return template.render(
         bundle=bundle,

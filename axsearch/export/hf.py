@@ -17,11 +17,19 @@ from axsearch.export.base import CONFIG, RECIPE, Bundle, ExportFormat, check_fil
 from axsearch.export.card import model_card
 from axsearch.export.checking import run_check
 from axsearch.export.config import PRIVATE, check_entries, kept_entries
-from axsearch.export.modeling_source import modeling_source
-from axsearch.models.exported import PREFIX, exported_classes, read_json
+from axsearch.models.export_config import (
+    MODELING,
+    auto_map,
+    class_entries,
+    own_entries,
+    types_of,
+    write_modeling,
+)
+from axsearch.models.exported import exported_classes, read_json
+from axsearch.models.modeling_source import modeling_source
 from axsearch.space.recipe import Recipe
 
-WEIGHTS, MODELING = "model.safetensors", "modeling_axsearch"
+WEIGHTS = "model.safetensors"
 EARLIER = Path(__file__).with_name("earlier_sources.json")
 """SHA-256 of the modeling files of earlier releases, by release, auto class and model type."""
 
@@ -73,10 +81,9 @@ class HuggingFace(ExportFormat):
         config = _config(bundle)
         (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         if "auto_map" in config:
-            source = modeling_source(
-                type(bundle.base.model), bundle.auto_class, _types(bundle.recipe)
+            write_modeling(
+                folder, type(bundle.base.model), bundle.auto_class, bundle.plan.after.recipe
             )
-            (folder / f"{MODELING}.py").write_text(source)
         card = model_card(bundle, "hf", remote="auto_map" in config)
         bundle.write_common(folder, card)
 
@@ -98,7 +105,7 @@ class HuggingFace(ExportFormat):
         base, auto_class = exported_classes(folder, config)
         # Exactly ours: transformers reads `x--y` in here as code of the hub repository x.
         if remote and (
-            config.get("auto_map") != _auto_map(auto_class)
+            config.get("auto_map") != auto_map(auto_class)
             or not modeling.is_file()
             or not _is_written_by_us(modeling, base, auto_class, recipe)
         ):
@@ -110,10 +117,6 @@ class HuggingFace(ExportFormat):
         return run_check(CHECK, folder, auto_class, "1" if remote else "0")
 
 
-def _types(recipe: Recipe) -> list[str]:
-    return sorted({name for _, name, _ in recipe.choices()})
-
-
 def _is_written_by_us(
     modeling: Path, base: type[PreTrainedModel], auto_class: str, recipe: Recipe
 ) -> bool:
@@ -121,7 +124,7 @@ def _is_written_by_us(
     # but nobody can make another file with the SHA-256 of one of theirs. Each is known for its own
     # model type and class only: for any other, the file is as foreign as anybody else's.
     source = modeling.read_text(encoding="utf-8", errors="replace")
-    if source == modeling_source(base, auto_class, _types(recipe)):
+    if source == modeling_source(base, auto_class, types_of(recipe)):
         return True
     assert base.config_class is not None
     model_type = base.config_class.model_type
@@ -132,40 +135,12 @@ def _is_written_by_us(
     )
 
 
-def _auto_map(auto_class: str) -> dict[str, str]:
-    return {"AutoConfig": f"{MODELING}.AxsearchConfig", auto_class: f"{MODELING}.AxsearchModel"}
-
-
 def _config(bundle: Bundle) -> dict[str, Any]:
-    model, family = bundle.base.model, bundle.base.family
-    wanted = bundle.base.plan(bundle.recipe)
-    ours: dict[str, Any] = {
-        "recipe": bundle.recipe.to_dict(),
-        "base_class": type(model).__name__,
-        "auto_class": bundle.auto_class,
-    }
+    model, plan = bundle.base.model, bundle.plan
     entries = kept_entries(model.config)
     dtype = str(bundle.dtype).removeprefix("torch.")
-    entries |= {"dtype": dtype, **family.config_of(model.config, wanted.layers)}
-    config = {**entries, **_names(type(model), remote=not wanted.whole), "axsearch": ours}
-    if wanted.whole:
-        return config
-    return {
-        **config,
-        "auto_map": _auto_map(bundle.auto_class),
-        "axsearch": {**ours, "layers": list(wanted.layers)},
-    }
-
-
-def _names(base: type[PreTrainedModel], *, remote: bool) -> dict[str, Any]:
-    """The entries of a config that name the class of the model, its own or the base's."""
-    assert base.config_class is not None
-    if not remote:
-        return {"model_type": base.config_class.model_type, "architectures": [base.__name__]}
-    return {
-        "model_type": f"{PREFIX}{base.config_class.model_type}",
-        "architectures": ["AxsearchModel"],
-    }
+    entries |= {"dtype": dtype, **bundle.base.family.config_of(model.config, plan.layers)}
+    return entries | own_entries(type(model), bundle.auto_class, plan.after, plain=plan.whole)
 
 
 def _check_config(
@@ -180,7 +155,7 @@ def _check_config(
     ours, names = config["axsearch"], {"recipe", "base_class", "auto_class"}
     if remote:
         names.add("layers")
-    expected = _names(base, remote=remote)
+    expected = class_entries(base, plain=not remote)
     wrong = [name for name, value in expected.items() if config.get(name) != value]
     own = Recipe.from_dict(ours.get("recipe"), f"The recipe in {path}")
     if wrong or set(ours) != names or own != recipe:

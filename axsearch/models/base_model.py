@@ -13,6 +13,7 @@ from axsearch.approximations.modeling import apply_choices
 from axsearch.approximations.site import Site, SiteId
 from axsearch.models import surgery
 from axsearch.models.architectures import architecture_of
+from axsearch.models.origin import ENTRY
 from axsearch.models.surgery import Plan
 from axsearch.space.recipe import Recipe
 
@@ -94,17 +95,19 @@ class Base:
 
         Raises UsageError where the recipe does not fit the model.
         """
-        stays = self.plan(recipe).layers
+        plan, origin = self.plan(recipe), self.family.origin(self.model)
         small = surgery.twin(self.model)
-        self.family.set_layers(small, stays)
+        self.family.set_layers(small, plan.layers)
         with torch.device("meta"):
             apply_choices(
                 small,
-                recipe.to_dict()["sites"],
-                stays,
+                recipe.renumbered(origin.layers).to_dict()["sites"],
+                plan.after.layers,
                 self.family.layout,
                 surgery.halves_of(recipe),
+                origin.gone(),
             )
+        setattr(small.config, ENTRY, plan.after.to_dict())
         small.load_state_dict(state, assign=True)
         small.eval()
         return small

@@ -10,14 +10,13 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from axsearch.approximations.modeling import Layout, apply_choices
+from axsearch.approximations.modeling import apply_choices
 from axsearch.errors import UsageError, cause
 from axsearch.models.architectures import architecture_of, architectures
+from axsearch.models.export_config import PREFIX
+from axsearch.models.origin import ENTRY, layer_numbers
 from axsearch.models.surgery import halves_of
 from axsearch.space.recipe import Recipe
-
-PREFIX = "axsearch_"
-"""The prefix of the ``model_type`` of an export that needs a modeling file of its own."""
 
 
 def open_export(folder: Path) -> PreTrainedModel:
@@ -28,20 +27,15 @@ def open_export(folder: Path) -> PreTrainedModel:
     """
     data = read_json(folder / "config.json")
     base, _ = exported_classes(folder, data)
-    kind = str(data["model_type"]).removeprefix(PREFIX)
-    family = architecture_of(kind)
-    config_class = base.config_class
-    assert config_class is not None
-    recipe = Recipe.from_dict(data["axsearch"].get("recipe"), f"The recipe in {folder}")
-    made: Any = base if kind == data["model_type"] else _smaller(base, family.layout, recipe)
+    config = exported_config(folder, data)
+    made: Any = base if config.model_type == data["model_type"] else smaller_class(base, config)
     try:
-        config = config_class.from_dict({**data, "model_type": kind, "auto_map": None})
         model: PreTrainedModel
         model, found = made.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
-            attn_implementation=family.attention,
+            attn_implementation=architecture_of(config.model_type).attention,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -56,18 +50,70 @@ def open_export(folder: Path) -> PreTrainedModel:
         )
     for parameter in model.parameters():  # mapped from the file, which may change meanwhile
         parameter.data = parameter.data.clone()
+    model.__class__ = base
     model.eval()
     return model
 
 
-def _smaller(base: type[PreTrainedModel], layout: Layout, recipe: Recipe) -> type[PreTrainedModel]:
-    """The class that the modeling file of an export defines."""
-    sites, halves = recipe.to_dict()["sites"], halves_of(recipe)
+def exported_config(folder: Path, data: dict[str, Any]) -> PreTrainedConfig:
+    """The config of an export, as the original's class of configs has it.
+
+    Raises UsageError where it is not as axsearch writes it.
+    """
+    base, _ = exported_classes(folder, data)
+    assert base.config_class is not None
+    check_origin(folder, data)
+    own = {name: value for name, value in data.items() if name != "auto_map"}
+    own["model_type"] = str(data["model_type"]).removeprefix(PREFIX)
+    try:
+        config = base.config_class.from_dict({**own, "architectures": [base.__name__]})
+    except Exception as error:  # a config whose values contradict one another
+        raise UsageError(f"{folder / 'config.json'} cannot be used: {cause(error)}.") from None
+    return config
+
+
+def check_origin(folder: Path, data: dict[str, Any]) -> None:
+    """Raises UsageError for a config that says otherwise than axsearch what was done to a model."""
+    ours, kind = data.get(ENTRY), str(data.get("model_type"))
+    if ours is None and not kind.startswith(PREFIX):
+        return
+    ours = ours if isinstance(ours, dict) else {}
+    Recipe.from_dict(ours.get("recipe"), f"The recipe in {folder / 'config.json'}")
+    if "layers" in ours or kind.startswith(PREFIX):
+        layer_numbers(ours.get("layers"))
+
+
+def class_of(auto: Any, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class with which one of transformers' auto classes opens a model with this config.
+
+    Raises KeyError where there is none.
+    """
+    found = auto._model_mapping[type(config)]
+    every = found if isinstance(found, tuple) else (found,)
+    named: Any = next((c for c in every if [c.__name__] == config.architectures), every[0])
+    return named  # type: ignore[no-any-return]
+
+
+def smaller_class(base: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that the modeling file of an export defines, from the modules of axsearch.
+
+    It is for opening a folder only: a model is then set back to ``base``, as one that was just made
+    smaller has the class of its base.
+
+    Args:
+        base: the class of the original, or the one of its family with another head.
+        config: of the export, see :func:`exported_config`.
+    """
+    ours, layout = getattr(config, ENTRY), architecture_of(config.model_type).layout
+    recipe = Recipe.from_dict(ours["recipe"])
+    sites, halves, layers = (
+        recipe.to_dict()["sites"],
+        halves_of(recipe),
+        layer_numbers(ours["layers"]),
+    )
 
     def init(self: PreTrainedModel, config: PreTrainedConfig) -> None:
         base.__init__(self, config)
-        # Exports of 0.1 and before list the shape of each layer that stays, not only its number.
-        layers = [n["layer"] if isinstance(n, dict) else n for n in config.axsearch["layers"]]
         apply_choices(self, sites, layers, layout, halves)
 
     return type("AxsearchModel", (base,), {"__init__": init})
@@ -79,7 +125,7 @@ def exported_classes(folder: Path, config: dict[str, Any]) -> tuple[type[PreTrai
     Raises UsageError for any but those that transformers itself lists for a family of ours.
     """
     # Names out of a file become source and attributes.
-    ours = config.get("axsearch")
+    ours = config.get(ENTRY)
     ours = ours if isinstance(ours, dict) else {}
     kind = str(config.get("model_type")).removeprefix(PREFIX)
     auto_class, base = str(ours.get("auto_class")), str(ours.get("base_class"))

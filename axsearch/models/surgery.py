@@ -15,6 +15,7 @@ from axsearch.approximations.modeling import Modeling
 from axsearch.approximations.site import OUTSIDE, Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.models.architectures import Architecture
+from axsearch.models.origin import Origin
 from axsearch.space.recipe import Recipe
 
 
@@ -24,11 +25,15 @@ class Plan:
 
     Attributes:
         layers: the base's layers that stay.
-        whole: whether each of them stays as it is, so that the base's own class can hold the model.
+        whole: whether each of them is as it was in the original, so that the class of that can hold
+            the model.
+        after: the original of the smaller model, and all that was done to it. Where the base is no
+            export it is the base itself.
     """
 
     layers: tuple[int, ...]
     whole: bool
+    after: Origin
 
 
 def plan(
@@ -40,14 +45,15 @@ def plan(
     state passes unchanged. Raises UsageError where the recipe does not fit the model.
     """
     check_fit(model, sites, recipe)
-    lost = lost_layers(sites, recipe)
+    lost, origin = lost_layers(sites, recipe), family.origin(model)
     layers = tuple(
         layer
-        for layer in sorted({site.layer for site in sites if site.layer != OUTSIDE})
+        for layer in range(len(origin.layers))
         if layer not in lost or family.stays(model.config, layer, lost)
     )
-    touched = any(site.layer in (*layers, OUTSIDE) for site, _, _ in recipe.choices())
-    return Plan(layers, not touched and family.plain(model.config, layers))
+    after = origin.then(recipe, layers)
+    touched = any(site.layer in (*after.layers, OUTSIDE) for site, _ in after.recipe.sites)
+    return Plan(layers, not touched and family.plain(model.config, after.layers), after)
 
 
 def check_fit(model: PreTrainedModel, sites: Mapping[SiteId, Site], recipe: Recipe) -> None:
@@ -64,6 +70,8 @@ def check_fit(model: PreTrainedModel, sites: Mapping[SiteId, Site], recipe: Reci
                 f"The recipe has {name!r} at {site_id}, not supported for "
                 f"{model.config.model_type}: {reason}."
             )
+        if approximation.cuts and not approximation.further(site, choice.level):
+            raise UsageError(f"The recipe's {name!r} at {site_id} was done to this model before.")
         misfit = approximation.misfit(site, choice)
         if misfit is not None:
             raise UsageError(f"The recipe's {name!r} at {site_id} {misfit}.")

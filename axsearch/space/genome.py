@@ -60,8 +60,14 @@ class Dimension:
     @cached_property
     def _positions(self) -> tuple[int, ...]:
         # Where the levels left lie among all: another site of the group has the same positions.
-        every = self.approximation.levels(self.sites[0], self.part)
-        return tuple(i for i, level in enumerate(every) if level not in self.dropped)
+        every = [self.approximation.levels(site, self.part) for site in self.sites]
+        further = self.approximation.further
+        return tuple(
+            position
+            for position, levels in enumerate(zip(*every, strict=True))
+            if levels[0] not in self.dropped
+            and (not position or all(map(further, self.sites, levels)))
+        )
 
 
 class SearchSpace:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,7 @@ from pydantic import (
 from axsearch import strict_json
 from axsearch.approximations import approximations, choice_types
 from axsearch.approximations.choices import Choice, Kept
-from axsearch.approximations.site import SiteId, SiteKind
+from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.errors import UsageError
 
 Compensation = Literal["none", "bias", "least_squares"]
@@ -77,6 +77,30 @@ class Recipe(BaseModel):
         for site, choices in self.sites:
             for name, choice in choices:
                 yield site, name, choice
+
+    def renumbered(self, layers: Sequence[int]) -> Recipe:
+        """The same choices, where layer ``i`` has the number ``layers[i]``."""
+        sites = {
+            site._replace(layer=site.layer if site.layer == OUTSIDE else layers[site.layer]): dict(
+                choices
+            )
+            for site, choices in self.sites
+        }
+        return Recipe.of(sites, self.compensation)
+
+    def after(self, earlier: Recipe) -> Recipe:
+        """The recipe with the effect of an earlier one and then this one.
+
+        Layers have the same numbers in both; units are counted here as the earlier one leaves them,
+        and in the result as the earlier one counts them. The compensation is that of the later one
+        of the two that has any.
+        """
+        sites = {site: dict(choices) for site, choices in earlier.sites}
+        for site, name, choice in self.choices():
+            before = sites.setdefault(site, {})
+            before[name] = choice.after(before[name]) if name in before else choice
+        ways = (self.compensation, earlier.compensation)
+        return Recipe.of(sites, next((way for way in ways if way != "none"), "none"))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as plain data."""

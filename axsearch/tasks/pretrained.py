@@ -25,7 +25,9 @@ from transformers import (
 
 from axsearch.errors import UsageError, cause
 from axsearch.models.architectures import architecture_of
-from axsearch.models.exported import PREFIX
+from axsearch.models.export_config import PREFIX
+from axsearch.models.exported import check_origin, class_of, exported_config, smaller_class
+from axsearch.models.origin import is_shaped
 from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import TaskKind, task_kinds
 from axsearch.tasks.spec import TaskSpec
@@ -89,13 +91,18 @@ def load_config(model: str) -> PreTrainedConfig:
         raise UsageError(f"{model} cannot be loaded as a model: {reason}.") from None
     if not isinstance(raw, dict):
         raise UsageError(f"{model}/config.json is not a model's config.")
-    _check_raw(model, raw)
-    architecture_of(raw.get("model_type", "unknown"))
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(place)
-    except Exception as error:  # a config whose values contradict one another
-        reason = cause(error)
-        raise UsageError(f"{model}/config.json cannot be used: {reason}.") from None
+    _check_quantized(model, raw)
+    check_origin(Path(model), raw)
+    kind = str(raw.get("model_type", "unknown"))
+    architecture_of(kind.removeprefix(PREFIX))
+    if kind.startswith(PREFIX):
+        config = exported_config(Path(model), raw)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(place)
+        except Exception as error:  # a config whose values contradict one another
+            reason = cause(error)
+            raise UsageError(f"{model}/config.json cannot be used: {reason}.") from None
     if not architecture_of(config.model_type).reads_text:
         raise UsageError(
             f"{model} is a {config.model_type} model, which does not read text; axsearch has no "
@@ -114,14 +121,8 @@ def load_config(model: str) -> PreTrainedConfig:
     return config
 
 
-def _check_raw(model: str, raw: dict[str, Any]) -> None:
+def _check_quantized(model: str, raw: dict[str, Any]) -> None:
     """Raises UsageError for a config of a model that cannot be cut."""
-    if str(raw.get("model_type")).startswith(PREFIX):
-        raise UsageError(
-            f"{model} is an export of axsearch whose layers have different sizes, which cannot be "
-            "searched or fine-tuned yet; search its base again, with other limits, or an export "
-            "that lost whole layers only."
-        )
     quantized = raw.get("quantization_config")
     if isinstance(quantized, dict):
         method = quantized.get("quant_method", "some method")
@@ -176,7 +177,9 @@ def load_model(
     mapping = {f"^(?:{prefixes})+": ""} if _is_wrapped(place) else None
     try:
         loaded: PreTrainedModel
-        loaded, found = auto_class.from_pretrained(
+        base = class_of(auto_class, own) if is_shaped(own) else None
+        made: Any = auto_class if base is None else smaller_class(base, own)
+        loaded, found = made.from_pretrained(
             place,
             config=own,
             dtype=torch.float32,
@@ -193,6 +196,8 @@ def load_model(
         raise UsageError(
             f"The weights of {model} (model.safetensors) cannot be loaded: {reason}."
         ) from None
+    if base is not None:
+        loaded.__class__ = base
     _check_tensors(model, loaded, found, new_head)
     loaded.eval()
     for parameter in loaded.parameters():  # mapped from the file, which may change meanwhile

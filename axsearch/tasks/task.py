@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from axsearch.models.architectures import architecture_of
 from axsearch.models.base_model import Base
+from axsearch.models.origin import ENTRY, is_shaped
 from axsearch.tasks.data import Data, read_data
 from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metric
 from axsearch.tasks.kinds.labels import LabelHints, Labels, read_mapping
@@ -297,6 +299,8 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     """SHA-256 of names, shapes, types and bytes of all weights, and of what the config adds."""
     digest = hashlib.sha256()
     values = {name: getattr(model.config, name, None) for name in FINGERPRINTED}
+    if is_shaped(model.config):  # a k, and the place of a layer, are in no weights
+        values[ENTRY] = architecture_of(model.config.model_type).origin(model).to_dict()
     digest.update(json.dumps(values, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -23,6 +23,7 @@ from axsearch.testing.models import (
     every_site,
     padded_batch,
     random_recipe,
+    recipe_of_any,
     short_batch,
     tensors_of,
     tiny_model,
@@ -39,6 +40,7 @@ from axsearch.testing.references import (
 
 TOLERANCE = 1e-5
 RANDOM_RECIPES = 50
+TWICE = 20
 LAYERS = 2
 ATTENTION_MODES = ("renormalised", "hard")
 
@@ -283,6 +285,28 @@ class ArchitectureContract:
         expected_kinds = {"layer", "no attention", "no ffn", HEADS, NEURONS, TOPK_FFN, "largest"}
         lacking = SELECTABLE_SCORES in sites[0].lacks
         assert seen == expected_kinds | (set() if lacking else {TOPK, *ATTENTION_MODES})
+
+    def test_made_smaller_twice_it_is_as_made_smaller_once_by_both_recipes(
+        self, model_type: str
+    ) -> None:
+        base, batch = tiny_model(model_type), short_batch(model_type)
+        seen: set[str] = set()
+        for seed in range(TWICE):
+            small = Base(shrink(base, random_recipe(model_type, seed)))
+            second = recipe_of_any(small.sites.values(), f"{model_type} again {seed}")
+            seen |= {name for _, name, _ in second.choices()}
+            joint = small.plan(second).after
+            once, twice = shrink(base, joint.recipe), shrink(small.model, second)
+            if any(found.units for found in Base(twice).sites.values()):  # else any layer may stay
+                assert joint.layers == Base(base).plan(joint.recipe).layers
+            assert small.plan(second).whole == Base(base).plan(joint.recipe).whole
+            state = twice.state_dict()
+            assert list(once.state_dict()) == list(state)
+            assert all(torch.equal(t, state[n]) for n, t in once.state_dict().items())
+            with torch.no_grad():
+                expected, found = once(**batch).logits, twice(**batch).logits
+            assert torch.equal(found, expected), (seed, joint.recipe.to_json())
+        assert {HEADS, NEURONS} <= seen
 
     def test_exact_recipe_changes_nothing(self, model_type: str) -> None:
         base, batch = tiny_model(model_type), padded_batch(model_type)

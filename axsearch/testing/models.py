@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -135,17 +135,22 @@ def random_recipe(model_type: str, seed: int, names: Collection[str] | None = No
         seed: the same seed returns the same recipe in every process.
         names: the types of choices to draw from; all that there are if None.
     """
-    draw = random.Random(f"{model_type} {seed}")
-    sites: dict[SiteId, dict[str, Choice]] = {}
-    for site in every_site(model_type):
+    return recipe_of_any(every_site(model_type), f"{model_type} {seed}", names)
+
+
+def recipe_of_any(sites: Iterable[Site], seed: str, names: Collection[str] | None = None) -> Recipe:
+    """The same for any sites, such as those of a model that was made smaller before."""
+    draw = random.Random(seed)
+    found: dict[SiteId, dict[str, Choice]] = {}
+    for site in sites:
         choices: dict[str, Choice] = {}
         for name, approximation in recorded(site.id.kind).items():
             wanted = (names is None or name in names) and not site.refusal(approximation.needs)
             if wanted and draw.random() < (0.5 if isinstance(approximation, TopK) else 0.7):
                 choice = _random_choice(site, approximation, draw)
                 choices |= {} if choice is None else {name: choice}
-        sites[site.id] = choices
-    return Recipe.of(sites)
+        found[site.id] = choices
+    return Recipe.of(found)
 
 
 def _random_choice(site: Site, approximation: Approximation, draw: random.Random) -> Choice | None:
@@ -154,5 +159,8 @@ def _random_choice(site: Site, approximation: Approximation, draw: random.Random
         number = 0 if draw.random() < 0.35 else draw.randint(1, len(units))
         return Kept(of=len(units), kept=tuple(sorted(draw.sample(units, number))))
     if isinstance(approximation, TopK):
-        return Setting(value=draw.randint(1, 30), mode=draw.choice(approximation.modes))
-    return approximation.choice(site, draw.choice(approximation.levels(site)), units)
+        choice = Setting(value=draw.randint(1, 30), mode=draw.choice(approximation.modes))
+        return None if approximation.misfit(site, choice) else choice
+    first, *others = approximation.levels(site)
+    levels = [first, *(level for level in others if approximation.further(site, level))]
+    return approximation.choice(site, draw.choice(levels), units)

@@ -27,6 +27,7 @@ from transformers.trainer_utils import get_last_checkpoint, set_seed
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import predict
 from axsearch.models.architectures import architecture_of
+from axsearch.models.export_config import keep_origin
 from axsearch.options import describes, gather
 from axsearch.progress import console, progress_bar
 from axsearch.statistics.inference import estimate
@@ -141,6 +142,7 @@ def train(request: FinetuneRequest) -> FineTuned:
         )
     trained = _trained(request, lesson, checkpoints)
     trained.float().save_pretrained(folder)
+    keep_origin(folder, trained, lesson.kind.auto_class.__name__)
     lesson.tokenizer.save_pretrained(folder)
     # Measured as a search will load it: the trained object may still run under autocast.
     saved = on_device(load_model(str(folder), lesson.kind.auto_class), request.device)

@@ -22,9 +22,9 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import Bundle, hf
 from axsearch.export.card import model_card
 from axsearch.export.manifest import NAME, Manifest
-from axsearch.export.modeling_source import modeling_source
 from axsearch.models.architectures import architectures
 from axsearch.models.base_model import Base
+from axsearch.models.modeling_source import modeling_source
 from axsearch.models.refit.compensation import Moments
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.study.comparison import against_base

@@ -33,4 +33,6 @@ class TopKFfnModeling(Modeling):
         name = target.block.activation
         assert name is not None
         activation = target.module.get_submodule(name)
+        if isinstance(activation, TopKActivation):  # of an export that is made smaller again
+            activation = activation.activation
         replace_module(target.module, name, TopKActivation(activation, choice["value"]))

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from axsearch.approximations.modeling import Block, Layout, fan_in
 from axsearch.approximations.site import OUTSIDE, Axis, Site, SiteId, Units
+from axsearch.models.origin import Origin
 
 
 class Architecture(ABC):
@@ -88,60 +89,88 @@ class Architecture(ABC):
     def sites(self, model: PreTrainedModel, length: int = 1) -> tuple[Site, ...]:
         """Every site of the base, layer by layer; those outside of layers come last.
 
-        ``length`` is the longest input in tokens. Tensor names are those of the base's state
-        dict.
+        Blocks that a base, which is an export, has lost are none of its sites. ``length`` is
+        the longest input in tokens. Tensor names are those of the base's state dict.
         """
-        sites = []
-        for number, layer in enumerate(self.layers(model)):
-            prefix = self.layer_prefix(model, number)
-            repeats = self.repeats(model.config, number)
-            for kind, block in self.layout.blocks.items():
-                site = _site(SiteId(number, kind), layer, prefix, block, model.config)
-                sites.append(replace(site, length=length, repeats=repeats, lacks=self.lacks))
-        body = model.base_model
-        prefix = "" if body is model else f"{model.base_model_prefix}."
-        for kind, block in self.layout.outside.items():
-            site = _site(SiteId(OUTSIDE, kind), body, prefix, block, model.config)
-            sites.append(replace(site, length=length, lacks=self.lacks))
+        origin, sites = self.origin(model), []
+        for id, (block, module) in self._blocks(model, origin).items():
+            outside = id.layer == OUTSIDE
+            body = "" if model.base_model is model else f"{model.base_model_prefix}."
+            prefix = body if outside else self.layer_prefix(model, id.layer)
+            site = replace(
+                _site(id, module, prefix, block, model.config, origin.kept(id)),
+                length=length,
+                repeats=1 if outside else self.repeats(model.config, id.layer),
+                lacks=self.lacks,
+                made=origin.made(id),
+            )
+            if site.modules:  # else its layer is empty
+                sites.append(site)
         return tuple(sites)
+
+    def origin(self, model: PreTrainedModel) -> Origin:
+        """What the model was before axsearch made it smaller, if it did.
+
+        Raises UsageError for a config that is not as axsearch writes it.
+        """
+        return Origin.of(model.config, self.layout, len(self.layers(model)))
+
+    def _blocks(self, model: PreTrainedModel, origin: Origin) -> dict[SiteId, tuple[Block, Any]]:
+        """For each site that is left its block, and the module that the block's names start at."""
+        inside = {
+            SiteId(number, kind): (block, layer)
+            for number, layer in enumerate(self.layers(model))
+            for kind, block in self.layout.blocks.items()
+        }
+        outside = {
+            SiteId(OUTSIDE, kind): (block, model.base_model)
+            for kind, block in self.layout.outside.items()
+        }
+        every: dict[SiteId, tuple[Block, Any]] = {**inside, **outside}
+        return {id: found for id, found in every.items() if not origin.lacks(id)}
 
     def gates(self, model: PreTrainedModel) -> dict[SiteId, nn.Module]:
         """For each site with units the module whose input holds them side by side.
 
         The input's last dimension is ``units * width``. Layers count from the model's own first.
         """
-        inside = {
-            SiteId(number, kind): layer.get_submodule(block.output)
-            for number, layer in enumerate(self.layers(model))
-            for kind, block in self.layout.blocks.items()
+        return {
+            id: module.get_submodule(block.output)
+            for id, (block, module) in self._blocks(model, self.origin(model)).items()
             if block.output is not None
         }
-        outside = {
-            SiteId(OUTSIDE, kind): model.base_model.get_submodule(block.output)
-            for kind, block in self.layout.outside.items()
-            if block.output is not None
-        }
-        return {**inside, **outside}
 
 
 def _site(
-    id: SiteId, module: nn.Module, prefix: str, block: Block, config: PreTrainedConfig
+    id: SiteId,
+    module: nn.Module,
+    prefix: str,
+    block: Block,
+    config: PreTrainedConfig,
+    kept: int | None,
 ) -> Site:
     there = dict(module.named_modules())
-    units = _units(there, prefix, block, config)
+    units = _units(there, prefix, block, config, kept)
     names = [name for name in (*block.inputs, block.output) if name in there]
     modules = tuple(f"{prefix}{name}" for name in names)
     return Site(id, units, _unit_parameters(module, prefix, units), 1, modules=modules)
 
 
 def _units(
-    modules: Mapping[str, nn.Module], prefix: str, block: Block, config: PreTrainedConfig
+    modules: Mapping[str, nn.Module],
+    prefix: str,
+    block: Block,
+    config: PreTrainedConfig,
+    kept: int | None,
 ) -> Units | None:
     if block.output is None:
         return None
     output: Any = modules[block.output]
     full = fan_in(output)
-    count = full if block.units is None else int(getattr(config, block.units))
+    if kept is not None:  # of an export, whose config has the original's number
+        count = kept
+    else:
+        count = full if block.units is None else int(getattr(config, block.units))
     axes = []
     for name in block.inputs:
         found: Any = modules.get(name)
