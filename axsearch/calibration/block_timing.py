@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,8 +21,8 @@ from axsearch.calibration.block_fit import Blocks, Shapes, fit, standard_error
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session, open_session
 from axsearch.space.genome import SearchSpace
-from axsearch.space.latency_table import LatencyTable, block_key
-from axsearch.space.recipe import Recipe
+from axsearch.space.latency_table import LatencyTable, block_key, in_group
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.tasks.split import Batch
 
@@ -97,7 +98,9 @@ def measure_latency_table(
     rounds: list[NDArray[np.float64]] = []
 
     def enough() -> bool:
-        return _fitted(base, plan, rounds)[0].precision(plan.there) <= PRECISE
+        blocks, _ = _fitted(base, plan, rounds)
+        apart = zip(plan.groups, blocks, strict=True)
+        return all(found.precision(group.there) <= PRECISE for group, found in apart)
 
     with closing(_rounds(models, batches, scenario, seconds)) as every:
         for one in every:
@@ -106,22 +109,30 @@ def measure_latency_table(
                 on_round(len(rounds), ROUNDS)
             if len(rounds) >= FEWEST and enough():
                 break
-    found, rest = _fitted(base, plan, rounds)
+    fitted, rest = _fitted(base, plan, rounds)
     passes = np.stack(rounds)[:, 1:, -1]  # whole ones, without the base's
     shares = np.median(passes, axis=0)
     outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
     begin = len(plan.designs) + len(plan.random) + len(plan.uniform)
     alone = {key: float(share) - 1 for key, share in zip(plan.alone, shares[begin:], strict=True)}
     besides = BESIDES * (1 - rest) / sum(plan.repeats.values())
-    errors = {key: math.hypot(error, besides) for key, error in found.errors.items()}
+    blocks: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    for number, (group, found) in enumerate(zip(plan.groups, fitted, strict=True)):
+        own = {**found.shares, **group.removed}
+        blocks |= {in_group(key, number): share for key, share in own.items()}
+        errors |= {
+            in_group(key, number): math.hypot(error, besides) for key, error in found.errors.items()
+        }
     spread = standard_error(passes, np.ones(passes.shape[1]))
     table = LatencyTable(
         rest,
-        {**found.shares, **plan.removed, **dict.fromkeys(outside, 0.0), **alone},
+        {**blocks, **dict.fromkeys(outside, 0.0), **alone},
         plan.repeats,
         rounds=len(rounds),
         outside=outside,
         errors={**errors, **dict.fromkeys(alone, spread)},
+        groups={n: i for i, group in enumerate(plan.groups) for n in group.layers if i},
     )
     apart = np.abs([table.ratio(r) / s - 1 for r, s in zip(plan.recipes, shares, strict=True)])
     ends = np.cumsum([len(plan.designs), len(plan.random), len(plan.uniform)])
@@ -130,15 +141,34 @@ def measure_latency_table(
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """The models to time, each in every round.
+class _Group:
+    """Layers that have the same blocks in the base, and the shapes that these can have.
 
-    ``removed`` has the shapes that need no timing: without the only block of its layer a layer
-    takes no time.
+    Those of a user's model are one group. An export may have layers of several sizes: the time of a
+    block in one of them says little of the others. ``removed`` has the shapes that need no timing:
+    without the only block of its layer a layer takes no time.
     """
 
+    layers: Sequence[int]
     there: Shapes
     removed: Mapping[str, float]
+
+    @property
+    def least(self) -> int:
+        """How many models it takes to have each shape in one of the layers."""
+        return -(-sum(len(own) - 1 for own in self.there.values()) // len(self.layers))
+
+    @property
+    def most(self) -> int:
+        """How many models have each shape as often as is of use."""
+        return PAIRINGS * -(-max(map(len, self.there.values())) // len(self.layers))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The models to time, each in every round."""
+
+    groups: Sequence[_Group]
     repeats: Mapping[int, int]
     designs: Sequence[Recipe]
     random: Sequence[Recipe]
@@ -158,21 +188,11 @@ def _plan(
     seconds: float,
 ) -> _Plan:
     """As many models as there is time for, and at least as many as the shapes need."""
-    layers = sorted({site.layer for site in base.sites if site.layer != OUTSIDE})
-    there = {
-        kind: _shapes_of_all(space, base.sites, kind)
-        for kind in dict.fromkeys(site.kind for site in base.sites if site.layer != OUTSIDE)
-    }
-    blocks = [kind for kind in there if removal(kind) is not None]
-    removed: dict[str, float] = {}
-    if len(blocks) == 1:
-        own = there[blocks[0]]
-        removed = {key: 0.0 for key, choices in own.items() if _removes(choices)}
-        there[blocks[0]] = {key: own[key] for key in own if key not in removed}
+    groups = _groups(base, space)
     with open_session(base.model, scenario) as session, session.quiet():
         a_pass = min(float(session.layer_times(batches)[-1]) for _ in range(2))
-    least = max(1, -(-sum(len(own) - 1 for own in there.values()) // len(layers)))
-    most = max(least, PAIRINGS * -(-max(map(len, there.values())) // len(layers)))
+    least = max([1, *(group.least for group in groups)])
+    most = max([least, *(group.most for group in groups)])
     # A model takes a pass, of about half the base's time, and one of the base.
     affordable = int(min(seconds / (FEWEST * 1.5 * max(a_pass, 1e-9)), 1e6))
     held_out = int(np.clip((affordable - least) // 4, 2, HELD_OUT))
@@ -181,42 +201,72 @@ def _plan(
     repeats = {site.id.layer: site.repeats for site in base.sites.values()}
     repeats.pop(OUTSIDE, None)
     return _Plan(
-        there,
-        removed,
+        groups,
         repeats,
-        _designs(there, layers, count, generator),
-        [_random(there, layers, generator) for _ in range(held_out)],
-        _uniform(there, layers, held_out),
+        _together([_designs(group, count, generator) for group in groups]),
+        [_together([[_random(group, generator)] for group in groups])[0] for _ in range(held_out)],
+        _together([_uniform(group, held_out) for group in groups]),
         _outside(space, base.sites),
     )
 
 
-def _fitted(base: Base, plan: _Plan, rounds: Sequence[NDArray[np.float64]]) -> tuple[Blocks, float]:
-    """The blocks, and the share of what lies in no layer."""
+def _groups(base: Base, space: SearchSpace) -> list[_Group]:
+    alike: dict[Hashable, list[int]] = {}
+    for layer in sorted({site.layer for site in base.sites if site.layer != OUTSIDE}):
+        own = [site for id, site in base.sites.items() if id.layer == layer]
+        blocks = tuple((one.id.kind, one.count, *sorted(one.made.items())) for one in own)
+        alike.setdefault(blocks, []).append(layer)
+    return [_group(base, space, layers) for layers in alike.values()]
+
+
+def _group(base: Base, space: SearchSpace, layers: Sequence[int]) -> _Group:
+    sites = [site for site in base.sites if site.layer in layers]
+    there = {
+        kind: _shapes_of_all(space, sites, kind)
+        for kind in dict.fromkeys(site.kind for site in sites)
+    }
+    blocks = [kind for kind in there if removal(kind) is not None]
+    removed: dict[str, float] = {}
+    if len(blocks) == 1:
+        own = there[blocks[0]]
+        removed = {key: 0.0 for key, choices in own.items() if _removes(choices)}
+        there[blocks[0]] = {key: own[key] for key in own if key not in removed}
+    return _Group(layers, there, removed)
+
+
+def _together(groups: Sequence[Sequence[Recipe]]) -> list[Recipe]:
+    """Models that join those of each group, which make choices in other layers."""
+    return [
+        Recipe.of({site: dict(own) for recipe in recipes for site, own in recipe.sites})
+        for recipes in itertools.zip_longest(*groups, fillvalue=EXACT)
+    ]
+
+
+def _fitted(
+    base: Base, plan: _Plan, rounds: Sequence[NDArray[np.float64]]
+) -> tuple[list[Blocks], float]:
+    """The blocks of each group of layers, and the share of what lies in no layer."""
     found = np.stack(rounds)
     exact = np.median(found[:, 0, :-1], axis=0)
-    per_run = np.array(list(plan.repeats.values()))
-    cells: list[dict[SiteKind, str]] = []
-    added, whole = [], []
-    for number, recipe in enumerate(plan.designs, 1):
-        for position, layer in enumerate(plan.repeats):
-            cells.append({kind: block_key(recipe, SiteId(layer, kind)) for kind in plan.there})
-            added.append((found[:, number, position] - exact[position]) / per_run[position])
-            whole.append(exact[position] / per_run[position])
-    parameters = dict.fromkeys(plan.there, 0)
-    for id, site in base.sites.items():
-        if id.kind in parameters:
-            parameters[id.kind] += site.unit_parameters * site.count
-    layers = float(exact.sum())
-    blocks = fit(
-        plan.there,
-        cells,
-        np.stack(added, axis=1),
-        np.array(whole),
-        layers / float(per_run.sum()),
-        parameters,
-    )
-    return blocks, max(1 - layers, SMALLEST)
+    blocks = []
+    for group in plan.groups:
+        cells: list[dict[SiteKind, str]] = []
+        added, whole = [], []
+        for number, recipe in enumerate(plan.designs, 1):
+            for layer in group.layers:
+                cells.append({kind: block_key(recipe, SiteId(layer, kind)) for kind in group.there})
+                added.append((found[:, number, layer] - exact[layer]) / plan.repeats[layer])
+                whole.append(exact[layer] / plan.repeats[layer])
+        parameters = dict.fromkeys(group.there, 0)
+        for id, site in base.sites.items():
+            if id.layer in group.layers:
+                parameters[id.kind] += site.unit_parameters * site.count
+        share = sum(float(exact[layer]) for layer in group.layers)
+        share /= sum(plan.repeats[layer] for layer in group.layers)
+        stacked = np.stack(added, axis=1)
+        blocks.append(fit(group.there, cells, stacked, np.array(whole), share, parameters))
+    in_layers = sum(float(exact[layer]) for layer in plan.repeats)
+    return blocks, max(1 - in_layers, SMALLEST)
 
 
 def _rounds(
@@ -260,14 +310,13 @@ def _outside(space: SearchSpace, sites: Iterable[SiteId]) -> dict[str, Recipe]:
     }
 
 
-def _designs(
-    there: Shapes, layers: Sequence[int], count: int, generator: np.random.Generator
-) -> list[Recipe]:
+def _designs(group: _Group, count: int, generator: np.random.Generator) -> list[Recipe]:
     """So many models in which every shape is used about as often as any other.
 
     Each shape is there once with exact blocks beside it, so that a fit can tell all of them apart,
     and otherwise with random ones. No layer is removed.
     """
+    there, layers = group.there, group.layers
     exact = {kind: next(iter(own)) for kind, own in there.items()}
     cells = [{**exact, kind: key} for kind, own in there.items() for key in list(own)[1:]]
     wanted = count * len(layers) - len(cells)
@@ -294,12 +343,13 @@ def _designs(
     ]
 
 
-def _uniform(there: Shapes, layers: Sequence[int], count: int) -> list[Recipe]:
+def _uniform(group: _Group, count: int) -> list[Recipe]:
     """Models in which one kind of block has one shape in all layers: those in the middle of each.
 
     Errors of shapes cancel in random models, and add up in these. Where there are few models, each
     kind has one.
     """
+    there, layers = group.there, group.layers
     kinds = [kind for kind, own in there.items() if len(own) > 1]
     found = []
     for number, kind in enumerate(kinds):
@@ -310,12 +360,12 @@ def _uniform(there: Shapes, layers: Sequence[int], count: int) -> list[Recipe]:
     return found
 
 
-def _random(there: Shapes, layers: Sequence[int], generator: np.random.Generator) -> Recipe:
+def _random(group: _Group, generator: np.random.Generator) -> Recipe:
     return Recipe.of(
         {
-            SiteId(layer, kind): list(there[kind].values())[generator.integers(len(there[kind]))]
-            for layer in layers
-            for kind in there
+            SiteId(layer, kind): list(own.values())[generator.integers(len(own))]
+            for layer in group.layers
+            for kind, own in group.there.items()
         }
     )
 

@@ -100,7 +100,7 @@ def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Colle
         for level, value in enumerate(dimension.levels[1:], 1):
             recipe = space.recipe({**space.exact(), dimension.name: level})
             share = table.block(recipe, site)
-            error = table.errors.get(block_key(recipe, site), 0.0)
+            error = table.errors.get(table.key(recipe, site), 0.0)
             doubt = CERTAIN * math.hypot(error, fastest_error)
             units = isinstance(dimension.approximation, UnitRemoval)
             removes = not value if units else dimension.approximation.cuts

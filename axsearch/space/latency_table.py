@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,9 @@ class LatencyTable:
             layers. Errors of blocks add up in these, and partly cancel in random ones.
         errors: the standard error of the difference between a block in a shape and the exact block,
             as a share of the base's whole pass; empty in a table of version 0.1.
+        groups: of a base whose layers have blocks of different sizes, which is an export: the group
+            of each layer that is not in group 0. Layers of a group have the same blocks, and in the
+            keys of group 1 a kind is written ``attention@1``.
     """
 
     rest: float
@@ -46,12 +50,17 @@ class LatencyTable:
     outside: tuple[SiteKind, ...] = ()
     error_of_one_size: float = 0.0
     errors: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def kinds(self) -> tuple[SiteKind, ...]:
-        """The kinds of a layer's blocks."""
-        exact = (key for key in self.blocks if " " not in key)
-        return tuple(kind for kind in exact if kind not in self.outside)
+        """The kinds of the layers' blocks."""
+        exact = (key.partition("@")[0] for key in self.blocks if " " not in key)
+        return tuple(dict.fromkeys(kind for kind in exact if kind not in self.outside))
+
+    def key(self, recipe: Recipe, site: SiteId) -> str:
+        """The key of a site's block in a recipe's shape, see :attr:`blocks` and :attr:`groups`."""
+        return in_group(block_key(recipe, site), self.groups.get(site.layer, 0))
 
     def layer(self, recipe: Recipe, layer: int) -> float:
         """The share of one layer of a recipe; 0 where all its blocks are removed.
@@ -60,6 +69,8 @@ class LatencyTable:
         KeyError for a setting that was not measured.
         """
         kinds = self.outside if layer == OUTSIDE else self.kinds
+        there = [in_group(kind, self.groups.get(layer, 0)) in self.blocks for kind in kinds]
+        kinds = tuple(itertools.compress(kinds, there))  # an export's layer may lack a block
         blocks = [kind for kind in kinds if removal(kind) is not None]
         if layer != OUTSIDE and blocks and all(recipe.removed(layer, k) for k in blocks):
             return 0.0
@@ -77,17 +88,18 @@ class LatencyTable:
         choices = recipe.at(*site)
         name = next((n for n, c in choices.items() if isinstance(c, Kept)), None)
         kept = choices[name] if name is not None else None
-        exact = self.blocks[site.kind]
+        label = in_group(site.kind, self.groups.get(site.layer, 0))
+        exact = self.blocks[label]
         if isinstance(kept, Kept):
-            counts, shares = self._counts(f"{site.kind} {name}=", kept.of, exact)
+            counts, shares = self._counts(f"{label} {name}=", kept.of, exact)
             if len(kept.kept) < counts[0]:
-                raise KeyError(block_key(recipe, site))
+                raise KeyError(self.key(recipe, site))
             share, part = float(np.interp(len(kept.kept), counts, shares)), len(kept.kept) / kept.of
         else:
             share, part = exact, 1.0
         for setting, choice in choices.items():
             if not isinstance(choice, Kept):
-                alone = block_key(Recipe.of({site: {setting: choice}}), site)
+                alone = self.key(Recipe.of({site: {setting: choice}}), site)
                 share += part * (self.blocks[alone] - exact)
         return max(share, 0.0) if removal(site.kind) is not None else share
 
@@ -117,6 +129,7 @@ class LatencyTable:
             "error_of_one_size": self.error_of_one_size,
             "errors": dict(self.errors),
             **({"outside": list(self.outside)} if self.outside else {}),
+            **({"groups": {str(n): own for n, own in self.groups.items()}} if self.groups else {}),
         }
 
     @classmethod
@@ -124,7 +137,14 @@ class LatencyTable:
         """Read what :meth:`to_dict` wrote."""
         repeats = {int(layer): count for layer, count in data["repeats"].items()}
         outside = tuple(data.get("outside", ()))
-        return cls(**{**data, "repeats": repeats, "outside": outside})
+        groups = {int(layer): group for layer, group in data.get("groups", {}).items()}
+        return cls(**{**data, "repeats": repeats, "outside": outside, "groups": groups})
+
+
+def in_group(key: str, group: int) -> str:
+    """The key of a block in a layer of a group, ``attention@1 heads=8``."""
+    kind, blank, shape = key.partition(" ")
+    return f"{kind}@{group}{blank}{shape}" if group else key
 
 
 def block_key(recipe: Recipe, site: SiteId) -> str:

@@ -99,7 +99,7 @@ def load_config(model: str) -> PreTrainedConfig:
         config = exported_config(Path(model), raw)
     else:
         try:
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         except Exception as error:  # a config whose values contradict one another
             reason = cause(error)
             raise UsageError(f"{model}/config.json cannot be used: {reason}.") from None
@@ -314,7 +314,9 @@ def load_tokenizer(model: str, tokenizer: str | None = None) -> PreTrainedTokeni
     else:
         place = str(Path(tokenizer).expanduser())
     try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            place, config=_family_config(place), trust_remote_code=False
+        )
     except Exception as error:  # tokenizers raises bare Exception on damaged files
         reason = cause(error)
         raise UsageError(
@@ -330,6 +332,16 @@ def load_tokenizer(model: str, tokenizer: str | None = None) -> PreTrainedTokeni
         backend.no_padding()
         backend.no_truncation()
     return found
+
+
+def _family_config(place: str) -> PreTrainedConfig | None:
+    """By which transformers chooses a tokenizer's class, where it must not read it itself."""
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(place)
+    except Exception:  # a place that has a tokenizer only
+        return None
+    exported = str(raw.get("model_type")).startswith(PREFIX)
+    return exported_config(Path(place), raw) if exported else None
 
 
 def check_vocabulary(
