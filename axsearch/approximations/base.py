@@ -113,8 +113,8 @@ class Approximation(ABC):
         """
 
     def value(self, site: Site, choice: Choice | None) -> Level:
-        """The level of a choice; no choice is the exact level."""
-        return None if choice is None else choice.level
+        """The level of a choice; no choice is the exact level, or what an export has already."""
+        return site.made.get(self.recorded(site.id.kind)) if choice is None else choice.level
 
     @abstractmethod
     def misfit(self, site: Site, choice: Choice) -> str | None:

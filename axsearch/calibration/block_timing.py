@@ -116,14 +116,7 @@ def measure_latency_table(
     begin = len(plan.designs) + len(plan.random) + len(plan.uniform)
     alone = {key: float(share) - 1 for key, share in zip(plan.alone, shares[begin:], strict=True)}
     besides = BESIDES * (1 - rest) / sum(plan.repeats.values())
-    blocks: dict[str, float] = {}
-    errors: dict[str, float] = {}
-    for number, (group, found) in enumerate(zip(plan.groups, fitted, strict=True)):
-        own = {**found.shares, **group.removed}
-        blocks |= {in_group(key, number): share for key, share in own.items()}
-        errors |= {
-            in_group(key, number): math.hypot(error, besides) for key, error in found.errors.items()
-        }
+    blocks, errors = _joined(plan, fitted)
     spread = standard_error(passes, np.ones(passes.shape[1]))
     table = LatencyTable(
         rest,
@@ -131,7 +124,8 @@ def measure_latency_table(
         plan.repeats,
         rounds=len(rounds),
         outside=outside,
-        errors={**errors, **dict.fromkeys(alone, spread)},
+        errors={key: math.hypot(error, besides) for key, error in errors.items()}
+        | dict.fromkeys(alone, spread),
         groups={n: i for i, group in enumerate(plan.groups) for n in group.layers if i},
     )
     apart = np.abs([table.ratio(r) / s - 1 for r, s in zip(plan.recipes, shares, strict=True)])
@@ -267,6 +261,17 @@ def _fitted(
         blocks.append(fit(group.there, cells, stacked, np.array(whole), share, parameters))
     in_layers = sum(float(exact[layer]) for layer in plan.repeats)
     return blocks, max(1 - in_layers, SMALLEST)
+
+
+def _joined(plan: _Plan, fitted: Sequence[Blocks]) -> tuple[dict[str, float], dict[str, float]]:
+    """The shares and the errors of all groups, by the keys of a table."""
+    shares: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    for number, (group, found) in enumerate(zip(plan.groups, fitted, strict=True)):
+        own = {**found.shares, **group.removed}
+        shares |= {in_group(key, number): share for key, share in own.items()}
+        errors |= {in_group(key, number): error for key, error in found.errors.items()}
+    return shares, errors
 
 
 def _rounds(

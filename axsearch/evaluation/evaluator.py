@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 from transformers import PreTrainedModel
 
-from axsearch.approximations import recorded, together
+from axsearch.approximations import UnitRemoval, recorded, together
 from axsearch.evaluation.accuracy import Predictions, Predictor
 from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
@@ -359,13 +359,16 @@ class Evaluator:
         return examples, workload_fingerprint(self.scenario, examples)
 
     def choices(self, recipe: Recipe) -> dict[str, dict[str, int | None]]:
-        """Units kept and k, layer by layer of the base."""
+        """Units kept and k, layer by layer of the base; 0 units of a block that an export lacks."""
         self.base.plan(recipe)  # refuses a recipe of another model
         described: dict[str, dict[str, int | None]] = {}
-        for site in self.base.sites.values():
-            place = described.setdefault(site.id.place, {})
-            for name, approximation in recorded(site.id.kind).items():
-                level = approximation.value(site, recipe.at(*site.id).get(name))
+        for id in self.base.blocks:
+            place, site = described.setdefault(id.place, {}), self.base.sites.get(id)
+            for name, approximation in recorded(id.kind).items():
+                if site is not None:
+                    level = approximation.value(site, recipe.at(*id).get(name))
+                else:
+                    level = 0 if isinstance(approximation, UnitRemoval) else None
                 place[name] = together(place.get(name), level)
         return described
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch.approximations.modeling import apply_choices
-from axsearch.approximations.site import Site, SiteId
+from axsearch.approximations.site import OUTSIDE, Site, SiteId
 from axsearch.models import surgery
 from axsearch.models.architectures import architecture_of
 from axsearch.models.origin import ENTRY
@@ -53,6 +53,17 @@ class Base:
 
     def _plan(self, recipe: Recipe) -> Plan:
         return surgery.plan(self.model, self.family, self.sites, recipe)
+
+    @property
+    def blocks(self) -> tuple[SiteId, ...]:
+        """The sites, and the blocks that a base which is an export lacks in layers that have some,
+        in the order of a forward pass.
+        """
+        own = self.family.layout.blocks
+        layers = dict.fromkeys(id.layer for id in self.sites if id.layer != OUTSIDE)
+        inside = (SiteId(layer, kind) for layer in layers for kind in own)
+        outside = (id for id in self.sites if id.layer == OUTSIDE)
+        return (*(id for id in inside if id in self.sites or own[id.kind].output), *outside)
 
     @property
     def state(self) -> dict[str, Tensor]:

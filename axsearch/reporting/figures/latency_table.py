@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from axsearch.approximations import removal
-from axsearch.approximations.site import KIND_TITLES
+from axsearch.approximations.site import KIND_TITLES, layer_of
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
-from axsearch.space.latency_table import LatencyTable
+from axsearch.space.latency_table import LatencyTable, in_group
 
 ORDER = 80
 TITLE = "Time of a block by what it keeps"
@@ -21,6 +21,7 @@ NO_TABLE = (
     "measures one."
 )
 
+SHARE = "%{y:.3f} % of the base's pass"
 SETTINGS = (style.VERMILLION, style.PURPLE, style.ORANGE, style.SKY)
 
 
@@ -28,13 +29,15 @@ def of_study(data: StudyData) -> list[go.Figure]:
     """The study's latency table, if latency is an objective."""
     if data.latency_table is None or not data.latency_table.blocks:
         return [style.nothing(TITLE, NO_TABLE)]
-    units = {}
+    table, units = data.latency_table, dict[str, int]()
     if data.baseline is not None:
-        for kind in data.latency_table.kinds:
-            if (one := removal(kind)) is not None:
-                every = data.baseline.choices.values()
-                units[one.name] = max(kept.get(one.name) or 0 for kept in every)
-    return [latency_table_figure(data.latency_table, units, data.scenario)]
+        for place, kept in data.baseline.choices.items():
+            group = table.groups.get(layer_of(place), 0)
+            for kind in table.kinds:
+                if (one := removal(kind)) is not None:
+                    name = in_group(one.name, group)
+                    units[name] = max(units.get(name, 0), kept.get(one.name) or 0)
+    return [latency_table_figure(table, units, data.scenario)]
 
 
 def latency_table_figure(
@@ -48,7 +51,8 @@ def latency_table_figure(
     Args:
         table: the latency table.
         units: of an exact block, ``{"heads": 12, "ffn": 3072}``; without them exact blocks are not
-            drawn, since the table does not have their number of units.
+            drawn, since the table does not have their number of units. Those of a group of layers
+            are ``heads@1``, as in :class:`LatencyTable`.
         scenario: the scenario of the measurement, in words.
     """
     units = units or {}
@@ -59,26 +63,30 @@ def latency_table_figure(
     looks = itertools.cycle(zip((style.BLUE, style.GREEN), ("circle", "square"), strict=True))
     for column, ((kind, one), look) in enumerate(zip(panels, looks, strict=False), start=1):
         (colour, symbol), title = look, one.axis
-        line, settings = _places(table.blocks, kind, one.name, units.get(one.name))
-        xs = [x for x, _ in line]
-        shares = [100 * share for _, share in line]
-        if line:
-            _add_band(figure, xs, shares, table.error, column)
-        figure.add_scatter(
-            x=xs,
-            y=style.all_rounded(shares),
-            mode="lines+markers",
-            name=KIND_TITLES.get(kind, kind),
-            line={"color": colour},
-            marker={"symbol": symbol, "size": 6},
-            hovertemplate=f"%{{x}} {title}<br>%{{y:.3f}} % of the base's pass<extra></extra>",
-            row=1,
-            col=column,
-        )
-        _add_settings(figure, settings, title, column)
+        reach: list[int] = []
+        for group in sorted({0, *table.groups.values()}):
+            if in_group(kind, group) not in table.blocks:
+                continue
+            full = units.get(in_group(one.name, group))
+            line, settings = _places(table.blocks, in_group(kind, group), one.name, full)
+            xs = [x for x, _ in line]
+            shares = [100 * share for _, share in line]
+            if line:
+                _add_band(figure, xs, shares, table.error, column, shown=not reach)
+            where = _layers(table, group)
+            figure.add_scatter(
+                **{"x": xs, "y": style.all_rounded(shares), "mode": "lines+markers"},
+                name=KIND_TITLES.get(kind, kind) + where,
+                line={"color": colour},
+                marker={"symbol": symbol, "size": 6},
+                hovertemplate=f"%{{x}} {title}{where}<br>{SHARE}<extra></extra>",
+                row=1,
+                col=column,
+            )
+            _add_settings(figure, settings, title, column)
+            reach += [*xs, *(x for own in settings.values() for x, _ in own)]
         figure.update_xaxes(title={"text": title}, rangemode="tozero", col=column)
-        _add_rest(figure, table.rest, [*xs, *(x for own in settings.values() for x, _ in own)],
-                  column)  # fmt: skip
+        _add_rest(figure, table.rest, reach, column)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title={"text": "share of the base's pass (%)"}, col=1)
     subtitle = (
@@ -89,6 +97,14 @@ def latency_table_figure(
     if scenario:
         subtitle += f"; measured for {scenario}"
     return style.lay_out(figure, TITLE, subtitle=f"{subtitle}.", height=460)
+
+
+def _layers(table: LatencyTable, group: int) -> str:
+    """Which layers a line is of, where not all have the same blocks."""
+    if not table.groups:
+        return ""
+    own = [str(layer) for layer in sorted(table.repeats) if table.groups.get(layer, 0) == group]
+    return f", layer{'s' if len(own) > 1 else ''} {', '.join(own)}"
 
 
 def _parsed(key: str) -> tuple[str, dict[str, str]]:
@@ -117,7 +133,13 @@ def _places(
 
 
 def _add_band(
-    figure: go.Figure, xs: Sequence[int], shares: Sequence[float], error: float, column: int
+    figure: go.Figure,
+    xs: Sequence[int],
+    shares: Sequence[float],
+    error: float,
+    column: int,
+    *,
+    shown: bool,
 ) -> None:
     above = style.all_rounded(share * (1 + error) for share in shares)
     below = style.all_rounded(share * (1 - error) for share in shares)
@@ -130,7 +152,7 @@ def _add_band(
         fillcolor=style.BAND,
         name="± the table's error",
         legendgroup="error",
-        showlegend=column == 1,
+        showlegend=column == 1 and shown,
         hoverinfo="skip",
         row=1,
         col=column,
@@ -152,8 +174,7 @@ def _add_settings(
                 "size": 9,
                 "line": {"width": 2},
             },
-            hovertemplate=f"{setting}<br>%{{x}} {title}<br>%{{y:.3f}} % of the "
-            "base's pass<extra></extra>",
+            hovertemplate=f"{setting}<br>%{{x}} {title}<br>{SHARE}<extra></extra>",
             row=1,
             col=column,
         )
