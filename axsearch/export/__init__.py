@@ -189,6 +189,7 @@ def _bundle(
         runtime=study.runtime,
         machine=spec.machine,
         cut=task.cut,
+        learnt=task.learnt,
     )
 
 

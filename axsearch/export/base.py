@@ -48,6 +48,7 @@ TEXTS = (".codes", ".jinja", ".model", ".txt")
 class Bundle:
     """Everything that goes into an export: the base, the recipe and its measurements.
 
+    ``learnt`` is the fingerprint of the training examples of the base, None where it is not known;
     ``weights`` are where the recipe's tensors come from, ``dtype`` is that of the numbers in an hf
     export; ``expected`` is the drop below the base
     that is expected on new data, None where it is not known; ``holdout`` and ``base_holdout`` are
@@ -76,6 +77,7 @@ class Bundle:
     runtime: str
     machine: str
     cut: str = ""
+    learnt: str | None = None
 
     @cached_property
     def plan(self) -> Plan:

@@ -23,6 +23,7 @@ def model_card(bundle: Bundle, format: str, *, remote: bool = False) -> str:
     template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text())
     return template.render(
         bundle=bundle,
+        origin=bundle.base.family.origin(bundle.base.model),
         m=bundle.measurement,
         base=bundle.baseline,
         auto_class=bundle.auto_class,

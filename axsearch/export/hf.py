@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,9 @@ def _config(bundle: Bundle) -> dict[str, Any]:
     entries = kept_entries(model.config)
     dtype = str(bundle.dtype).removeprefix("torch.")
     entries |= {"dtype": dtype, **bundle.base.family.config_of(model.config, plan.layers)}
-    return entries | own_entries(type(model), bundle.auto_class, plan.after, plain=plan.whole)
+    return entries | own_entries(
+        type(model), bundle.auto_class, plan.after, plain=plan.whole, learnt=bundle.learnt
+    )
 
 
 def _check_config(
@@ -158,7 +161,9 @@ def _check_config(
     expected = class_entries(base, plain=not remote)
     wrong = [name for name, value in expected.items() if config.get(name) != value]
     own = Recipe.from_dict(ours.get("recipe"), f"The recipe in {path}")
-    if wrong or set(ours) != names or own != recipe:
+    digest = ours.get("learnt", "0" * 64)  # of a base that was fine-tuned elsewhere it is not there
+    known = isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None
+    if wrong or set(ours) - {"learnt"} != names or own != recipe or not known:
         wrong.append("axsearch")
         raise UsageError(
             f"{path} has another {wrong[0]!r} than the recipe and the other files imply; export "

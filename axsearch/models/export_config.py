@@ -40,7 +40,12 @@ def class_entries(base: type[PreTrainedModel], *, plain: bool) -> dict[str, Any]
 
 
 def own_entries(
-    base: type[PreTrainedModel], auto_class: str, origin: Origin, *, plain: bool
+    base: type[PreTrainedModel],
+    auto_class: str,
+    origin: Origin,
+    *,
+    plain: bool,
+    learnt: str | None = None,
 ) -> dict[str, Any]:
     """All entries of axsearch in the config of an export.
 
@@ -49,8 +54,11 @@ def own_entries(
         auto_class: the name of transformers' class that opens it.
         origin: what was done to it.
         plain: whether the export is a plain checkpoint, which needs no modeling file.
+        learnt: SHA-256 of the training examples of its base, if they are known: a search that goes
+            on from the export cuts missing splits as those of its base were cut.
     """
     ours = {**origin.to_dict(), "base_class": base.__name__, "auto_class": auto_class}
+    ours |= {} if learnt is None else {"learnt": learnt}
     entries = class_entries(base, plain=plain)
     if plain:
         del ours["layers"]

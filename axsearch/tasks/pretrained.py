@@ -39,6 +39,7 @@ ADAPTER, MODULES = "adapter_config.json", "modules.json"
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The types of weights by safetensors' names; others are opened as float32."""
 
+TRACED = ("model.onnx", "model.xml")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 transformers.utils.logging.set_verbosity_error()  # their notes on loading are not the user's
@@ -260,6 +261,13 @@ def _check_files(model: str, place: str) -> None:
     """Raises UsageError for a folder whose weights are a pickle only."""
     folder = Path(place)
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        traced = [name for name in TRACED if (folder / name).is_file()]
+        if traced:
+            raise UsageError(
+                f"{model} holds a model for another runtime ({traced[0]}), whose weights cannot be "
+                "cut or trained; use the one that it was made from, or export the trial with "
+                "`axsearch export --format hf`."
+            )
         pickled = [name for name in PICKLED if (folder / name).is_file()]
         if pickled:
             raise UsageError(

@@ -95,6 +95,8 @@ class Task:
         cut: a sentence on texts that are longer; empty if none is.
         reading: how splits were cut, see :data:`axsearch.tasks.spec.LEFT_OUT`.
         file_dtype: in which the model's file keeps its weights.
+        learnt: SHA-256 of the training examples that the base was fine-tuned on; None where that is
+            not known.
     """
 
     model_name: str
@@ -114,6 +116,7 @@ class Task:
     cut: str = ""
     reading: int = UNKNOWN
     file_dtype: str = FLOAT32
+    learnt: str | None = None
 
     @classmethod
     def load(
@@ -218,6 +221,7 @@ class Task:
             cut=made.cut.sentence,
             reading=reading,
             file_dtype=dtype,
+            learnt=read.learnt if reading == LEFT_OUT else None,
             labels=labels,
             **made.splits,
         )

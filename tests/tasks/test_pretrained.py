@@ -89,9 +89,14 @@ class TestFolders:
         found = opened(model)
         assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
-    def test_an_export_of_layers_of_different_sizes(self, model: Path) -> None:
+    def test_an_export_without_its_recipe(self, model: Path) -> None:
         edit(model, model_type="axsearch_bert", architectures=["AxsearchModel"])
-        assert "is an export of axsearch whose layers have different sizes" in refused(model)
+        assert "config.json is not a valid recipe" in refused(model)
+
+    @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+    def test_an_export_for_another_runtime(self, model: Path, name: str) -> None:
+        (model / "model.safetensors").rename(model / name)
+        assert f"holds a model for another runtime ({name})" in refused(model)
 
     @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
     def test_a_quantized_model(self, model: Path, method: str) -> None:
