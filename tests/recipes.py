@@ -37,7 +37,7 @@ SITES = st.dictionaries(
     CHOICES,
     max_size=4,
 )
-COMPENSATION = st.sampled_from(["none", "bias", "least_squares"])
+COMPENSATION = st.sampled_from(["none", "bias", "least_squares", "sequential"])
 RECIPES = st.builds(Recipe.of, SITES, COMPENSATION)
 
 NAMES = st.sampled_from(["ff", "0", "heads", "layer00.ffn", "kept", "renormalised", "bias", "none"])
@@ -110,10 +110,11 @@ def meaning(data: Any) -> dict[str, Any] | None:
         if read:
             found[site] = read
     way = data.get("compensation", "none")
-    if way not in ("none", "bias", "least_squares"):
+    if way not in ("none", "bias", "least_squares", "sequential"):
         return None
     partly = any(c[0] == "kept" and c[2] for read in found.values() for c in read.values())
-    return {"sites": found, "compensation": way if partly else "none"}
+    of_use = bool(found) if way == "sequential" else partly
+    return {"sites": found, "compensation": way if of_use else "none"}
 
 
 def described(recipe: Recipe) -> dict[str, Any]:

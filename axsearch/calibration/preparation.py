@@ -11,7 +11,13 @@ from axsearch.approximations.site import SiteId
 from axsearch.calibration.block_timing import ROUNDS, SECONDS, measure_latency_table
 from axsearch.calibration.costs import latency_cost, size_cost, size_table, slower_levels
 from axsearch.calibration.damage import Damage, calibration_sample, measure_damage
-from axsearch.calibration.importance import PATH, Importance, importance_along_path
+from axsearch.calibration.importance import (
+    PATH,
+    Importance,
+    fisher_importance,
+    importance_along_path,
+)
+from axsearch.calibration.order import orders_after_refit
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.progress import console, progress_bar
@@ -247,6 +253,8 @@ def _tell(dropped: Mapping[str, Collection[Level]]) -> None:
 
 
 def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:
+    if compensation == "sequential":
+        return _importance_after_refit(evaluator)
     task = evaluator.task
     return Importance.from_dict(
         _stored(
@@ -265,6 +273,27 @@ def _importance(evaluator: Evaluator, compensation: Compensation) -> Importance:
             compensated=compensation != "none",
         )
     )
+
+
+def _importance_after_refit(evaluator: Evaluator) -> Importance:
+    """Scores in the base, and orders by what the refit of the others leaves lost."""
+    task, base = evaluator.task, evaluator.base
+
+    def measured(told: Told) -> dict[str, Any]:
+        scores = fisher_importance(
+            base,
+            task.calibration,
+            task.kind,
+            device=evaluator.device,
+            on_batch=_counted(told, len(task.calibration)),
+        ).scores
+        return Importance(scores, orders_after_refit(base, evaluator.moments)).to_dict()
+
+    key = (
+        task.model_fingerprint, task.calibration.fingerprint, importance_kind("sequential")
+    )  # fmt: skip
+    found = _stored(evaluator, key, "Scoring heads and neurons", measured, compensated=True)
+    return Importance.from_dict(found)
 
 
 def _counted(told: Told, total: int) -> Callable[[int], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from axsearch.approximations.choices import Kept
-from axsearch.approximations.site import OUTSIDE
 from axsearch.errors import AxsearchError
 from axsearch.evaluation.bfloat16 import lowered, settle
 from axsearch.models.base_model import Base
+from axsearch.models.partial import prefixes_of, starting
 from axsearch.space.recipe import Recipe
 from axsearch.system.memory import TensorCache, budget
 from axsearch.tasks.kinds import TaskKind
@@ -169,7 +167,7 @@ class Predictor:
         logit is not finite.
         """
         dtype = "float32" if half is None else "bfloat16"
-        prefixes = [] if base is None or recipe is None else _prefixes(base, recipe, dtype)
+        prefixes = [] if base is None or recipe is None else prefixes_of(base, recipe, dtype)
         layers = nn.ModuleList() if base is None else base.layers(model)
         with torch.inference_mode():
             for number, (rows, batch, targets) in enumerate(self._collated(split)):
@@ -213,44 +211,20 @@ class Predictor:
     def _from(
         self, layers: nn.ModuleList, place: tuple[str, int], prefixes: Sequence[str], start: int
     ) -> Iterator[None]:
-        there = list(layers)
         hooks = []
-        if start:
-            given = self._outputs.get((*place, prefixes[start - 1]))
-            for number in range(start):
-                layers[number] = _Given(there[number], given)
+        given = self._outputs.get((*place, prefixes[start - 1])) if start else None
         for number in range(start, len(prefixes) - 1):
             keep = partial(self._keep, (*place, prefixes[number]))
-            hooks.append(there[number].register_forward_hook(keep))
+            hooks.append(layers[number].register_forward_hook(keep))
         try:
-            yield
+            with starting(layers, start, given):
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
-            for number in range(start):
-                layers[number] = there[number]
 
     def _keep(self, key: tuple[str, int, str], _: nn.Module, inputs: Any, output: Any) -> None:
         self._outputs[key] = output
-
-
-class _Given(nn.Module):
-    """Replaces a layer that need not be run: returns the output of the uppermost of these layers.
-
-    Everything else that a model reads from a layer, such as ModernBERT's kind of attention, is the
-    layer's.
-    """
-
-    def __init__(self, layer: nn.Module, output: Any) -> None:
-        super().__init__()
-        self.__dict__["_layer"] = layer  # no child
-        self._given = output
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_layer"], name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._given
 
 
 def _room(device: str) -> int:
@@ -261,22 +235,3 @@ def _room(device: str) -> int:
 def _unpadded(logits: Tensor, split: Split, row: int) -> Tensor:
     """A feature's logits without those of the tokens that fill its batch."""
     return logits[: split.lengths[row]] if logits.ndim > 1 else logits
-
-
-def _prefixes(base: Base, recipe: Recipe, dtype: str) -> list[str]:
-    """For each layer that stays, a hash of all choices in it and below it."""
-    if base.repeats or any(site.layer == OUTSIDE for site, _, _ in recipe.choices()):
-        return []  # one module is run by several layers, or all layers have another input
-    stays = base.plan(recipe).layers
-    # Any k in a model lets all of its layers attend through another function.
-    attends = any(not isinstance(choice, Kept) for _, _, choice in recipe.choices())
-    digest = hashlib.sha256(f"{dtype} {recipe.compensation} {attends}".encode())
-    found, choices = [], list(recipe.choices())
-    for layer in range(stays[-1] + 1 if stays else 0):
-        while choices and choices[0][0].layer <= layer:
-            site, name, choice = choices.pop(0)
-            digest.update(f"{site} {name} {choice.model_dump_json()}".encode())
-        if layer in stays:
-            digest.update(f"layer {layer}".encode())  # or it would have the hash of the one below
-            found.append(digest.copy().hexdigest())
-    return found

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations import UnitRemoval, recorded, together
 from axsearch.evaluation.accuracy import Predictions, Predictor
+from axsearch.evaluation.closed_form import closed_form
 from axsearch.evaluation.latency import (
     OWN_LENGTH_BATCHES,
     PAIRS,
@@ -32,10 +33,7 @@ from axsearch.evaluation.stages import (
     joined,
 )
 from axsearch.models.refit.compensation import Moments
-from axsearch.models.refit.moments import measure_moments
-from axsearch.models.refit.moments_cache import cached_moments
-from axsearch.models.weights import ClosedForm, Weights
-from axsearch.progress import progress_bar
+from axsearch.models.weights import Weights
 from axsearch.runtimes import open_session
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import EXACT, Recipe
@@ -111,6 +109,11 @@ class Evaluator:
     def baseline(self) -> Measurement:
         """The measurement of the untouched base."""
         return self.measure(EXACT)
+
+    @property
+    def moments(self) -> Moments:
+        """The moments of the base's inner activations on the calibration split."""
+        return self._reference.moments
 
     def _weights(self, recipe: Recipe) -> Weights:
         return self._reference if recipe == EXACT else self.weights
@@ -379,24 +382,3 @@ class Evaluator:
             open_session(model, self.scenario) as small,
         ):
             return measure_latency(base, small, batches, pairs=pairs)
-
-
-def closed_form(task: Task, device: str) -> ClosedForm:
-    """The base's tensors, refitted with moments of the calibration split where recipes compensate.
-
-    Moments are measured when they are first needed, with progress, and cached for the user.
-    """
-
-    def measured() -> Moments:
-        with progress_bar() as progress:
-            bar = progress.add_task("Calibrating (moments)", total=None)
-            return measure_moments(
-                task.base,
-                task.calibration,
-                task.kind,
-                device=device,
-                on_batch=lambda done, total: progress.update(bar, completed=done, total=total),
-            )
-
-    key = (task.model_fingerprint, task.calibration.fingerprint, device)
-    return ClosedForm(task.base, lambda: cached_moments(key, measured))

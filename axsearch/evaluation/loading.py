@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from pathlib import Path
 
 from axsearch.errors import UsageError
+from axsearch.evaluation.closed_form import polished
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.models.weights import ClosedForm
 from axsearch.progress import console
+from axsearch.space.recipe import Recipe
 from axsearch.study.spec import StudySpec
+from axsearch.study.study import Study
 from axsearch.system.devices import check_device
 from axsearch.tasks.spec import TaskSpec
 from axsearch.tasks.task import Task
+
+
+def polished_weights(spec: StudySpec, task: Task, device: str) -> ClosedForm:
+    """The weights that the models of a study's front are polished to.
+
+    Raises UsageError where the training data are not those that the study began with.
+    """
+    found = polished(task, device)
+    if found.key != spec.polished:
+        raise UsageError(
+            f"The training data in {task.data_name} are not those that the study was made with."
+        )
+    return found
 
 
 class MovedError(UsageError):
@@ -47,3 +66,20 @@ def load_task(
     if task.split_fingerprints != spec.splits:
         raise UsageError(f"The data {data} are not those that the study was made with.")
     return task
+
+
+def shown_evaluators(study: Study, task: Task, recipes: Collection[Recipe]) -> dict[str, Evaluator]:
+    """By recipe hash, an evaluator with the weights that a study shows of the recipe.
+
+    Those are polished weights where the model was polished. None of them measures latency. Raises
+    UsageError where the training data are not those that the study began with.
+    """
+    engine, device = study.database.engine, study.spec.device
+    hashes = [recipe.hash for recipe in recipes]
+    known = study.polished(hashes)
+    plain = Evaluator(task, engine, None, device)
+    better = plain
+    if known:
+        weights = polished_weights(study.spec, task, device)
+        better = Evaluator(task, engine, None, device, weights=weights)
+    return {own: better if own in known else plain for own in hashes}

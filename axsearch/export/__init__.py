@@ -18,8 +18,7 @@ import torch
 
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.evaluation.evaluator import Evaluator
-from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.loading import load_task, shown_evaluators
 from axsearch.evaluation.size import safetensors_bytes
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
@@ -145,7 +144,7 @@ def _bundle(
     """The bundle that a format writes; raises UsageError for a model that is worth nothing."""
     spec, trial = study.spec, measurement.trial
     task.base.plan(recipe)  # refuses a recipe of another model
-    evaluator = Evaluator(task, study.database.engine, None, spec.device)
+    evaluator = shown_evaluators(study, task, [recipe])[recipe.hash]
     if dtype not in (None, task.file_dtype):
         if recipe == EXACT:
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from functools import cached_property
@@ -13,8 +14,32 @@ from transformers import PreTrainedModel
 from axsearch.errors import UsageError
 from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments, Refit, compensate
-from axsearch.space.recipe import Recipe
+from axsearch.models.refit.sample import Sample
+from axsearch.models.refit.sequential import SequentialRefit
+from axsearch.space.recipe import Compensation, Recipe
 from axsearch.system.memory import TensorCache, budget
+
+SHARED = (
+    "several layers of this model share one set of weights, which cannot be fitted in turn; use "
+    "least_squares"
+)
+"""Why a model cannot be refitted sequentially."""
+
+
+def possible(compensation: Compensation, base: Base) -> Compensation:
+    """A compensation, or the one to take instead where a base cannot have it."""
+    return "least_squares" if compensation == "sequential" and base.repeats else compensation
+
+
+def check_compensation(compensation: str, base: Base) -> None:
+    """Raises UsageError for a compensation that a base cannot have, or that does nothing."""
+    if compensation == "sequential" and base.repeats:
+        raise UsageError(f'`compensation="sequential"` cannot be used: {SHARED}.')
+    if compensation == "bias" and not any(s.units and s.units.bias for s in base.sites.values()):
+        raise UsageError(
+            '`compensation="bias"` does nothing here: this model\'s projections have no bias; use '
+            "least_squares or none."
+        )
 
 
 class Weights(ABC):
@@ -53,19 +78,27 @@ class ClosedForm(Weights):
     Args:
         source: the base.
         moments: of its inputs on calibration examples, or a function that measures them when they
-            are first needed; None where no recipe compensates.
+            are first needed; None where no recipe compensates with them.
+        sample: a function that measures the examples on which recipes are refitted sequentially;
+            None where none is.
+        key: of these weights, where the sample is not that of trials.
 
     Attributes:
         refits: weights that were refitted before, those used last.
     """
 
-    key = ""
-
     def __init__(
-        self, source: Base, moments: Moments | Callable[[], Moments] | None = None
+        self,
+        source: Base,
+        moments: Moments | Callable[[], Moments] | None = None,
+        sample: Callable[[], Sample] | None = None,
+        *,
+        key: str = "",
     ) -> None:
         self.source = source
+        self.key = key
         self._moments = moments
+        self._sequential = None if sample is None else SequentialRefit(source, sample)
         self.refits: TensorCache[tuple[Hashable, ...], Refit] = TensorCache(budget(share=1 / 16))
 
     @cached_property
@@ -76,18 +109,28 @@ class ClosedForm(Weights):
         return self._moments() if callable(self._moments) else self._moments
 
     def prepare(self) -> None:
-        """Measure the moments."""
-        _ = self.moments
+        """Measure the moments and the sample, where they are to be had."""
+        if self._moments is not None:
+            _ = self.moments
+        if self._sequential is not None:
+            _ = self._sequential.sample
 
     def state(self, recipe: Recipe) -> dict[str, Tensor]:
-        """Cut, then refitted; raises UsageError where no moments were given and it compensates."""
+        """Cut, then refitted; raises UsageError where it compensates and the data are missing."""
         if recipe.compensation == "none":
             return self.source.cut(recipe)
-        if self._moments is None:
+        in_turn = recipe.compensation == "sequential"
+        if in_turn and self.source.repeats:
+            raise UsageError(f"The recipe has compensation 'sequential', but {SHARED}.")
+        if (self._sequential if in_turn else self._moments) is None:
             raise UsageError(
                 f"The recipe has compensation {recipe.compensation!r}, which needs calibration "
                 "data."
             )
+        return self.source.cut(recipe, self._in_turn(recipe) if in_turn else self._alone(recipe))
+
+    def _alone(self, recipe: Recipe) -> Callable[[dict[str, Tensor]], None]:
+        """Refits each block on what it receives in the base."""
 
         def refit(state: dict[str, Tensor]) -> None:
             source, before = self.source, dict(state)
@@ -96,7 +139,22 @@ class ClosedForm(Weights):
                 new = {n: tensor for n, tensor in state.items() if tensor is not before.get(n)}
                 state.update(rounded(new, source.dtype))
 
-        return self.source.cut(recipe, refit)
+        return refit
+
+    def _in_turn(self, recipe: Recipe) -> Callable[[dict[str, Tensor]], None]:
+        """Refits each block on what it receives in the smaller model."""
+        assert self._sequential is not None
+        found = self._sequential.refits(recipe, self.source.cut(recipe))
+
+        def refit(state: dict[str, Tensor]) -> None:
+            for site, new in found.items():
+                units = self.source.sites[site].units
+                assert units is not None
+                for name, tensor in ((units.output.tensor, new.weight), (units.bias, new.bias)):
+                    if name is not None and tensor is not None:
+                        state[name] = tensor
+
+        return refit
 
 
 class Rounded(Weights):
@@ -104,7 +162,9 @@ class Rounded(Weights):
 
     def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
         self._weights, self._dtype = weights, dtype
-        self.key = f"{weights.key} {dtype}".strip()
+        # A key may have the length of a checksum.
+        both = f"{weights.key} {dtype}"
+        self.key = hashlib.sha256(both.encode()).hexdigest() if weights.key else str(dtype)
         self.source = weights.source
 
     def prepare(self) -> None:
@@ -125,11 +185,17 @@ def rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 
 def shrink(
-    model: PreTrainedModel, recipe: Recipe, moments: Moments | None = None
+    model: PreTrainedModel,
+    recipe: Recipe,
+    moments: Moments | None = None,
+    sample: Sample | None = None,
 ) -> PreTrainedModel:
     """A smaller model in evaluation mode; the base is untouched and shares its unchanged tensors.
 
-    Raises UsageError where the recipe does not fit the model, or compensates and no ``moments``
-    (:func:`axsearch.models.refit.moments.measure_moments`) were passed.
+    Raises UsageError where the recipe does not fit the model, or compensates and what it needs for
+    that was not passed: ``sample`` (:func:`axsearch.models.refit.sample.measure_sample`) where it
+    is ``sequential``, otherwise ``moments``
+    (:func:`axsearch.models.refit.moments.measure_moments`).
     """
-    return ClosedForm(Base(model), moments).shrink(recipe)
+    given = None if sample is None else lambda: sample
+    return ClosedForm(Base(model), moments, given).shrink(recipe)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
-from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.loading import load_task, shown_evaluators
 from axsearch.progress import steps
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
@@ -27,10 +27,10 @@ def evaluate_front(study: Study, *, model: str | None = None, data: str | None =
         with steps(1 + len(missing)) as begin:
             begin("Loading model and data")
             task = load_task(study.spec, model=model, data=data)
-            evaluator = Evaluator(task, study.database.engine, None, study.spec.device)
+            evaluators = shown_evaluators(study, task, missing)
             for recipe in missing:
                 begin("Opening the holdout split")
-                evaluator.accuracy(recipe, task.holdout)
+                evaluators[recipe.hash].accuracy(recipe, task.holdout)
     study.refresh()
 
 

@@ -19,9 +19,10 @@ from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario, in_words
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.choosing import ORDERS
+from axsearch.study.fronts import front_of
 from axsearch.study.rankings import keep_ranking
 from axsearch.study.spec import StudySpec
-from axsearch.study.study import Study, front_of
+from axsearch.study.study import Study
 from axsearch.system.machine import machine_name
 
 

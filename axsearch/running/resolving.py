@@ -23,7 +23,8 @@ class Resolved:
     """A request that passed every check which needs no weights of the model.
 
     Attributes:
-        request: the one that was resolved; its settings have a sampler, staged and compensation.
+        request: the one that was resolved; its settings have a sampler and staged. A compensation
+            that was not asked for is that of the study, if it exists.
         sampler: the one that the settings name.
     """
 
@@ -119,14 +120,13 @@ def _decided(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
             f"The sampler {settings.sampler} works with `approximations={','.join(own)}` only, "
             f"not {','.join(given)}."
         )
-    compensation = settings.compensation or sampler.default_compensation
-    if compensation not in get_args(Compensation):
+    if settings.compensation not in (None, *get_args(Compensation)):
         raise UsageError(
             f"`compensation` must be one of {', '.join(get_args(Compensation))}, "
-            f"not {compensation!r}."
+            f"not {settings.compensation!r}."
         )
     staged = not sampler.needs_exact_losses if settings.staged is None else settings.staged
-    return replace(settings, staged=staged, compensation=compensation)
+    return replace(settings, staged=staged)
 
 
 def _check_dtype(settings: SearchSettings, sampler: Sampler) -> None:

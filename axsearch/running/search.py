@@ -16,13 +16,16 @@ from optuna.study import StudyDirection
 from axsearch.approximations.site import Site
 from axsearch.errors import UsageError
 from axsearch.evaluation.bfloat16 import is_fast
+from axsearch.evaluation.closed_form import polished_key
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
+from axsearch.models.weights import check_compensation, possible
 from axsearch.options import describes, gather
 from axsearch.progress import console, steps
 from axsearch.running.base_check import check_base
 from axsearch.running.engines import run_workers
 from axsearch.running.memory_check import check_room
+from axsearch.running.polishing import polish_front
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
 from axsearch.running.session import problem_of, spaces
@@ -99,8 +102,9 @@ def search(
     and neurons and the damage of each choice are measured
     (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then the
     proposals of the sampler. Models that are known to break a limit on latency or size are pruned
-    without being evaluated. At the end the front is timed on real models. A study that exists is
-    resumed, a SQLite file that does not exist is created; Ctrl-C keeps all finished trials.
+    without being evaluated. At the end the front is timed on real models and, with sequential
+    compensation, polished (:mod:`axsearch.running.polishing`). A study that exists is resumed, a
+    SQLite file that does not exist is created; Ctrl-C keeps all finished trials.
 
     Raises:
         UsageError: an argument cannot be used; nothing expensive was done.
@@ -156,7 +160,7 @@ def prepare(resolved: Resolved) -> Prepared:
                 task = Task.of(replace(request.spec, **began))
     _check_task(resolved, task)
     sites = list(task.base.sites.values())
-    settings, space = _space(resolved, task, sites)
+    settings, space = _space(resolved, task, sites, known)
     settings = replace(settings, dtype=_dtype(resolved, task, known))
     scenario = _scenario(resolved)
     spec = _spec(request, settings, task, scenario, space, known)
@@ -200,16 +204,16 @@ def run(prepared: Prepared) -> Study:
     stored = StoredSettings.of(prepared.settings).model_dump(mode="json")
     ask_for(study.database.engine, study.name, request.trials, stored)
     worker = Worker(study, prepared.evaluator, prepared.problem, prepared.settings)
-    if request.place == HERE:
-        worker.until(request.trials)
-        return study
-    worker.until(1)  # the base, which all workers compare with
-    run_workers(request.place, WorkerRequest(request.storage, study.name))
+    here = request.place == HERE
+    worker.until(request.trials if here else 1)  # the base, which all workers compare with
+    if not here:
+        run_workers(request.place, WorkerRequest(request.storage, study.name))
     study.refresh()
-    # Not at the top: it imports plotly, which no trial needs.
-    from axsearch.reporting.dashboard.annotating import annotate
+    if polish_front(study, prepared.evaluator) or not here:
+        # Not at the top: it imports plotly, which no trial needs.
+        from axsearch.reporting.dashboard.annotating import annotate
 
-    annotate(study)
+        annotate(study)
     return study
 
 
@@ -238,7 +242,7 @@ def _check_task(resolved: Resolved, task: Task) -> None:
 
 
 def _space(
-    resolved: Resolved, task: Task, sites: Sequence[Site]
+    resolved: Resolved, task: Task, sites: Sequence[Site], known: StudySpec | None
 ) -> tuple[SearchSettings, SearchSpace]:
     """The settings and the space, all of it and in no order yet, for the sites of this model.
 
@@ -248,17 +252,11 @@ def _space(
     if sampler.approximations is not None and not settings.approximations:
         own = supported(sampler.approximations, sites)
         settings = replace(settings, approximations=own)
-    if settings.compensation == "bias" and not any(
-        site.units and site.units.bias for site in sites
-    ):
-        raise UsageError(
-            '`compensation="bias"` does nothing here: this model\'s projections have no bias; use '
-            "least_squares or none."
-        )
-    assert settings.compensation is not None
-    space = spaces(task, settings, settings.compensation)(
-        {site.id: range(site.count) for site in sites}, {}
-    )
+    usual = sampler.default_compensation if known is None else known.compensation
+    compensation = settings.compensation or possible(usual, task.base)
+    check_compensation(compensation, task.base)
+    settings = replace(settings, compensation=compensation)
+    space = spaces(task, settings, compensation)({site.id: range(site.count) for site in sites}, {})
     if sampler.approximations is not None:  # whether it finds what it needs, before all measuring
         sampler.build(Problem(space, settings.objectives, {}), resolved.request.spec.seed)
     return settings, space
@@ -326,8 +324,13 @@ def _spec(
         compensation=settings.compensation,  # type: ignore[arg-type]
         dtype=settings.dtype,
         weights=CLOSED_FORM,
+        polished=_polished(settings, task) if known is None else known.polished,
         latency_tables=LATENCY_TABLES if known is None else known.latency_tables,
     )
+
+
+def _polished(settings: SearchSettings, task: Task) -> str:
+    return polished_key(task) if settings.compensation == "sequential" else ""
 
 
 def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) -> Study:

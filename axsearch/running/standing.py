@@ -8,8 +8,9 @@ from optuna.trial import TrialState
 
 from axsearch.space.recipe import EXACT
 from axsearch.statistics.measurement import Measurement
+from axsearch.study.fronts import front_of
 from axsearch.study.spec import OBJECTIVES
-from axsearch.study.study import Study, front_of
+from axsearch.study.study import Study
 
 if TYPE_CHECKING:
     from axsearch.evaluation.evaluator import Evaluator
@@ -19,7 +20,8 @@ class Standing:
     """The complete trials of a study and the front that they make.
 
     Attributes:
-        finished: their measurements, in the order in which this process saw them.
+        finished: their measurements, in the order in which this process saw them, as they were when
+            the trials ended: a trial is not compared with polished models.
         has_base: whether the base itself is among them.
 
     Args:
@@ -41,7 +43,7 @@ class Standing:
         new = [trial for trial in trials if trial.number not in self._seen]
         if not new:
             return
-        found = self._study.measured(new)
+        found = self._study.measured(new, polished=False)
         self._seen.update(trial.number for trial in new)
         self.finished += found
         self.has_base = self.has_base or any(m.recipe == EXACT.to_dict() for m in found)

@@ -4,7 +4,8 @@ A recipe lists only the sites that differ from the base. At a site each approxim
 one choice, such as the heads that stay or the k of top-k attention. Recipes of the same model are
 equal, because everything without an effect is dropped when a recipe is made: keeping every unit,
 other choices for a block that is removed, a choice that is idle beside another one, and
-compensation where no unit is left to make up for others.
+compensation where no unit is left to make up for others (``sequential`` lets other blocks make up,
+and stays where anything changes).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from axsearch.approximations.choices import Choice, Kept
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.errors import UsageError
 
-Compensation = Literal["none", "bias", "least_squares"]
+Compensation = Literal["none", "bias", "least_squares", "sequential"]
 
 
 class Recipe(BaseModel):
@@ -62,7 +63,9 @@ class Recipe(BaseModel):
             partial = partial or any(isinstance(c, Kept) and c.kept for c in choices.values())
             if choices:
                 canonical.append((site, tuple(sorted(choices.items()))))
-        return cls(sites=tuple(canonical), compensation=compensation if partial else "none")
+        # Sequentially, blocks above make up for one that is gone as a whole.
+        of_use = bool(canonical) if compensation == "sequential" else partial
+        return cls(sites=tuple(canonical), compensation=compensation if of_use else "none")
 
     def at(self, layer: int, kind: SiteKind, stack: str = "") -> dict[str, Choice]:
         """The choices at one site; empty where the site is exact."""

@@ -15,6 +15,9 @@ class Measurement(BaseModel):
         recipe: the recipe's JSON.
         accuracy: the metric on the search split, with the ends of its 95 % interval.
         holdout_accuracy: the metric on the holdout split, None until it was opened.
+        accuracy_tried: that which the trial had, of a model that was polished later: a trial's
+            objective, so that this and not ``accuracy`` is compared with trials that were not; it
+            is not printed.
         latency_ms: ``latency_ratio`` times the base's time for the scenario's batches.
         latency_ratio: the time over the base's: the median of paired ratios if it was measured,
             otherwise predicted by the latency table.
@@ -35,6 +38,7 @@ class Measurement(BaseModel):
     accuracy: float
     accuracy_low: float
     accuracy_high: float
+    accuracy_tried: float | None = Field(default=None, exclude=True)
     holdout_accuracy: float | None = None
     latency_ms: PositiveFloat | None = None
     latency_ratio: PositiveFloat | None = None
@@ -55,6 +59,13 @@ class Measurement(BaseModel):
             if not kept or (_is_layer(layer) and all(v is None for v in kept.values())):
                 raise ValueError(f"choices does not say what {layer!r} keeps")
         return self
+
+    @property
+    def as_tried(self) -> Measurement:
+        """The same with the accuracy that its trial had."""
+        if self.accuracy_tried is None:
+            return self
+        return self.model_copy(update={"accuracy": self.accuracy_tried, "accuracy_tried": None})
 
     @property
     def objective_latency(self) -> float | None:

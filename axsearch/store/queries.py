@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, make_transient
 
 from axsearch.errors import cause
 from axsearch.space.recipe import Recipe
-from axsearch.statistics.outcome import Outcome, packed, unpacked
+from axsearch.statistics.outcome import Estimate, Outcome, packed, unpacked
 from axsearch.store.models import (
     CLOSED_FORM,
     CalibrationRow,
@@ -90,7 +90,33 @@ def load_evaluations(
     An evaluation in float32 is returned if there is none in the key's dtype with losses. ``stage``
     is the part of the split after which evaluation stopped; by default, the whole split.
     """
-    wanted = select(EvaluationRow).where(
+    wanted = select(EvaluationRow).where(*_where(key, recipes, stage))
+    with Session(engine) as session:
+        found = session.scalars(wanted).all()
+        return {
+            row.recipe: _evaluation(row)
+            # the best last
+            for row in sorted(found, key=lambda r: (r.losses is not None, r.dtype == key.dtype))
+        }
+
+
+@outlast
+def load_accuracies(
+    engine: Engine, key: EvaluationKey, recipes: Iterable[str]
+) -> dict[str, Estimate]:
+    """The accuracy on a whole split by recipe hash, with its interval, without its examples."""
+    wanted = select(
+        EvaluationRow.recipe, EvaluationRow.value, EvaluationRow.low, EvaluationRow.high
+    )
+    with Session(engine) as session:
+        rows = session.execute(wanted.where(*_where(key, recipes)).order_by(EvaluationRow.dtype))
+        return {row.recipe: Estimate(row.value, row.low, row.high) for row in rows}
+
+
+def _where(
+    key: EvaluationKey, recipes: Iterable[str], stage: str = WHOLE
+) -> list[ColumnElement[bool]]:
+    return [
         # A recipe compensates or not, so its hash is found under only one of the two.
         EvaluationRow.model.in_((key.model, key.compensated)),
         EvaluationRow.weights == key.weights,
@@ -99,14 +125,7 @@ def load_evaluations(
         EvaluationRow.metric == key.metric,
         EvaluationRow.stage == stage,
         EvaluationRow.recipe.in_(set(recipes)),
-    )
-    with Session(engine) as session:
-        found = session.scalars(wanted).all()
-        return {
-            row.recipe: _evaluation(row)
-            # the best last
-            for row in sorted(found, key=lambda r: (r.losses is not None, r.dtype == key.dtype))
-        }
+    ]
 
 
 def _evaluation(row: EvaluationRow) -> Evaluation:

@@ -36,8 +36,8 @@ class SearchSettings:
         str | None,
         Option(
             "How the remaining weights make up for the removed ones, at no cost in latency: none, "
-            "bias or least_squares",
-            omitted="least_squares, or none with the axformer sampler",
+            "bias, least_squares or sequential",
+            omitted="sequential, or none with the axformer sampler; a resumed study keeps its own",
         ),
     ] = None
     sampler: Annotated[

@@ -60,7 +60,8 @@ class StudySpec(BaseModel):
     """What a study is about, kept with it.
 
     The fields up to ``seed`` are what :meth:`Task.load` and the search were given; the
-    fingerprints recognise the same model, data and space when the study is resumed.
+    fingerprints recognise the same model, data and space when the study is resumed. ``polished`` is
+    the key of the weights that the models of its front are polished to, empty where they are not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -93,6 +94,7 @@ class StudySpec(BaseModel):
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
     space_fingerprint: str = ""
     weights: str = CLOSED_FORM
+    polished: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     workload: str | None = None
     latency_tables: PositiveInt = 1
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,20 +16,16 @@ from optuna.trial import FrozenTrial, TrialState
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import in_words
-from axsearch.statistics import pareto
 from axsearch.statistics.divergence import divergence_of_predictions, divergence_with_error
 from axsearch.statistics.expectation import Expected, expected_drops
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
 from axsearch.store.database import Database, open_database
-from axsearch.store.models import CLOSED_FORM
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.queries import (
     Evaluation,
-    EvaluationKey,
     LatencyKey,
-    load_evaluations,
     load_ratios,
     load_recipes,
 )
@@ -46,8 +41,14 @@ from axsearch.store.studies import (
 )
 from axsearch.study import choosing
 from axsearch.study.choosing import By, choose
+from axsearch.study.evaluations import (
+    polished_accuracies,
+    stored_evaluations,
+    with_accuracy,
+)
+from axsearch.study.fronts import front_of
 from axsearch.study.settings import Limits, SearchSettings
-from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec, limits
+from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec
 from axsearch.study.trial_records import check_choices, read_measurement
 
 OTHERS = 64
@@ -138,12 +139,22 @@ class Study:
         trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return self.measured(trials)
 
-    def measured(self, trials: Sequence[FrozenTrial]) -> list[Measurement]:
-        """The measurements of some complete trials; :attr:`measurements` has those of all."""
+    def measured(
+        self, trials: Sequence[FrozenTrial], *, polished: bool = True
+    ) -> list[Measurement]:
+        """The measurements of some complete trials; :attr:`measurements` has those of all.
+
+        Where models were polished, accuracies are theirs, unless ``polished`` is false.
+        """
         recipes = load_recipes(self.database.engine, map(_recipe_of, trials))
         holdout = self._evaluations("holdout", recipes)
         timed = self._timed(recipes)
         found = [self._measurement(trial, recipes, holdout, timed) for trial in trials]
+        if polished and (better := self.polished(recipes)):
+            found = [
+                with_accuracy(one, better.get(_recipe_of(trial)))
+                for one, trial in zip(found, trials, strict=True)
+            ]
         return check_choices(self._named, found, [recipes[_recipe_of(trial)] for trial in trials])
 
     @property
@@ -201,7 +212,8 @@ class Study:
     def front(self) -> list[Measurement]:
         """The Pareto front over the study's objectives, fastest (or else smallest) first.
 
-        Trials that break a limit of the study (drop, latency, size) are left out.
+        Trials that break a limit of the study (drop, latency, size) are left out. Where its models
+        were polished, it is the front of these.
         """
         return front_of(self.spec, self.baseline, self._candidates)
 
@@ -311,19 +323,11 @@ class Study:
         }
 
     def _evaluations(self, split: str, recipes: Collection[str]) -> dict[str, Evaluation]:
-        key = EvaluationKey(
-            self.spec.model_fingerprint,
-            self.spec.splits["calibration"],
-            self.spec.splits[split],
-            self.spec.dtype if split == "search" else "float32",
-            self.spec.metric,
-            self.spec.weights,
-        )
-        found = load_evaluations(self.database.engine, key, recipes)
-        if key.weights != CLOSED_FORM and EXACT.hash in recipes:  # the base is nobody's weights
-            base = replace(key, weights=CLOSED_FORM)
-            found |= load_evaluations(self.database.engine, base, [EXACT.hash])
-        return found
+        return stored_evaluations(self.database.engine, self.spec, split, recipes)
+
+    def polished(self, recipes: Collection[str]) -> dict[str, Estimate]:
+        """Accuracies of those models, by recipe hash, that were polished at the end of a search."""
+        return polished_accuracies(self.database.engine, self.spec, recipes)
 
     def _timed(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
         """The ratios of models that were timed in the study's scenario on its machine."""
@@ -363,21 +367,6 @@ class Study:
 
     def _named(self, trial: int | None) -> str:
         return f"Trial {trial} of study {self.name!r}"
-
-
-def front_of(
-    spec: StudySpec, baseline: Measurement, measurements: Sequence[Measurement]
-) -> list[Measurement]:
-    """The front of these measurements, as :meth:`Study.front` returns it for all."""
-    feasible = [
-        m
-        for m in measurements
-        if all(excess <= 1e-12 for excess in limits(spec, baseline.accuracy, m).values())
-    ]
-    objectives = [OBJECTIVES[name] for name in spec.objectives]
-    losses = [[objective.loss(m) for objective in objectives] for m in feasible]
-    members = [feasible[i] for i in pareto.front(losses)]
-    return sorted(members, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio))
 
 
 def _recipe_of(trial: FrozenTrial) -> str:

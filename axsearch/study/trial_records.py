@@ -16,7 +16,9 @@ from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.records import damaged, read_record
 
-KNOWN_OTHERWISE = {"trial", "recipe", "holdout_accuracy", "latency_predicted"}
+KNOWN_OTHERWISE = {
+    "trial", "recipe", "accuracy_tried", "holdout_accuracy", "latency_predicted",
+}  # fmt: skip
 """Fields of a measurement that are not kept with its trial."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ SHARE = 0.25
 
 
 class TensorCache(LRUCache[K, V]):
-    """Tensors, or tuples with tensors in them, of at most ``maxsize`` bytes altogether.
+    """Tensors, also in tuples and mappings, of at most ``maxsize`` bytes altogether.
 
     A new value takes the place of those least recently read or written. A value larger than the
     whole cache is not stored, and nothing is removed for it but an older value of its key.
@@ -38,9 +38,12 @@ class TensorCache(LRUCache[K, V]):
 
     @staticmethod
     def getsizeof(value: Any) -> int:
-        """The bytes of a tensor, or of the tensors in a tuple."""
-        parts = value if isinstance(value, tuple) else (value,)
-        return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+        """The bytes of a tensor, or of all that are in a tuple or mapping, at any depth."""
+        if isinstance(value, Tensor):
+            return value.nbytes
+        parts = value.values() if isinstance(value, Mapping) else value
+        held = isinstance(value, tuple | Mapping)
+        return sum(map(TensorCache.getsizeof, parts)) if held else 0
 
 
 def budget(share: float = SHARE, most: int = MOST, free: int | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,7 @@ from axsearch.tasks.split import Split
 from axsearch.tasks.tokens import tokenise, tokens_read
 
 CALIBRATION_EXAMPLES = 512
+TRAINING_EXAMPLES = 2_048
 FLOAT32 = "float32"
 FINGERPRINTED = (
     "activation",
@@ -93,6 +94,7 @@ class Task:
         max_length: tokens to which inputs are cut, as given or decided; less if the model reads
             less.
         cut: a sentence on texts that are longer; empty if none is.
+        draw_training: makes :attr:`training`.
         reading: how splits were cut, see :data:`axsearch.tasks.spec.LEFT_OUT`.
         file_dtype: in which the model's file keeps its weights.
         learnt: SHA-256 of the training examples that the base was fine-tuned on; None where that is
@@ -111,6 +113,7 @@ class Task:
     holdout: Split
     labels: Labels
     notes: tuple[str, ...]
+    draw_training: Callable[[], Split]
     said: tuple[str, ...] = ()
     max_length: int = USUAL
     cut: str = ""
@@ -200,6 +203,14 @@ class Task:
         drawn = _drawn(kind, read, labels, spec, notes)
         asked = spec.max_length or length_of(model)
         made = tokenise(kind, tokenizer, drawn, labels, limit=limit, asked=asked)
+        train = read.train
+
+        def training() -> Split:
+            known = [example for example in train if kind.is_labelled(example, labels)]
+            some = _some(known, TRAINING_EXAMPLES, spec.seed)
+            split: Split = kind.split("training", some, tokenizer, made.length, labels)
+            return split
+
         said = [read.said, tokens_read(tokenizer, made), made.note, made.cut.advice(limit)]
         loaded = load_model(model, kind.auto_class)  # before its file is looked at
         dtype = spec.file_dtype or dtype_of_file(model, config)
@@ -216,6 +227,7 @@ class Task:
             model=loaded,
             tokenizer=tokenizer,
             notes=tuple(notes),
+            draw_training=training,
             said=tuple(sentence for sentence in said if sentence),
             max_length=asked or made.length,
             cut=made.cut.sentence,
@@ -234,6 +246,15 @@ class Task:
             return found
         # What is refitted is rounded to it, so that the same recipe has other accuracies.
         return hashlib.sha256(f"{found} {self.file_dtype}".encode()).hexdigest()
+
+    @cached_property
+    def training(self) -> Split:
+        """Up to 2,048 examples of train, those of :attr:`calibration` among them.
+
+        They are tokenised when they are first asked for.
+        """
+        split: Split = self.draw_training()
+        return split
 
     @cached_property
     def base(self) -> Base:
@@ -292,11 +313,16 @@ def _drawn(
                 f"{len(examples) - len(known)} of the {len(examples)} examples for {name} have the "
                 "label -1, which is none of the head's classes, and are left out."
             )
-        if most is not None and most < len(known):
-            rows = np.random.default_rng(spec.seed).permutation(len(known))[:most]
-            known = [known[row] for row in sorted(rows)]
-        drawn[name] = known
+        drawn[name] = _some(known, most, spec.seed)
     return drawn
+
+
+def _some(examples: list[Any], most: int | None, seed: int) -> list[Any]:
+    """Examples drawn by a seed, in their order; those of a smaller number are among them."""
+    if most is None or most >= len(examples):
+        return examples
+    rows = np.random.default_rng(seed).permutation(len(examples))[:most]
+    return [examples[row] for row in sorted(rows)]
 
 
 def model_fingerprint(model: PreTrainedModel) -> str:

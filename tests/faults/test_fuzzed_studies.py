@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,18 @@ FIELDS: dict[str, Check] = {
     "device": text, "machine": text, "seed": whole(0), "model_fingerprint": text,
     "splits": lambda v: map_of(text)(v) and set(v) == {"calibration", "search", "holdout"},
     "levels": map_of(list_of(lambda v: v is None or type(v) is int)),
-    "compensation": lambda v: v in ("none", "bias", "least_squares"),
+    "compensation": lambda v: v in ("none", "bias", "least_squares", "sequential"),
     "dtype": lambda v: v in ("float32", "bfloat16"),
     "space_fingerprint": text, "weights": text, "workload": optional(text),
     "latency_tables": whole(1), "labels": optional(list_of(text)), "tokenizer": optional(text),
     "encoding": optional(text), "reading": whole(1), "max_length": whole(1),
     "file_dtype": lambda v: v in ("float32", "float16", "bfloat16"),
+    "polished": lambda v: text(v) and re.fullmatch("([0-9a-f]{64})?", v) is not None,
 }  # fmt: skip
 DEFAULTS = {
     "max_size_ratio": None, "compensation": "none", "dtype": "float32", "space_fingerprint": "",
     "weights": "", "workload": None, "latency_tables": 1, "labels": None, "tokenizer": None,
-    "encoding": None, "reading": 1, "file_dtype": "float32", "max_length": 512,
+    "encoding": None, "reading": 1, "file_dtype": "float32", "max_length": 512, "polished": "",
 }  # fmt: skip
 
 

@@ -113,7 +113,7 @@ class TestCanonicalForm:
 class TestCompensation:
     SOME: ClassVar[dict[SiteId, dict[str, Choice]]] = {FFN: {"ffn": Kept(of=4, kept=(1,))}}
 
-    @pytest.mark.parametrize("way", ["bias", "least_squares"])
+    @pytest.mark.parametrize("way", ["bias", "least_squares", "sequential"])
     def test_is_kept_where_units_are_partly_removed(self, way: Compensation) -> None:
         recipe = Recipe.of(self.SOME, way)
         assert recipe.compensation == way
@@ -142,6 +142,12 @@ class TestCompensation:
         assert recipe == Recipe.of(sites)
         assert "compensation" not in recipe.to_json()
 
+    def test_other_blocks_make_up_sequentially_where_anything_changes(self) -> None:
+        gone = Recipe.of({FFN: {"ffn": Kept(of=4, kept=())}}, "sequential")
+        assert gone.compensation == "sequential"
+        assert Recipe.from_json(gone.to_json()) == gone
+        assert Recipe.of({}, "sequential") == Recipe.of({})
+
     def test_none_is_not_written_so_that_stored_recipes_stay_known(self) -> None:
         assert set(Recipe.of(self.SOME).to_dict()) == {"version", "sites"}
         data = {**Recipe.of(self.SOME).to_dict(), "compensation": "none"}
@@ -154,7 +160,7 @@ class TestCompensation:
             Recipe.from_dict(data, "mine")
         assert str(refused.value) == (
             f"mine is not a valid recipe: compensation {way!r} is not one of "
-            "none, bias, least_squares."
+            "none, bias, least_squares, sequential."
         )
         assert meaning(data) is None
 

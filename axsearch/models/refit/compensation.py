@@ -21,7 +21,7 @@ refit.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -52,10 +52,13 @@ class Moments:
 
     ``mean`` is (n,), float64, and ``covariance`` (n, n), float32, n being heads times head size, or
     neurons. They are weighted, see :func:`axsearch.models.refit.moments.measure_moments`.
+    ``sensitivity``, (hidden, hidden), float32, is the sum over tokens of ``g g^T``, g being the
+    gradient of the loss by the block's output at the token.
     """
 
     mean: Mapping[SiteId, Tensor]
     covariance: Mapping[SiteId, Tensor]
+    sensitivity: Mapping[SiteId, Tensor] = field(default_factory=dict)
 
 
 def compensate(

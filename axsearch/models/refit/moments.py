@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from axsearch.models.refit.compensation import Moments
 
 if TYPE_CHECKING:
     from axsearch.tasks.kinds import TaskKind
-    from axsearch.tasks.split import Split
+    from axsearch.tasks.split import Batch, Split
 
 BATCH_SIZE = 32
 TOKENS = 32_768
@@ -50,9 +50,30 @@ def measure_moments(
 
     ``on_batch`` receives the number of examples so far and in all. The result is on the CPU.
     """
-    model, modules = base.model, base.gates(base.model)
     sums = _Sums()
-    # A site whose layers share their parameters is seen once for each of them.
+    for _, batch, sites in felt(base, split, kind, drawn(split, TOKENS), device, on_batch):
+        for site, inputs, slope in sites:
+            sums.add(site, inputs, token_weights(slope, batch.get("attention_mask")), slope)
+    return sums.moments()
+
+
+def felt(
+    base: Base,
+    split: Split,
+    kind: TaskKind[Any, Any],
+    examples: NDArray[np.int64],
+    device: str,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[NDArray[np.int64], Batch, list[tuple[SiteId, Tensor, Tensor]]]]:
+    """Run examples of a split forward and backward through the base, batch by batch.
+
+    Each batch comes with its examples, its tensors on ``device``, and for each block, in the order
+    in which blocks run, its site, the inputs of its output projection, (examples, length, width),
+    and the gradient of the loss by its outputs, (examples, length, hidden). A site whose layers
+    share their parameters comes once for each of them. ``on_batch`` receives the number of
+    examples so far and in all.
+    """
+    model, modules = base.model, base.gates(base.model)
     seen: list[tuple[SiteId, Tensor, Tensor]] = []
 
     def see(site: SiteId, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -60,7 +81,6 @@ def measure_moments(
 
     hooks = [module.register_forward_hook(partial(see, site)) for site, module in modules.items()]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    examples = _drawn(split)
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)  # or the first layer's outputs have no gradient
@@ -70,8 +90,8 @@ def measure_moments(
             seen.clear()
             loss = kind.loss(model(**batch), split.collate_targets(rows).to(device))
             slopes = torch.autograd.grad(loss, [output for _, _, output in seen])
-            for (site, inputs, _), slope in zip(seen, slopes, strict=True):
-                sums.add(site, inputs, _weights(slope, batch.get("attention_mask")))
+            found = [(site, x, slope) for (site, x, _), slope in zip(seen, slopes, strict=True)]
+            yield rows, batch, found
             if on_batch is not None:
                 done += len(rows)
                 on_batch(done, len(examples))
@@ -80,14 +100,19 @@ def measure_moments(
             hook.remove()
         for parameter in frozen:
             parameter.requires_grad_(False)
-    return sums.moments()
 
 
-def _drawn(split: Split) -> NDArray[np.int64]:
-    # Data may be in the order of their labels, so examples are drawn, always the same ones.
-    drawn = np.random.default_rng(0).permutation(len(split))
-    within = np.cumsum(split.lengths[drawn]) <= TOKENS
-    return drawn[: max(FEWEST, int(within.sum()))]
+def drawn(
+    split: Split, tokens: int, examples: int | None = None, fewest: int = FEWEST
+) -> NDArray[np.int64]:
+    """Features of a split, always the same ones, of at most so many tokens in all.
+
+    There are at least ``fewest`` of them, if the split has as many.
+    """
+    # Data may be in the order of their labels.
+    found = np.random.default_rng(0).permutation(len(split))[:examples]
+    within = int((np.cumsum(split.lengths[found]) <= tokens).sum())
+    return found[: max(fewest, within)]
 
 
 class _Sums:
@@ -97,19 +122,23 @@ class _Sums:
         self.totals: dict[SiteId, float] = {}
         self.first: dict[SiteId, Tensor] = {}
         self.second: dict[SiteId, Tensor] = {}
+        self.sensitivity: dict[SiteId, Tensor] = {}
 
-    def add(self, site: SiteId, inputs: Tensor, weights: Tensor) -> None:
-        """Add a batch: inputs (examples, length, width) and weights (examples, length)."""
+    def add(self, site: SiteId, inputs: Tensor, weights: Tensor, slopes: Tensor) -> None:
+        """Add a batch: inputs and slopes (examples, length, …), and weights (examples, length)."""
         counts = weights > 0  # padding would only cost time
         values, flat = inputs[counts], weights[counts][:, None]
+        own = slopes[counts]
         if site not in self.totals:
             width = values.shape[1]
             self.totals[site] = 0.0
             self.first[site] = torch.zeros(width, dtype=torch.float64)
             self.second[site] = torch.zeros(width, width)  # a float64 of 3,072 neurons is 75 MB
+            self.sensitivity[site] = torch.zeros(slopes.shape[-1], slopes.shape[-1])
         self.totals[site] += float(weights.sum())
         self.first[site] += (flat * values).sum(0).cpu().double()
         self.second[site] += (values.T @ (flat * values)).cpu()
+        self.sensitivity[site] += (own.T @ own).cpu()
 
     def moments(self) -> Moments:
         mean = {site: total / self.totals[site] for site, total in self.first.items()}
@@ -117,11 +146,15 @@ class _Sums:
             site: square / self.totals[site] - torch.outer(mean[site], mean[site]).float()
             for site, square in self.second.items()
         }
-        return Moments(mean, covariance)
+        return Moments(mean, covariance, self.sensitivity)
 
 
-def _weights(slope: Tensor, mask: Tensor | None) -> Tensor:
-    # One for each token, (batch, length); an example that the loss does not feel is spread evenly.
+def token_weights(slope: Tensor, mask: Tensor | None, sensitive: float = SENSITIVE) -> Tensor:
+    """How much each token counts, (examples, length), from the gradients at it.
+
+    Those of an example add up to one; an example that the loss does not feel is spread evenly.
+    ``sensitive`` is the part that tokens share by how much the loss depends on them.
+    """
     tiny = torch.finfo(slope.dtype).tiny
     slope = slope / slope.abs().amax((1, 2), keepdim=True).clamp_min(tiny)  # squares may vanish
     sizes = slope.square().sum(-1)
@@ -130,4 +163,4 @@ def _weights(slope: Tensor, mask: Tensor | None) -> Tensor:
     felt = sizes * (even > 0)
     total = felt.sum(1, keepdim=True)
     share = torch.where(total > 0, felt / total.clamp_min(tiny), even)
-    return SENSITIVE * share + (1 - SENSITIVE) * even
+    return sensitive * share + (1 - sensitive) * even

@@ -65,16 +65,17 @@ def _read(path: Path) -> Moments | None:
         os.utime(path)
     except (OSError, SafetensorError):  # not there, or cut off
         return None
-    found: dict[str, dict[SiteId, Tensor]] = {"mean": {}, "covariance": {}}
+    found: dict[str, dict[SiteId, Tensor]] = {"mean": {}, "covariance": {}, "sensitivity": {}}
     for name, tensor in tensors.items():
         what, _, site = name.partition(" ")
         found[what][SiteId.parse(site)] = tensor
-    return Moments(found["mean"], found["covariance"])
+    return Moments(**found)
 
 
 def _write(path: Path, moments: Moments) -> None:
     tensors = {f"mean {site}": tensor for site, tensor in moments.mean.items()}
     tensors |= {f"covariance {site}": tensor for site, tensor in moments.covariance.items()}
+    tensors |= {f"sensitivity {site}": tensor for site, tensor in moments.sensitivity.items()}
     with staging(path.parent, "moments") as folder:
         whole = folder / path.name
         save_file(tensors, whole)

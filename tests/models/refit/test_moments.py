@@ -22,7 +22,7 @@ from axsearch.models.architectures import architectures
 from axsearch.models.base_model import Base
 from axsearch.models.refit import moments, moments_cache
 from axsearch.models.refit.compensation import Moments
-from axsearch.models.refit.moments import SENSITIVE, measure_moments
+from axsearch.models.refit.moments import SENSITIVE, felt, measure_moments
 from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import Split
@@ -267,3 +267,18 @@ class TestKept:
 
 def never() -> Moments:
     raise AssertionError("moments were measured again")
+
+
+def test_sensitivity_is_the_second_moment_of_the_gradients_of_each_example() -> None:
+    model = tiny_model("bert")
+    expected: dict[SiteId, Floats] = {}
+    for row in range(COUNT):
+        found = felt(Base(model), SPLIT, KIND, np.array([row]), "cpu")
+        for _, _, sites in found:
+            for site, _, slope in sites:
+                g = slope[0].double().numpy()
+                expected[site] = expected.get(site, 0.0) + g.T @ g
+    measured = measure_moments(Base(model), SPLIT, KIND).sensitivity
+    assert set(measured) == set(expected)
+    for site, own in expected.items():
+        np.testing.assert_allclose(measured[site], own, rtol=1e-3, atol=1e-4 * np.abs(own).max())

@@ -1,0 +1,65 @@
+"""The weights of a task's smaller models, refitted on its calibration examples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from axsearch.models.refit.compensation import Moments
+from axsearch.models.refit.moments import measure_moments
+from axsearch.models.refit.moments_cache import cached_moments
+from axsearch.models.refit.sample import POLISHING, TRIAL, Sample, SampleSize, measure_sample
+from axsearch.models.weights import ClosedForm
+from axsearch.progress import progress_bar
+from axsearch.tasks.split import Split
+from axsearch.tasks.task import Task
+
+
+def closed_form(task: Task, device: str) -> ClosedForm:
+    """The base's tensors, refitted on the calibration split where recipes compensate.
+
+    What that needs is measured when it is first needed, with progress; moments are cached for the
+    user.
+    """
+
+    def measured() -> Moments:
+        with _told("Calibrating (moments)") as told:
+            return measure_moments(
+                task.base, task.calibration, task.kind, device=device, on_batch=told
+            )
+
+    key = (task.model_fingerprint, task.calibration.fingerprint, device)
+    return ClosedForm(
+        task.base,
+        lambda: cached_moments(key, measured),
+        lambda: _sample(task, task.calibration, TRIAL, device),
+    )
+
+
+def polished(task: Task, device: str) -> ClosedForm:
+    """The base's tensors, refitted sequentially on many examples of the training data."""
+    return ClosedForm(
+        task.base,
+        None,
+        lambda: _sample(task, task.training, POLISHING, device),
+        key=polished_key(task),
+    )
+
+
+def polished_key(task: Task) -> str:
+    """The key of a task's polished weights: that of the examples and of how many are taken."""
+    given = f"polished {POLISHING.examples} {POLISHING.tokens} {task.training.fingerprint}"
+    return hashlib.sha256(given.encode()).hexdigest()
+
+
+def _sample(task: Task, split: Split, size: SampleSize, device: str) -> Sample:
+    with _told("Calibrating (tokens)") as told:
+        return measure_sample(task.base, split, task.kind, size, device=device, on_batch=told)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[Callable[[int, int], None]]:
+    with progress_bar() as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)

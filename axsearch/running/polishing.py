@@ -1,0 +1,58 @@
+"""Polish the front: refit its models on many examples, once the search has chosen them.
+
+A trial's model is refitted on a few hundred examples, because there are many trials. With more
+examples the same fit is better, see ``docs/compensation.md``: so the models of the front are
+refitted on up to 2,048 examples of the training data and evaluated again. Their accuracies are kept
+under a key of their own; what trials were told stays as it was.
+"""
+
+from __future__ import annotations
+
+from axsearch.evaluation.accuracy import NonFiniteError
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.loading import polished_weights
+from axsearch.progress import console, progress_bar
+from axsearch.space.recipe import Recipe
+from axsearch.study.fronts import front_of
+from axsearch.study.study import Study
+
+
+def polish_front(study: Study, evaluator: Evaluator) -> int:
+    """Polish what is not polished of a study's front; returns how many models that were.
+
+    Each model is stored when it is done, so an interrupted call can be continued. Nothing is done
+    where the study has no polished weights (:attr:`StudySpec.polished`), or not the base yet.
+
+    Args:
+        study: with finished trials; what was read of it is forgotten.
+        evaluator: of its task.
+
+    Raises:
+        UsageError: the training data are not those that the study began with.
+        KeyboardInterrupt: stopped by the user; what was polished is kept.
+    """
+    if not study.spec.polished or not study.has_baseline:
+        return 0
+    tried = [m.as_tried for m in study.measurements]
+    front = front_of(study.spec, study.baseline, tried)
+    recipes = [Recipe.from_dict(member.recipe) for member in front]
+    known = study.polished([recipe.hash for recipe in recipes])
+    wanted = [r for r in recipes if r.compensation == "sequential" and r.hash not in known]
+    if not wanted:
+        return 0
+    task = evaluator.task
+    weights = polished_weights(study.spec, task, evaluator.device)
+    weights.prepare()  # with its own progress bar
+    better = Evaluator(
+        task, study.database.engine, None, evaluator.device, study.spec.dtype, weights=weights
+    )
+    with progress_bar() as progress:
+        for recipe in progress.track(wanted, description="Polishing the front"):
+            try:
+                better.accuracy(recipe, task.search)
+            except NonFiniteError:
+                console.print(
+                    "A polished model has numbers that are not finite; it stays as it is."
+                )
+    study.refresh()
+    return len(wanted)

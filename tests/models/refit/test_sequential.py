@@ -1,0 +1,262 @@
+"""Sequentially refitted weights: what least squares can undo, and what stays as it was."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from axsearch.approximations.choices import Kept, Setting
+from axsearch.approximations.site import SiteId
+from axsearch.errors import UsageError
+from axsearch.models.base_model import Base
+from axsearch.models.refit import sequential
+from axsearch.models.refit.sample import Sample
+from axsearch.models.refit.sequential import RIDGE, SequentialRefit
+from axsearch.models.weights import ClosedForm, shrink
+from axsearch.space.recipe import Recipe
+from axsearch.testing.models import PICTURES, padded_batch, random_model, tiny_model
+
+FAMILIES = (
+    "bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "gpt2", "modernbert", "vit",
+)  # fmt: skip
+ATTENTION, FFN = SiteId(0, "attention"), SiteId(0, "ffn")
+UPPER_ATTENTION, UPPER_FFN = SiteId(1, "attention"), SiteId(1, "ffn")
+TWIN = 5
+"""The unit that computes what the unit 2 does."""
+
+
+@functools.cache
+def sample(model_type: str) -> Sample:
+    """The padded batch, half of its examples a batch; later tokens count more than earlier ones."""
+    whole, base = padded_batch(model_type), Base(tiny_model(model_type))
+    batches = [{name: part[rows] for name, part in whole.items()} for rows in ([0], [1, 2])]
+    length = 101 if model_type in PICTURES else whole["input_ids"].shape[1]
+    masks = [
+        batch.get("attention_mask", torch.ones(len(next(iter(batch.values()))), length)).bool()
+        for batch in batches
+    ]
+    weights = [torch.linspace(0.5, 1.5, int(mask.sum())) for mask in masks]
+    return Sample(batches, masks, dict.fromkeys(base.gates(base.model), weights))
+
+
+def logits(model: PreTrainedModel, model_type: str) -> Tensor:
+    with torch.no_grad():
+        return model(**padded_batch(model_type)).logits
+
+
+def kept(site: SiteId, *gone: int) -> dict[SiteId, dict[str, Any]]:
+    name, of = ("heads", 4) if site.kind == "attention" else ("ffn", 64)
+    return {site: {name: Kept(of=of, kept=tuple(set(range(of)) - set(gone)))}}
+
+
+def recipe(*sites: Mapping[SiteId, dict[str, Any]], way: Any = "sequential") -> Recipe:
+    return Recipe.of({site: choices for each in sites for site, choices in each.items()}, way)
+
+
+def with_a_twin(model_type: str, site: SiteId, of: int) -> PreTrainedModel:
+    """A model in which one unit of a site computes what the unit ``of`` does."""
+    model = random_model(model_type)
+    units = Base(model).sites[site].units
+    assert units is not None
+    state = model.state_dict()
+    with torch.no_grad():
+        for axis in units.axes[:-1]:
+            tensor = state[axis.tensor]
+            apart = tensor.movedim(axis.dim, 0).unflatten(0, (axis.parts, units.count, units.width))
+            apart[:, TWIN if units.count > TWIN else 3] = apart[:, of]
+    return model
+
+
+class TestWhatAFitCanUndo:
+    """Of two units that compute the same, one can make up for the other."""
+
+    @pytest.mark.parametrize("site", [FFN, UPPER_FFN], ids=str)
+    @pytest.mark.parametrize("model_type", FAMILIES)
+    def test_a_neuron(self, model_type: str, site: SiteId) -> None:
+        self.check(model_type, with_a_twin(model_type, site, 2), recipe(kept(site, TWIN)))
+
+    @pytest.mark.parametrize("model_type", [f for f in FAMILIES if f != "mpnet"])
+    def test_a_head(self, model_type: str) -> None:  # MPNet's heads differ in their position bias
+        self.check(model_type, with_a_twin(model_type, ATTENTION, 2), recipe(kept(ATTENTION, 3)))
+
+    def check(self, model_type: str, model: PreTrainedModel, smaller: Recipe) -> None:
+        base = Base(model)
+        fitted = SequentialRefit(base, lambda: sample(model_type), ridge=0.0)
+        weights = ClosedForm(base, None, lambda: sample(model_type))
+        weights._sequential = fitted
+        wanted = logits(model, model_type)
+        untouched = shrink(model, Recipe.of({s: dict(c) for s, c in smaller.sites}))
+        lost = (logits(untouched, model_type) - wanted).abs().max()
+        left = (logits(weights.shrink(smaller), model_type) - wanted).abs().max()
+        assert lost > 1e-4
+        assert left < 0.02 * lost
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_blocks_above_make_up_for_one_below(model_type: str) -> None:
+    """The answers come nearer to the base's than without compensation."""
+    model, gone = tiny_model(model_type), range(0, 64, 2)
+    smaller = recipe(kept(ATTENTION, 0, 1), kept(FFN, *gone))
+    wanted = logits(model, model_type)
+
+    def apart(small: PreTrainedModel) -> float:
+        return float((logits(small, model_type) - wanted).square().mean())
+
+    fitted = apart(shrink(model, smaller, sample=sample(model_type)))
+    plain = apart(shrink(model, recipe(kept(ATTENTION, 0, 1), kept(FFN, *gone), way="none")))
+    assert fitted < 0.5 * plain
+
+
+def fit_by_hand(site: SiteId, model: PreTrainedModel, small: PreTrainedModel) -> Any:
+    """The change of a BERT block's weight and bias, by numpy's least squares over all tokens."""
+    taken = sample("bert")
+
+    def streams(of: PreTrainedModel) -> tuple[Any, Any]:
+        layer = of.base_model.encoder.layer[site.layer]
+        block = layer.attention.output if site.kind == "attention" else layer.output
+        xs, sums = [], []
+        hooks = [
+            block.dense.register_forward_pre_hook(lambda _, inputs: xs.append(inputs[0])),
+            block.LayerNorm.register_forward_pre_hook(lambda _, inputs: sums.append(inputs[0])),
+        ]
+        with torch.no_grad():
+            for batch in taken.batches:
+                of(**batch)
+        for hook in hooks:
+            hook.remove()
+        flat = [
+            np.vstack([t[m].double().numpy() for t, m in zip(some, taken.masks, strict=True)])
+            for some in (xs, sums)
+        ]
+        return flat[0], flat[1]
+
+    (_, wanted), (x, have) = streams(model), streams(small)
+    weights = np.concatenate([w.double().numpy() for w in taken.weights[site]])
+    weights /= weights.sum()
+    centre, error = weights @ x, wanted - have
+    middle = weights @ error
+    variance = (weights @ (x - centre) ** 2).mean()
+    root = np.sqrt(weights)[:, None]
+    rows = np.vstack([root * (x - centre), np.sqrt(RIDGE * variance) * np.eye(x.shape[1])])
+    right = np.vstack([root * (error - middle), np.zeros((x.shape[1], error.shape[1]))])
+    change = np.linalg.lstsq(rows, right, rcond=None)[0]
+    return change.T, middle - centre @ change
+
+
+def test_against_numpy() -> None:
+    """Each block's change, in the model in which the blocks below are already refitted."""
+    model, base = tiny_model("bert"), Base(tiny_model("bert"))
+    smaller = recipe(kept(ATTENTION, 1), kept(UPPER_FFN, *range(0, 64, 3)))
+    cut = base.cut(smaller)
+    found = SequentialRefit(base, lambda: sample("bert")).refits(smaller, cut)
+    assert list(found) == [ATTENTION, FFN, UPPER_ATTENTION, UPPER_FFN]
+    so_far = dict(cut)
+    for site, refit in found.items():
+        units = base.sites[site].units
+        assert units is not None
+        assert units.bias is not None
+        assert refit.weight is not None
+        change, shift = fit_by_hand(site, model, base.shrink(smaller, so_far))
+        before = so_far[units.output.tensor], so_far[units.bias]
+        assert np.abs(change).max() > 1e-3
+        np.testing.assert_allclose(refit.weight - before[0], change, atol=1e-5, rtol=1e-3)
+        np.testing.assert_allclose(refit.bias - before[1], shift, atol=1e-5, rtol=1e-3)
+        so_far |= {units.output.tensor: refit.weight, units.bias: refit.bias}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_lies_below_the_first_change_is_untouched(model_type: str) -> None:
+    base = Base(tiny_model(model_type))
+    weights = ClosedForm(base, None, lambda: sample(model_type))
+    state = weights.state(recipe(kept(UPPER_FFN, 0)))
+    changed = {
+        name
+        for name, own in base.state.items()
+        if own.shape != state[name].shape or not torch.equal(own, state[name])
+    }
+    units = base.sites[UPPER_FFN].units
+    assert units is not None
+    assert changed == {axis.tensor for axis in units.axes} | ({units.bias} - {None})
+
+
+def test_a_block_that_is_gone_or_attends_otherwise_is_made_up_for_above() -> None:
+    """Neither leaves a unit of its own that could be refitted."""
+    model = tiny_model("bert")
+    wanted = logits(model, "bert")
+    for change in (
+        {ATTENTION: {"heads": Kept(of=4, kept=())}},
+        {ATTENTION: {"heads": Kept(of=4, kept=())}, FFN: {"ffn": Kept(of=64, kept=())}},
+        {ATTENTION: {"topk": Setting(value=2, mode="hard")}},
+    ):
+        smaller = Recipe.of(change, "sequential")
+        assert smaller.compensation == "sequential"
+        fitted = logits(shrink(model, smaller, sample=sample("bert")), "bert")
+        plain = logits(shrink(model, Recipe.of(change)), "bert")
+        assert (fitted - wanted).abs().mean() < 0.5 * (plain - wanted).abs().mean()
+
+
+class TestPrefixes:
+    """Recipes that share their lower layers share what was computed for these."""
+
+    FIRST = recipe(kept(ATTENTION, 1), kept(UPPER_FFN, 3))
+    SECOND = recipe(kept(ATTENTION, 1), kept(UPPER_ATTENTION, 0, 2))
+
+    @pytest.mark.parametrize("model_type", ["bert", "gpt2", "modernbert"])
+    def test_same_weights_as_without(self, model_type: str) -> None:
+        base = Base(tiny_model(model_type))
+        cached = SequentialRefit(base, lambda: sample(model_type))
+        for smaller in (self.FIRST, self.SECOND, self.FIRST):
+            found = cached.refits(smaller, base.cut(smaller))
+            alone = SequentialRefit(base, lambda: sample(model_type), memory=0)
+            for site, refit in alone.refits(smaller, base.cut(smaller)).items():
+                assert torch.equal(found[site].weight, refit.weight)
+                assert found[site].bias is None or torch.equal(found[site].bias, refit.bias)
+
+    def test_shared_layers_are_not_fitted_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fitted: list[SiteId] = []
+        sums = sequential._Walk.sums
+
+        def counted(self: Any, *args: Any) -> Any:
+            fitted.append(args[-1])
+            return sums(self, *args)
+
+        monkeypatch.setattr(sequential._Walk, "sums", counted)
+        base = Base(tiny_model("bert"))
+        cached = SequentialRefit(base, lambda: sample("bert"))
+        cached.refits(self.FIRST, base.cut(self.FIRST))
+        assert fitted == [ATTENTION, FFN, UPPER_ATTENTION, UPPER_FFN]
+        cached.refits(self.SECOND, base.cut(self.SECOND))
+        assert fitted[4:] == [UPPER_ATTENTION, UPPER_FFN]
+        cached.refits(self.SECOND, base.cut(self.SECOND))
+        assert len(fitted) == 6
+
+
+def test_weights_are_those_that_a_file_of_the_base_keeps() -> None:
+    base = Base(tiny_model("bert"), dtype=torch.bfloat16)
+    state = ClosedForm(base, None, lambda: sample("bert")).state(recipe(kept(ATTENTION, 1)))
+    units = base.sites[UPPER_FFN].units
+    assert units is not None
+    new = state[units.output.tensor]
+    assert new.dtype == torch.float32
+    assert not torch.equal(new, base.state[units.output.tensor])
+    assert torch.equal(new, new.bfloat16().float())
+
+
+def test_without_data_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="'sequential', which needs calibration data"):
+        shrink(tiny_model("bert"), recipe(kept(FFN, 1)))
+
+
+def test_layers_that_share_their_weights_are_refused() -> None:
+    model = random_model("albert", num_hidden_layers=2, num_hidden_groups=1)
+    with pytest.raises(
+        UsageError, match="share one set of weights, which cannot be fitted in turn"
+    ):
+        shrink(model, recipe(kept(FFN, 1)), sample=sample("bert"))

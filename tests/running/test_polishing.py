@@ -1,0 +1,172 @@
+"""The models of a front are refitted on more examples, and shown as these are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sqlalchemy import text
+
+from axsearch import Evaluator, Study, export_model, search
+from axsearch.errors import UsageError
+from axsearch.evaluation.closed_form import closed_form, polished, polished_key
+from axsearch.evaluation.loading import load_task
+from axsearch.models.refit.sample import SampleSize
+from axsearch.running import polishing
+from axsearch.running.holdout import evaluate_front
+from axsearch.running.polishing import polish_front
+from axsearch.space.recipe import Recipe
+from axsearch.testing.latency import MEASURE, table_by_units
+from tests.common_fixtures import copied
+
+NAME = "polished"
+FEW = SampleSize(examples=24, tokens=1000)
+
+
+@pytest.fixture(scope="module")
+def first(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a study of five trials whose trials were refitted on few examples."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('polished') / 'studies.db'}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, table_by_units)
+        patched.setattr("axsearch.reporting.dashboard.annotating.annotate", lambda study: None)
+        patched.setattr("axsearch.evaluation.closed_form.TRIAL", FEW)
+        search(str(base_dir), str(data_dir), **asked(url))
+    return url
+
+
+def asked(url: str, trials: int = 5) -> Any:
+    return {
+        "storage": url, "study": NAME, "trials": trials, "batch_size": 4, "threads": 1,
+        "approximations": ("heads", "ffn"),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def study(first: str, tmp_path: Path) -> Study:
+    return Study.open(copied(first, tmp_path), NAME)
+
+
+def rows(study: Study, table: str) -> list[tuple[Any, ...]]:
+    with study.database.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table}"))]
+
+
+def forgotten(study: Study) -> None:
+    """Delete what was polished."""
+    with study.database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM ax_evaluations WHERE weights <> ''"))
+    study.refresh()
+
+
+def evaluator(study: Study) -> Evaluator:
+    return Evaluator(load_task(study.spec), study.database.engine, None)
+
+
+def test_the_front_is_that_of_polished_models(study: Study) -> None:
+    task = load_task(study.spec)
+    assert study.spec.polished == polished_key(task)
+    members = [m for m in study.front() if m.recipe != study.baseline.recipe]
+    assert members
+    by_hand = Evaluator(task, study.database.engine, None, weights=polished(task, "cpu"))
+    for member in members:
+        recipe = Recipe.from_dict(member.recipe)
+        answers = by_hand.predictor.predict(by_hand.weights.shrink(recipe), task.search).answers
+        found = task.kind.outcome(task.metric, task.search, answers)
+        assert member.accuracy == pytest.approx(found.values.mean())
+        trial = study.frozen([member.trial or 0])[member.trial or 0]
+        assert member.accuracy_tried == pytest.approx(trial.values[0])
+        assert study.trial(member.trial or 0) == member
+        assert study.outcomes([recipe])[recipe.hash].value == member.accuracy
+
+
+def test_polished_weights_are_others_than_a_trial_s(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axsearch.evaluation.closed_form.TRIAL", FEW)
+    task = load_task(study.spec)
+    recipe = Recipe.from_dict(study.front()[0].recipe)
+    few, many = closed_form(task, "cpu").state(recipe), polished(task, "cpu").state(recipe)
+    assert {name: t.shape for name, t in few.items()} == {name: t.shape for name, t in many.items()}
+    assert any(not torch.equal(few[name], many[name]) for name in few)
+
+
+def test_a_search_that_goes_on_polishes_only_what_is_new(
+    study: Study, base_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    monkeypatch.setattr("axsearch.reporting.dashboard.annotating.annotate", lambda study: None)
+    url = str(study.database.engine.url)
+    before = rows(study, "ax_evaluations")
+    found = search(str(base_dir), str(data_dir), **asked(url))
+    assert rows(found, "ax_evaluations") == before
+    forgotten(study)
+    assert all(m.accuracy_tried is None for m in study.measurements)
+    search(str(base_dir), str(data_dir), **asked(url))
+    study.refresh()
+    assert len(rows(study, "ax_evaluations")) == len(before)
+    assert all(m.accuracy_tried is not None for m in study.front() if m != study.baseline)
+
+
+def test_what_was_polished_before_an_interruption_is_kept(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten(study)
+    monkeypatch.setattr(polishing, "front_of", lambda spec, base, models: models)
+    done: list[Recipe] = []
+    accuracy = Evaluator.accuracy
+
+    def stopped(self: Evaluator, recipe: Recipe, *args: Any) -> Any:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(recipe)
+        return accuracy(self, recipe, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluator, "accuracy", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            polish_front(study, evaluator(study))
+    assert {*study.polished([recipe.hash for recipe in done])} == {one.hash for one in done}
+    count = sum(m.recipe.get("compensation") == "sequential" for m in study.measurements)
+    assert count > 2
+    assert polish_front(study, evaluator(study)) == count - 2
+    assert polish_front(study, evaluator(study)) == 0
+
+
+def test_holdout_and_export_are_those_of_polished_models(study: Study, tmp_path: Path) -> None:
+    evaluate_front(study)
+    member = study.front()[0]
+    recipe = Recipe.from_dict(member.recipe)
+    task = load_task(study.spec)
+    weights = polished(task, "cpu")
+    answers = evaluator(study).predictor.predict(weights.shrink(recipe), task.holdout).answers
+    wanted = task.kind.outcome(task.metric, task.holdout, answers).values.mean()
+    assert member.holdout_accuracy == pytest.approx(wanted)
+    assert study.holdout([member])[member.trial or 0].value == pytest.approx(wanted)
+    folder = export_model(study, member.trial or 0, str(tmp_path / "small"))
+    written, state = load_file(folder / "model.safetensors"), weights.state(recipe)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in written.items())
+    about = json.dumps(rows(study, "ax_exports"), default=str)
+    assert study.spec.polished in about
+    half = export_model(study, member.trial or 0, str(tmp_path / "half"), dtype="float16")
+    assert load_file(half / "model.safetensors").keys() == written.keys()
+
+
+def test_other_training_data_are_refused(study: Study) -> None:
+    study.spec = study.spec.model_copy(update={"polished": "0" * 64})
+    with pytest.raises(UsageError, match=r"The training data in .* are not those"):
+        polish_front(study, evaluator(study))
+
+
+def test_models_that_are_not_refitted_sequentially_are_not_polished(
+    tiny_study: tuple[str, str], tmp_path: Path
+) -> None:
+    study = Study.open(copied(tiny_study[0], tmp_path), tiny_study[1])
+    assert study.spec.polished == ""
+    before = [m.model_dump() for m in study.front()]
+    assert polish_front(study, evaluator(study)) == 0
+    assert [m.model_dump() for m in study.front()] == before
