@@ -33,6 +33,9 @@ from axsearch.study.comparison import (
 from axsearch.study.study import Study
 
 INTERVAL = "95 % interval"
+POLISHED = (
+    "Models of the front were refitted on more examples than in their trials, and evaluated again."
+)
 
 
 def front(
@@ -187,6 +190,8 @@ def _footnotes(
         measured = all(m.latency_measured for m in members)
         shown = "measured" if measured else "~ where it is predicted"
         notes[0] += f" Latency, {shown}: {study.scenario}."
+    if any(m.accuracy_tried is not None for m in members):
+        notes.append(POLISHED)
     if study.expected:
         notes.append(EXPECTED)
     if tied is not None:

@@ -204,16 +204,14 @@ def run(prepared: Prepared) -> Study:
     stored = StoredSettings.of(prepared.settings).model_dump(mode="json")
     ask_for(study.database.engine, study.name, request.trials, stored)
     worker = Worker(study, prepared.evaluator, prepared.problem, prepared.settings)
-    here = request.place == HERE
-    worker.until(request.trials if here else 1)  # the base, which all workers compare with
-    if not here:
-        run_workers(request.place, WorkerRequest(request.storage, study.name))
+    if request.place == HERE:
+        worker.until(request.trials, polish=True)
+        return study
+    worker.until(1)  # the base, which all workers compare with
+    run_workers(request.place, WorkerRequest(request.storage, study.name))
     study.refresh()
-    if polish_front(study, prepared.evaluator) or not here:
-        # Not at the top: it imports plotly, which no trial needs.
-        from axsearch.reporting.dashboard.annotating import annotate
-
-        annotate(study)
+    polish_front(study, prepared.evaluator)
+    worker.note()
     return study
 
 

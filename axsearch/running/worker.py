@@ -73,8 +73,10 @@ class Worker:
         )
         self._noted = 0
 
-    def until(self, wanted: int) -> None:
+    def until(self, wanted: int, *, polish: bool = False) -> None:
         """Run trials until ``wanted`` models are finished, by all workers; then time the front.
+
+        With ``polish`` it is polished, too, which one process is to do for all.
 
         Raises:
             AxsearchError: trials keep failing, or the study was deleted.
@@ -87,16 +89,22 @@ class Worker:
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self._time_front()
+            if polish:
+                # Not at the top: it imports transformers, as the evaluator does.
+                from axsearch.running.polishing import polish_front
+
+                self.study.refresh()
+                polish_front(self.study, self.evaluator)
         except DatabaseAwayError:
             raise
         except BaseException:
             # The study or its database may be missing as well: only the first error is reported.
             with suppress(Exception), at_once():
-                self._note()
+                self.note()
             raise
-        self._note()
+        self.note()
 
-    def _note(self) -> None:
+    def note(self) -> None:
         """Update the notes and figures in the dashboard."""
         self.standing.refresh()
         if not self.standing.has_base:
@@ -136,7 +144,7 @@ class Worker:
                     console.print(f"trial {count}/{wanted} · {spent} · {standing}")
                 if is_due(count) and count != self._noted:  # a known model leaves it as it is
                     self._noted = count
-                    self._note()
+                    self.note()
 
             loop = TrialLoop(
                 self.optuna,

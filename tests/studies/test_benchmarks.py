@@ -82,6 +82,21 @@ def test_compensation(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     assert results.read_bytes() == before
 
 
+def test_refit(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    few = ("--parts", "accuracy", "cost", "--holdout", 20, "--threads", 1, "--name", "tiny")
+    run("refit.py", base_dir, data_dir, *few, "--out", tmp_path)
+    results = tmp_path / "refit_tiny.json"
+    rows = json.loads(results.read_text())["rows"]
+    found = [(r["way"], r["examples"]) for r in rows if "way" in r]
+    assert {*found} == {("least_squares", 512), *(("sequential", n) for n in (256, 512, 2048))}
+    assert len(found) == 4 * 3
+    (cost,) = (row["seconds"] for row in rows if row["part"] == "cost")
+    assert all(len(seconds) == 3 for seconds in cost.values())
+    before = results.read_bytes()
+    run("refit.py", base_dir, data_dir, *few, "--out", tmp_path)
+    assert results.read_bytes() == before
+
+
 def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     few = ("--models", 3, "--pairs", 1, "--seconds", 0, "--threads", 1)
     run("latency_table.py", base_dir, data_dir, *few, "--out", tmp_path)
@@ -254,6 +269,28 @@ def test_refitting_loses_at_most_seven_tenths_of_what_removal_loses() -> None:
         }
         assert lost["none"] > 0
         assert lost["least_squares"] <= 0.7 * lost["none"]
+
+
+def test_the_sequential_refit_is_worth_its_time() -> None:
+    data = json.loads((BENCHMARKS / "results" / "refit_movie_reviews.json").read_text())
+    parts = {part: [r for r in data["rows"] if r["part"] == part] for part in ("accuracy", "cost")}
+
+    def accuracy(way: str, examples: int) -> dict[str, float]:
+        wanted = (
+            r for r in parts["accuracy"] if (r.get("way"), r.get("examples")) == (way, examples)
+        )
+        return {row["recipe"]: row["accuracy"] for row in wanted}
+
+    before, after = accuracy("least_squares", 512), accuracy("sequential", 2048)
+    assert before.keys() == after.keys()
+    assert len(before) >= 6
+    assert np.mean([after[name] - before[name] for name in before]) >= 0.01
+    (cost,) = (row["seconds"] for row in parts["cost"])
+    spent = {
+        way: sum(sum(seconds) for name, seconds in cost.items() if name.startswith(way))
+        for way in ("least_squares", "sequential")
+    }
+    assert spent["sequential"] <= 2.0 * spent["least_squares"]
 
 
 def test_picked_models_keep_what_is_promised_of_them() -> None:

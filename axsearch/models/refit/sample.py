@@ -63,6 +63,7 @@ def measure_sample(
     kind: TaskKind[Any, Any],
     size: SampleSize,
     *,
+    sensitive: float = SENSITIVE,
     device: str = "cpu",
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Sample:
@@ -77,7 +78,7 @@ def measure_sample(
     for _, batch, sites in felt(base, split, kind, examples, device, on_batch):
         batches.append(batch)
         for site, _, slope in sites:
-            own = token_weights(slope, batch.get("attention_mask"), SENSITIVE)
+            own = token_weights(slope, batch.get("attention_mask"), sensitive)
             weights.setdefault(site, []).append(own)
         masks.append(own > 0)
     flat = {
