@@ -190,6 +190,10 @@ def ablations(bench: Bench, recipes: dict[str, Recipe]) -> None:
             )
         yield "2,048 examples", SequentialRefit(bench.base, lambda: bench.sample(2048))
 
+    order = orders_after_refit(bench.base, bench.evaluator.moments)
+    half = len(bench.base.layers(bench.base.model)) // 2
+    lower = uniform(bench, order, {"ffn": 1 / 4, "heads": 1 / 4}, half)
+    recipes = {**recipes, "1/4 of the lower half": lower}  # the upper half is as it was
     for name, recipe in recipes.items():
         bench.row(
             lambda r=recipe: {
@@ -249,12 +253,14 @@ def orders(bench: Bench) -> None:
                 bench.row(lambda found=measured: found, **key)
 
 
-def uniform(bench: Bench, order: Orders, shares: dict[str, float]) -> Recipe:
-    """Keep the same share of the units of every layer."""
+def uniform(
+    bench: Bench, order: Orders, shares: dict[str, float], below: int | None = None
+) -> Recipe:
+    """Keep the same share of the units of every layer, or of those below one."""
     sites = {}
     for site in bench.base.sites.values():
         name = "ffn" if site.id.kind == "ffn" else "heads"
-        if name in shares:
+        if name in shares and (below is None or site.id.layer < below):
             count = max(1, round(shares[name] * site.count))
             kept = tuple(sorted(order[site.id][site.count - count :]))
             sites[site.id] = {name: Kept(of=site.count, kept=kept)}

@@ -19,8 +19,10 @@ from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import NonFiniteError, Predictions, Predictor, predict
 from axsearch.models.architectures import architectures
 from axsearch.models.base_model import Base
+from axsearch.models.partial import prefixes_of
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import measure_moments
+from axsearch.models.refit.sample import SampleSize, measure_sample
 from axsearch.models.weights import ClosedForm
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.tasks.kinds import task_kinds
@@ -129,13 +131,14 @@ def moments(model_type: str) -> Moments:
 def mixed(model_type: str, number: int) -> Recipe:
     """One of three lower halves with any upper half, compensated or not."""
     draw = np.random.default_rng(number)
-    ways: tuple[Compensation, ...] = ("none", "least_squares")
+    ways: tuple[Compensation, ...] = ("none", "least_squares", "sequential")
+    ways = ways[: 3 if repeats(model_type) == 1 else 2]
     lower = random_recipe(model_type, int(draw.integers(2))) if draw.random() < 0.7 else EXACT
     upper = random_recipe(model_type, 100 + number)
     sites = {site: dict(choices) for site, choices in lower.sites}
     if repeats(model_type) == 1:
         sites |= {SiteId(s.layer + 2, s.kind): dict(choices) for s, choices in upper.sites}
-    return Recipe.of(sites, ways[int(draw.integers(2))])
+    return Recipe.of(sites, ways[int(draw.integers(len(ways)))])
 
 
 @functools.cache
@@ -145,7 +148,10 @@ def deep_base(model_type: str) -> Base:
 
 @functools.cache
 def weights(model_type: str) -> ClosedForm:
-    return ClosedForm(deep_base(model_type), moments(model_type))
+    base, few = deep_base(model_type), SampleSize(examples=12, tokens=200)
+    return ClosedForm(
+        base, moments(model_type), lambda: measure_sample(base, tokens(), BINARY, few)
+    )
 
 
 def repeats(model_type: str) -> int:
@@ -296,16 +302,16 @@ def test_just_the_layers_that_two_recipes_share_are_skipped(
 
 def test_exact_layers_are_told_apart() -> None:
     """Two exact layers had the same hash: a layer was taken for the one below it."""
-    hashes = accuracy._prefixes(deep_base("bert"), EXACT, "float32")
+    hashes = prefixes_of(deep_base("bert"), EXACT, "float32")
     assert len(set(hashes)) == len(hashes) == LAYERS
-    assert not set(hashes) & set(accuracy._prefixes(deep_base("bert"), EXACT, "bfloat16"))
-    some = [*accuracy._prefixes(deep_base("bert"), without_layers(1), "float32")]
+    assert not set(hashes) & set(prefixes_of(deep_base("bert"), EXACT, "bfloat16"))
+    some = [*prefixes_of(deep_base("bert"), without_layers(1), "float32")]
     assert len(some) == LAYERS - 1
     assert set(some) & set(hashes) == {hashes[0]}
 
 
 def test_layers_that_share_their_parameters_are_never_skipped() -> None:
-    assert accuracy._prefixes(deep_base("albert"), EXACT, "float32") == []
+    assert prefixes_of(deep_base("albert"), EXACT, "float32") == []
 
 
 def test_the_outputs_least_recently_used_are_forgotten() -> None:

@@ -325,9 +325,14 @@ class _Sums:
         self._parts = [a + b for a, b in zip(self._parts, own, strict=True)] if self._parts else own
 
     def solution(self, ridge: float, shifted: bool) -> tuple[Tensor, Tensor]:
-        """D, (width, hidden), and d, (hidden,), which a projection without bias has no use for."""
+        """D, (width, hidden), and d, (hidden,), which a projection without bias has no use for.
+
+        Both are zero where numbers of the model are not finite, which its evaluation will show.
+        """
         assert self._origin is not None
         mean, error, second, cross = (part / self._total for part in self._parts)
+        if not (torch.isfinite(second).all() and torch.isfinite(cross).all()):
+            return torch.zeros_like(cross), torch.zeros_like(error)
         second -= torch.outer(mean, mean)
         cross -= torch.outer(mean, error)
         mean = mean + self._origin.cpu()
@@ -336,7 +341,11 @@ class _Sums:
             cross += torch.outer(mean, error)
         least = max(ridge * second.diagonal().mean().item(), SMALLEST_RIDGE)
         second.diagonal().add_(least)
-        change = torch.cholesky_solve(cross, torch.linalg.cholesky(second))
+        factor, failed = torch.linalg.cholesky_ex(second)
+        if failed:  # by the rounding of float32, which left it not quite positive
+            change = torch.linalg.solve(second, cross)
+        else:
+            change = torch.cholesky_solve(cross, factor)
         return change, error - mean @ change
 
 

@@ -260,3 +260,14 @@ def test_layers_that_share_their_weights_are_refused() -> None:
         UsageError, match="share one set of weights, which cannot be fitted in turn"
     ):
         shrink(model, recipe(kept(FFN, 1)), sample=sample("bert"))
+
+
+def test_numbers_that_are_not_finite_are_left_to_the_evaluation() -> None:
+    model = random_model("bert")
+    with torch.no_grad():
+        model.base_model.encoder.layer[0].output.dense.bias[0] = torch.inf
+    base, smaller = Base(model), recipe(kept(FFN, 1))
+    state = ClosedForm(base, None, lambda: sample("bert")).state(smaller)
+    for name, tensor in base.cut(smaller).items():
+        assert torch.equal(state[name], tensor)
+    assert not torch.isfinite(logits(base.shrink(smaller, state), "bert")).all()
