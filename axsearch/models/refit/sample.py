@@ -32,7 +32,7 @@ POLISHING = SampleSize(2_048, 65_536)
 """For the models of the front: a hidden state of BERT-base on all tokens has 201 MB."""
 
 FEWEST = 16
-"""Examples, however long they are; what a layer computes on all their tokens is in memory at once."""
+"""Examples, however long they are; what a layer computes on all their tokens is kept."""
 
 SENSITIVE = 0.5
 """The part of an example's weight that its tokens share by how much the loss depends on them.
