@@ -156,13 +156,16 @@ def accuracies(bench: Bench, recipes: dict[str, Recipe]) -> None:
             )  # fmt: skip
 
 
-class Only(SequentialRefit):
-    """Refits blocks of one kind, or only blocks that lost units themselves."""
+class Other(SequentialRefit):
+    """Refits other blocks: of one kind only, only those that lost units, or all above a change."""
 
     which = ""
 
     def fits(self, recipe: Recipe, site: SiteId) -> bool:
-        """As the base class, and of those only some."""
+        """Whether a block is refitted."""
+        if self.which == "all above the first change":
+            first = min(other for other, _, _ in recipe.choices())
+            return not recipe.removed(*site) and site >= first  # attention before ffn
         if self.which == "changed":
             return bool(recipe.at(*site)) and super().fits(recipe, site)
         return site.kind == self.which and super().fits(recipe, site)
@@ -173,10 +176,10 @@ def ablations(bench: Bench, recipes: dict[str, Recipe]) -> None:
 
     def variants() -> Iterator[tuple[str, SequentialRefit]]:
         yield "as it is", SequentialRefit(bench.base, lambda: bench.sample(256))
-        for which in ("ffn", "attention", "changed"):
-            only = Only(bench.base, lambda: bench.sample(256))
-            only.which = which
-            yield f"only {which}", only
+        for which in ("ffn", "attention", "changed", "all above the first change"):
+            other = Other(bench.base, lambda: bench.sample(256))
+            other.which = which
+            yield f"blocks: {which}", other
         for ridge in (1e-4, 1e-3, 1e-1):
             assert ridge != RIDGE
             yield (
@@ -193,7 +196,15 @@ def ablations(bench: Bench, recipes: dict[str, Recipe]) -> None:
     order = orders_after_refit(bench.base, bench.evaluator.moments)
     half = len(bench.base.layers(bench.base.model)) // 2
     lower = uniform(bench, order, {"ffn": 1 / 4, "heads": 1 / 4}, half)
-    recipes = {**recipes, "1/4 of the lower half": lower}  # the upper half is as it was
+    gone = {
+        SiteId(half - 1, "attention"): {"heads": Kept(of=count(bench, "attention"), kept=())},
+        SiteId(half, "ffn"): {"ffn": Kept(of=count(bench, "ffn"), kept=())},
+    }
+    recipes = {
+        **recipes,
+        "1/4 of the lower half": lower,  # the upper half is as it was
+        "two blocks removed": Recipe.of(gone, "sequential"),
+    }
     for name, recipe in recipes.items():
         bench.row(
             lambda r=recipe: {
@@ -209,6 +220,11 @@ def ablations(bench: Bench, recipes: dict[str, Recipe]) -> None:
                 lambda r=recipe, s=refit: {"divergence": bench.divergence(bench.sequential(r, s))},
                 part="ablation", recipe=name, variant=variant,
             )  # fmt: skip
+
+
+def count(bench: Bench, kind: str) -> int:
+    """The units of a block."""
+    return int(bench.base.sites[SiteId(0, kind)].count)
 
 
 def plain_surgeon(bench: Bench) -> Orders:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from sqlalchemy import text
 
 from axsearch import Evaluator, Study, export_model, search
+from axsearch.cli.front import POLISHED, print_front
 from axsearch.errors import UsageError
 from axsearch.evaluation.closed_form import closed_form, polished, polished_key
 from axsearch.evaluation.loading import load_task
@@ -69,6 +70,7 @@ def evaluator(study: Study) -> Evaluator:
 
 def test_the_front_is_that_of_polished_models(study: Study) -> None:
     task = load_task(study.spec)
+    assert study.spec.compensation == "sequential"  # where nothing else is asked for
     assert study.spec.polished == polished_key(task)
     members = [m for m in study.front() if m.recipe != study.baseline.recipe]
     assert members
@@ -82,6 +84,15 @@ def test_the_front_is_that_of_polished_models(study: Study) -> None:
         assert member.accuracy_tried == pytest.approx(trial.values[0])
         assert study.trial(member.trial or 0) == member
         assert study.outcomes([recipe])[recipe.hash].value == member.accuracy
+
+
+def test_the_front_says_that_it_is(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    print_front(study)
+    said = " ".join(capsys.readouterr().out.split())
+    assert POLISHED in said
+    forgotten(study)
+    print_front(study)
+    assert POLISHED not in " ".join(capsys.readouterr().out.split())
 
 
 def test_polished_weights_are_others_than_a_trial_s(

@@ -15,8 +15,10 @@ the solution towards the weights that the block has: without it, a few hundred e
 too closely. K-prune (Park et al. 2024, arXiv 2308.03449) reconstructs pruned sublayers one after
 the other, too, without weights of tokens and without a ridge.
 
-Blocks below the first change stay as they are, bit by bit. A layer's weights depend on the choices
-in it and below it alone, so recipes with the same lower layers share what was computed for them.
+Blocks below the first change stay as they are, bit by bit, and so do those above it that lost
+nothing themselves, unless a whole block is missing below: see :meth:`SequentialRefit.fits`. A
+layer's weights depend on the choices in it and below it alone, so recipes with the same lower
+layers share what was computed for them.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from axsearch.approximations.modeling import Block
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.models.base_model import Base
 from axsearch.models.partial import Reached, prefixes_of, run_until_reached, starting
 from axsearch.models.refit.compensation import SMALLEST_RIDGE, Refit
@@ -99,17 +101,22 @@ class SequentialRefit:
         return self._sample
 
     def fits(self, recipe: Recipe, site: SiteId) -> bool:
-        """Whether a block is refitted: it has units left, and something changed in it or below."""
+        """Whether a block is refitted: it has units left, and a reason.
+
+        Either a choice of its own, or a block below that is gone as a whole, or a choice outside of
+        layers: nothing else can make up for these. Where only units went below, the blocks there
+        have made up for most of it themselves, and a fit of this one gains nothing more.
+        """
+        if self._blocks[site.kind].output is None or recipe.removed(*site):
+            return False
+        if recipe.at(*site):
+            return True
         kinds = list(self._blocks)
         place = (site.layer, kinds.index(site.kind))
-        changed = (
-            (other.layer, kinds.index(other.kind) if other.kind in kinds else 0)
+        return any(
+            other.layer == OUTSIDE
+            or (recipe.removed(*other) and (other.layer, kinds.index(other.kind)) < place)
             for other, _, _ in recipe.choices()
-        )
-        return (
-            self._blocks[site.kind].output is not None
-            and not recipe.removed(*site)
-            and place >= min(changed)
         )
 
     def refits(self, recipe: Recipe, state: Mapping[str, Tensor]) -> dict[SiteId, Refit]:

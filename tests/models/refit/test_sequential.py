@@ -100,8 +100,7 @@ class TestWhatAFitCanUndo:
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_blocks_above_make_up_for_one_below(model_type: str) -> None:
-    """The answers come nearer to the base's than without compensation."""
+def test_answers_come_nearer_to_those_of_the_base(model_type: str) -> None:
     model, gone = tiny_model(model_type), range(0, 64, 2)
     smaller = recipe(kept(ATTENTION, 0, 1), kept(FFN, *gone))
     wanted = logits(model, model_type)
@@ -153,10 +152,11 @@ def fit_by_hand(site: SiteId, model: PreTrainedModel, small: PreTrainedModel) ->
 def test_against_numpy() -> None:
     """Each block's change, in the model in which the blocks below are already refitted."""
     model, base = tiny_model("bert"), Base(tiny_model("bert"))
-    smaller = recipe(kept(ATTENTION, 1), kept(UPPER_FFN, *range(0, 64, 3)))
+    gone = {FFN: {"ffn": Kept(of=64, kept=())}}
+    smaller = recipe(kept(ATTENTION, 1), gone, kept(UPPER_FFN, *range(0, 64, 3)))
     cut = base.cut(smaller)
     found = SequentialRefit(base, lambda: sample("bert")).refits(smaller, cut)
-    assert list(found) == [ATTENTION, FFN, UPPER_ATTENTION, UPPER_FFN]
+    assert list(found) == [ATTENTION, UPPER_ATTENTION, UPPER_FFN]
     so_far = dict(cut)
     for site, refit in found.items():
         units = base.sites[site].units
@@ -166,8 +166,8 @@ def test_against_numpy() -> None:
         change, shift = fit_by_hand(site, model, base.shrink(smaller, so_far))
         before = so_far[units.output.tensor], so_far[units.bias]
         assert np.abs(change).max() > 1e-3
-        np.testing.assert_allclose(refit.weight - before[0], change, atol=1e-5, rtol=1e-3)
-        np.testing.assert_allclose(refit.bias - before[1], shift, atol=1e-5, rtol=1e-3)
+        np.testing.assert_allclose(refit.weight - before[0], change, atol=2e-4, rtol=1e-3)
+        np.testing.assert_allclose(refit.bias - before[1], shift, atol=2e-4, rtol=1e-3)
         so_far |= {units.output.tensor: refit.weight, units.bias: refit.bias}
 
 
@@ -231,21 +231,21 @@ class TestPrefixes:
         base = Base(tiny_model("bert"))
         cached = SequentialRefit(base, lambda: sample("bert"))
         cached.refits(self.FIRST, base.cut(self.FIRST))
-        assert fitted == [ATTENTION, FFN, UPPER_ATTENTION, UPPER_FFN]
+        assert fitted == [ATTENTION, UPPER_FFN]
         cached.refits(self.SECOND, base.cut(self.SECOND))
-        assert fitted[4:] == [UPPER_ATTENTION, UPPER_FFN]
+        assert fitted[2:] == [UPPER_ATTENTION]
         cached.refits(self.SECOND, base.cut(self.SECOND))
-        assert len(fitted) == 6
+        assert len(fitted) == 3
 
 
 def test_weights_are_those_that_a_file_of_the_base_keeps() -> None:
     base = Base(tiny_model("bert"), dtype=torch.bfloat16)
     state = ClosedForm(base, None, lambda: sample("bert")).state(recipe(kept(ATTENTION, 1)))
-    units = base.sites[UPPER_FFN].units
+    units = base.sites[ATTENTION].units
     assert units is not None
     new = state[units.output.tensor]
     assert new.dtype == torch.float32
-    assert not torch.equal(new, base.state[units.output.tensor])
+    assert not torch.equal(new, base.cut(recipe(kept(ATTENTION, 1)))[units.output.tensor])
     assert torch.equal(new, new.bfloat16().float())
 
 
@@ -271,3 +271,17 @@ def test_numbers_that_are_not_finite_are_left_to_the_evaluation() -> None:
     for name, tensor in base.cut(smaller).items():
         assert torch.equal(state[name], tensor)
     assert not torch.isfinite(logits(base.shrink(smaller, state), "bert")).all()
+
+
+def test_blocks_without_a_loss_are_fitted_only_where_a_whole_block_is_missing_below() -> None:
+    base = Base(tiny_model("bert"))
+    fits = SequentialRefit(base, lambda: sample("bert")).fits
+    every = (ATTENTION, FFN, UPPER_ATTENTION, UPPER_FFN)
+    gone = {FFN: {"ffn": Kept(of=64, kept=())}}
+    for smaller, wanted in (
+        (recipe(kept(FFN, 1)), [FFN]),
+        (recipe(gone), [UPPER_ATTENTION, UPPER_FFN]),
+        (recipe(kept(ATTENTION, 1), kept(UPPER_FFN, 2)), [ATTENTION, UPPER_FFN]),
+        (recipe({UPPER_ATTENTION: {"topk": Setting(value=2, mode="hard")}}), [UPPER_ATTENTION]),
+    ):
+        assert [site for site in every if fits(smaller, site)] == wanted
