@@ -100,6 +100,18 @@ class TestLoad:
         assert all(example in everything for example in drawn.inputs)
         assert drawn.fingerprint != other.fingerprint
 
+    def test_training_has_more_of_train_than_calibration(
+        self, base_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        everything = Task.load(str(base_dir), str(data_dir)).training
+        assert len(everything) == 240
+        monkeypatch.setattr(task_module, "CALIBRATION_EXAMPLES", 50)
+        monkeypatch.setattr(task_module, "TRAINING_EXAMPLES", 100)
+        task = Task.load(str(base_dir), str(data_dir))
+        assert len(task.training) == 100
+        assert all(example in task.training.inputs for example in task.calibration.inputs)
+        assert all(example in everything.inputs for example in task.training.inputs)
+
     def test_search_examples_draws_a_seeded_subset(self, base_dir: Path, data_dir: Path) -> None:
         def load(**arguments: Any) -> Task:
             return Task.load(str(base_dir), str(data_dir), **arguments)
