@@ -105,12 +105,12 @@ def load_accuracies(
     engine: Engine, key: EvaluationKey, recipes: Iterable[str]
 ) -> dict[str, Estimate]:
     """The accuracy on a whole split by recipe hash, with its interval, without its examples."""
-    wanted = select(
-        EvaluationRow.recipe, EvaluationRow.value, EvaluationRow.low, EvaluationRow.high
-    )
+    row = EvaluationRow
+    wanted = select(row.recipe, row.value, row.low, row.high, row.dtype)
     with Session(engine) as session:
-        rows = session.execute(wanted.where(*_where(key, recipes)).order_by(EvaluationRow.dtype))
-        return {row.recipe: Estimate(row.value, row.low, row.high) for row in rows}
+        found = session.execute(wanted.where(*_where(key, recipes))).all()
+    best_last = sorted(found, key=lambda one: bool(one.dtype == key.dtype))
+    return {one.recipe: Estimate(one.value, one.low, one.high) for one in best_last}
 
 
 def _where(
