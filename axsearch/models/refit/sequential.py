@@ -131,16 +131,17 @@ class SequentialRefit:
             for layer in stays
         ]
         keys = prefixes_of(self.base, recipe, "float32") or [""] * len(stays)  # or nothing to share
-        first = next((number for number, sites in enumerate(fitted) if sites), len(stays))
+        changed = min(site.layer for site, _, _ in recipe.choices())
+        exact = sum(layer < changed for layer in stays)
         small = self.base.shrink(recipe, state)
         found: dict[SiteId, Refit] = {}
         with torch.no_grad():
             walk = _Walk(self.base, small, self.sample)
-            for number in range(first, len(stays)):
-                known = self._refits.get(keys[number])
+            for number, sites in enumerate(fitted):
+                known = self._refits.get(keys[number]) if sites else {}
                 if known is None:
-                    given = self._given(walk, stays, keys, first, number)
-                    known = self._refitted(walk, number, given, fitted[number])
+                    given = self._given(walk, stays, keys, exact, number)
+                    known = self._refitted(walk, number, given, sites)
                     if keys[number]:
                         self._refits[keys[number]] = known
                 walk.put(number, known)
@@ -152,16 +153,19 @@ class SequentialRefit:
         walk: _Walk,
         stays: Sequence[int],
         keys: Sequence[str],
-        first: int,
+        exact: int,
         number: int,
     ) -> tuple[Any, ...] | None:
-        """The outputs of the layer below one, whose own weights and those below are in place."""
-        if number == first:  # below it all is as in the base
+        """The outputs of the layer below one, whose own weights and those below are in place.
+
+        The lowest ``exact`` layers are as in the base.
+        """
+        if number <= exact:
             return self._base_layer(stays[number - 1]).outputs if number else None
         below = keys[number - 1]
         known = walk.outputs.get(number - 1) or self._outputs.get(below)
         if known is None:
-            known = walk.run(number - 1, self._given(walk, stays, keys, first, number - 1))
+            known = walk.run(number - 1, self._given(walk, stays, keys, exact, number - 1))
             if below:
                 self._outputs[below] = known
         walk.outputs = {number - 1: known}

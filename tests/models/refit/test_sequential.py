@@ -116,9 +116,10 @@ def test_answers_come_nearer_to_those_of_the_base(model_type: str) -> None:
 def fit_by_hand(site: SiteId, model: PreTrainedModel, small: PreTrainedModel) -> Any:
     """The change of a BERT block's weight and bias, by numpy's least squares over all tokens."""
     taken = sample("bert")
+    lost = len(model.base_model.encoder.layer) - len(small.base_model.encoder.layer)
 
     def streams(of: PreTrainedModel) -> tuple[Any, Any]:
-        layer = of.base_model.encoder.layer[site.layer]
+        layer = of.base_model.encoder.layer[site.layer - lost if of is small else site.layer]
         block = layer.attention.output if site.kind == "attention" else layer.output
         xs, sums = [], []
         hooks = [
@@ -149,14 +150,34 @@ def fit_by_hand(site: SiteId, model: PreTrainedModel, small: PreTrainedModel) ->
     return change.T, middle - centre @ change
 
 
-def test_against_numpy() -> None:
+def own(name: str, smaller: Recipe) -> str:
+    """The name that a tensor of the upper layer has in a smaller model."""
+    whole = smaller.removed(*ATTENTION) and smaller.removed(*FFN)
+    return name.replace("layer.1.", "layer.0.") if whole else name
+
+
+GONE = {FFN: {"ffn": Kept(of=64, kept=())}}
+
+
+@pytest.mark.parametrize(
+    ("smaller", "fitted"),
+    [
+        (
+            recipe(kept(ATTENTION, 1), GONE, kept(UPPER_FFN, *range(0, 64, 3))),
+            [ATTENTION, UPPER_ATTENTION, UPPER_FFN],
+        ),
+        (recipe(GONE), [UPPER_ATTENTION, UPPER_FFN]),
+        (recipe(GONE, {ATTENTION: {"heads": Kept(of=4, kept=())}}), [UPPER_ATTENTION, UPPER_FFN]),
+        (recipe(kept(UPPER_FFN, *range(0, 64, 3))), [UPPER_FFN]),
+    ],
+    ids=["units and a block", "a block", "a layer", "units"],
+)
+def test_against_numpy(smaller: Recipe, fitted: list[SiteId]) -> None:
     """Each block's change, in the model in which the blocks below are already refitted."""
     model, base = tiny_model("bert"), Base(tiny_model("bert"))
-    gone = {FFN: {"ffn": Kept(of=64, kept=())}}
-    smaller = recipe(kept(ATTENTION, 1), gone, kept(UPPER_FFN, *range(0, 64, 3)))
     cut = base.cut(smaller)
     found = SequentialRefit(base, lambda: sample("bert")).refits(smaller, cut)
-    assert list(found) == [ATTENTION, UPPER_ATTENTION, UPPER_FFN]
+    assert list(found) == fitted
     so_far = dict(cut)
     for site, refit in found.items():
         units = base.sites[site].units
@@ -164,11 +185,12 @@ def test_against_numpy() -> None:
         assert units.bias is not None
         assert refit.weight is not None
         change, shift = fit_by_hand(site, model, base.shrink(smaller, so_far))
-        before = so_far[units.output.tensor], so_far[units.bias]
+        names = [own(name, smaller) for name in (units.output.tensor, units.bias)]
+        before = so_far[names[0]], so_far[names[1]]
         assert np.abs(change).max() > 1e-3
         np.testing.assert_allclose(refit.weight - before[0], change, atol=2e-4, rtol=1e-3)
         np.testing.assert_allclose(refit.bias - before[1], shift, atol=2e-4, rtol=1e-3)
-        so_far |= {units.output.tensor: refit.weight, units.bias: refit.bias}
+        so_far |= {names[0]: refit.weight, names[1]: refit.bias}
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -282,10 +304,9 @@ def test_blocks_without_a_loss_are_fitted_only_where_a_whole_block_is_missing_be
     base = Base(tiny_model("bert"))
     fits = SequentialRefit(base, lambda: sample("bert")).fits
     every = (ATTENTION, FFN, UPPER_ATTENTION, UPPER_FFN)
-    gone = {FFN: {"ffn": Kept(of=64, kept=())}}
     for smaller, wanted in (
         (recipe(kept(FFN, 1)), [FFN]),
-        (recipe(gone), [UPPER_ATTENTION, UPPER_FFN]),
+        (recipe(GONE), [UPPER_ATTENTION, UPPER_FFN]),
         (recipe(kept(ATTENTION, 1), kept(UPPER_FFN, 2)), [ATTENTION, UPPER_FFN]),
         (recipe({UPPER_ATTENTION: {"topk": Setting(value=2, mode="hard")}}), [UPPER_ATTENTION]),
     ):
