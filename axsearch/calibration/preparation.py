@@ -134,7 +134,7 @@ def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
             evaluator.base,
             evaluator.weights.shrink,
             space,
-            calibration_sample(calibration),
+            calibration_sample(calibration, last=space.compensation == "sequential"),
             evaluator.predictor,
             on_recipe=told,
         )

@@ -174,7 +174,7 @@ def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
             shown = ", ".join(f"{layer}: {value}" for layer, value in values.items())
             yield f"{len(values)} of its layers keep only some {one.unit} ({shown})."
     if recipe.compensation != "none":
-        yield f"Its remaining weights make up for the removed ones ({recipe.compensation})."
+        yield f"Its remaining weights make up for what was left out ({recipe.compensation})."
     for one in every:
         yield from one.remarks([c for _, name, c in recipe.choices() if name == one.name])
 
