@@ -50,8 +50,8 @@ def measure_moments(
 
     ``on_batch`` receives the number of examples so far and in all. The result is on the CPU.
     """
-    sums = _Sums()
-    for _, batch, sites in felt(base, split, kind, drawn(split, TOKENS), device, on_batch):
+    examples, sums = drawn(split, TOKENS, fewest=FEWEST), _Sums()
+    for _, batch, sites in felt(base, split, kind, examples, device, on_batch):
         for site, inputs, slope in sites:
             sums.add(site, inputs, token_weights(slope, batch.get("attention_mask")), slope)
     return sums.moments()
@@ -103,7 +103,7 @@ def felt(
 
 
 def drawn(
-    split: Split, tokens: int, examples: int | None = None, fewest: int = FEWEST
+    split: Split, tokens: int, examples: int | None = None, fewest: int = 1
 ) -> NDArray[np.int64]:
     """Features of a split, always the same ones, of at most so many tokens in all.
 

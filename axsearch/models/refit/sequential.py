@@ -107,7 +107,8 @@ class SequentialRefit:
         layers: nothing else can make up for these. Where only units went below, the blocks there
         have made up for most of it themselves, and a fit of this one gains nothing more.
         """
-        if self._blocks[site.kind].output is None or recipe.removed(*site):
+        known = self.base.sites.get(site)  # an export may lack a block
+        if known is None or known.units is None or recipe.removed(*site):
             return False
         if recipe.at(*site):
             return True
@@ -207,7 +208,7 @@ class _Walk:
 
     def __init__(self, base: Base, model: PreTrainedModel, sample: Sample) -> None:
         self.outputs: dict[int, tuple[Any, ...]] = {}
-        self._blocks = base.family.layout.blocks
+        self._blocks, self._sites = base.family.layout.blocks, base.sites
         self._model, self._sample = model, sample
         self._layers = base.layers(model)
 
@@ -252,7 +253,7 @@ class _Walk:
 
         with ExitStack() as stack:
             for kind, block in self._blocks.items():
-                if block.output is not None:
+                if SiteId(number, kind) in self._sites and block.output is not None:
                     stack.enter_context(_watched(self._layers[number], block, partial(see, kind)))
             outputs = self.run(number, given)
         return _Layer(outputs, tuple(tuple(own) for own in streams.values()))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from axsearch.models.base_model import Base
+from axsearch.models.refit import sample
 from axsearch.models.refit.sample import SENSITIVE, SampleSize, measure_sample
 from axsearch.testing.models import tiny_model
 from tests.models.refit.test_moments import COUNT, KIND, SPLIT
@@ -31,7 +32,10 @@ def test_every_example_weighs_the_same() -> None:
 @pytest.mark.parametrize(
     ("size", "most"), [(SampleSize(5, 10**6), 5), (SampleSize(10**6, 40), None)]
 )
-def test_not_more_than_asked_for(size: SampleSize, most: int | None) -> None:
+def test_not_more_than_asked_for(
+    size: SampleSize, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "FEWEST", 1)
     found = measure_sample(Base(tiny_model("bert")), SPLIT, KIND, size)
     again = measure_sample(Base(tiny_model("bert")), SPLIT, KIND, size)
     count = sum(len(mask) for mask in found.masks)
@@ -40,3 +44,8 @@ def test_not_more_than_asked_for(size: SampleSize, most: int | None) -> None:
     assert sum(int(mask.sum()) for mask in found.masks) <= size.tokens
     for first, second in zip(found.batches, again.batches, strict=True):
         assert torch.equal(first["input_ids"], second["input_ids"])
+
+
+def test_long_examples_are_no_reason_for_too_few() -> None:
+    found = measure_sample(Base(tiny_model("bert")), SPLIT, KIND, SampleSize(10**6, 1))
+    assert sum(len(mask) for mask in found.masks) == sample.FEWEST
