@@ -109,10 +109,10 @@ def calibrated(
     url = copied(sqlite_template, tmp_path_factory.mktemp("calibrated"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MEASURE, table_by_units)
-        for sampler, compensation in (("random", "least_squares"), ("axformer", "none")):
+        for sampler in ("random", "axformer"):
             axsearch.search(
                 str(base_dir), str(data_dir), storage=url, study=sampler, trials=1, batch_size=4,
-                threads=1, sampler=sampler, compensation=compensation
+                threads=1, sampler=sampler
             ).database.close()  # fmt: skip
     keep_calibrations(url)
     return url
@@ -147,16 +147,13 @@ def add_calibrations(source: str, target: str) -> None:
 def tiny_study(
     base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, str]:
-    """URL and name of a study of 14 trials whose front was timed, for tests that only read.
-
-    Sequentially refitted, the smallest model would be as good as the base, and alone on the front.
-    """
+    """URL and name of a study of 14 trials whose front was timed, for tests that only read."""
     url = f"sqlite:///{tmp_path_factory.mktemp('tiny') / 'studies.db'}"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MEASURE, table_by_units)  # or each run of the tests would see another front
         axsearch.search(
             str(base_dir), str(data_dir), storage=url, study="tiny", trials=14, batch_size=4,
-            threads=1, staged=False, compensation="least_squares"
+            threads=1, staged=False
         )  # fmt: skip
     return url, "tiny"
 

@@ -53,15 +53,10 @@ class Damage:
         return cls({n: np.array(levels) for n, levels in data["alone"].items()}, data["together"])
 
 
-def calibration_sample(split: Split, examples: int = EXAMPLES, *, last: bool = False) -> Split:
-    """Examples of the calibration split, drawn, always the same ones.
-
-    With ``last`` they are the last of the order of drawing, of which a sequential refit takes the
-    first (:func:`axsearch.models.refit.moments.drawn`): the damage of what was fitted to some
-    examples shows on others.
-    """
+def calibration_sample(split: Split, examples: int = EXAMPLES) -> Split:
+    """Examples of the calibration split, drawn, always the same ones."""
     drawn = np.random.default_rng(0).permutation(int(split.owners[-1]) + 1)
-    return split.take(np.sort(drawn[-examples:] if last else drawn[:examples]))
+    return split.take(np.sort(drawn[:examples]))
 
 
 def measure_damage(

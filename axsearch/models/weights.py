@@ -16,7 +16,7 @@ from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments, Refit, compensate
 from axsearch.models.refit.sample import Sample
 from axsearch.models.refit.sequential import SequentialRefit
-from axsearch.space.recipe import Compensation, Recipe
+from axsearch.space.recipe import Recipe
 from axsearch.system.memory import TensorCache, budget
 
 SHARED = (
@@ -24,11 +24,6 @@ SHARED = (
     "least_squares"
 )
 """Why a model cannot be refitted sequentially."""
-
-
-def possible(compensation: Compensation, base: Base) -> Compensation:
-    """A compensation, or the one to take instead where a base cannot have it."""
-    return "least_squares" if compensation == "sequential" and base.repeats else compensation
 
 
 def check_compensation(compensation: str, base: Base) -> None:

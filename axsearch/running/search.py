@@ -19,7 +19,7 @@ from axsearch.evaluation.bfloat16 import is_fast
 from axsearch.evaluation.closed_form import polished_key
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
-from axsearch.models.weights import check_compensation, possible
+from axsearch.models.weights import check_compensation
 from axsearch.options import describes, gather
 from axsearch.progress import console, steps
 from axsearch.running.base_check import check_base
@@ -251,7 +251,7 @@ def _space(
         own = supported(sampler.approximations, sites)
         settings = replace(settings, approximations=own)
     usual = sampler.default_compensation if known is None else known.compensation
-    compensation = settings.compensation or possible(usual, task.base)
+    compensation = settings.compensation or usual
     check_compensation(compensation, task.base)
     settings = replace(settings, compensation=compensation)
     space = spaces(task, settings, compensation)({site.id: range(site.count) for site in sites}, {})

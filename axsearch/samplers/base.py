@@ -41,7 +41,7 @@ class Sampler:
     needs_exact_losses: bool = False
     needs_calibration: bool = True
     greedy: bool = False
-    default_compensation: Compensation = "sequential"
+    default_compensation: Compensation = "least_squares"
     options: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
 
 

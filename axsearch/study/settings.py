@@ -37,7 +37,7 @@ class SearchSettings:
         Option(
             "How the remaining weights make up for the removed ones, at no cost in latency: none, "
             "bias, least_squares or sequential",
-            omitted="sequential, or none with the axformer sampler; a resumed study keeps its own",
+            omitted="least_squares, or none with axformer; a resumed study keeps its own",
         ),
     ] = None
     sampler: Annotated[

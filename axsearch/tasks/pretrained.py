@@ -94,9 +94,10 @@ def load_config(model: str) -> PreTrainedConfig:
         raise UsageError(f"{model}/config.json is not a model's config.")
     _check_quantized(model, raw)
     check_origin(Path(model), raw)
-    kind = str(raw.get("model_type", "unknown"))
-    architecture_of(kind.removeprefix(PREFIX))
-    if kind.startswith(PREFIX):
+    kind = raw.get("model_type", "unknown")
+    ours = isinstance(kind, str) and kind.startswith(PREFIX)
+    architecture_of(kind.removeprefix(PREFIX) if ours else kind)
+    if ours:
         config = exported_config(Path(model), raw)
     else:
         try:
@@ -241,7 +242,7 @@ def _check_tensors(
         raise UsageError(
             f"The weights of {model} (model.safetensors) lack {len(missing)} tensors of its "
             f"config, such as {missing[0]}{held}: save the model itself, without what it was "
-            "wrapped in, by its `save_pretrained`."
+            "wrapped in, with its save_pretrained method."
         )
 
 

@@ -23,7 +23,6 @@ from axsearch.calibration.damage import (
 )
 from axsearch.evaluation.accuracy import Predictor
 from axsearch.models.base_model import Base
-from axsearch.models.refit.moments import drawn
 from axsearch.models.weights import shrink
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import EXACT, Recipe
@@ -191,16 +190,6 @@ class TestSample:
 
     def test_all_where_there_are_few(self) -> None:
         assert calibration_sample(SPLIT).fingerprint == SPLIT.fingerprint
-
-    def test_those_that_a_refit_does_not_see(self) -> None:
-        """A split of twice as many has room for both."""
-        whole = split(600)
-        seen = drawn(whole, tokens=10**6, examples=256)
-        last = calibration_sample(whole, last=True)
-        assert len(last) == 256
-        rows = np.random.default_rng(0).permutation(600)[-256:]
-        assert last.fingerprint == whole.take(np.sort(rows)).fingerprint
-        assert not set(rows) & set(seen)
 
     def test_windows_of_a_question_stay_together(self) -> None:
         words = [f"word{n % 40}" for n in range(100)]

@@ -49,7 +49,7 @@ def start(base_dir: Path, data_dir: Path, calibrated: str, url: str) -> Start:
         given = ["--storage", url, "--study", "many"]
         if command == "search":
             given += ["--model", str(model), "--data", str(data_dir), "--batch-size", "4"]
-            given += ["--sampler", "random", "--no-staged", "--compensation", "least_squares"]
+            given += ["--sampler", "random", "--no-staged"]
         return Process(
             "-m", "axsearch", command, *given, *options,
             env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"},

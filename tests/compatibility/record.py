@@ -34,8 +34,7 @@ HOME = "/home/somebody"
 """The folder of base and data, as the database names it: one that is nowhere."""
 
 SETTINGS: dict[str, Any] = {
-    "trials": 24, "sampler": "auto", "batch_size": 4, "threads": 1, "dtype": "float32",
-    "compensation": "least_squares",
+    "trials": 24, "sampler": "auto", "batch_size": 4, "threads": 1, "dtype": "float32"
 }  # fmt: skip
 """In float32, since losses in bfloat16, which guide the sampler, differ between processors."""
 

@@ -114,9 +114,7 @@ def test_the_same_study_gives_the_same_numbers(
         connection.execute("DELETE FROM ax_evaluations")
         connection.commit()
     storage = f"sqlite:///{database}"
-    usual = {"compensation": "least_squares"}  # of the release, where it asked for none
-    settings = {**usual, **recorded["settings"]}
-    study = search(*model_and_data, storage=storage, study="again", **settings)
+    study = search(*model_and_data, storage=storage, study="again", **recorded["settings"])
     found = trials_of(study)
     study.database.close()
     says(found, recorded["trials"], "trials")

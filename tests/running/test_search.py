@@ -63,9 +63,6 @@ def run(
     }
 
     def call(**changed: object) -> Study:
-        # Sequentially refitted, one model would be the whole front; see test_polishing.py.
-        if changed.get("sampler") != "axformer":
-            changed = {"compensation": "least_squares", **changed}
         return search(**{**given, **changed})  # type: ignore[arg-type]
 
     return call
@@ -87,13 +84,7 @@ def finished(
     with pytest.MonkeyPatch.context() as patched:
         workers = watched(patched)
         study = search(
-            str(base_dir),
-            str(data_dir),
-            storage=storage,
-            study="done",
-            trials=20,
-            batch_size=4,
-            compensation="least_squares",
+            str(base_dir), str(data_dir), storage=storage, study="done", trials=20, batch_size=4
         )
     WORKERS[storage] = workers[0]
     return storage, study
