@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	@$(RUN) studies/movie_reviews.py
 
 test: $(VENV)/.dev
-	@$(RUN) -m pytest -q -n 2 --dist worksteal
+	@$(RUN) -m pytest -q -n 3 --dist worksteal
 
 lint: $(VENV)/.dev
 	@$(RUN) -m ruff check .
