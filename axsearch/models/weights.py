@@ -62,6 +62,9 @@ class Weights(ABC):
     def prepare(self) -> None:
         """Measure or load what every recipe needs."""
 
+    def release(self) -> None:  # noqa: B027 - most keep nothing
+        """Free what is kept only to save time; it is made again where it is needed."""
+
     def shrink(self, recipe: Recipe) -> PreTrainedModel:
         """A recipe's model, in evaluation mode; raises UsageError where it does not fit."""
         return self.source.shrink(recipe, self.state(recipe))
@@ -124,6 +127,12 @@ class ClosedForm(Weights):
             )
         return self.source.cut(recipe, self._in_turn(recipe) if in_turn else self._alone(recipe))
 
+    def release(self) -> None:
+        """Free what was refitted, and what the base computes on the sample."""
+        self.refits.clear()
+        if self._sequential is not None:
+            self._sequential.release()
+
     def _alone(self, recipe: Recipe) -> Callable[[dict[str, Tensor]], None]:
         """Refits each block on what it receives in the base."""
 
@@ -165,6 +174,10 @@ class Rounded(Weights):
     def prepare(self) -> None:
         """Prepare the other weights."""
         self._weights.prepare()
+
+    def release(self) -> None:
+        """Free what the other weights keep."""
+        self._weights.release()
 
     def state(self, recipe: Recipe) -> dict[str, Tensor]:
         """Those of the other weights, rounded."""

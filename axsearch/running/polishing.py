@@ -41,6 +41,7 @@ def polish_front(study: Study, evaluator: Evaluator) -> int:
     if not wanted:
         return 0
     task = evaluator.task
+    evaluator.weights.release()  # or both would hold what the base computes on their examples
     weights = polished_weights(study.spec, task, evaluator.device)
     weights.prepare()  # with its own progress bar
     better = Evaluator(

@@ -100,6 +100,12 @@ class SequentialRefit:
             self._sample = self._measure()
         return self._sample
 
+    def release(self) -> None:
+        """Free the caches; what was in them is computed again where it is needed."""
+        self._last = None
+        for cache in (self._base_layers, self._outputs, self._refits):
+            cache.clear()
+
     def fits(self, recipe: Recipe, site: SiteId) -> bool:
         """Whether a block is refitted: it has units left, and a reason.
 

@@ -241,6 +241,19 @@ class TestPrefixes:
                 assert torch.equal(found[site].weight, refit.weight)
                 assert found[site].bias is None or torch.equal(found[site].bias, refit.bias)
 
+    def test_what_was_kept_is_freed_and_made_again(self) -> None:
+        base = Base(tiny_model("bert"))
+        weights = ClosedForm(base, sample=lambda: sample("bert"))
+        before = weights.state(self.FIRST)
+        kept = weights._sequential
+        assert kept is not None
+        caches = (kept._base_layers, kept._outputs, kept._refits)
+        assert any(len(cache) for cache in caches)
+        weights.release()
+        assert not any(len(cache) for cache in caches)
+        after = weights.state(self.FIRST)
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
     def test_shared_layers_are_not_fitted_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fitted: list[SiteId] = []
         sums = sequential._Walk.sums
