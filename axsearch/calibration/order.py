@@ -28,7 +28,7 @@ from axsearch.models.refit.compensation import DAMPING, SMALLEST_RIDGE, Moments
 STEPS = 64
 """At most about so many times units are removed at a site: several neurons of a wide FFN at once.
 
-Each step costs the square of the units left; the result of one by one hardly differs.
+Each step costs the square of the units left.
 """
 
 

@@ -155,8 +155,9 @@ def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
 def _alone(recipe: Recipe) -> Recipe:
     """The recipe whose damage is measured for another.
 
-    A block that alone lost units is refitted to nearly the same by both ways of least squares, and
-    one after the other takes seconds a recipe where a whole block is missing.
+    Where one block alone lost units, both ways solve the same least squares, but for the ridge and
+    the weights of tokens. Where a whole block is missing, refitting all blocks above takes seconds,
+    too much for every level of a search.
     """
     if recipe.compensation != "sequential":
         return recipe

@@ -2,7 +2,7 @@
 
 Four parts, each on the same recipes with the same data:
 
-- ``accuracy``: holdout accuracy of a study's front, its weights refitted as in version 0.2
+- ``accuracy``: holdout accuracy of a study's front, its weights refitted as in version 0.1
   (``least_squares``) and sequentially on 256, 512 and 2,048 examples.
 - ``ablation``: which blocks are refitted, the ridge, the weights of tokens.
 - ``order``: FFNs, or heads, of all layers at the same share, the units in three orders.

@@ -180,3 +180,14 @@ def test_models_that_are_not_refitted_sequentially_are_not_polished(
     before = [m.model_dump() for m in study.front()]
     assert polish_front(study, evaluator(study)) == 0
     assert [m.model_dump() for m in study.front()] == before
+
+
+def test_what_trials_kept_to_be_quick_is_freed_first(study: Study) -> None:
+    searching = evaluator(study)
+    recipe = next(Recipe.from_dict(m.recipe) for m in study.front() if m.choices)
+    searching.weights.state(recipe)
+    kept = searching.weights._sequential  # type: ignore[attr-defined]
+    assert kept._base_layers
+    forgotten(study)
+    assert polish_front(study, searching) > 0
+    assert not kept._base_layers
