@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +20,7 @@ from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
 from axsearch.testing.exports import bundle_of, write_export
 from axsearch.testing.models import padded_batch, random_model
-from tests.export.test_hf_contract import LOAD
+from tests.export.test_hf_contract import opened_elsewhere
 
 LAYERS = 5
 DEEP: dict[str, dict[str, Any]] = {
@@ -124,16 +121,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         inputs = room / f"{model_type}.safetensors"
         save_file(padded_batch(model_type), inputs)
         wanted.append((str(folder), twice.auto_class, str(inputs), True))
-    (room / "wanted.json").write_text(json.dumps(wanted))
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", LOAD, str(room / "wanted.json")],
-        env=os.environ | {"HF_MODULES_CACHE": str(room / "modules")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Chain(room, json.loads(done.stdout.splitlines()[-1]))
+    return Chain(room, opened_elsewhere(room, wanted))
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

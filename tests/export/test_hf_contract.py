@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +145,21 @@ class Opened(NamedTuple):
         return load_file(f"{self.folders[case]}.out")
 
 
+def opened_elsewhere(room: Path, wanted: Sequence[tuple[str, str, str, bool]]) -> dict[str, Any]:
+    """What one process without axsearch says of exports: folder, auto class, inputs, has code."""
+    (room / "wanted.json").write_text(json.dumps(wanted))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD, str(room / "wanted.json")],
+        env=os.environ | {"HF_MODULES_CACHE": str(room / "modules")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
     room = tmp_path_factory.mktemp("exports")
@@ -157,16 +173,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
         folders[case] = write_export(bundle, folder)
         assert bundle.auto_class == f"AutoModelFor{case.head}"
         wanted.append((str(folder), bundle.auto_class, str(inputs), not is_plain(case)))
-    (room / "wanted.json").write_text(json.dumps(wanted))
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", LOAD, str(room / "wanted.json")],
-        env=os.environ | {"HF_MODULES_CACHE": str(room / "modules")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return Opened(json.loads(done.stdout.splitlines()[-1]), folders)
+    return Opened(opened_elsewhere(room, wanted), folders)
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(case))
