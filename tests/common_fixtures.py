@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,11 +19,14 @@ from sqlalchemy import Engine, create_engine, event, inspect, text
 
 import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
+from axsearch.evaluation import latency
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.export import hf
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
 from axsearch.store.models import TableBase
 from axsearch.testing.latency import MEASURE, table_by_units
-from axsearch.testing.processes import end_server
+from axsearch.testing.processes import check_export, end_servers
 from axsearch.testing.scripts_once import read_scripts_once
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 
@@ -30,7 +34,7 @@ from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 @pytest.fixture(autouse=True, scope="session")
 def _fork_server() -> Iterator[None]:
     yield
-    end_server()
+    end_servers()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -76,6 +80,27 @@ def _short_tables() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv(SECONDS_VARIABLE, "0")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_passes() -> Iterator[None]:
+    """Latencies of few passes: how exact they are is a question for tests/evaluation alone."""
+    assert Evaluator.latency.__kwdefaults__ is not None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(Evaluator.latency.__kwdefaults__, "pairs", 1)
+        patched.setattr(latency, "MOST", 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exports_checked_in_forks() -> Iterator[None]:
+    """Exports for transformers are opened in forks; tests/export/test_hf.py has the real thing."""
+    if sys.platform != "linux":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(hf, "run_check", check_export)
         yield
 
 

@@ -19,12 +19,14 @@ from transformers import PreTrainedModel
 from axsearch.models.architectures import architecture_of
 from axsearch.models.exported import open_export
 from axsearch.runtimes.base import Inputs, Runtime, Session
+from axsearch.system.allocator import keep_freed_memory
 
 
 class TorchSession(Session):
     """A model on its device; its threads are those of the process, set while it is timed."""
 
     def __init__(self, model: PreTrainedModel, threads: int | None, device: str) -> None:
+        keep_freed_memory()
         self.model = _at(model, device)
         self.threads = threads
         self.device = device

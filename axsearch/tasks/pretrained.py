@@ -28,6 +28,7 @@ from axsearch.models.architectures import architecture_of
 from axsearch.models.export_config import PREFIX
 from axsearch.models.exported import check_origin, class_of, exported_config, smaller_class
 from axsearch.models.origin import is_shaped
+from axsearch.system.allocator import keep_freed_memory
 from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import TaskKind, task_kinds
 from axsearch.tasks.spec import TaskSpec
@@ -301,7 +302,8 @@ def dtype_of_file(model: str, config: PreTrainedConfig) -> str:
 
 
 def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """Move a model, in place."""
+    """Move a model, in place, to where it is about to be run."""
+    keep_freed_memory()
     torch.nn.Module.to(model, device)
     return model
 

@@ -7,6 +7,7 @@ fork.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -15,9 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,7 @@ from typing import IO, Any
 import psutil
 import pytest
 
+from axsearch.errors import AxsearchError
 from axsearch.testing.fork_server import NUMBER, SPAWNED, adopt_orphans, ask, forking
 
 IMPORTED = (
@@ -32,17 +33,22 @@ IMPORTED = (
     "axsearch.cli", "axsearch.running.remeasuring", "axsearch.running.search",
     "axsearch.running.session", "axsearch.reporting.dashboard.serving",
 )  # fmt: skip
+FOR_EXPORTS = ("torch", "transformers.models.bert.modeling_bert", "safetensors.torch")
+"""Imported where what runs is to do without axsearch."""
 OPTIONAL = ("psycopg", "sqlalchemy.dialects.postgresql.psycopg")
 """Imported too, where there is the first of them: it belongs to an extra."""
 
 
 class Server:
-    """The fork server of this process."""
+    """A fork server of this process.
 
-    def __init__(self) -> None:
+    Args:
+        modules: what it imports.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
         self.control, theirs = socket.socketpair()
         script, number = Path(__file__).with_name("fork_server.py"), theirs.fileno()
-        modules = (*IMPORTED, *(OPTIONAL if find_spec(OPTIONAL[0]) else ()))
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, str(script), str(number), *modules],
@@ -56,17 +62,25 @@ class Server:
         self._process.wait()
 
 
-@cache
-def server() -> Server:
-    """The fork server of this process, which is started when first asked for."""
-    return Server()
+_servers: dict[bool, Server] = {}
 
 
-def end_server() -> None:
-    """End the fork server, if there is one."""
-    if server.cache_info().currsize:
-        server().end()
-        server.cache_clear()
+def server(*, for_exports: bool = False) -> Server:
+    """The fork server of this process, which is started when first asked for.
+
+    Args:
+        for_exports: whether it is the one that has imported nothing but torch and transformers.
+    """
+    if for_exports not in _servers:
+        imported = (*IMPORTED, *(OPTIONAL if find_spec(OPTIONAL[0]) else ()))
+        _servers[for_exports] = Server(FOR_EXPORTS if for_exports else imported)
+    return _servers[for_exports]
+
+
+def end_servers() -> None:
+    """End the fork servers, if there are any."""
+    while _servers:
+        _servers.popitem()[1].end()
 
 
 @contextmanager
@@ -92,6 +106,7 @@ class Process:
         env: of the process; this one's if None.
         new_session: whether it begins a session, whose processes a signal can be sent to at once.
         spawns: whether it starts processes through multiprocessing.
+        for_exports: whether it is forked from one that has not imported axsearch.
     """
 
     def __init__(
@@ -100,6 +115,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         new_session: bool = False,
         spawns: bool = False,
+        for_exports: bool = False,
     ) -> None:
         self.args = [str(argument) for argument in arguments]
         request = {
@@ -110,7 +126,7 @@ class Process:
         (read, into), (out, write), (err, complain), (self._status, ended) = (
             os.pipe() for _ in range(4)
         )
-        ask(server().control, request, ended, [read, write, complain])
+        ask(server(for_exports=for_exports).control, request, ended, [read, write, complain])
         for descriptor in (read, write, complain, ended):
             os.close(descriptor)
         self.stdin, self.stdout, self.stderr = (
@@ -205,3 +221,18 @@ def run(*arguments: object, check: bool = False, **given: Any) -> subprocess.Com
     if check:
         assert process.returncode == 0, err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def check_export(script: str, folder: Path, *arguments: str) -> float:
+    """What :func:`axsearch.export.checking.run_check` does, in a fork and without its limits.
+
+    Its own process imports torch and transformers first. Tests of checks, and of what an export
+    must not find there, take the real one.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    given = (folder.resolve(), *arguments)
+    done = run("-c", script, *given, env=environment, for_exports=True)
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1]
+        raise AxsearchError(f"{folder} does not open in a new process: {reason}")
+    return float(json.loads(done.stdout.strip().splitlines()[-1]))

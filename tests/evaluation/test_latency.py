@@ -132,8 +132,12 @@ class Clock:
         return TorchSession(model, threads, "cpu")
 
 
+MOST = latency.MOST  # before the session's fixtures
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    monkeypatch.setattr(latency, "MOST", MOST)
     made = Clock()
     monkeypatch.setattr(latency.time, "perf_counter", lambda: made.now)
     return made

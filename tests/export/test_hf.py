@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import Bundle, hf
 from axsearch.export.card import model_card
+from axsearch.export.checking import run_check
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.models.architectures import architectures
 from axsearch.models.base_model import Base
@@ -42,6 +43,13 @@ RECIPE = Recipe.of(
     | {F1: {"ffn": Kept(of=64, kept=tuple(range(0, 64, 3)))}}
 )
 LAYER_ONLY = Recipe.of({A1: {"heads": Kept(of=4, kept=())}, F1: {"ffn": Kept(of=64, kept=())}})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _checked_in_new_processes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(hf, "run_check", run_check)
+        yield
 
 
 @pytest.fixture(scope="module")

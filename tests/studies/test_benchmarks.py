@@ -109,6 +109,16 @@ def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
         assert model["measured"] > 0
 
 
+def test_allocator(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    few = ("--rounds", 1, "--threads", 1, "--batches", "4", "2x8", "--out", tmp_path)
+    run_alone("allocator.py", base_dir, data_dir, *few)
+    found = json.loads((tmp_path / "allocator.json").read_text())
+    assert set(found) == {"4", "2x8"}
+    for one in found.values():
+        assert one["glibc's own"]["ratio"] == 1
+        assert all(kept["ms"] > 0 for kept in one.values())
+
+
 def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     arguments = (
         base_dir, data_dir, "--seeds", 1, "--few", 14, "--many", 4, "--examples", 40,
