@@ -54,7 +54,7 @@ def test_a_script_of_a_task(
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    for seed, (split, count) in enumerate((("train", 300), ("validation", 400), ("test", 40))):
+    for seed, (split, count) in enumerate((("train", 240), ("validation", 240), ("test", 40))):
         write_rows(data / f"{split}.jsonl", rows(TASKS[script], count, seed))
     said = run(script, [str(base_dir), str(data), "out", "6"], monkeypatch, capsys)
     assert said[0].startswith("base: ")
