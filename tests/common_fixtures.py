@@ -21,12 +21,12 @@ import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.evaluation import latency
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.export import hf
+from axsearch.export import checking
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
 from axsearch.store.models import TableBase
 from axsearch.testing.latency import MEASURE, table_by_units
-from axsearch.testing.processes import check_export, end_servers
+from axsearch.testing.processes import end_servers, in_fork
 from axsearch.testing.scripts_once import read_scripts_once
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 
@@ -85,8 +85,11 @@ def _short_tables() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_passes() -> Iterator[None]:
-    """Latencies of few passes: how exact they are is a question for tests/evaluation alone."""
+    """Latencies of few passes, in this process: how exact they are is a question for
+    tests/evaluation/test_latency.py alone.
+    """
     assert Evaluator.latency.__kwdefaults__ is not None
+    assert Evaluator.latency.__kwdefaults__["pairs"] == latency.PAIRS
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(Evaluator.latency.__kwdefaults__, "pairs", 1)
         patched.setattr(latency, "MOST", 1)
@@ -95,12 +98,14 @@ def _few_passes() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _exports_checked_in_forks() -> Iterator[None]:
-    """Exports for transformers are opened in forks; tests/export/test_hf.py has the real thing."""
+    """Exports are opened in forks; tests/export/test_hf.py and test_checking.py have the real
+    thing.
+    """
     if sys.platform != "linux":
         yield
         return
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(hf, "run_check", check_export)
+        patched.setattr(checking, "in_new_process", in_fork)
         yield
 
 

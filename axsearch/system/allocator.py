@@ -1,4 +1,4 @@
-"""Memory that tensors give back stays with the process, ready for the next pass."""
+"""Keeps the memory of freed tensors in the process, ready for the next pass."""
 
 from __future__ import annotations
 
@@ -14,26 +14,37 @@ TRIM_THRESHOLD = -1
 LARGEST_KEPT = 256 << 20
 """Bytes of the largest block that is kept: activations of one layer are smaller."""
 
+LARGEST_THAT_MAY_BE = 32 << 20
+"""The most that older releases of glibc take for that."""
+
 MOST_KEPT = 1 << 30
 """Bytes at the end of the heap above which glibc returns them to the system."""
 
 OWN_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+TUNABLES = "GLIBC_TUNABLES"
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Have glibc keep the memory of freed tensors, for the rest of the process, and say whether.
+    """Have glibc keep the memory of freed tensors for the rest of the process.
 
     By default it returns large blocks to the system, and the next layer's activations are mapped,
-    zeroed and faulted in again, page by page: a fifth to a quarter of a pass of a model on a CPU
-    (docs/how-it-is-measured.md). Worse for a measurement, whether that happens to a block depends
-    on what the process freed before and on its size, so that one size of a block may seem a fifth
-    slower than the next smaller one for no reason of its own. Nothing is done where the user has
-    set the thresholds, and on systems without glibc.
+    zeroed and faulted in again, page by page (``studies/benchmarks/allocator.py`` has the cost).
+    Worse for a measurement, whether that happens to a block depends on its size and on what the
+    process freed before, so that one size of a block may seem a fifth slower than the next smaller
+    one for no reason of its own. It is the main thread's memory that is kept; tensors are made
+    there.
+
+    Returns:
+        Whether glibc accepted it. It is not asked where the user has set its thresholds, and there
+        is nothing to ask on systems without glibc.
     """
     if sys.platform != "linux" or any(name in os.environ for name in OWN_SETTINGS):
+        return False
+    if "glibc.malloc" in os.environ.get(TUNABLES, ""):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return False
-    return bool(mallopt(MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(TRIM_THRESHOLD, MOST_KEPT))
+    kept = mallopt(MMAP_THRESHOLD, LARGEST_KEPT) or mallopt(MMAP_THRESHOLD, LARGEST_THAT_MAY_BE)
+    return bool(mallopt(TRIM_THRESHOLD, MOST_KEPT) and kept)

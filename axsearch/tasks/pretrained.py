@@ -170,6 +170,7 @@ def load_model(
     the model's own config. Weights of the head may be missing only with ``new_head``. Raises
     UsageError where weights are missing or damaged.
     """
+    keep_freed_memory()
     own, place = load_config(model), place_of(model)
     if getattr(own, "chunk_size_feed_forward", 0):
         config["chunk_size_feed_forward"] = 0  # the same answers, and blocks that run once
@@ -302,8 +303,7 @@ def dtype_of_file(model: str, config: PreTrainedConfig) -> str:
 
 
 def on_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """Move a model, in place, to where it is about to be run."""
-    keep_freed_memory()
+    """Move a model, in place."""
     torch.nn.Module.to(model, device)
     return model
 

@@ -7,13 +7,13 @@ fork.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +25,13 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from axsearch.errors import AxsearchError
 from axsearch.testing.fork_server import NUMBER, SPAWNED, adopt_orphans, ask, forking
 
 IMPORTED = (
     "pytest", "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna",
     "axsearch.cli", "axsearch.running.remeasuring", "axsearch.running.search",
     "axsearch.running.session", "axsearch.reporting.dashboard.serving",
+    "axsearch.testing.scripts_once",
 )  # fmt: skip
 FOR_EXPORTS = ("torch", "transformers.models.bert.modeling_bert", "safetensors.torch")
 """Imported where what runs is to do without axsearch."""
@@ -44,16 +44,18 @@ class Server:
 
     Args:
         modules: what it imports.
+        environment: of it, beside this process's; what libraries read on import a fork's own
+            environment no longer changes.
     """
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], **environment: str) -> None:
         self.control, theirs = socket.socketpair()
         script, number = Path(__file__).with_name("fork_server.py"), theirs.fileno()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, str(script), str(number), *modules],
                 pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                start_new_session=True,
+                start_new_session=True, env={**os.environ, **environment},
             )  # fmt: skip
 
     def end(self) -> None:
@@ -69,11 +71,16 @@ def server(*, for_exports: bool = False) -> Server:
     """The fork server of this process, which is started when first asked for.
 
     Args:
-        for_exports: whether it is the one that has imported nothing but torch and transformers.
+        for_exports: whether it is the one that has imported torch and transformers, nothing of
+            axsearch, and finds no hub.
     """
     if for_exports not in _servers:
-        imported = (*IMPORTED, *(OPTIONAL if find_spec(OPTIONAL[0]) else ()))
-        _servers[for_exports] = Server(FOR_EXPORTS if for_exports else imported)
+        if for_exports:
+            modules = tempfile.mkdtemp(prefix="modules-")
+            made = Server(FOR_EXPORTS, HF_HUB_OFFLINE="1", HF_MODULES_CACHE=modules)
+        else:
+            made = Server((*IMPORTED, *(OPTIONAL if find_spec(OPTIONAL[0]) else ())))
+        _servers[for_exports] = made
     return _servers[for_exports]
 
 
@@ -215,24 +222,18 @@ class Process:
 
 def run(*arguments: object, check: bool = False, **given: Any) -> subprocess.CompletedProcess[str]:
     """What :class:`Process` runs, to its end; with ``check`` it must not fail."""
-    process = Process(*arguments, **given)
-    out, err = process.communicate()
+    with Process(*arguments, **given) as process:
+        out, err = process.communicate()
     assert process.returncode is not None
     if check:
         assert process.returncode == 0, err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def check_export(script: str, folder: Path, *arguments: str) -> float:
-    """What :func:`axsearch.export.checking.run_check` does, in a fork and without its limits.
+def in_fork(script: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """What :func:`axsearch.export.checking.in_new_process` does, in a fork and without its limits.
 
-    Its own process imports torch and transformers first. Tests of checks, and of what an export
-    must not find there, take the real one.
+    A new process imports torch and transformers first.
     """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    given = (folder.resolve(), *arguments)
-    done = run("-c", script, *given, env=environment, for_exports=True)
-    if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1]
-        raise AxsearchError(f"{folder} does not open in a new process: {reason}")
-    return float(json.loads(done.stdout.strip().splitlines()[-1]))
+    done = run("-c", script, folder.resolve(), *arguments, for_exports=True)
+    return done.returncode, done.stdout, done.stderr

@@ -1,18 +1,18 @@
-"""What it costs that glibc returns the memory of activations to the system, pass after pass.
+"""The cost of glibc's returning the memory of activations to the system, pass after pass.
 
-The same passes of a model, in turn with glibc's own thresholds, with what they become once blocks
-of 32 MB were freed, and with those that axsearch sets (axsearch/system/allocator.py):
+Two processes hold the same model: one as glibc and PyTorch leave it, one with the memory kept that
+tensors free (axsearch/system/allocator.py). Their passes are timed in turn:
 
     make demo
     python studies/benchmarks/allocator.py .cache/movie_reviews/base .cache/movie_reviews/data
 
-It writes allocator.json, with the median ratio of a pass to the one with glibc's own thresholds in
-the same round, and the page faults of a pass.
+It writes allocator.json, with the median ratio of a pass where memory is kept to the one before it
+where it is not, the quartiles of the ratios, and the page faults of a pass.
 """
 
 import argparse
-import ctypes
 import json
+import multiprocessing
 import resource
 from pathlib import Path
 
@@ -22,20 +22,11 @@ from rich.progress import track
 from axsearch import Task
 from axsearch.evaluation.latency import workload
 from axsearch.runtimes import open_session
+from axsearch.runtimes import torch as torch_runtime
 from axsearch.space.scenario import Scenario
-from axsearch.system.allocator import (
-    LARGEST_KEPT,
-    MMAP_THRESHOLD,
-    MOST_KEPT,
-    TRIM_THRESHOLD,
-)
+from axsearch.tasks import pretrained
 
-THRESHOLDS = {
-    "glibc's own": (128 << 10, 128 << 10),
-    "after 32 MB": (32 << 20, 64 << 20),
-    "axsearch's": (LARGEST_KEPT, MOST_KEPT),
-}
-"""From how many bytes a block is mapped, and how many at the heap's end are returned."""
+WARM_UP = 3
 
 
 def main() -> None:
@@ -44,47 +35,67 @@ def main() -> None:
     parser.add_argument("model", help="a fine-tuned model")
     parser.add_argument("data", help="its data")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batches", nargs="+", default=["32", "8x128", "32x128", "1x32"],
                         help="examples, and the length where it is not their own")  # fmt: skip
     options = parser.parse_args()
-    task = Task.load(options.model, options.data)
     found = {}
     for asked in options.batches:
-        size, *length = map(int, asked.split("x"))
-        scenario = Scenario(size, length[0] if length else None, options.threads)
-        found[asked] = timed(task, scenario, options.rounds)
+        found[asked] = in_turn(options, asked)
         print(asked, json.dumps(found[asked]), flush=True)
+    facts = {"threads": options.threads, "rounds": options.rounds}
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "allocator.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = json.dumps({"facts": facts, "batches": found}, indent=1) + "\n"
+    (options.out / "allocator.json").write_text(text)
 
 
-def timed(task, scenario, rounds):
-    """Milliseconds, ratios and page faults of a pass by the thresholds."""
-    libc = ctypes.CDLL(None)
-    batches = workload(task.search, scenario, task.model.config.vocab_size)
-    seconds = {name: [] for name in THRESHOLDS}
-    faults = {name: [] for name in THRESHOLDS}
-    with open_session(task.model, scenario) as session, session.quiet():
-        for _ in track(range(rounds)):
-            for name, (mapped, returned) in THRESHOLDS.items():
-                libc.mallopt(MMAP_THRESHOLD, mapped)
-                libc.mallopt(TRIM_THRESHOLD, returned)
-                libc.malloc_trim(0)
-                session.layer_times(batches)  # warm-up, as passes before it would have been
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-                seconds[name].append(float(session.layer_times(batches)[-1]))
-                faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    first = np.array(next(iter(seconds.values())))
+def in_turn(options, asked):
+    """Milliseconds, page faults and ratios of passes over one kind of batch."""
+    context = multiprocessing.get_context("spawn")
+    ends, processes = [], []
+    for kept in (False, True):
+        ours, theirs = context.Pipe()
+        given = (theirs, options.model, options.data, asked, options.threads, kept)
+        processes.append(context.Process(target=passes, args=given, daemon=True))
+        processes[-1].start()
+        ends.append(ours)
+    for end in ends:
+        end.recv()  # ready
+    measured = []
+    for _ in track(range(options.rounds), description=asked):
+        for end in ends:
+            end.send(True)
+            measured.append(end.recv())
+    for end, process in zip(ends, processes, strict=True):
+        end.send(False)
+        process.join()
+    seconds, faults = np.array(measured).reshape(-1, 2, 2).transpose(2, 0, 1)
+    low, ratio, high = np.quantile(seconds[:, 1] / seconds[:, 0], (0.25, 0.5, 0.75))
     return {
-        name: {
-            "ms": float(np.median(own)) * 1e3,
-            "ratio": float(np.median(np.array(own) / first)),
-            "faults": float(np.median(faults[name])),
-        }
-        for name, own in seconds.items()
+        "ms": dict(zip(("returned", "kept"), np.median(seconds, axis=0) * 1e3, strict=True)),
+        "faults": dict(zip(("returned", "kept"), np.median(faults, axis=0), strict=True)),
+        "ratio": {"median": ratio, "low": low, "high": high},
     }
+
+
+def passes(end, model, data, asked, threads, kept):
+    """In a process of its own: a pass whenever it is asked for."""
+    if not kept:
+        for module in (torch_runtime, pretrained):
+            module.keep_freed_memory = bool
+    size, *length = map(int, asked.split("x"))
+    scenario = Scenario(size, length[0] if length else None, threads)
+    task = Task.load(model, data)
+    batches = workload(task.search, scenario, task.model.config.vocab_size)
+    with open_session(task.model, scenario) as session, session.quiet():
+        for _ in range(WARM_UP):
+            session.layer_times(batches)
+        end.send("ready")
+        while end.recv():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            seconds = float(session.layer_times(batches)[-1])
+            end.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from axsearch.kernels.native import SWITCH, native_library
 from axsearch.kernels.native_source import SOURCE
 from axsearch.kernels.topk_attention import topk_attention
 from axsearch.kernels.topk_ffn import topk_ffn
+from axsearch.system.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD
 
 HEADS, WIDTH, THREADS = 12, 64, 2
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -158,16 +159,15 @@ def memory(field: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
 
 
-def keep_freed_memory(keep: bool) -> None:
+def keep_blocks(keep: bool) -> None:
     """Let malloc return large blocks at once, for a true peak, or keep them, for steady times.
 
     By default it does one or the other depending on earlier sizes, and aligned blocks leave holes
     into which the next does not fit: a loop over chunks then seems to hold all of them.
     """
-    mmap_threshold, trim_threshold = -3, -1
     libc = ctypes.CDLL(None)
-    libc.mallopt(mmap_threshold, 32 << 20 if keep else 1 << 20)
-    libc.mallopt(trim_threshold, 64 << 20 if keep else 1 << 20)
+    libc.mallopt(MMAP_THRESHOLD, 32 << 20 if keep else 1 << 20)
+    libc.mallopt(TRIM_THRESHOLD, 64 << 20 if keep else 1 << 20)
 
 
 def measure(
@@ -214,14 +214,14 @@ def measure(
         ]
         return inputs, torch.randn(shapes[0]) if backward else None
 
-    keep_freed_memory(False)
+    keep_blocks(False)
     once(run, *made(small))  # threads, libraries and kernels are there before memory is counted
     inputs, grad = made(shapes)
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     first = once(run, inputs, grad)
     peak = memory("VmHWM") - before
-    keep_freed_memory(True)
+    keep_blocks(True)
     seconds, ratios = [first], []
     # Without room for both, or the time for some pairs, the baseline's own point stands beside it.
     if point["contender"] not in ("sdpa", "dense") and first < 2:

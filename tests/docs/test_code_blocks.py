@@ -54,7 +54,7 @@ SUBSTITUTIONS: dict[str, tuple[str, str]] = {
     "trials=120": ("trials=16", "as on the command line"),
     "--trials 500": ("--trials 8", "the search that a worker goes on with, likewise"),
     "--max-drop 0.01": ("--max-drop 0.1", "one of 80 examples is more than 0.01"),
-    "--max-drop 0.05": ("--max-drop 0.1", "the same"),
+    "--max-drop 0.05": ("--max-drop 0.1", "four of 80 examples are 0.05"),
     "max_drop=0.05": ("max_drop=0.1", "the same, in Python"),
     "--trial 12": ("--trial {picked}", "which trials are good differs from model to model"),
     "postgresql://me@db/studies": ("{postgresql}", "a server of the tests, with a new database"),

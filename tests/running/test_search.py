@@ -189,7 +189,7 @@ def test_the_front_is_the_one_optuna_finds(finished: tuple[str, Study]) -> None:
     ours = {tuple(study.optuna.trials[m.trial].values) for m in study.front()}
     theirs = {tuple(trial.values) for trial in study.optuna.best_trials}
     assert ours == theirs
-    # One model may dominate all others, as latencies happen to be measured; never is none left out.
+    # By chance of the latencies one model may dominate all others; some are always left out.
     assert 1 <= len(ours) < len(study.measurements)
 
 

@@ -110,13 +110,13 @@ def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_allocator(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    few = ("--rounds", 1, "--threads", 1, "--batches", "4", "2x8", "--out", tmp_path)
+    few = ("--rounds", 2, "--threads", 1, "--batches", "2x8", "--out", tmp_path)
     run_alone("allocator.py", base_dir, data_dir, *few)
     found = json.loads((tmp_path / "allocator.json").read_text())
-    assert set(found) == {"4", "2x8"}
-    for one in found.values():
-        assert one["glibc's own"]["ratio"] == 1
-        assert all(kept["ms"] > 0 for kept in one.values())
+    assert found["facts"] == {"threads": 1, "rounds": 2}
+    (one,) = found["batches"].values()
+    assert 0 < one["ratio"]["low"] <= one["ratio"]["median"] <= one["ratio"]["high"]
+    assert all(ms > 0 for ms in one["ms"].values())
 
 
 def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:

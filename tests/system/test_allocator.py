@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from axsearch.system.allocator import OWN_SETTINGS, keep_freed_memory
+from axsearch.runtimes.torch import TorchSession
+from axsearch.system import allocator
+from axsearch.system.allocator import OWN_SETTINGS, TUNABLES, keep_freed_memory
+from axsearch.tasks import pretrained
+from axsearch.tasks.kinds import task_kinds
+from axsearch.testing.text import tiny_bert
 
-SIZE = 40 << 20
-PAGES = SIZE // 4096
+SIZE = 20 << 20
+PAGES = SIZE // resource.getpagesize()
 SCRIPT = f"""
-import resource
+import ctypes, resource
 import numpy as np
-from axsearch.system.allocator import keep_freed_memory
+from axsearch.system.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
+
+libc = ctypes.CDLL(None)
+pr_set_thp_disable = 41  # one fault would map many pages
+libc.prctl(pr_set_thp_disable, 1, 0, 0, 0)
+for parameter in (MMAP_THRESHOLD, TRIM_THRESHOLD):  # as a process begins
+    libc.mallopt(parameter, 128 << 10)
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -28,16 +41,15 @@ print(keep_freed_memory(), before, (faults(), faults())[1])
 """
 
 glibc = pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(os, "confstr") or not os.confstr("CS_GNU_LIBC_VERSION"),
+    sys.platform != "linux" or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""),
     reason="another C library",
 )
 
 
 def measured(**settings: str) -> tuple[str, int, int]:
     """Whether memory is kept, and faults of five fills before and after."""
-    environment = {k: v for k, v in os.environ.items() if k not in OWN_SETTINGS} | settings
-    # numpy asks for huge pages, of which one fault fills 512
-    environment["NUMPY_MADVISE_HUGEPAGE"] = "0"
+    own = (*OWN_SETTINGS, TUNABLES)
+    environment = {k: v for k, v in os.environ.items() if k not in own} | settings
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
     )
@@ -54,15 +66,62 @@ def test_pages_are_not_faulted_in_again() -> None:
 
 
 @glibc
-@pytest.mark.parametrize("name", OWN_SETTINGS)
+@pytest.mark.parametrize("name", [*OWN_SETTINGS, TUNABLES])
 def test_what_the_user_set_is_left_alone(name: str) -> None:
-    kept, before, after = measured(**{name: str(128 << 10)})
+    value = "glibc.malloc.mmap_threshold=131072" if name == TUNABLES else "131072"
+    kept, before, after = measured(**{name: value})
     assert kept == "False"
     assert min(before, after) > 4 * PAGES
 
 
-def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked_anew() -> object:
     keep_freed_memory.cache_clear()
+    yield
+    keep_freed_memory.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
-    keep_freed_memory.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_without_mallopt_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: object())
+    assert not keep_freed_memory()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_older_releases_keep_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    class Older:
+        @staticmethod
+        def mallopt(parameter: int, value: int) -> int:
+            if parameter == allocator.MMAP_THRESHOLD and value > 32 << 20:
+                return 0
+            taken.append((parameter, value))
+            return 1
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in (*OWN_SETTINGS, TUNABLES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: Older)
+    assert keep_freed_memory()
+    assert taken == [(-3, 32 << 20), (-1, 1 << 30)]
+
+
+def test_it_is_kept_wherever_a_model_begins(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = []
+    monkeypatch.setattr(pretrained, "keep_freed_memory", lambda: began.append("loaded"))
+    monkeypatch.setattr("axsearch.runtimes.torch.keep_freed_memory", lambda: began.append("opened"))
+    auto_class = task_kinds()["text-classification"].auto_class
+    pretrained.load_model(str(base_dir), auto_class)
+    assert began == ["loaded"]
+    TorchSession(tiny_bert(), None, "cpu").close()
+    assert began == ["loaded", "opened"]
