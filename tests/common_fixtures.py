@@ -89,7 +89,7 @@ def _few_passes() -> Iterator[None]:
     assert Evaluator.latency.__kwdefaults__ is not None
     assert Evaluator.latency.__kwdefaults__["pairs"] == latency.PAIRS
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(Evaluator.latency.__kwdefaults__, "pairs", 1)
+        patched.setitem(Evaluator.latency.__kwdefaults__, "pairs", 2)
         patched.setattr(latency, "MOST", 1)
         yield
 

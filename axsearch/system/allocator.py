@@ -12,7 +12,8 @@ TRIM_THRESHOLD = -1
 """Names of mallopt's parameters (malloc.h)."""
 
 LARGEST_KEPT = 256 << 20
-"""Bytes of the largest block that is kept: activations of one layer are smaller."""
+"""Bytes of the largest block that is kept; BERT-base's widest activations on 32 x 512 tokens have
+201 MB."""
 
 LARGEST_THAT_MAY_BE = 32 << 20
 """The most that older releases of glibc take for that."""

@@ -206,8 +206,8 @@ class TestKeeping:
     ) -> None:
         keeping, base = Predictor(BINARY, memory=memory), deep_base(model_type)
         ran = whole = 0
-        for number in range(14):
-            number %= 12  # some come back
+        for number in range(24):
+            number %= 20  # some come back
             recipe = mixed(model_type, number)
             model = made_once(model_type, number, "keeping")
             wanted, layers = by_itself(model_type, number, dtype)
@@ -218,7 +218,7 @@ class TestKeeping:
             assert ran == whole
             assert len(keeping._outputs) == 0
         elif memory == 1 << 26:
-            assert ran < (0.8 if dtype == "float32" else 0.9) * whole
+            assert ran < (0.75 if dtype == "float32" else 0.85) * whole
         else:
             assert ran <= whole
             assert len(keeping._outputs) > 0

@@ -132,7 +132,7 @@ class Clock:
         return TorchSession(model, threads, "cpu")
 
 
-MOST = latency.MOST  # before the session's fixtures
+PAIRS, MOST = latency.PAIRS, latency.MOST  # before the session's fixtures
 
 
 @pytest.fixture
@@ -147,6 +147,9 @@ BATCHES = workload(split_of(*range(1, 25)), Scenario(batch_size=8), VOCABULARY)
 
 
 class TestMeasuring:
+    def test_how_many_pairs_there_are(self) -> None:
+        assert (PAIRS, MOST) == (5, 3)
+
     def test_median_of_paired_ratios(self, clock: Clock) -> None:
         # The machine slows down threefold half-way, and one pass of the model is disturbed.
         drift = [1, 1, 1, 3, 3, 3]

@@ -180,8 +180,8 @@ def test_nothing_is_lost_whatever_happens(url: str) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine_of(url, "random"),
         settings=settings(
-            max_examples=15,
-            stateful_step_count=25,
+            max_examples=25,
+            stateful_step_count=30,
             deadline=None,
             derandomize=True,
             database=None,

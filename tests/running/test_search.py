@@ -82,6 +82,7 @@ def finished(
     """A study of 20 trials, for tests that only read."""
     storage = f"sqlite:///{tmp_path_factory.mktemp('study') / 'studies.db'}"
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, table_by_units)  # or the front would be a matter of noise
         workers = watched(patched)
         study = search(
             str(base_dir), str(data_dir), storage=storage, study="done", trials=20, batch_size=4
@@ -189,8 +190,7 @@ def test_the_front_is_the_one_optuna_finds(finished: tuple[str, Study]) -> None:
     ours = {tuple(study.optuna.trials[m.trial].values) for m in study.front()}
     theirs = {tuple(trial.values) for trial in study.optuna.best_trials}
     assert ours == theirs
-    # By chance of the latencies one model may dominate all others; some are always left out.
-    assert 1 <= len(ours) < len(study.measurements)
+    assert 2 <= len(ours) < len(study.measurements)
 
 
 def test_opening_it_again_gives_the_same(finished: tuple[str, Study]) -> None:

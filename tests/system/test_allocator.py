@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_what_the_user_set_is_left_alone(name: str) -> None:
 
 
 @pytest.fixture
-def asked_anew() -> object:
+def asked_anew() -> Iterator[None]:
     keep_freed_memory.cache_clear()
     yield
     keep_freed_memory.cache_clear()
