@@ -330,7 +330,9 @@ def _stored(
     stored = load_calibration(evaluator.engine, *key)
     if stored is None:
         if compensated:
-            evaluator.weights.prepare()  # with its own progress bar, not in the midst of another
+            # With its own progress bar, not in the midst of another; what trials need to be
+            # refitted sequentially is not needed here.
+            evaluator.weights.prepare("least_squares")
         with progress_bar() as progress:
             bar = progress.add_task(f"Calibrating · {what}", total=total)
             found = measure(lambda done, of: progress.update(bar, completed=done, total=of))

@@ -16,7 +16,7 @@ from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments, Refit, compensate
 from axsearch.models.refit.sample import Sample
 from axsearch.models.refit.sequential import SequentialRefit
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import Compensation, Recipe
 from axsearch.system.memory import TensorCache, budget
 
 SHARED = (
@@ -59,8 +59,8 @@ class Weights(ABC):
         """The state dict of a recipe's model; an export writes this very dictionary."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Measure or load what every recipe needs."""
+    def prepare(self, compensation: Compensation) -> None:
+        """Measure or load what every recipe with this compensation needs."""
 
     def release(self) -> None:  # noqa: B027 - most keep nothing
         """Free what is kept only to save time; it is made again where it is needed."""
@@ -106,12 +106,12 @@ class ClosedForm(Weights):
             raise UsageError("Compensation needs calibration data.")
         return self._moments() if callable(self._moments) else self._moments
 
-    def prepare(self) -> None:
-        """Measure the moments and the sample, where they are to be had."""
-        if self._moments is not None:
-            _ = self.moments
-        if self._sequential is not None:
+    def prepare(self, compensation: Compensation) -> None:
+        """Measure the moments or the sample, where they are needed and to be had."""
+        if compensation == "sequential" and self._sequential is not None:
             _ = self._sequential.sample
+        elif compensation in ("bias", "least_squares") and self._moments is not None:
+            _ = self.moments
 
     def state(self, recipe: Recipe) -> dict[str, Tensor]:
         """Cut, then refitted; raises UsageError where it compensates and the data are missing."""
@@ -171,9 +171,9 @@ class Rounded(Weights):
         self.key = hashlib.sha256(both.encode()).hexdigest() if weights.key else str(dtype)
         self.source = weights.source
 
-    def prepare(self) -> None:
+    def prepare(self, compensation: Compensation) -> None:
         """Prepare the other weights."""
-        self._weights.prepare()
+        self._weights.prepare(compensation)
 
     def release(self) -> None:
         """Free what the other weights keep."""

@@ -8,6 +8,8 @@ under a key of their own; what trials were told stays as it was.
 
 from __future__ import annotations
 
+import time
+
 from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import polished_weights
@@ -20,8 +22,9 @@ from axsearch.study.study import Study
 def polish_front(study: Study, evaluator: Evaluator) -> int:
     """Polish what is not polished of a study's front; returns how many models that were.
 
-    Each model is stored when it is done, so an interrupted call can be continued. Nothing is done
-    where the study has no polished weights (:attr:`StudySpec.polished`), or not the base yet.
+    Each model is stored when it is done, so an interrupted call can be continued. At the end it is
+    said how many there were and how long that took. Nothing is done, or said, where the study has
+    no polished weights (:attr:`StudySpec.polished`), or not the base yet.
 
     Args:
         study: with finished trials; what was read of it is forgotten.
@@ -40,10 +43,11 @@ def polish_front(study: Study, evaluator: Evaluator) -> int:
     wanted = [r for r in recipes if r.compensation == "sequential" and r.hash not in known]
     if not wanted:
         return 0
+    began, done = time.monotonic(), 0
     task = evaluator.task
     evaluator.weights.release()  # or both would hold what the base computes on their examples
     weights = polished_weights(study.spec, task, evaluator.device)
-    weights.prepare()  # with its own progress bar
+    weights.prepare("sequential")  # with its own progress bar
     better = Evaluator(
         task, study.database.engine, None, evaluator.device, study.spec.dtype, weights=weights
     )
@@ -51,9 +55,15 @@ def polish_front(study: Study, evaluator: Evaluator) -> int:
         for recipe in progress.track(wanted, description="Polishing the front"):
             try:
                 better.accuracy(recipe, task.search)
+                done += 1
             except NonFiniteError:
                 console.print(
                     "A polished model has numbers that are not finite; it stays as it is."
                 )
     study.refresh()
-    return len(wanted)
+    console.print(
+        f"{done} {'model' if done == 1 else 'models'} of the front polished in "
+        f"{time.monotonic() - began:.0f} s.",
+        style="dim",
+    )
+    return done

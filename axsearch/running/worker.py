@@ -126,9 +126,8 @@ class Worker:
             )
 
     def _run(self, wanted: int) -> None:
-        if self.space.compensation != "none":
-            # With its own progress bar, not in the midst of a trial.
-            self.evaluator.weights.prepare()
+        # With its own progress bar, not in the midst of a trial.
+        self.evaluator.weights.prepare(self.space.compensation)
         began, evaluating = time.monotonic(), 0.0
         with progress_bar() as progress:
             bar = progress.add_task("Searching", total=wanted, completed=self._count())

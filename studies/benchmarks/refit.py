@@ -9,11 +9,13 @@ Four parts, each on the same recipes with the same data:
 - ``cost``: processor time of a trial's refit and whole evaluation, the two ways in turn.
 
 Divergence is the mean KL divergence from the base's outputs on examples of train that nothing else
-used. For the demo's model and study:
+used. For the demo's model and a study of it whose recipes were chosen under ``least_squares``:
 
     make demo
+    axsearch search --model .cache/movie_reviews/base --data .cache/movie_reviews/data \
+        --storage sqlite:///refit.db --study refit --trials 24 --compensation least_squares
     python studies/benchmarks/refit.py .cache/movie_reviews/base .cache/movie_reviews/data \
-        --storage sqlite:///.cache/movie_reviews/studies.db --study movie-reviews
+        --storage sqlite:///refit.db --study refit
 
 Without a study its recipes are those of uniform shares. It writes refit_NAME.json; rows that are
 already in the file are not measured again.
@@ -289,8 +291,8 @@ def costs(bench: Bench, trials: list[Recipe]) -> None:
     evaluators = {
         way: Evaluator(bench.task, create_engine("sqlite://"), None) for way in ways
     }  # each with what it keeps from trial to trial
-    for evaluator in evaluators.values():
-        evaluator.weights.prepare()
+    for way, evaluator in evaluators.items():
+        evaluator.weights.prepare(way)
     spent = {f"{way} {what}": [] for way in ways for what in ("refit", "evaluation")}
     for recipe in trials:
         for way, evaluator in evaluators.items():

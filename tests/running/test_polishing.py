@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy import text
 from axsearch import Evaluator, Study, export_model, search
 from axsearch.cli.front import POLISHED, print_front
 from axsearch.errors import UsageError
+from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.closed_form import closed_form, polished, polished_key
 from axsearch.evaluation.loading import load_task
 from axsearch.models.refit.sample import SampleSize
@@ -123,7 +125,7 @@ def test_a_search_that_goes_on_polishes_only_what_is_new(
 
 
 def test_what_was_polished_before_an_interruption_is_kept(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forgotten(study)
     monkeypatch.setattr(polishing, "front_of", lambda spec, base, models: models)
@@ -143,8 +145,38 @@ def test_what_was_polished_before_an_interruption_is_kept(
     assert {*study.polished([recipe.hash for recipe in done])} == {one.hash for one in done}
     count = sum(m.recipe.get("compensation") == "sequential" for m in study.measurements)
     assert count > 2
+    assert "polished" not in capsys.readouterr().err
     assert polish_front(study, evaluator(study)) == count - 2
+    assert polished_in(capsys.readouterr().err) == [count - 2]
     assert polish_front(study, evaluator(study)) == 0
+    assert polished_in(capsys.readouterr().err) == []
+
+
+def polished_in(said: str) -> list[int]:
+    """How many models were polished, by each line that says so."""
+    line = r"^(\d+) models? of the front polished in \d+ s\.$"
+    return [int(found) for found in re.findall(line, said, re.MULTILINE)]
+
+
+def test_a_model_with_numbers_that_are_not_finite_is_not_counted(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forgotten(study)
+    first = next(Recipe.from_dict(m.recipe) for m in study.front() if m != study.baseline)
+    front = [m for m in study.measurements if m.recipe == first.to_dict()]
+    monkeypatch.setattr(polishing, "front_of", lambda *_: front)
+
+    def broken(*_: Any) -> Any:
+        raise NonFiniteError("The model's logits are not finite.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluator, "accuracy", broken)
+        assert polish_front(study, evaluator(study)) == 0
+    said = capsys.readouterr().err
+    assert "not finite; it stays as it is" in " ".join(said.split())
+    assert polished_in(said) == [0]
+    assert polish_front(study, evaluator(study)) == 1
+    assert "1 model of the front polished in" in capsys.readouterr().err
 
 
 def test_holdout_and_export_are_those_of_polished_models(study: Study, tmp_path: Path) -> None:

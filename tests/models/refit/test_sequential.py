@@ -284,6 +284,21 @@ def test_weights_are_those_that_a_file_of_the_base_keeps() -> None:
     assert torch.equal(new, new.bfloat16().float())
 
 
+@pytest.mark.parametrize(
+    ("way", "needed"),
+    [("none", []), ("bias", ["m"]), ("least_squares", ["m"]), ("sequential", ["s"])],
+)
+def test_only_what_a_compensation_needs_is_measured(way: Any, needed: list[str]) -> None:
+    measured: list[str] = []
+    weights = ClosedForm(
+        Base(tiny_model("bert")),
+        lambda: measured.append("m"),  # type: ignore[arg-type, func-returns-value]
+        lambda: measured.append("s"),  # type: ignore[arg-type, func-returns-value]
+    )
+    weights.prepare(way)
+    assert measured == needed
+
+
 def test_without_data_it_is_refused() -> None:
     with pytest.raises(UsageError, match="'sequential', which needs calibration data"):
         shrink(tiny_model("bert"), recipe(kept(FFN, 1)))
