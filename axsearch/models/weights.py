@@ -37,6 +37,19 @@ def check_compensation(compensation: str, base: Base) -> None:
         )
 
 
+def choose_compensation(asked: str | None, usual: str, base: Base) -> str:
+    """What is asked for; where nothing is, ``usual``, or what takes its place for this base.
+
+    That is ``least_squares`` for ``sequential`` where layers share weights. Raises UsageError for
+    what is asked for and the base cannot have, or what does nothing.
+    """
+    chosen = asked or usual
+    if asked is None and chosen == "sequential" and base.repeats:
+        return "least_squares"
+    check_compensation(chosen, base)
+    return chosen
+
+
 class Weights(ABC):
     """Where the tensors of smaller models come from.
 

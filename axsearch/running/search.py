@@ -19,7 +19,7 @@ from axsearch.evaluation.bfloat16 import is_fast
 from axsearch.evaluation.closed_form import polished_key
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
-from axsearch.models.weights import check_compensation
+from axsearch.models.weights import choose_compensation
 from axsearch.options import describes, gather
 from axsearch.progress import console, steps
 from axsearch.running.base_check import check_base
@@ -103,8 +103,9 @@ def search(
     (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then the
     proposals of the sampler. Models that are known to break a limit on latency or size are pruned
     without being evaluated. At the end the front is timed on real models and, with sequential
-    compensation, polished (:mod:`axsearch.running.polishing`). A study that exists is resumed, a
-    SQLite file that does not exist is created; Ctrl-C keeps all finished trials.
+    compensation, which is the default, polished (:mod:`axsearch.running.polishing`). A study that
+    exists is resumed, with its own compensation; a SQLite file that does not exist is created;
+    Ctrl-C keeps all finished trials.
 
     Raises:
         UsageError: an argument cannot be used; nothing expensive was done.
@@ -251,8 +252,7 @@ def _space(
         own = supported(sampler.approximations, sites)
         settings = replace(settings, approximations=own)
     usual = sampler.default_compensation if known is None else known.compensation
-    compensation = settings.compensation or usual
-    check_compensation(compensation, task.base)
+    compensation = choose_compensation(settings.compensation, usual, task.base)
     settings = replace(settings, compensation=compensation)
     space = spaces(task, settings, compensation)({site.id: range(site.count) for site in sites}, {})
     if sampler.approximations is not None:  # whether it finds what it needs, before all measuring

@@ -31,7 +31,8 @@ class Sampler:
             levels that are no faster than a more exact one.
         greedy: whether it walks from the base, one step a trial: there is no warm start then, and
             models above a limit are evaluated, since the walk may lead through them.
-        default_compensation: see :mod:`axsearch.models.refit.compensation`.
+        default_compensation: that of a search that names none, where the model can have it, see
+            :func:`axsearch.models.weights.choose_compensation`.
         options: the settings that are for this sampler, by name; each check is called with the
             value and raises UsageError if it cannot be used.
     """
@@ -41,7 +42,7 @@ class Sampler:
     needs_exact_losses: bool = False
     needs_calibration: bool = True
     greedy: bool = False
-    default_compensation: Compensation = "least_squares"
+    default_compensation: Compensation = "sequential"
     options: Mapping[str, Callable[[Any], None]] = field(default_factory=dict)
 
 

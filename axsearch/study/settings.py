@@ -37,7 +37,8 @@ class SearchSettings:
         Option(
             "How the remaining weights make up for the removed ones, at no cost in latency: none, "
             "bias, least_squares or sequential",
-            omitted="least_squares, or none with axformer; a resumed study keeps its own",
+            omitted="sequential; least_squares where layers share their weights (ALBERT), none "
+            "with axformer; a resumed study keeps its own",
         ),
     ] = None
     sampler: Annotated[

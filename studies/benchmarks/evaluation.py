@@ -173,7 +173,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Heartbeat of storage")  # trials are told, not optimised
     study: Study = search(
         options.model, options.data, storage=options.storage, study=f"replay {options.sampler}",
-        trials=options.trials, sampler=options.sampler, staged=False,
+        trials=options.trials, sampler=options.sampler, staged=False, compensation="least_squares",
     )  # fmt: skip
     task = Task.load(options.model, options.data)
     measurements = study.measurements[: options.trials]  # it may have more by now

@@ -1,10 +1,10 @@
 """Two workers of one thread against one worker of two threads, on a fixed study of the demo's task.
 
-The same random recipes wait in a study, and ``axsearch worker`` finishes them, without stages:
-whole runs of the command are timed, in turn, each on its own copy of the database. The time
-includes the start of the processes, loading model and data, and timing the front at the end. For
-evaluations alone, the limit of the ratio is half of a second thread's speed-up: 0.92 if that is
-1.85.
+The same random recipes, with ``least_squares``, wait in a study, and ``axsearch worker`` finishes
+them, without stages: whole runs of the command are timed, in turn, each on its own copy of the
+database. The time includes the start of the processes, loading model and data, and timing the front
+at the end. For evaluations alone, the limit of the ratio is half of a second thread's speed-up:
+0.92 if that is 1.85.
 
     make demo
     python studies/benchmarks/workers.py .cache/movie_reviews/base .cache/movie_reviews/data
@@ -41,7 +41,10 @@ WAYS = {"two of one thread": (2, 1), "one of two threads": (1, 2)}
 
 def prepare(url: str, model: str, data: str, count: int) -> None:
     """Make a study in which this many random recipes wait."""
-    made = search(model, data, storage=url, study=NAME, trials=1, sampler="random", staged=False)
+    made = search(
+        model, data, storage=url, study=NAME, trials=1, sampler="random", staged=False,
+        compensation="least_squares",
+    )  # fmt: skip
     made.database.close()  # or what is not in its file yet would not be copied
     database = open_database(url)
     study = Study.of(database, NAME)

@@ -45,7 +45,10 @@ def storage(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MEASURE, table_by_units)  # or trials would differ each run
         # Not staged, or trials over the limit may be stopped before they have an accuracy.
-        given = {"storage": url, "batch_size": 4, "threads": 1, "staged": False}
+        given = {
+            "storage": url, "batch_size": 4, "threads": 1, "staged": False,
+            "compensation": "least_squares",
+        }  # fmt: skip
         search(model, data, study="other", trials=3, **given)
         study = search(model, data, study="tiny", trials=20, max_drop=0.05, **given)
     evaluate_front(study)

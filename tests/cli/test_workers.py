@@ -50,6 +50,8 @@ def start(base_dir: Path, data_dir: Path, calibrated: str, url: str) -> Start:
         if command == "search":
             given += ["--model", str(model), "--data", str(data_dir), "--batch-size", "4"]
             given += ["--sampler", "random", "--no-staged"]
+            if "--compensation" not in options:
+                given += ["--compensation", "least_squares"]  # as the calibrations are
         return Process(
             "-m", "axsearch", command, *given, *options,
             env={**os.environ, "AXSEARCH_GRACE_PERIOD": "4"},
@@ -90,8 +92,10 @@ def check(url: str, wanted: int) -> Study:
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # of SQLite see tests/faults
 def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
-    """What was lost is tried again, and in the end each model of the front is timed once."""
-    process = start("--trials", TRIALS, *TWO)
+    """What was lost is tried again, and in the end each model of the front is timed once, and
+    polished by the process that started the workers.
+    """
+    process = start("--trials", TRIALS, *TWO, "--compensation", "sequential")
     until(process, rf"trial \d+/{TRIALS} ")
     children = process.spawned
     assert len(children) == 2
@@ -101,6 +105,10 @@ def test_two_workers_of_which_one_is_killed(start: Start, url: str) -> None:
     assert "killed by SIGKILL (out of memory, perhaps); it is started again in 1 s." in said
     assert "many: front of" in out
     study = check(url, int(TRIALS))
+    changed = [m.recipe for m in study.front() if m.trial != study.baseline.trial]
+    hashes = {Recipe.from_dict(recipe).hash for recipe in changed}
+    assert hashes == set(study.polished(hashes))
+    assert re.search(r"^\d+ models? of the front polished in \d+ s\.$", said, re.MULTILINE)
     with study.database.engine.connect() as connection:
         workers = connection.execute(
             text("SELECT count(DISTINCT worker) FROM ax_trials WHERE finished")
@@ -155,7 +163,10 @@ def test_weights_that_are_cut_off_while_a_worker_runs(
     base = tmp_path / "base"
     shutil.copytree(base_dir, base)
     given = {"storage": url, "study": "many", "trials": 1, "objectives": ("accuracy", "size")}
-    made = search(str(base), str(data_dir), sampler="random", staged=False, **given)
+    made = search(
+        str(base), str(data_dir), sampler="random", staged=False, compensation="least_squares",
+        **given
+    )  # fmt: skip
     spec, (_, settings) = made.spec, made.asked
     ask_for(
         made.database.engine,
@@ -211,7 +222,8 @@ def test_what_a_worker_cannot_do_is_said_at_once(
 
     place = ["--storage", url, "--study", "many"]
     given = {"storage": url, "study": "many", "trials": 1, "objectives": ("accuracy", "size")}
-    search(str(base_dir), str(data_dir), sampler="random", **given).database.close()
+    given |= {"sampler": "random", "compensation": "least_squares"}
+    search(str(base_dir), str(data_dir), **given).database.close()
     monkeypatch.setattr("axsearch.running.engines.local._Supervised._start", never)
     for options, word in [
         (["worker", *place, "--workers", "99"], "processors of this machine"),

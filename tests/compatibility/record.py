@@ -34,7 +34,8 @@ HOME = "/home/somebody"
 """The folder of base and data, as the database names it: one that is nowhere."""
 
 SETTINGS: dict[str, Any] = {
-    "trials": 24, "sampler": "auto", "batch_size": 4, "threads": 1, "dtype": "float32"
+    "trials": 24, "sampler": "auto", "batch_size": 4, "threads": 1, "dtype": "float32",
+    "compensation": "sequential",
 }  # fmt: skip
 """In float32, since losses in bfloat16, which guide the sampler, differ between processors."""
 
@@ -92,7 +93,7 @@ def exports(study: Study, layers: Study) -> dict[str, tuple[Study, int, str]]:
         ]
         return max(found, key=lambda m: m.accuracy).trial or 0
 
-    units = best(study, r'"heads": .*"ffn": .*least_squares', without="topk")
+    units = best(study, r'"heads": .*"ffn": .*sequential', without="topk")
     topk, whole = best(study, "topk"), best(layers, "layer00.*layer02", without="layer01")
     return {
         "hf_units": (study, units, "hf"),

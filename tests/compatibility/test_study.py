@@ -88,6 +88,9 @@ def test_it_is_resumed_without_measuring_anything_again(
     study = search(*model_and_data, storage=storage, study=NAME, **settings)
     says(trials_of(study)[: len(recorded["trials"])], recorded["trials"], "trials")
     hashes = [trial["hash"] for trial in trials_of(study)]
+    ways = {m.recipe.get("compensation", "none") for m in study.measurements}
+    assert (study.spec.compensation, study.spec.polished) == ("least_squares", "")
+    assert ways == {"none", "least_squares"}
     study.database.close()
     assert len(set(hashes)) == settings["trials"]
     after = {table: rows(database, query) for table, query in known.items()}
@@ -114,7 +117,8 @@ def test_the_same_study_gives_the_same_numbers(
         connection.execute("DELETE FROM ax_evaluations")
         connection.commit()
     storage = f"sqlite:///{database}"
-    study = search(*model_and_data, storage=storage, study="again", **recorded["settings"])
+    settings = {"compensation": "least_squares", **recorded["settings"]}  # the release's default
+    study = search(*model_and_data, storage=storage, study="again", **settings)
     found = trials_of(study)
     study.database.close()
     says(found, recorded["trials"], "trials")

@@ -49,7 +49,7 @@ def study(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
     storage = f"sqlite:///{tmp_path_factory.mktemp('study') / 'studies.db'}"
     return search(
         str(base_dir), str(data_dir), storage=storage, study="s", trials=6, batch_size=4,
-        objectives=("accuracy", "size"),
+        objectives=("accuracy", "size"), compensation="least_squares",
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def run(base_dir: Path, data_dir: Path, calibrated: str, tmp_path: Path) -> Sear
     given = {
         "model": str(base_dir), "data": str(data_dir), "storage": copied(calibrated, tmp_path),
         "study": "long", "trials": 1, "objectives": ("accuracy", "size"), "sampler": "random",
+        "compensation": "least_squares",
     }  # fmt: skip
     return lambda **changed: search(**{**given, **changed})  # type: ignore[arg-type]
 

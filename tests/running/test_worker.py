@@ -88,4 +88,5 @@ def search(
     return axsearch.search(
         str(base_dir), str(data_dir), storage=f"sqlite:///{folder / 'new.db'}", study="new",
         trials=trials, objectives=("accuracy", "size"), staged=False,
+        compensation="least_squares",
     )  # fmt: skip

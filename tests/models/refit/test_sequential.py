@@ -19,7 +19,12 @@ from axsearch.models.base_model import Base
 from axsearch.models.refit import sequential
 from axsearch.models.refit.sample import Sample
 from axsearch.models.refit.sequential import RIDGE, SequentialRefit
-from axsearch.models.weights import ClosedForm, check_compensation, shrink
+from axsearch.models.weights import (
+    ClosedForm,
+    check_compensation,
+    choose_compensation,
+    shrink,
+)
 from axsearch.space.recipe import Recipe
 from axsearch.testing.models import PICTURES, padded_batch, random_model, tiny_model
 
@@ -313,6 +318,17 @@ def test_layers_that_share_their_weights_are_refused() -> None:
     with pytest.raises(UsageError, match=r"`compensation=\"sequential\"` cannot be used"):
         check_compensation("sequential", Base(model))
     check_compensation("sequential", Base(tiny_model("bert")))
+
+
+def test_what_is_usual_gives_way_where_layers_share_their_weights() -> None:
+    own, shared = Base(tiny_model("bert")), Base(random_model("albert", num_hidden_groups=1))
+    assert choose_compensation(None, "sequential", own) == "sequential"
+    assert choose_compensation(None, "sequential", shared) == "least_squares"
+    for usual in ("none", "least_squares"):
+        assert choose_compensation(None, usual, shared) == usual
+        assert choose_compensation("sequential", usual, own) == "sequential"
+    with pytest.raises(UsageError, match=r"`compensation=\"sequential\"` cannot be used"):
+        choose_compensation("sequential", "sequential", shared)
 
 
 def test_numbers_that_are_not_finite_are_left_to_the_evaluation() -> None:
