@@ -254,7 +254,9 @@ def _space(
     compensation = settings.compensation or usual
     check_compensation(compensation, task.base)
     settings = replace(settings, compensation=compensation)
-    space = spaces(task, settings, compensation)({site.id: range(site.count) for site in sites}, {})
+    space = spaces(task, settings, compensation, known and known.levels)(
+        {site.id: range(site.count) for site in sites}, {}
+    )
     if sampler.approximations is not None:  # whether it finds what it needs, before all measuring
         sampler.build(Problem(space, settings.objectives, {}), resolved.request.spec.seed)
     return settings, space

@@ -22,7 +22,8 @@ def warm_start(problem: Problem) -> list[dict[str, int]]:
 
     Those of the knapsack lie evenly between the exact model and the cheapest, by their cost.
     """
-    rows = [problem.array(problem.space.exact())]
+    exact = problem.array(problem.space.exact())
+    rows = [exact, _narrowed(problem, exact)]  # the second is as accurate, and faster
     found = hull(problem)
     costs = np.mean([problem.cost(name, found) for name in problem.costs], axis=0)
     feasible = problem.feasible(found)
@@ -30,9 +31,17 @@ def warm_start(problem: Problem) -> list[dict[str, int]]:
     if len(found):
         targets = np.linspace(1.0, costs.min(), CHOICES + 2)[1:-1]
         rows += [found[np.argmin(np.abs(costs - target))] for target in targets]
-    ladder = uniform(problem)
+    ladder = _narrowed(problem, uniform(problem))
     rows += list(ladder[problem.feasible(ladder)])
     return [problem.genome(row) for row in dict.fromkeys(map(tuple, rows))]
+
+
+def _narrowed(problem: Problem, rows: Genomes) -> Genomes:
+    """The same genomes with the last layer narrowed, where the space can do that."""
+    found = rows.copy()
+    if problem.narrowing is not None:
+        found[..., problem.narrowing] = 1
+    return found
 
 
 def hull(problem: Problem, knapsack: Knapsack | None = None) -> Genomes:

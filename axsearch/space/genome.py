@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -177,6 +177,13 @@ def supported(names: Collection[str], sites: Sequence[Site]) -> tuple[str, ...]:
             if site.id.kind in approximations()[name].kinds
         )
     )
+
+
+def approximations_of(parameters: Iterable[str]) -> tuple[str, ...]:
+    """The approximations that a genome's parameters belong to, such as ``layer03.heads``."""
+    known = approximations()
+    named = (part for name in parameters for part in name.split(".") if part in known)
+    return tuple(dict.fromkeys(named))
 
 
 def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[SiteId]:

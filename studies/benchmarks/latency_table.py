@@ -29,8 +29,9 @@ from sqlalchemy import create_engine
 
 from axsearch import Evaluator, Task, shrink
 from axsearch.approximations.site import SiteId
-from axsearch.calibration.block_timing import measure_latency_table, shapes
+from axsearch.calibration.block_timing import measure_latency_table
 from axsearch.calibration.costs import slower_levels
+from axsearch.calibration.timed_models import shapes
 from axsearch.evaluation.latency import measure_latency
 from axsearch.models.base_model import Base
 from axsearch.runtimes import open_session
