@@ -105,8 +105,9 @@ def attend_once(
         row = mask[..., 0, :]
         if row.dtype == torch.bool:
             # Finite, so that a query that may attend to no key does not become NaN.
-            row = torch.where(row, 0.0, torch.finfo(scores.dtype).min)
-        scores = scores + row
+            scores = scores.masked_fill(~row, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + row.to(scores.dtype)
     probabilities = _probabilities(scores, getattr(core, "topk", None), core)
     heads, width = query.shape[1:]
     mixed = (probabilities @ core.states).transpose(0, 1)
