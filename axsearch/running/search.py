@@ -254,7 +254,8 @@ def _space(
     compensation = settings.compensation or usual
     check_compensation(compensation, task.base)
     settings = replace(settings, compensation=compensation)
-    space = spaces(task, settings, compensation, known and known.levels)(
+    levels = None if known is None else known.levels
+    space = spaces(task, settings, compensation, levels)(
         {site.id: range(site.count) for site in sites}, {}
     )
     if sampler.approximations is not None:  # whether it finds what it needs, before all measuring

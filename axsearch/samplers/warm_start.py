@@ -22,14 +22,18 @@ def warm_start(problem: Problem) -> list[dict[str, int]]:
 
     Those of the knapsack lie evenly between the exact model and the cheapest, by their cost.
     """
-    exact = problem.array(problem.space.exact())
-    rows = [exact, _narrowed(problem, exact)]  # the second is as accurate, and faster
+    exact = problem.array(problem.space.exact())[None]
+    whole = _narrowed(problem, exact)  # as accurate as the exact one, and faster
+    rows = [*exact, *whole[problem.feasible(whole)]]
     found = hull(problem)
-    costs = np.mean([problem.cost(name, found) for name in problem.costs], axis=0)
+    costs, most = (
+        np.mean([problem.cost(name, these) for name in problem.costs], axis=0)
+        for these in (found, whole)
+    )
     feasible = problem.feasible(found)
     found, costs = found[feasible], costs[feasible]
     if len(found):
-        targets = np.linspace(1.0, costs.min(), CHOICES + 2)[1:-1]
+        targets = np.linspace(most[0], costs.min(), CHOICES + 2)[1:-1]
         rows += [found[np.argmin(np.abs(costs - target))] for target in targets]
     ladder = _narrowed(problem, uniform(problem))
     rows += list(ladder[problem.feasible(ladder)])

@@ -78,7 +78,7 @@ class SearchSpace:
 
     Args:
         sites: the sites of the base.
-        orders: each site's units, least important first.
+        orders: each site's units, least important first; a site without units needs none.
         names: the approximations to try; those that a search tries by default if None.
         frozen: sites to leave as they are.
         compensation: that of every recipe of the space.
@@ -109,7 +109,7 @@ class SearchSpace:
         check_names(names or ())
         chosen = [_approximation(name, sites) for name in names] if names is not None else None
         self.compensation = compensation
-        ordered = {site.id: tuple(orders[site.id]) for site in sites}
+        ordered = {site.id: tuple(orders[site.id]) if site.units else () for site in sites}
         every = [
             Dimension(group, approximation, tuple(ordered[site.id] for site in group), part)
             for together in _by_place(sites)

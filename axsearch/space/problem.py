@@ -111,7 +111,11 @@ class Problem:
 
     @cached_property
     def narrowing(self) -> int | None:
-        """The column of the dimension that narrows the last layer; None where there is none."""
+        """The column of the dimension that narrows the last layer; None where there is none, or no
+        cost that it lowers is known.
+        """
+        if all(cost.if_last is None for cost in self.costs.values()):
+            return None
         columns = enumerate(self.space.dimensions)
         return next((c for c, one in columns if one.approximation.narrows), None)
 

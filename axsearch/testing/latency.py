@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from axsearch.approximations import removal
 from axsearch.approximations.choices import Choice, Kept, Setting
@@ -20,8 +21,8 @@ def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> 
     """Time in proportion to heads and neurons: 0.3 for attention, 0.6 for FFNs, 0.1 for the rest.
 
     Settings save nothing, choices of other types a tenth of their block, and those at a site
-    without units 0.01. A last layer that computes one token takes a tenth of its time. It takes the
-    arguments of :func:`measure_latency_table`.
+    without units 0.01; what narrows the last layer saves nothing, so a search leaves it out. It
+    takes the arguments of :func:`measure_latency_table`.
     """
     layers = {site.layer for site in base.sites if site.layer != OUTSIDE}
     blocks = {}
@@ -35,10 +36,14 @@ def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> 
                 share = math.prod(map(_share, choices.values()))
                 blocks[key] = exact * share if exact else -0.01
     outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
-    narrowed = {key: 0.1 * share for key, share in blocks.items() if removal(key.split()[0])}
-    return LatencyTable(
-        0.1, blocks, dict.fromkeys(layers, 1), error=0.02, outside=outside, narrowed=narrowed
-    )
+    return LatencyTable(0.1, blocks, dict.fromkeys(layers, 1), error=0.02, outside=outside)
+
+
+def narrowing_table(base: Base, space: SearchSpace, *_: object, **__: object) -> LatencyTable:
+    """The same, but a last layer that computes one token takes a tenth of its time."""
+    table = table_by_units(base, space)
+    blocks = {key: share for key, share in table.blocks.items() if removal(key.split()[0])}
+    return replace(table, narrowed={key: 0.1 * share for key, share in blocks.items()})
 
 
 def _share(choice: Choice) -> float:
