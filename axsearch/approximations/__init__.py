@@ -10,7 +10,7 @@ from types import MappingProxyType
 from axsearch import discovery
 from axsearch.approximations.base import Approximation, TopK, UnitRemoval
 from axsearch.approximations.choices import Level
-from axsearch.approximations.site import SiteKind
+from axsearch.approximations.site import OUTSIDE, SiteKind, layer_of
 
 __all__ = [
     "Approximation",
@@ -19,6 +19,7 @@ __all__ = [
     "UnitRemoval",
     "approximations",
     "choice_types",
+    "in_cell",
     "is_removed",
     "named",
     "recorded",
@@ -74,6 +75,24 @@ def is_removed(kept: Mapping[str, Level]) -> bool:
     """
     left = [kept[one.name] for one in named(kept) if isinstance(one, UnitRemoval)]
     return bool(left) and all(units == 0 for units in left)
+
+
+def in_cell(name: str, place: str, choices: Mapping[str, Mapping[str, Level]]) -> str:
+    """What a table's cell says of an approximation at a place: 'all' where it is exact.
+
+    Args:
+        name: of the approximation.
+        place: ``layer03``, or a site outside of layers.
+        choices: those of a model, place by place, with the same names for all.
+
+    Returns:
+        Nothing where the approximation does not work at such a place.
+    """
+    outside = {other for other in choices if layer_of(other) == OUTSIDE}
+    kinds = approximations()[name].kinds if name in approximations() else ()
+    there = place in kinds if place in outside else not kinds or not outside.issuperset(kinds)
+    level = choices[place].get(name)
+    return ("all" if level is None else str(level)) if there else ""
 
 
 def together(first: Level, second: Level) -> Level:

@@ -48,6 +48,8 @@ class Approximation(ABC):
             :data:`axsearch.approximations.site.SELECTABLE_SCORES`.
         choice_type: the class of its choices.
         cuts: whether its choices change tensors, so that they change a model's size.
+        narrows: whether its choices let the last layer that stays compute only what the head reads,
+            so that the time they save is that layer's.
         unit: what its value counts, as in '4 heads'.
         short: what stands before its value in a cell of a front's table.
         title: the name of its panel in figures; its own name if empty.
@@ -62,6 +64,7 @@ class Approximation(ABC):
     needs: ClassVar[Collection[str]] = ()
     choice_type: ClassVar[type[Choice]]
     cuts: ClassVar[bool] = True
+    narrows: ClassVar[bool] = False
     unit: ClassVar[str] = "units"
     short: ClassVar[str] = ""
     title: ClassVar[str] = ""

@@ -38,6 +38,9 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     version: ClassVar[int] = 1
+    lossless: ClassVar[bool] = False
+    """Whether a model answers with it as without it, to rounding: there is nothing to make up
+    for."""
 
     @property
     def exact(self) -> bool:

@@ -31,6 +31,9 @@ class Block:
     ``units`` names the config's entry with the number of units, where they are wider than one row;
     ``counts`` and ``widths`` name the attributes of ``core`` (the module that attends) that hold
     the number of units and their joint width. ``activation`` is the module between the projections.
+
+    ``narrow``, of a block that stands for the whole stack of layers, lets the last layer of a model
+    compute only the token that its head reads.
     """
 
     inputs: tuple[str, ...] = ()
@@ -43,6 +46,7 @@ class Block:
     counts: tuple[str, ...] = ()
     widths: tuple[str, ...] = ()
     activation: str | None = None
+    narrow: Callable[[Any], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ SiteKind = str
 
 ATTENTION: SiteKind = "attention"
 FFN: SiteKind = "ffn"
+STACK: SiteKind = "stack"
+"""All layers together; it lies outside of each of them."""
 KIND_TITLES: Mapping[SiteKind, str] = {FFN: "FFN"}
 """Display names of kinds, where they differ from the kind."""
 
@@ -20,6 +22,9 @@ OUTSIDE = -1
 
 SELECTABLE_SCORES = "selectable scores"
 """Of attention: another function can compute its scores and select the largest."""
+
+ONE_TOKEN = "a head that reads one token"
+"""Of the stack of layers: the head reads the first token of the last one, and no other."""
 
 
 class SiteId(NamedTuple):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,15 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from axsearch.approximations import removal
-from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
-from axsearch.calibration.block_fit import Blocks, Shapes, fit, standard_error
+from axsearch.calibration.block_fit import Blocks, fit, standard_error
+from axsearch.calibration.narrowed_layer import narrowed, narrowed_models, narrowed_shares
+from axsearch.calibration.timed_models import (
+    Group,
+    designs,
+    groups_of,
+    outside_models,
+    random_model,
+    together,
+    uniform_models,
+)
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session, open_session
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key, in_group
-from axsearch.space.recipe import EXACT, Recipe
+from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.tasks.split import Batch
 
@@ -31,9 +38,6 @@ SECONDS = 75.0
 
 ROUNDS = 15
 FEWEST = 3
-PAIRINGS = 4
-"""How often each shape is timed a round where there is time for it, each time beside another."""
-
 PRECISE = 0.01
 """Rounds end where the standard errors of a kind's shapes are this, as a share of its block."""
 
@@ -44,34 +48,8 @@ the standard errors, since no number of rounds shows it. Seen in models of one s
 HELD_OUT = 6
 """Models of each kind that are timed but not fitted to: random ones, and those of one size."""
 
-MOST_COUNTS = 8
-
 SMALLEST = 1e-3
 """The rest's share, at least: the noise of a tiny model's times must not make it none."""
-
-
-def shapes(space: SearchSpace, site: SiteId) -> dict[str, dict[str, Choice]]:
-    """The shapes of a site's block that must be measured to know all that a space can give it.
-
-    Those are the exact one, first, and each level alone; of a mask, whose parts go one by one, a
-    few counts.
-    """
-    exact = space.exact()
-    genomes = [exact]
-    own = [d for d in space.dimensions if site in {one.id for one in d.sites}]
-    for name in dict.fromkeys(d.approximation.name for d in own):
-        parts = [d for d in own if d.approximation.name == name]
-        if len(parts) == 1:
-            levels = range(1, len(parts[0].levels))
-            genomes += [{**exact, parts[0].name: level} for level in levels]
-        else:
-            ends = np.linspace(1, len(parts), min(len(parts), MOST_COUNTS)).round().astype(int)
-            genomes += [{**exact, **{d.name: 1 for d in parts[:end]}} for end in ends]
-    found: dict[str, dict[str, Choice]] = {}
-    for genome in genomes:
-        choices = space.recipe(genome).at(*site)
-        found.setdefault(block_key(Recipe.of({site: choices}), site), choices)
-    return found
 
 
 def measure_latency_table(
@@ -114,7 +92,7 @@ def measure_latency_table(
     shares = np.median(passes, axis=0)
     outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
     begin = len(plan.designs) + len(plan.random) + len(plan.uniform)
-    alone = {key: float(share) - 1 for key, share in zip(plan.alone, shares[begin:], strict=True)}
+    alone = {key: float(shares[begin + n]) - 1 for n, key in enumerate(plan.alone)}
     besides = BESIDES * (1 - rest) / sum(plan.repeats.values())
     blocks, errors = _joined(plan, fitted)
     spread = standard_error(passes, np.ones(passes.shape[1]))
@@ -127,6 +105,7 @@ def measure_latency_table(
         errors={key: math.hypot(error, besides) for key, error in errors.items()}
         | dict.fromkeys(alone, spread),
         groups={n: i for i, group in enumerate(plan.groups) for n in group.layers if i},
+        narrowed=_narrowed(plan, rounds),
     )
     apart = np.abs([table.ratio(r) / s - 1 for r, s in zip(plan.recipes, shares, strict=True)])
     ends = np.cumsum([len(plan.designs), len(plan.random), len(plan.uniform)])
@@ -135,43 +114,26 @@ def measure_latency_table(
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Layers that have the same blocks in the base, and the shapes that these can have.
-
-    Those of a user's model are one group. An export may have layers of several sizes: the time of a
-    block in one of them says little of the others. ``removed`` has the shapes that need no timing:
-    without the only block of its layer a layer takes no time.
-    """
-
-    layers: Sequence[int]
-    there: Shapes
-    removed: Mapping[str, float]
-
-    @property
-    def least(self) -> int:
-        """How many models it takes to have each shape in one of the layers."""
-        return -(-sum(len(own) - 1 for own in self.there.values()) // len(self.layers))
-
-    @property
-    def most(self) -> int:
-        """How many models have each shape as often as is of use."""
-        return PAIRINGS * -(-max(map(len, self.there.values())) // len(self.layers))
-
-
-@dataclass(frozen=True)
 class _Plan:
     """The models to time, each in every round."""
 
-    groups: Sequence[_Group]
+    groups: Sequence[Group]
     repeats: Mapping[int, int]
     designs: Sequence[Recipe]
     random: Sequence[Recipe]
     uniform: Sequence[Recipe]
     alone: Mapping[str, Recipe]
+    narrowed: Mapping[str, Recipe]
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        return (*self.designs, *self.random, *self.uniform, *self.alone.values())
+        fitted = (*self.designs, *self.random, *self.uniform)
+        return (*fitted, *self.alone.values(), *self.narrowed.values())
+
+    @property
+    def last(self) -> int:
+        """The last layer of the base."""
+        return max(layer for group in self.groups for layer in group.layers)
 
 
 def _plan(
@@ -182,58 +144,35 @@ def _plan(
     seconds: float,
 ) -> _Plan:
     """As many models as there is time for, and at least as many as the shapes need."""
-    groups = _groups(base, space)
+    groups = groups_of(base, space)
     with open_session(base.model, scenario) as session, session.quiet():
         a_pass = min(float(session.layer_times(batches)[-1]) for _ in range(2))
     least = max([1, *(group.least for group in groups)])
     most = max([least, *(group.most for group in groups)])
     # A model takes a pass, of about half the base's time, and one of the base.
     affordable = int(min(seconds / (FEWEST * 1.5 * max(a_pass, 1e-9)), 1e6))
+    last = max(groups, key=lambda group: max(group.layers))
+    last_layer = narrowed_models(space, last.there, max(last.layers))
+    affordable -= len(last_layer)
     held_out = int(np.clip((affordable - least) // 4, 2, HELD_OUT))
     generator = np.random.default_rng(0)
     count = int(np.clip(affordable - 2 * held_out, least, most))
     repeats = {site.id.layer: site.repeats for site in base.sites.values()}
     repeats.pop(OUTSIDE, None)
+    fitted_to = together([designs(group, count, generator) for group in groups])
+    random = [
+        together([[random_model(group, generator)] for group in groups])[0] for _ in range(held_out)
+    ]
+    uniform = together([uniform_models(group, held_out) for group in groups])
     return _Plan(
         groups,
         repeats,
-        _together([_designs(group, count, generator) for group in groups]),
-        [_together([[_random(group, generator)] for group in groups])[0] for _ in range(held_out)],
-        _together([_uniform(group, held_out) for group in groups]),
-        _outside(space, base.sites),
+        fitted_to,
+        [narrowed(recipe, space) for recipe in random],
+        [narrowed(recipe, space) for recipe in uniform],
+        outside_models(space, base.sites),
+        last_layer,
     )
-
-
-def _groups(base: Base, space: SearchSpace) -> list[_Group]:
-    alike: dict[Hashable, list[int]] = {}
-    for layer in sorted({site.layer for site in base.sites if site.layer != OUTSIDE}):
-        own = [site for id, site in base.sites.items() if id.layer == layer]
-        blocks = tuple((one.id.kind, one.count, *sorted(one.made.items())) for one in own)
-        alike.setdefault(blocks, []).append(layer)
-    return [_group(base, space, layers) for layers in alike.values()]
-
-
-def _group(base: Base, space: SearchSpace, layers: Sequence[int]) -> _Group:
-    sites = [site for site in base.sites if site.layer in layers]
-    there = {
-        kind: _shapes_of_all(space, sites, kind)
-        for kind in dict.fromkeys(site.kind for site in sites)
-    }
-    blocks = [kind for kind in there if removal(kind) is not None]
-    removed: dict[str, float] = {}
-    if len(blocks) == 1:
-        own = there[blocks[0]]
-        removed = {key: 0.0 for key, choices in own.items() if _removes(choices)}
-        there[blocks[0]] = {key: own[key] for key in own if key not in removed}
-    return _Group(layers, there, removed)
-
-
-def _together(groups: Sequence[Sequence[Recipe]]) -> list[Recipe]:
-    """Models that join those of each group, which make choices in other layers."""
-    return [
-        Recipe.of({site: dict(own) for recipe in recipes for site, own in recipe.sites})
-        for recipes in itertools.zip_longest(*groups, fillvalue=EXACT)
-    ]
 
 
 def _fitted(
@@ -274,6 +213,18 @@ def _joined(plan: _Plan, fitted: Sequence[Blocks]) -> tuple[dict[str, float], di
     return shares, errors
 
 
+def _narrowed(plan: _Plan, rounds: Sequence[NDArray[np.float64]]) -> dict[str, float]:
+    """The shares of the blocks of a narrowed last layer, by their shapes."""
+    if not plan.narrowed:
+        return {}
+    begin = 1 + len(plan.recipes) - len(plan.narrowed)
+    times = np.median(np.stack(rounds)[:, begin:, plan.last], axis=0)
+    number = next(n for n, group in enumerate(plan.groups) if plan.last in group.layers)
+    known = dict(zip(plan.narrowed, times.tolist(), strict=True))
+    found = narrowed_shares(plan.groups[number].there, known)
+    return {in_group(key, number): share for key, share in found.items()}
+
+
 def _rounds(
     models: Sequence[PreTrainedModel],
     batches: Sequence[Batch],
@@ -292,91 +243,6 @@ def _rounds(
             if number >= FEWEST and time.perf_counter() - began >= seconds:
                 return
             yield _round(opened[0], opened[1:], batches)
-
-
-def _shapes_of_all(
-    space: SearchSpace, sites: Iterable[SiteId], kind: SiteKind
-) -> dict[str, dict[str, Choice]]:
-    found: dict[str, dict[str, Choice]] = {}
-    for site in sites:
-        if site.kind == kind:
-            found |= shapes(space, site)
-    return found
-
-
-def _outside(space: SearchSpace, sites: Iterable[SiteId]) -> dict[str, Recipe]:
-    """The shapes of the sites outside of layers, each alone; what they add is read off the pass."""
-    return {
-        key: Recipe.of({site: choices})
-        for site in sites
-        if site.layer == OUTSIDE
-        for key, choices in shapes(space, site).items()
-        if choices
-    }
-
-
-def _designs(group: _Group, count: int, generator: np.random.Generator) -> list[Recipe]:
-    """So many models in which every shape is used about as often as any other.
-
-    Each shape is there once with exact blocks beside it, so that a fit can tell all of them apart,
-    and otherwise with random ones. No layer is removed.
-    """
-    there, layers = group.there, group.layers
-    exact = {kind: next(iter(own)) for kind, own in there.items()}
-    cells = [{**exact, kind: key} for kind, own in there.items() for key in list(own)[1:]]
-    wanted = count * len(layers) - len(cells)
-    columns = []
-    for own in there.values():
-        rounds = -(-wanted // len(own))
-        order = [list(own)[i] for _ in range(rounds) for i in generator.permutation(len(own))]
-        columns.append(order[:wanted])
-    cells += [dict(zip(there, drawn, strict=True)) for drawn in zip(*columns, strict=True)]
-    blocks = [kind for kind in there if removal(kind) is not None]
-    for cell in cells:
-        if blocks and all(_removes(there[kind][cell[kind]]) for kind in blocks):
-            cell[blocks[-1]] = exact[blocks[-1]]
-    places = generator.permutation(len(cells))  # so that no model is made of small blocks only
-    return [
-        Recipe.of(
-            {
-                SiteId(layer, kind): there[kind][key]
-                for layer, i in zip(layers, places[start : start + len(layers)], strict=True)
-                for kind, key in cells[i].items()
-            }
-        )
-        for start in range(0, len(cells), len(layers))
-    ]
-
-
-def _uniform(group: _Group, count: int) -> list[Recipe]:
-    """Models in which one kind of block has one shape in all layers: those in the middle of each.
-
-    Errors of shapes cancel in random models, and add up in these. Where there are few models, each
-    kind has one.
-    """
-    there, layers = group.there, group.layers
-    kinds = [kind for kind, own in there.items() if len(own) > 1]
-    found = []
-    for number, kind in enumerate(kinds):
-        own = list(there[kind].values())[1:]
-        share = max(1, len(range(number, count, len(kinds))))
-        for i in np.unique(np.linspace(0, len(own) - 1, share + 2)[1:-1].round().astype(int)):
-            found.append(Recipe.of({SiteId(layer, kind): own[i] for layer in layers}))
-    return found
-
-
-def _random(group: _Group, generator: np.random.Generator) -> Recipe:
-    return Recipe.of(
-        {
-            SiteId(layer, kind): list(own.values())[generator.integers(len(own))]
-            for layer in group.layers
-            for kind, own in group.there.items()
-        }
-    )
-
-
-def _removes(choices: Mapping[str, Choice]) -> bool:
-    return any(choice.removes for choice in choices.values())
 
 
 def _round(

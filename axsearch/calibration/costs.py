@@ -24,7 +24,12 @@ CERTAIN = 2.0
 
 def latency_cost(table: LatencyTable) -> Cost:
     """The time over the base's, by the table."""
-    return Cost(table.rest, table.layer)
+
+    def layer(recipe: Recipe, layer: int) -> float:
+        # What narrows the last layer saves time there, which only the whole model shows.
+        return table.layer(recipe.lossy, layer)
+
+    return Cost(table.rest, layer, table.saved_if_last if table.narrowed else None)
 
 
 def size_cost(table: SizeTable) -> Cost:
@@ -104,7 +109,10 @@ def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Colle
             doubt = CERTAIN * math.hypot(error, fastest_error)
             units = isinstance(dimension.approximation, UnitRemoval)
             removes = not value if units else dimension.approximation.cuts
-            if share - doubt <= (1 - FASTER) * fastest or removes:
+            faster = share - doubt <= (1 - FASTER) * fastest
+            if dimension.approximation.narrows:  # which loses nothing: any time saved is welcome
+                faster = share < fastest
+            if faster or removes:
                 if share < fastest:
                     fastest, fastest_error = share, error
             else:

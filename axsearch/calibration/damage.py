@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from axsearch.evaluation.accuracy import NonFiniteError, Predictor
 from axsearch.models.base_model import Base
-from axsearch.space.genome import SearchSpace
+from axsearch.space.genome import Dimension, SearchSpace
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.tasks.split import Split
 
@@ -80,7 +80,8 @@ def measure_damage(
 
     predictor.run(base.model, sample, keep, base, EXACT)
     pairs = neighbours(space)
-    total = sum(len(d.levels) - 1 for d in space.dimensions) + len(pairs)
+    lossy = [d for d in space.dimensions if not _is_lossless(d)]
+    total = sum(len(d.levels) - 1 for d in lossy) + len(pairs)
     done = 0
 
     def divergence(genome: Mapping[str, int]) -> float:
@@ -105,8 +106,9 @@ def measure_damage(
 
     alone = {
         d.name: np.array([0.0, *(divergence({d.name: i}) for i in range(1, len(d.levels)))])
-        for d in space.dimensions
+        for d in lossy
     }
+    alone |= {d.name: np.zeros(len(d.levels)) for d in space.dimensions if d not in lossy}
     together = {}
     for first, second in pairs:
         levels = {name: _middle(alone[name]) for name in (first, second)}
@@ -128,12 +130,18 @@ def neighbours(space: SearchSpace) -> list[tuple[str, str]]:
     levels: dict[tuple[int, int], int] = {}
     positions = {site.id: position for position, site in enumerate(space.sites)}
     for dimension in space.dimensions:
+        if _is_lossless(dimension):
+            continue
         for site in dimension.sites:
             place = (site.id.layer, positions[site.id])
             if len(dimension.levels) > levels.get(place, 0):
                 order[place], levels[place] = dimension.name, len(dimension.levels)
     names = [order[place] for place in sorted(order)]
     return [(a, b) for a, b in pairwise(names) if a != b]
+
+
+def _is_lossless(dimension: Dimension) -> bool:
+    return dimension.approximation.choice_type.lossless
 
 
 def _middle(levels: NDArray[np.float64]) -> int:

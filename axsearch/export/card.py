@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from axsearch.approximations import recorded
+from axsearch.approximations import in_cell, recorded
 from axsearch.export.base import Bundle
 
 
@@ -30,6 +30,7 @@ def model_card(bundle: Bundle, format: str, *, remote: bool = False) -> str:
         format=format,
         remote=remote,
         inputs=list(bundle.probe_inputs),
+        in_cell=in_cell,
         approximations=list(dict.fromkeys(name for kept in choices for name in kept)),
         notes=list(dict.fromkeys(a.hf_note for a in used if a.hf_note)),
     )

@@ -109,13 +109,15 @@ class Base:
         plan, origin = self.plan(recipe), self.family.origin(self.model)
         small = surgery.twin(self.model)
         self.family.set_layers(small, plan.layers)
+        # What was narrowed in the base may be another layer here.
+        made = recipe.renumbered(origin.layers).with_lossless(origin.recipe)
         with torch.device("meta"):
             apply_choices(
                 small,
-                recipe.renumbered(origin.layers).to_dict()["sites"],
+                made.to_dict()["sites"],
                 plan.after.layers,
                 self.family.layout,
-                surgery.halves_of(recipe),
+                surgery.halves_of(made),
                 origin.gone(),
             )
         setattr(small.config, ENTRY, plan.after.to_dict())

@@ -55,15 +55,21 @@ def open_export(folder: Path) -> PreTrainedModel:
     return model
 
 
-def exported_config(folder: Path, data: dict[str, Any]) -> PreTrainedConfig:
+def exported_config(
+    folder: Path, data: dict[str, Any], *, lossless: bool = True
+) -> PreTrainedConfig:
     """The config of an export, as the original's class of configs has it.
 
-    Raises UsageError where it is not as axsearch writes it.
+    Without ``lossless`` choices that change no answer are left out of its recipe: a base is seen by
+    hooks, which must find every token. Raises UsageError where it is not as axsearch writes it.
     """
     base, _ = exported_classes(folder, data)
     assert base.config_class is not None
     check_origin(folder, data)
     own = {name: value for name, value in data.items() if name != "auto_map"}
+    if not lossless and ENTRY in own:
+        recipe = Recipe.from_dict(own[ENTRY].get("recipe")).lossy
+        own[ENTRY] = {**own[ENTRY], "recipe": recipe.to_dict()}
     own["model_type"] = str(data["model_type"]).removeprefix(PREFIX)
     try:
         config = base.config_class.from_dict({**own, "architectures": [base.__name__]})

@@ -66,6 +66,8 @@ def prefixes_of(base: Base, recipe: Recipe, dtype: str) -> list[str]:
     refitted, which is done from the bottom up. There are none where one module is run by several
     layers, or a choice lies outside of layers. ``dtype`` is that of the computation.
     """
+    lossless = [(site, name) for site, name, choice in recipe.choices() if choice.lossless]
+    recipe = recipe.lossy
     if base.repeats or any(site.layer == OUTSIDE for site, _, _ in recipe.choices()):
         return []  # one module is run by several layers, or all layers have another input
     stays = base.plan(recipe).layers
@@ -78,6 +80,8 @@ def prefixes_of(base: Base, recipe: Recipe, dtype: str) -> list[str]:
             site, name, choice = choices.pop(0)
             digest.update(f"{site} {name} {choice.model_dump_json()}".encode())
         if layer in stays:
+            if layer == stays[-1]:  # which is all that these change
+                digest.update(f"{lossless}".encode())
             digest.update(f"layer {layer}".encode())  # or it would have the hash of the one below
             found.append(digest.copy().hexdigest())
     return found

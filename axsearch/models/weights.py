@@ -161,6 +161,7 @@ class ClosedForm(Weights):
     def _in_turn(self, recipe: Recipe) -> Callable[[dict[str, Tensor]], None]:
         """Refits each block on what it receives in the smaller model."""
         assert self._sequential is not None
+        recipe = recipe.lossy  # the rest changes no weight, but what hooks would see
         found = self._sequential.refits(recipe, self.source.cut(recipe))
 
         def refit(state: dict[str, Tensor]) -> None:

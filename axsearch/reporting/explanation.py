@@ -170,7 +170,7 @@ def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
             for layer, kept in member.choices.items()
             if kept.get(one.name) is not None
         }
-        if values and not isinstance(one, UnitRemoval):
+        if values and not isinstance(one, UnitRemoval) and not one.choice_type.lossless:
             shown = ", ".join(f"{layer}: {value}" for layer, value in values.items())
             yield f"{len(values)} of its layers keep only some {one.unit} ({shown})."
     if recipe.compensation != "none":

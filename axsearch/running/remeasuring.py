@@ -137,7 +137,7 @@ def _evaluator(study: Study, scenario: Scenario, model: str | None, data: str | 
             f"`sequence_length={scenario.sequence_length}` is above the model's {longest}."
         )
     evaluator = Evaluator(task, study.database.engine, scenario, scenario.device, study.spec.dtype)
-    space = spaces(task, settings, study.spec.compensation)(
+    space = spaces(task, settings, study.spec.compensation, study.spec)(
         {site.id: range(site.count) for site in task.base.sites.values()}, {}
     )
     evaluator.table = latency_table(evaluator, space, machine_name())

@@ -254,7 +254,8 @@ def _space(
     usual = sampler.default_compensation if known is None else known.compensation
     compensation = choose_compensation(settings.compensation, usual, task.base)
     settings = replace(settings, compensation=compensation)
-    space = spaces(task, settings, compensation)({site.id: range(site.count) for site in sites}, {})
+    in_order = {site.id: range(site.count) for site in sites}
+    space = spaces(task, settings, compensation, known)(in_order, {})
     if sampler.approximations is not None:  # whether it finds what it needs, before all measuring
         sampler.build(Problem(space, settings.objectives, {}), resolved.request.spec.seed)
     return settings, space

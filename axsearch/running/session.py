@@ -14,7 +14,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
 from axsearch.running.worker import Worker
 from axsearch.samplers import sampler_named
-from axsearch.space.genome import SearchSpace, frozen_sites
+from axsearch.space.genome import SearchSpace, approximations_of, frozen_sites
 from axsearch.space.problem import Problem
 from axsearch.store.database import Database
 from axsearch.study.settings import SearchSettings
@@ -26,10 +26,22 @@ SpaceOf = Callable[[Mapping[SiteId, Sequence[int]], Mapping[str, Collection[Leve
 """Builds a study's space from importance orders and the levels to leave out."""
 
 
-def spaces(task: Task, settings: SearchSettings, compensation: str) -> SpaceOf:
-    """A function that builds a study's search space; raises UsageError for unknown names."""
+def spaces(
+    task: Task,
+    settings: SearchSettings,
+    compensation: str,
+    known: StudySpec | None = None,
+) -> SpaceOf:
+    """A function that builds a study's search space; raises UsageError for unknown names.
+
+    A study that exists, whose specification is ``known``, keeps the approximations that a search
+    tried by default when it began.
+    """
     sites = list(task.base.sites.values())
     frozen = frozen_sites(settings.freeze, sites)
+    names = settings.approximations
+    if names is None and known is not None:
+        names = approximations_of(known.levels)
 
     def space_of(
         orders: Mapping[SiteId, Sequence[int]], dropped: Mapping[str, Collection[Level]]
@@ -37,7 +49,7 @@ def spaces(task: Task, settings: SearchSettings, compensation: str) -> SpaceOf:
         return SearchSpace(
             sites,
             orders,
-            names=settings.approximations,
+            names=names,
             frozen=frozen,
             compensation=compensation,  # type: ignore[arg-type]
             dropped=dropped,
@@ -52,7 +64,7 @@ def problem_of(evaluator: Evaluator, spec: StudySpec, settings: SearchSettings) 
     """
     return prepare(
         evaluator,
-        spaces(evaluator.task, settings, spec.compensation),
+        spaces(evaluator.task, settings, spec.compensation, spec),
         spec.machine,
         spec.latency_tables,
         objectives=spec.objectives,

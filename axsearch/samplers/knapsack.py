@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from axsearch.approximations.site import OUTSIDE
 from axsearch.space.problem import Floats, Genomes, Problem
 
 MOST_OPTIONS = 96
@@ -22,6 +23,10 @@ class Options:
         levels: of the layer's dimensions, (options, the layer's dimensions).
         damage: of the layer alone, (options,).
         costs: shares of the base's costs, (options, costs).
+        if_last: what the costs change by where the layer is the last one that stays, and the last
+            layer is narrowed to what the head reads, (options, costs).
+        lost: whether the layer is removed as a whole, (options,); also true of all options outside
+            of layers, which are not the last layer either.
         first: square root of the damage at the layer's first site, (options,).
         last: the same at its last.
     """
@@ -29,6 +34,8 @@ class Options:
     levels: Genomes
     damage: Floats
     costs: Floats
+    if_last: Floats
+    lost: NDArray[np.bool_]
     first: Floats
     last: Floats
 
@@ -63,27 +70,55 @@ class Knapsack:
         self.options = [self._options(layer) for layer in self.layers]
 
     def solve(self, weights: Floats) -> Genomes:
-        """The best genome for each row of weights of the costs, (weights, dimensions)."""
-        count = len(weights)
-        best: Floats | None = None
-        back: list[NDArray[np.int64]] = []
-        for number, own in enumerate(self.options):
-            value = own.damage + weights @ own.costs.T  # (weights, options)
-            if best is None:
-                best = value
-                continue
-            link = self._link(number)
-            before = best[:, :, None] + link * np.outer(self.options[number - 1].last, own.first)
-            back.append(before.argmin(axis=1))
-            best = value + before.min(axis=1)
-        assert best is not None
-        found = np.zeros((count, len(self.problem.levels)), np.int64)
-        choice = best.argmin(axis=1)
-        for number in range(len(self.layers) - 1, -1, -1):
-            columns = self.problem.layers[self.layers[number]]
-            found[:, columns] = self.options[number].levels[choice]
-            if number:
-                choice = back[number - 1][np.arange(count), choice]
+        """The best genome for each row of weights of the costs, (weights, dimensions).
+
+        Layers are taken from the last one down. For each option of a layer the least value is known
+        with no layer left so far, and with some, (2, weights, options): the first one that stays on
+        this way is the last of the model, which may be narrowed.
+        """
+        own = self.options[-1]
+        value = own.damage + weights @ own.costs.T  # (weights, options)
+        none = np.where(own.lost, value, np.inf)
+        some = np.where(own.lost, np.inf, value + weights @ own.if_last.T)
+        back: list[tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]] = []
+        for number in range(len(self.layers) - 2, -1, -1):
+            above, own = own, self.options[number]
+            value = own.damage + weights @ own.costs.T
+            last = value + weights @ own.if_last.T
+            link = self._link(number + 1) * np.outer(above.first, own.last)
+            came_none, came_some = none[:, :, None] + link, some[:, :, None] + link
+            none, some = came_none.min(axis=1), came_some.min(axis=1)
+            ends = ~own.lost & (none + last <= some + value)
+            back.append((ends, came_none.argmin(axis=1), came_some.argmin(axis=1)))
+            none, some = (
+                np.where(own.lost, none + value, np.inf),
+                np.where(ends, none + last, some + value),
+            )
+        return self._traced(none, some, back[::-1])
+
+    def _traced(
+        self,
+        none: Floats,
+        some: Floats,
+        back: Sequence[tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]],
+    ) -> Genomes:
+        """The genomes of the least values of the lowest layer.
+
+        ``back`` has for each layer but the last: whether an option is that of the last layer that
+        stays, and the option above it where none stays above, and where some do.
+        """
+        rows = np.arange(len(some))
+        found = np.zeros((len(some), len(self.problem.levels)), np.int64)
+        stays = some.min(axis=1) <= none.min(axis=1)
+        choice = np.where(stays, some.argmin(axis=1), none.argmin(axis=1))
+        for number, layer in enumerate(self.layers):
+            found[:, self.problem.layers[layer]] = self.options[number].levels[choice]
+            if number < len(back):
+                ends, without, beside = (one[rows, choice] for one in back[number])
+                stays = stays & ~ends
+                choice = np.where(stays, beside, without)
+        if self.problem.narrowing is not None:  # it costs nothing
+            found[:, self.problem.narrowing] = 1
         return found
 
     def _link(self, number: int) -> float:
@@ -99,7 +134,13 @@ class Knapsack:
             rows[:, place] = np.arange(len(rows)) % problem.levels[column]
             rows = rows[_thinned(*self._values(layer, rows)[:2])]
         damage, costs, first, last = self._values(layer, rows)
-        return Options(rows, damage, costs, first, last)
+        if_last, lost = np.zeros_like(costs), np.ones(len(rows), bool)
+        if layer != OUTSIDE:
+            lost = problem.lost(layer, rows)
+            for place, name in enumerate(self.costs):
+                if problem.narrowing is not None and problem.costs[name].if_last is not None:
+                    if_last[~lost, place] = problem.costs_if_last(name, layer, rows[~lost])
+        return Options(rows, damage, costs, if_last, lost, first, last)
 
     def _values(self, layer: int, rows: Genomes) -> tuple[Floats, Floats, Floats, Floats]:
         problem, columns = self.problem, self.problem.layers[layer]

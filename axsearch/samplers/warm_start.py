@@ -22,17 +22,30 @@ def warm_start(problem: Problem) -> list[dict[str, int]]:
 
     Those of the knapsack lie evenly between the exact model and the cheapest, by their cost.
     """
-    rows = [problem.array(problem.space.exact())]
+    exact = problem.array(problem.space.exact())[None]
+    whole = _narrowed(problem, exact)  # as accurate as the exact one, and faster
+    rows = [*exact, *whole[problem.feasible(whole)]]
     found = hull(problem)
-    costs = np.mean([problem.cost(name, found) for name in problem.costs], axis=0)
+    costs, most = (
+        np.mean([problem.cost(name, these) for name in problem.costs], axis=0)
+        for these in (found, whole)
+    )
     feasible = problem.feasible(found)
     found, costs = found[feasible], costs[feasible]
     if len(found):
-        targets = np.linspace(1.0, costs.min(), CHOICES + 2)[1:-1]
+        targets = np.linspace(most[0], costs.min(), CHOICES + 2)[1:-1]
         rows += [found[np.argmin(np.abs(costs - target))] for target in targets]
-    ladder = uniform(problem)
+    ladder = _narrowed(problem, uniform(problem))
     rows += list(ladder[problem.feasible(ladder)])
     return [problem.genome(row) for row in dict.fromkeys(map(tuple, rows))]
+
+
+def _narrowed(problem: Problem, rows: Genomes) -> Genomes:
+    """The same genomes with the last layer narrowed, where the space can do that."""
+    found = rows.copy()
+    if problem.narrowing is not None:
+        found[..., problem.narrowing] = 1
+    return found
 
 
 def hull(problem: Problem, knapsack: Knapsack | None = None) -> Genomes:

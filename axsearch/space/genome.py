@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -78,7 +78,7 @@ class SearchSpace:
 
     Args:
         sites: the sites of the base.
-        orders: each site's units, least important first.
+        orders: each site's units, least important first; a site without units needs none.
         names: the approximations to try; those that a search tries by default if None.
         frozen: sites to leave as they are.
         compensation: that of every recipe of the space.
@@ -109,7 +109,7 @@ class SearchSpace:
         check_names(names or ())
         chosen = [_approximation(name, sites) for name in names] if names is not None else None
         self.compensation = compensation
-        ordered = {site.id: tuple(orders[site.id]) for site in sites}
+        ordered = {site.id: tuple(orders[site.id]) if site.units else () for site in sites}
         every = [
             Dimension(group, approximation, tuple(ordered[site.id] for site in group), part)
             for together in _by_place(sites)
@@ -177,6 +177,13 @@ def supported(names: Collection[str], sites: Sequence[Site]) -> tuple[str, ...]:
             if site.id.kind in approximations()[name].kinds
         )
     )
+
+
+def approximations_of(parameters: Iterable[str]) -> tuple[str, ...]:
+    """The approximations that a genome's parameters belong to, such as ``layer03.heads``."""
+    known = approximations()
+    named = (part for name in parameters for part in name.split(".") if part in known)
+    return tuple(dict.fromkeys(named))
 
 
 def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[SiteId]:

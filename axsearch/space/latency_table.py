@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from axsearch.approximations import removal
+from axsearch.approximations import recorded, removal
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import OUTSIDE, SiteId, SiteKind
 from axsearch.space.recipe import Recipe
@@ -40,6 +40,9 @@ class LatencyTable:
         groups: of a base whose layers have blocks of different sizes, which is an export: the group
             of each layer that is not in group 0. Layers of a group have the same blocks, and in the
             keys of group 1 a kind is written ``attention@1``.
+        narrowed: the share of a block in a last layer that computes only what the head reads, by
+            its shape as in ``blocks``: for few shapes, and only in the group of the base's last
+            layer. Empty where no such thing was measured.
     """
 
     rest: float
@@ -51,6 +54,7 @@ class LatencyTable:
     error_of_one_size: float = 0.0
     errors: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[int, int] = field(default_factory=dict)
+    narrowed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kinds(self) -> tuple[SiteKind, ...]:
@@ -68,14 +72,20 @@ class LatencyTable:
         :data:`axsearch.approximations.site.OUTSIDE` stands for all sites outside of layers. Raises
         KeyError for a setting that was not measured.
         """
+        if layer != OUTSIDE and self.lost(recipe, layer):
+            return 0.0
+        share = sum(self.block(recipe, SiteId(layer, kind)) for kind in self._there(layer))
+        return share * self.repeats.get(layer, 1)
+
+    def lost(self, recipe: Recipe, layer: int) -> bool:
+        """Whether all blocks of a layer are removed, and the layer with them."""
+        blocks = [kind for kind in self._there(layer) if removal(kind) is not None]
+        return bool(blocks) and all(recipe.removed(layer, kind) for kind in blocks)
+
+    def _there(self, layer: int) -> tuple[SiteKind, ...]:
         kinds = self.outside if layer == OUTSIDE else self.kinds
         there = [in_group(kind, self.groups.get(layer, 0)) in self.blocks for kind in kinds]
-        kinds = tuple(itertools.compress(kinds, there))  # an export's layer may lack a block
-        blocks = [kind for kind in kinds if removal(kind) is not None]
-        if layer != OUTSIDE and blocks and all(recipe.removed(layer, k) for k in blocks):
-            return 0.0
-        share = sum(self.block(recipe, SiteId(layer, kind)) for kind in kinds)
-        return share * self.repeats.get(layer, 1)
+        return tuple(itertools.compress(kinds, there))  # an export's layer may lack a block
 
     def block(self, recipe: Recipe, site: SiteId) -> float:
         """The share of one block.
@@ -84,34 +94,63 @@ class LatencyTable:
         setting (a k) was measured with all units and is in proportion to the units kept: attention
         works head by head, and the activation neuron by neuron. Raises KeyError for a setting that
         was not measured, and for fewer units than were.
+
+        What narrows the last layer has the time that it saves there, below 0.
         """
         choices = recipe.at(*site)
-        name = next((n for n, c in choices.items() if isinstance(c, Kept)), None)
-        kept = choices[name] if name is not None else None
+        if any(recorded(site.kind)[name].narrows for name in choices):
+            last = self._last(recipe)
+            return 0.0 if last is None else self.saved_if_last(recipe, last)
         label = in_group(site.kind, self.groups.get(site.layer, 0))
-        exact = self.blocks[label]
-        if isinstance(kept, Kept):
-            counts, shares = self._counts(f"{label} {name}=", kept.of, exact)
-            if len(kept.kept) < counts[0]:
-                raise KeyError(self.key(recipe, site))
-            share, part = float(np.interp(len(kept.kept), counts, shares)), len(kept.kept) / kept.of
-        else:
-            share, part = exact, 1.0
+        share, part = self._of_units(self.blocks, recipe, site)
         for setting, choice in choices.items():
             if not isinstance(choice, Kept):
                 alone = self.key(Recipe.of({site: {setting: choice}}), site)
-                share += part * (self.blocks[alone] - exact)
+                share += part * (self.blocks[alone] - self.blocks[label])
         return max(share, 0.0) if removal(site.kind) is not None else share
 
-    def _counts(self, start: str, full: int, exact: float) -> tuple[list[int], list[float]]:
-        found = {
+    def _of_units(
+        self, blocks: Mapping[str, float], recipe: Recipe, site: SiteId
+    ) -> tuple[float, float]:
+        """The share of a block with the units that it keeps, by ``blocks``, and the part of all
+        units that these are.
+        """
+        label = in_group(site.kind, self.groups.get(site.layer, 0))
+        choices = recipe.at(*site)
+        name = next((n for n, c in choices.items() if isinstance(c, Kept)), None)
+        kept = choices[name] if name is not None else None
+        if not isinstance(kept, Kept):
+            return blocks[label], 1.0
+        start = f"{label} {name}="
+        known = {
             int(key.removeprefix(start)): share
-            for key, share in self.blocks.items()
+            for key, share in blocks.items()
             if key.startswith(start)
         }
-        found[full] = exact
-        counts = sorted(found)
-        return counts, [found[count] for count in counts]
+        known[kept.of] = blocks[label]
+        counts = sorted(known)
+        if len(kept.kept) < counts[0]:
+            raise KeyError(self.key(recipe, site))
+        shares = [known[count] for count in counts]
+        return float(np.interp(len(kept.kept), counts, shares)), len(kept.kept) / kept.of
+
+    def saved_if_last(self, recipe: Recipe, layer: int) -> float:
+        """What a layer's time changes by, below 0, where it is the last one and is narrowed.
+
+        0 where the table does not know: where nothing was measured, or only layers of other sizes.
+        A k makes no difference to the time of one query.
+        """
+        sites = [SiteId(layer, kind) for kind in self._there(layer)]
+        sites = [site for site in sites if removal(site.kind) is not None]
+        group = self.groups.get(layer, 0)
+        if any(in_group(site.kind, group) not in self.narrowed for site in sites):
+            return 0.0
+        shares = (self._of_units(self.narrowed, recipe, site)[0] for site in sites)
+        return sum(shares) - sum(self.block(recipe, site) for site in sites)
+
+    def _last(self, recipe: Recipe) -> int | None:
+        """The last layer that stays."""
+        return max((n for n in self.repeats if not self.lost(recipe, n)), default=None)
 
     def ratio(self, recipe: Recipe) -> float:
         """A model's time over the base's; raises KeyError for a setting that was not measured."""
@@ -130,6 +169,7 @@ class LatencyTable:
             "errors": dict(self.errors),
             **({"outside": list(self.outside)} if self.outside else {}),
             **({"groups": {str(n): own for n, own in self.groups.items()}} if self.groups else {}),
+            **({"narrowed": dict(self.narrowed)} if self.narrowed else {}),
         }
 
     @classmethod

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from axsearch.approximations.site import OUTSIDE
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import Recipe
 
@@ -30,11 +31,14 @@ LayerCost = Callable[[Recipe, int], float]
 class Cost:
     """A cost that is known before a model is evaluated: additive over layers.
 
-    The base's cost is 1. ``rest`` is the share that no recipe changes.
+    The base's cost is 1. ``rest`` is the share that no recipe changes. ``if_last``, where there is
+    one, is added for the last layer that stays, in a model whose last layer is narrowed to what the
+    head reads.
     """
 
     rest: float
     layer: LayerCost
+    if_last: LayerCost | None = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,31 @@ class Problem:
     def cost(self, name: str, genomes: Genomes) -> Floats:
         """The cost of each genome's model as a ratio to the base's, (genomes,)."""
         total = np.full(len(genomes), self.costs[name].rest)
-        for layer, columns in self.layers.items():
-            total += self.layer_costs(name, layer, genomes[:, columns])
+        narrowed = self.narrows(name, genomes)
+        for layer, columns in sorted(self.layers.items(), reverse=True):
+            own = genomes[:, columns]
+            total += self.layer_costs(name, layer, own)
+            if layer != OUTSIDE and narrowed.any():
+                last = narrowed & ~self.lost(layer, own)
+                total[last] += self.costs_if_last(name, layer, own[last])
+                narrowed &= ~last
         return total
+
+    @cached_property
+    def narrowing(self) -> int | None:
+        """The column of the dimension that narrows the last layer; None where there is none, or no
+        cost that it lowers is known.
+        """
+        if all(cost.if_last is None for cost in self.costs.values()):
+            return None
+        columns = enumerate(self.space.dimensions)
+        return next((c for c, one in columns if one.approximation.narrows), None)
+
+    def narrows(self, name: str, genomes: Genomes) -> NDArray[np.bool_]:
+        """Which genomes' models have a cost that depends on which layer is the last, (genomes,)."""
+        if self.narrowing is None or self.costs[name].if_last is None:
+            return np.zeros(len(genomes), dtype=bool)
+        return np.asarray(genomes[:, self.narrowing] > 0)
 
     def feasible(self, genomes: Genomes) -> NDArray[np.bool_]:
         """Which genomes keep the limits on the costs that are known, (genomes,)."""
@@ -135,30 +161,48 @@ class Problem:
 
         ``parts`` are (settings, the layer's dimensions).
         """
+        return self._tabulated(name, self.costs[name].layer, layer, parts)
+
+    def costs_if_last(self, name: str, layer: int, parts: Genomes) -> Floats:
+        """What each of these settings of a layer costs more, or less, as a narrowed last layer."""
+        if_last = self.costs[name].if_last
+        assert if_last is not None
+        return self._tabulated(f"{name} if last", if_last, layer, parts)
+
+    def lost(self, layer: int, parts: Genomes) -> NDArray[np.bool_]:
+        """Whether each of these settings removes the whole layer, (settings,)."""
+        own = [s.id for s in self.space.sites if s.id.layer == layer and s.units is not None]
+
+        def removed(recipe: Recipe, _: int) -> float:
+            return float(bool(own) and all(recipe.removed(*site) for site in own))
+
+        return np.asarray(self._tabulated("lost", removed, layer, parts) > 0)
+
+    def _tabulated(self, name: str, value: LayerCost, layer: int, parts: Genomes) -> Floats:
+        """A value of each setting of a layer, kept under a name."""
         levels = self.levels[self.layers[layer]].tolist()
         if math.prod(levels) > TABULATED:  # as those of a space of masks
             rows, which = np.unique(parts, axis=0, return_inverse=True)
-            found = np.array([self._layer_cost(name, layer, tuple(row.tolist())) for row in rows])
-            return np.asarray(found[which.reshape(-1)], float)
+            every = [self._of_row(name, value, layer, tuple(row.tolist())) for row in rows]
+            return np.asarray(np.array(every)[which.reshape(-1)], float)
         if (name, layer) not in self._tables:
             self._tables[name, layer] = np.full(math.prod(levels), np.nan)
         table = self._tables[name, layer]
         settings = np.ravel_multi_index(tuple(parts.T), levels)
         for setting in np.unique(settings[np.isnan(table[settings])]):
             row = tuple(int(level) for level in np.unravel_index(setting, levels))
-            table[setting] = self._layer_cost(name, layer, row)
-        costs: Floats = table[settings]
-        return costs
+            table[setting] = self._of_row(name, value, layer, row)
+        found: Floats = table[settings]
+        return found
 
-    def _layer_cost(self, name: str, layer: int, row: tuple[int, ...]) -> float:
+    def _of_row(self, name: str, value: LayerCost, layer: int, row: tuple[int, ...]) -> float:
         # A layer has far fewer settings than a model, and searches come back to the same ones.
         if (name, layer, row) not in self._known:
             if (layer, row) not in self._recipes:
                 space = self._layer_spaces[layer]
                 genome = {d.name: level for d, level in zip(space.dimensions, row, strict=True)}
                 self._recipes[layer, row] = space.recipe(genome)
-            cost = self.costs[name].layer(self._recipes[layer, row], layer)
-            self._known[name, layer, row] = cost
+            self._known[name, layer, row] = value(self._recipes[layer, row], layer)
         return self._known[name, layer, row]
 
     @cached_property

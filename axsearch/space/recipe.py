@@ -64,7 +64,8 @@ class Recipe(BaseModel):
             if choices:
                 canonical.append((site, tuple(sorted(choices.items()))))
         # Sequentially, blocks above make up for one that is gone as a whole.
-        of_use = bool(canonical) if compensation == "sequential" else partial
+        lossy = any(not choice.lossless for _, own in canonical for _, choice in own)
+        of_use = lossy if compensation == "sequential" else partial
         return cls(sites=tuple(canonical), compensation=compensation if of_use else "none")
 
     def at(self, layer: int, kind: SiteKind, stack: str = "") -> dict[str, Choice]:
@@ -80,6 +81,23 @@ class Recipe(BaseModel):
         for site, choices in self.sites:
             for name, choice in choices:
                 yield site, name, choice
+
+    @property
+    def lossy(self) -> Recipe:
+        """The recipe without the choices with which a model answers as without them."""
+        sites = {
+            site: {name: choice for name, choice in choices if not choice.lossless}
+            for site, choices in self.sites
+        }
+        return Recipe.of(sites, self.compensation)
+
+    def with_lossless(self, earlier: Recipe) -> Recipe:
+        """The recipe and those choices of an earlier one that change no answer."""
+        sites = {site: dict(choices) for site, choices in self.sites}
+        for site, name, choice in earlier.choices():
+            if choice.lossless:
+                sites.setdefault(site, {}).setdefault(name, choice)
+        return Recipe.of(sites, self.compensation)
 
     def renumbered(self, layers: Sequence[int]) -> Recipe:
         """The same choices, where layer ``i`` has the number ``layers[i]``."""

@@ -23,9 +23,9 @@ class SearchSettings:
     approximations: Annotated[
         tuple[str, ...] | None,
         Option(
-            "Approximations to try: heads, ffn, topk, attention_block, ffn_block, layer, ffn_topk; "
-            "with the axformer sampler head_mask, ffn_mask, topk_hard",
-            omitted="heads, ffn and topk; with the axformer sampler all of its own",
+            "Approximations to try: heads, ffn, topk, one_token, attention_block, ffn_block, "
+            "layer, ffn_topk; with the axformer sampler head_mask, ffn_mask, topk_hard",
+            omitted="heads, ffn, topk and one_token; with the axformer sampler all of its own",
         ),
     ] = None
     freeze: Annotated[

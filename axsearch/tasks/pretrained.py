@@ -99,7 +99,7 @@ def load_config(model: str) -> PreTrainedConfig:
     ours = isinstance(kind, str) and kind.startswith(PREFIX)
     architecture_of(kind.removeprefix(PREFIX) if ours else kind)
     if ours:
-        config = exported_config(Path(model), raw)
+        config = exported_config(Path(model), raw, lossless=False)
     else:
         try:
             config = AutoConfig.from_pretrained(place, trust_remote_code=False)

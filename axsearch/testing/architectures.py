@@ -11,7 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import ATTENTION, FFN, OUTSIDE, SELECTABLE_SCORES, Site, SiteId
+from axsearch.approximations.site import (
+    ATTENTION,
+    FFN,
+    OUTSIDE,
+    SELECTABLE_SCORES,
+    STACK,
+    Site,
+    SiteId,
+)
 from axsearch.errors import UsageError
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.architectures import Architecture, architecture_of
@@ -137,7 +145,7 @@ class ArchitectureContract:
         model, family = tiny_model(model_type), architecture_of(model_type)
         prefixes = [family.layer_prefix(model, layer) for layer in range(LAYERS)]
         for site in every_site(model_type):
-            assert site.modules
+            assert bool(site.modules) is (site.id.kind != STACK)  # which is none but its layers
             for module in site.modules:
                 assert f"{module}.weight" in model.state_dict()
                 layers = [n for n, prefix in enumerate(prefixes) if module.startswith(prefix)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from axsearch.approximations import removal
 from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.site import ATTENTION, OUTSIDE
-from axsearch.calibration.block_timing import shapes
+from axsearch.calibration.timed_models import shapes
 from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable
@@ -19,7 +21,8 @@ def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> 
     """Time in proportion to heads and neurons: 0.3 for attention, 0.6 for FFNs, 0.1 for the rest.
 
     Settings save nothing, choices of other types a tenth of their block, and those at a site
-    without units 0.01. It takes the arguments of :func:`measure_latency_table`.
+    without units 0.01; what narrows the last layer saves nothing, so a search leaves it out. It
+    takes the arguments of :func:`measure_latency_table`.
     """
     layers = {site.layer for site in base.sites if site.layer != OUTSIDE}
     blocks = {}
@@ -34,6 +37,13 @@ def table_by_units(base: Base, space: SearchSpace, *_: object, **__: object) -> 
                 blocks[key] = exact * share if exact else -0.01
     outside = tuple(site.kind for site in base.sites if site.layer == OUTSIDE)
     return LatencyTable(0.1, blocks, dict.fromkeys(layers, 1), error=0.02, outside=outside)
+
+
+def narrowing_table(base: Base, space: SearchSpace, *_: object, **__: object) -> LatencyTable:
+    """The same, but a last layer that computes one token takes a tenth of its time."""
+    table = table_by_units(base, space)
+    blocks = {key: share for key, share in table.blocks.items() if removal(key.split()[0])}
+    return replace(table, narrowed={key: 0.1 * share for key, share in blocks.items()})
 
 
 def _share(choice: Choice) -> float:

@@ -47,7 +47,7 @@ def made_up(layers: int) -> Problem:
         for layer in range(layers)
         for kind, count in UNITS.items()
     ]
-    space = SearchSpace(sites, {site.id: range(site.units.count) for site in sites})
+    space = SearchSpace(sites, {site.id: range(site.count) for site in sites})
     random = np.random.default_rng(0)
     damage = {
         d.name: np.append(0.0, random.exponential(0.1 / layers, len(d.levels) - 1).cumsum())

@@ -127,7 +127,7 @@ def main() -> None:
     if target.exists() and (found := json.loads(target.read_text()))["facts"] == facts:
         rows = found["rows"]
     known = {(row["share"], row["number"], row["compensation"]) for row in rows}
-    sites = Base(task.model).sites
+    sites = {id: site for id, site in Base(task.model).sites.items() if site.units}
     importance = fisher_importance(Base(task.model), task.calibration, task.kind)
     length = float(np.mean(task.holdout.lengths))
     todo = []

@@ -119,7 +119,7 @@ def search(
     bought = np.searchsorted(neuron_costs, left + 1e-9 * budget, side="right") - 1
     worth = np.where(bought >= 0, head_scores + neuron_scores[bought], -np.inf)
     heads = int(np.argmax(worth))
-    removed = {i: np.ones(site.units.count, dtype=bool) for i, site in sites.items()}
+    removed = {i: np.ones(site.count, dtype=bool) for i, site in sites.items() if site.units}
     for (units, _, _), count in zip(pools, (heads, int(bought[heads])), strict=True):
         for site_id, unit in units[:count]:
             removed[site_id][unit] = False

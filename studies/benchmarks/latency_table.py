@@ -29,8 +29,10 @@ from sqlalchemy import create_engine
 
 from axsearch import Evaluator, Task, shrink
 from axsearch.approximations.site import SiteId
-from axsearch.calibration.block_timing import measure_latency_table, shapes
+from axsearch.calibration.block_timing import measure_latency_table
 from axsearch.calibration.costs import slower_levels
+from axsearch.calibration.narrowed_layer import narrowed
+from axsearch.calibration.timed_models import shapes
 from axsearch.evaluation.latency import measure_latency
 from axsearch.models.base_model import Base
 from axsearch.runtimes import open_session
@@ -52,7 +54,7 @@ def main() -> None:
     batches, _ = evaluator.workload
     base = Base(task.model, task.longest)
     sites = base.sites
-    orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
+    orders = {site_id: range(site.count) for site_id, site in sites.items()}
     space = SearchSpace(list(sites.values()), orders)
     limit = {} if options.seconds is None else {"seconds": options.seconds}
 
@@ -71,6 +73,7 @@ def main() -> None:
     def timed(recipes, description):
         rows = []
         for recipe in track(recipes, description=description):
+            recipe = narrowed(recipe, space)  # as a search's models are
             small = shrink(task.model, recipe)
             with (
                 open_session(task.model, scenario) as one,
@@ -169,8 +172,9 @@ def at_random(space, count):
 
 def of_one_size(space):
     """The models in which one kind of block has one shape in all layers, by the shape."""
-    kinds = {site.id.kind: site.id for site in space.sites}
-    layers = {site.id.layer for site in space.sites}
+    blocks = [site.id for site in space.sites if site.units is not None]
+    kinds = {site.kind: site for site in blocks}
+    layers = {site.layer for site in blocks}
     return {
         key: Recipe.of({SiteId(layer, kind): choices for layer in layers})
         for kind, site in kinds.items()

@@ -232,7 +232,7 @@ def count(bench: Bench, kind: str) -> int:
 def plain_surgeon(bench: Bench) -> Orders:
     """Optimal brain surgeon with all outputs alike."""
     found, moments = {}, bench.evaluator.moments
-    for site in bench.base.sites.values():
+    for site in filter(lambda site: site.units, bench.base.sites.values()):
         second = moments.covariance[site.id].double()
         second += DAMPING * second.diagonal().mean() * torch.eye(len(second))
         weight = bench.base.state[site.units.output.tensor].double()
@@ -276,7 +276,7 @@ def uniform(
 ) -> Recipe:
     """Keep the same share of the units of every layer, or of those below one."""
     sites = {}
-    for site in bench.base.sites.values():
+    for site in filter(lambda site: site.units, bench.base.sites.values()):
         name = "ffn" if site.id.kind == "ffn" else "heads"
         if name in shares and (below is None or site.id.layer < below):
             count = max(1, round(shares[name] * site.count))

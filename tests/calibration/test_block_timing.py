@@ -15,12 +15,13 @@ from transformers import PreTrainedModel
 
 import axsearch.runtimes.torch
 from axsearch.approximations.choices import Kept, Setting
-from axsearch.approximations.site import SiteId
-from axsearch.calibration import block_fit
+from axsearch.approximations.site import OUTSIDE, STACK, SiteId
+from axsearch.calibration import block_fit, narrowed_layer, timed_models
 from axsearch.calibration import block_timing as module_under_test
 from axsearch.calibration.block_fit import fit
-from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table, shapes
+from axsearch.calibration.block_timing import FEWEST, ROUNDS, measure_latency_table
 from axsearch.calibration.costs import slower_levels
+from axsearch.calibration.timed_models import shapes
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session
 from axsearch.space import latency_table
@@ -54,6 +55,18 @@ def seconds_of(key: str) -> float:
 LAYER = 0.002
 """What a layer takes beside its blocks."""
 
+NARROWED = 0.15
+"""What a block takes in a last layer that computes one token, as a share of the whole block."""
+
+
+def narrowed_seconds(key: str) -> float:
+    """The same in such a layer: linear in the units, and no k makes a difference."""
+    kind, *choices = key.split()
+    units = {"attention": ("heads=", 4), "ffn": ("ffn=", 64)}[kind]
+    part = [int(c.removeprefix(units[0])) / units[1] for c in choices if c.startswith(units[0])]
+    kept = part[0] if part else 1.0
+    return NARROWED * seconds_of(kind) * (0.3 + 0.7 * kept) if kept else 0.0
+
 
 class Clock:
     """Stands for a runtime and the clock: a machine that drifts and is disturbed."""
@@ -77,10 +90,14 @@ class Clock:
 
     def layers(self, recipe: Recipe) -> list[float]:
         found = []
+        lost = {n for n in self.repeats if all(recipe.removed(n, k) for k in ("attention", "ffn"))}
+        last = max(self.repeats.keys() - lost, default=None)
         for layer, repeat in self.repeats.items():
-            gone = all(recipe.removed(layer, kind) for kind in ("attention", "ffn"))
+            gone = layer in lost
             keys = [block_key(recipe, SiteId(layer, kind)) for kind in ("attention", "ffn")]
             taken = 0.0 if gone else (LAYER + sum(map(seconds_of, keys))) * repeat
+            if layer == last and recipe.at(OUTSIDE, STACK):
+                taken = NARROWED * LAYER + sum(map(narrowed_seconds, keys))
             if not gone or self.stays:
                 found.append(taken)
         return found
@@ -137,11 +154,11 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Measure:
         sites = Base(base, 40).sites
         space = SearchSpace(
             list(sites.values()),
-            {i: range(s.units.count) for i, s in sites.items()},
+            {i: range(s.count) for i, s in sites.items()},
             names=names,
             frozen=frozen,
         )
-        repeats = {i.layer: s.repeats for i, s in sites.items()}
+        repeats = {i.layer: s.repeats for i, s in sites.items() if i.layer != OUTSIDE}
         clock = Clock(repeats, drift, noise, stays=model_type == "albert", seed=seed)
         monkeypatch.setattr(module_under_test, "open_session", clock.open)
         monkeypatch.setattr(Base, "shrink", lambda _, r, state: SimpleNamespace(recipe=r))
@@ -250,7 +267,7 @@ def test_every_genome_of_the_space_has_a_ratio(
 def test_between_counts_that_were_measured_time_runs_straight(measure: Measure) -> None:
     table, clock, space = measure(names=["ffn_mask"])
     counts = [int(key.partition("ffn=")[2]) for key in table.blocks if "ffn=" in key]
-    assert len(counts) == module_under_test.MOST_COUNTS
+    assert len(counts) == timed_models.MOST_COUNTS
     assert min(counts) == 0
     upper, lower = sorted(counts, reverse=True)[2:4]
     middle = (upper + lower) // 2
@@ -285,7 +302,8 @@ def test_shapes_are_told_apart_in_the_fewest_models_too(
     table, clock, space = measure(layers=layers, names=names, seconds=0)
     timed = len(dict.fromkeys(clock.passes)) - 1
     count = sum(len(shapes(space, SiteId(0, kind))) - 1 for kind in ("attention", "ffn"))
-    assert timed <= -(-count // layers) + 2 * 2
+    narrowed = 0 if names else 1 + 2 * 2  # exact, and each block with few and no units
+    assert timed <= -(-count // layers) + 2 * 2 + narrowed
     for recipe in of_one_size(space, layers):
         assert table.ratio(recipe) == pytest.approx(clock.ratio(recipe), rel=1e-9)
     assert table.error_of_one_size < 1e-9
@@ -295,7 +313,7 @@ def test_without_its_only_block_that_can_be_removed_a_layer_takes_no_time(
     measure: Measure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a layer is not there to be timed."""
-    for module in (module_under_test, latency_table, block_fit):
+    for module in (timed_models, narrowed_layer, latency_table, block_fit):
         own = vars(module)["removal"]
         monkeypatch.setattr(
             module, "removal", lambda kind, own=own: own(kind) if kind == "attention" else None
@@ -394,7 +412,7 @@ def test_no_layer_is_gone_in_the_models_that_are_fitted_to(measure: Measure) -> 
 
 def test_shapes_begin_with_the_exact_one() -> None:
     space = SearchSpace(
-        every_site("bert"), {s.id: range(s.units.count) for s in every_site("bert")},
+        every_site("bert"), {s.id: range(s.count) for s in every_site("bert")},
         names=["heads", "topk"],
     )  # fmt: skip
     found = shapes(space, SiteId(0, "attention"))
@@ -456,11 +474,11 @@ def test_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = Base(base, 24).sites
     dropped = {f"layer0{n}.ffn": range(96, 928, 32) for n in range(2)}
     levels = SearchSpace(
-        list(sites.values()), {i: range(s.units.count) for i, s in sites.items()}
+        list(sites.values()), {i: range(s.count) for i, s in sites.items()}
     ).to_dict()
     space = SearchSpace(
         list(sites.values()),
-        {i: range(s.units.count) for i, s in sites.items()},
+        {i: range(s.count) for i, s in sites.items()},
         names=["heads", "ffn"],
         dropped={
             name: [v for v in levels[name] if v in values] for name, values in dropped.items()

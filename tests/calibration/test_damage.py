@@ -49,9 +49,7 @@ SPLIT = split()
 
 def space_of(*names: str, frozen: tuple[SiteId, ...] = ()) -> SearchSpace:
     sites = Base(BASE, 18).sites
-    orders = {
-        i: np.random.default_rng(3).permutation(s.units.count).tolist() for i, s in sites.items()
-    }
+    orders = {i: np.random.default_rng(3).permutation(s.count).tolist() for i, s in sites.items()}
     return SearchSpace(list(sites.values()), orders, names=names or None, frozen=frozen)
 
 

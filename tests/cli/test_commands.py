@@ -90,9 +90,10 @@ def test_front_as_json(run: Run, where: list[str]) -> None:
     assert list(data) == ["study", "baseline", "front", "ties", "selection_bias"]
     for member in (data["baseline"], *data["front"]):
         assert list(member) == FIELDS + DROPS
-        assert set(member["choices"]) == {"layer00", "layer01", "layer02"}
-        assert set(member["choices"]["layer00"]) == {"heads", "ffn", "topk", "ffn_topk"}
-    exact = {"heads": 4, "ffn": 64, "topk": None, "ffn_topk": None}
+        assert set(member["choices"]) == {"layer00", "layer01", "layer02", "stack"}
+        names = {"heads", "ffn", "topk", "ffn_topk", "one_token"}
+        assert all(set(kept) == names for kept in member["choices"].values())
+    exact = {"heads": 4, "ffn": 64, "topk": None, "ffn_topk": None, "one_token": None}
     assert data["baseline"]["choices"]["layer01"] == exact
     assert data["baseline"]["holdout_accuracy"] is None
     assert data["baseline"]["expected"] == {"drop": 0.0, "low": 0.0, "high": 0.0}

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation import accuracy
 from axsearch.evaluation.accuracy import NonFiniteError, Predictions, Predictor, predict
@@ -137,7 +137,9 @@ def mixed(model_type: str, number: int) -> Recipe:
     upper = random_recipe(model_type, 100 + number)
     sites = {site: dict(choices) for site, choices in lower.sites}
     if repeats(model_type) == 1:
-        sites |= {SiteId(s.layer + 2, s.kind): dict(choices) for s, choices in upper.sites}
+        for site, choices in upper.sites:
+            above = site if site.layer == OUTSIDE else site._replace(layer=site.layer + 2)
+            sites[above] = dict(choices)
     return Recipe.of(sites, ways[int(draw.integers(len(ways)))])
 
 

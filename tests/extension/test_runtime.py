@@ -80,13 +80,15 @@ def test_a_scenario_is_measured_in_it_from_the_table_to_a_model(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, fewer in (("ROUNDS", 3), ("PAIRINGS", 1), ("HELD_OUT", 2)):
-        monkeypatch.setattr(f"axsearch.calibration.block_timing.{name}", fewer)
+    for name, fewer in (
+        ("block_timing.ROUNDS", 3), ("timed_models.PAIRINGS", 1), ("block_timing.HELD_OUT", 2),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"axsearch.calibration.{name}", fewer)
     task = Task.load(str(base_dir), str(data_dir))
     database = open_database(f"sqlite:///{tmp_path / 'studies.db'}", create=True)
     evaluator = Evaluator(task, database.engine, SCENARIO)
     sites = task.base.sites
-    orders = {site_id: range(site.units.count) for site_id, site in sites.items()}
+    orders = {site_id: range(site.count) for site_id, site in sites.items()}
     space = SearchSpace(list(sites.values()), orders, names=["heads"])
     table = latency_table(evaluator, space, machine_name())
     assert table.rounds == 3

@@ -33,7 +33,7 @@ def load() -> Any:
 
 kwon = load()
 MODEL = tiny_bert()
-SITES = Base(MODEL).sites
+SITES = {id: site for id, site in Base(MODEL).sites.items() if site.units}
 
 
 def random_slopes(examples: int = 40) -> dict[SiteId, NDArray[np.float32]]:

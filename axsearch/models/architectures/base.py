@@ -14,8 +14,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from axsearch.approximations.modeling import Block, Layout, fan_in
-from axsearch.approximations.site import OUTSIDE, Axis, Site, SiteId, Units
+from axsearch.approximations.site import ONE_TOKEN, OUTSIDE, Axis, Site, SiteId, Units
 from axsearch.models.origin import Origin
+
+READS_FIRST = ("ForSequenceClassification", "ForImageClassification")
+"""How the names of classes end whose head reads the first token alone, in most families."""
 
 
 class Architecture(ABC):
@@ -101,12 +104,20 @@ class Architecture(ABC):
                 _site(id, module, prefix, block, model.config, origin.kept(id)),
                 length=length,
                 repeats=1 if outside else self.repeats(model.config, id.layer),
-                lacks=self.lacks,
+                lacks={**self.lacks, **self.ruled_out(model)},
                 made=origin.made(id),
             )
-            if site.modules:  # else its layer is empty
+            if site.modules or block.narrow is not None:  # else its layer is empty
                 sites.append(site)
         return tuple(sites)
+
+    def ruled_out(self, model: PreTrainedModel) -> Mapping[str, str]:
+        """What this model's head rules out, as ``lacks`` has it for all models of the family.
+
+        A classifier reads the first token of the last layer, other heads read all.
+        """
+        reads_first = type(model).__name__.endswith(READS_FIRST)
+        return {} if reads_first else {ONE_TOKEN: "its head reads every token"}
 
     def origin(self, model: PreTrainedModel) -> Origin:
         """What the model was before axsearch made it smaller, if it did.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from axsearch.approximations.site import ONE_TOKEN
 from axsearch.models.architectures.base import Architecture
 from axsearch.models.architectures.modeling import modernbert as modeling
 
@@ -30,3 +31,9 @@ class ModernBert(Architecture):
     def plain(self, config: PreTrainedConfig, layers: Sequence[int]) -> bool:
         """True only with the first layer, which alone has no norm before its attention."""
         return list(layers[:1]) == [0]
+
+    def ruled_out(self, model: PreTrainedModel) -> Mapping[str, str]:
+        """A head may also read the mean of all tokens."""
+        if model.config.classifier_pooling != "cls":
+            return {ONE_TOKEN: "its head reads the mean of all tokens"}
+        return super().ruled_out(model)

@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from axsearch.approximations import in_cell
 from axsearch.reporting.drops import EXPECTED, UNKNOWN
 from axsearch.reporting.explanation import (
     cuts_of,
@@ -145,10 +146,10 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
     rows = [
         [
             layer,
-            *("all" if kept.get(name) is None else str(kept[name]) for name in names),
+            *(in_cell(name, layer, member.choices) for name in names),
             *(worth([cut for cut in cuts if cut.layer == layer], heading) for heading in shown),
         ]
-        for layer, kept in member.choices.items()
+        for layer in member.choices
     ]
     return "\n".join(
         [

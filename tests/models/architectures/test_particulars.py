@@ -50,7 +50,7 @@ def mixed(base: PreTrainedModel, seed: int = 0) -> Recipe:
         kept = [(0, 2, 3), (1, 2), (3,), (0, 1)][number % 4]
         if site.kind == "attention":
             sites[site] = {"heads": Kept(of=4, kept=kept)}
-        else:
+        elif site.kind == "ffn":
             sites[site] = {"ffn": Kept(of=64, kept=tuple(range(kept[0], 64, 3)))}
     return Recipe.of(sites)
 

@@ -10,6 +10,13 @@ from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 from axsearch.approximations.modeling import Block, Position, encoder_layout
 from axsearch.kernels.topk_attention import topk_attention
 from axsearch.models.architectures.modeling.blocks import NormOnly, leave_output_norm
+from axsearch.models.architectures.modeling.first_token import (
+    attend_once,
+    folded_scores,
+    narrower,
+    of_heads,
+    parameters,
+)
 
 
 class ShapedMPNetSelfAttention(MPNetSelfAttention):
@@ -60,17 +67,44 @@ def finish(layer: Any, position: Position, config: Any) -> None:
         layer.attention.attn.__class__ = ShapedMPNetSelfAttention  # same tensors, another forward
 
 
+class FirstTokenMPNetAttention:
+    """Mixed into MPNet's self-attention: only the first token has a query."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        """(batch, 1, hidden) in and out; the bias is (batch, heads of the base, n, n)."""
+        core: Any = self
+        if position_bias is not None:
+            kept = core.kept_units
+            position_bias = position_bias if kept is None else position_bias[:, kept]
+        width = core.attention_head_size
+        query = of_heads(core.q(hidden_states), width) * width**-0.5
+        terms = [term[..., :1, :] for term in (position_bias, attention_mask) if term is not None]
+        mask = sum(terms[1:], terms[0]) if terms else None
+        keys = folded_scores(core, parameters(core.k))
+        output = core.o(attend_once(core, query, keys, parameters(core.v), mask))
+        return (output, None) if output_attentions else (output,)
+
+
+LAYERS = "encoder.layer"
+ATTENTION = Block(
+    ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+    "attention.attn.o",
+    remove_attention,
+    units="num_attention_heads",
+    core="attention.attn",
+    counts=("num_attention_heads",),
+    widths=("all_head_size",),
+)
 LAYOUT = encoder_layout(
-    "encoder.layer",
-    attention=Block(
-        ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
-        "attention.attn.o",
-        remove_attention,
-        units="num_attention_heads",
-        core="attention.attn",
-        counts=("num_attention_heads",),
-        widths=("all_head_size",),
-    ),
+    LAYERS,
+    attention=ATTENTION,
     ffn=Block(
         ("intermediate.dense",),
         "output.dense",
@@ -78,4 +112,5 @@ LAYOUT = encoder_layout(
         activation="intermediate.intermediate_act_fn",
     ),
     finish=finish,
+    outside={"stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenMPNetAttention))},
 )

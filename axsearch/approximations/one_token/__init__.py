@@ -1,0 +1,1 @@
+"""One token in the last layer: the one that the model's head reads."""

@@ -1,0 +1,178 @@
+"""A last layer that computes only the first token, where a model's head reads no other.
+
+The layer's weights stay as they are. Keys and values of the other tokens need not be projected one
+by one either: with x the states of all tokens and q the query of the first, the scores of a head
+are ``x (W_k^T q)``, and its output is ``W_v (p x)``, p being the probabilities. So a layer of
+length n and width h costs ``2 n h`` multiplications a head in place of ``2 n h d`` for the
+projections (d the width of a head), and the rest of it as much as one token does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear, pad
+
+from axsearch.approximations.modeling import Block
+
+
+class FirstTokenLayer:
+    """Mixed into the class of a layer: (batch, length, hidden) in, (batch, 1, hidden) out.
+
+    The layer runs as it is, on the first token alone; its attention finds all of them in
+    ``states``.
+    """
+
+    narrowed: Block
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the layer makes of the first token."""
+        layer: Any = self
+        core = attending(layer, layer.narrowed)
+        parent: Any = super()
+        if core is None:
+            return parent.forward(hidden_states[:, :1], *args, **kwargs)
+        norm = layer.narrowed.norm
+        core.states = hidden_states if norm is None else layer.get_submodule(norm)(hidden_states)
+        try:
+            return parent.forward(hidden_states[:, :1], *args, **kwargs)
+        finally:
+            del core.states
+
+
+def narrower(layers: str, attention: Block, core: type) -> Callable[[Any], None]:
+    """A function that narrows the last layer of a model to its first token.
+
+    Args:
+        layers: the name of the list of layers inside the base model.
+        attention: the block that attends.
+        core: mixed into the class of the block's core; its ``forward`` finds the states of all
+            tokens, after the norm of a pre-norm layer, in ``states``.
+    """
+
+    def narrow(model: Any) -> None:
+        there: Any = model.base_model.get_submodule(layers)
+        if not len(there):
+            return
+        there[-1].narrowed = attention
+        mix_in(FirstTokenLayer, there[-1])
+        attends = attending(there[-1], attention)
+        if attends is not None:
+            mix_in(core, attends)
+
+    return narrow
+
+
+def attending(layer: Any, attention: Block) -> Any:
+    """The module of a layer that attends; None where the block was removed."""
+    try:
+        layer.get_submodule(attention.inputs[0])
+    except AttributeError:
+        return None
+    return layer.get_submodule(attention.core)
+
+
+def mix_in(mixin: type, module: Any) -> None:
+    """Give a module a class whose methods come before its own; the tensors stay."""
+    own = type(module)
+    if issubclass(own, mixin):  # in a base that was narrowed before
+        return
+    module.__class__ = type(f"{mixin.__name__}{own.__name__}", (mixin, own), {})
+
+
+def attend_once(
+    core: Any, query: Tensor, keys: Callable[[Tensor], Tensor], value: Any, mask: Tensor | None
+) -> Tensor:
+    """The attention of one query to all tokens.
+
+    Args:
+        core: with ``states``, (batch, length, hidden), and k where its attention is top-k.
+        query: scaled, (batch, heads, width).
+        keys: returns the scores of a query, (batch, heads, length), without the mask.
+        value: weight, (heads x width, hidden), and bias of the projection of values.
+        mask: (batch, 1, any, length), the first query's row counts: True where it may attend, or
+            what is added to the scores; None where it may attend to all.
+
+    Returns:
+        The outputs of the heads side by side, (batch, 1, heads x width).
+    """
+    weight, bias = value
+    scores = keys(query)
+    if mask is not None:
+        row = mask[..., 0, :]
+        if row.dtype == torch.bool:
+            # Finite, so that a query that may attend to no key does not become NaN.
+            scores = scores.masked_fill(~row, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + row.to(scores.dtype)
+    probabilities = _probabilities(scores, getattr(core, "topk", None), core)
+    heads, width = query.shape[1:]
+    mixed = (probabilities @ core.states).transpose(0, 1)
+    output = (mixed @ weight.unflatten(0, (heads, width)).transpose(1, 2)).transpose(0, 1)
+    if bias is not None:
+        output = output + probabilities.sum(-1, keepdim=True) * bias.unflatten(0, (heads, width))
+    joined: Tensor = output.flatten(1)[:, None]
+    return joined
+
+
+def folded_scores(core: Any, key: Any) -> Callable[[Tensor], Tensor]:
+    """The scores of a query with keys that need not be made: ``x (W_k^T q)``.
+
+    Args:
+        core: with ``states``, (batch, length, hidden).
+        key: weight, (heads x width, hidden), and bias of the projection of keys.
+    """
+    weight, bias = key
+
+    def scores(query: Tensor) -> Tensor:
+        heads = query.shape[1:]
+        folded = (query.transpose(0, 1) @ weight.unflatten(0, heads)).transpose(0, 1)
+        found: Tensor = folded @ core.states.transpose(1, 2)
+        if bias is not None:  # the same for all keys
+            found = found + (query * bias.unflatten(0, heads)).sum(-1, keepdim=True)
+        return found
+
+    return scores
+
+
+def of_heads(projected: Tensor, width: int) -> Tensor:
+    """(batch, 1, heads x width) as (batch, heads, width)."""
+    apart: Tensor = projected[:, 0].unflatten(-1, (-1, width))
+    return apart
+
+
+def parameters(projection: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias."""
+    return projection.weight, projection.bias
+
+
+def project(states: Tensor, parameters: tuple[Tensor, Tensor | None]) -> Tensor:
+    """A projection by a weight and a bias."""
+    return linear(states, *parameters)
+
+
+def _probabilities(scores: Tensor, k: int | None, core: Any) -> Tensor:
+    """Softmax over all keys or the k largest scores, (batch, heads, length)."""
+    kept = None
+    if k is not None:
+        # k more keys, which nobody attends to: there are always k to choose from.
+        wider = pad(scores, (0, k), value=float("-inf"))
+        kept = torch.zeros_like(wider).scatter(-1, wider.topk(k).indices, 1.0)[..., :-k]
+        if core.topk_mode == "renormalised":
+            scores = scores.masked_fill(kept == 0, float("-inf"))
+    found = torch.softmax(scores, dim=-1)
+    if kept is not None and core.topk_mode == "hard":
+        found = found * kept
+    return dropout(found, _rate(core), core.training)
+
+
+def _rate(core: Any) -> float:
+    """The share of probabilities that training drops."""
+    for name in ("attention_dropout", "attn_dropout", "dropout"):
+        found = getattr(core, name, None)
+        if found is not None:
+            return float(getattr(found, "p", found))
+    return 0.0
