@@ -94,7 +94,9 @@ def check_choices(
 
 
 def _given(choices: Mapping[str, Mapping[str, int | None]]) -> dict[str, dict[str, int]]:
-    return {
-        layer: {name: value for name, value in kept.items() if value is not None}
-        for layer, kept in choices.items()
+    """What is said of each place; nothing is said of one that an older version did not know."""
+    found = {
+        place: {name: value for name, value in kept.items() if value is not None}
+        for place, kept in choices.items()
     }
+    return {place: kept for place, kept in found.items() if kept}
