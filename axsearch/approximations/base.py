@@ -54,6 +54,7 @@ class Approximation(ABC):
         short: what stands before its value in a cell of a front's table.
         title: the name of its panel in figures; its own name if empty.
         axis: the label of an axis that shows its levels.
+        note: a sentence below a front that has models which use it.
         hf_note: a note for the model card of an ``hf`` export that uses it.
     """
 
@@ -69,6 +70,7 @@ class Approximation(ABC):
     short: ClassVar[str] = ""
     title: ClassVar[str] = ""
     axis: ClassVar[str] = "value of the level"
+    note: ClassVar[str] = ""
     hf_note: ClassVar[str] = ""
 
     @property

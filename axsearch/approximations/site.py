@@ -24,7 +24,7 @@ SELECTABLE_SCORES = "selectable scores"
 """Of attention: another function can compute its scores and select the largest."""
 
 ONE_TOKEN = "a head that reads one token"
-"""Of the stack of layers: the head reads the first token of the last one, and no other."""
+"""Of the stack of layers: the head reads one token of the last one, the first or the last."""
 
 
 class SiteId(NamedTuple):

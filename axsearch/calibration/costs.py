@@ -26,7 +26,7 @@ def latency_cost(table: LatencyTable) -> Cost:
     """The time over the base's, by the table."""
 
     def layer(recipe: Recipe, layer: int) -> float:
-        # What narrows the last layer saves time there, which only the whole model shows.
+        # A choice that narrows the last layer saves time there, which only the whole model shows.
         return table.layer(recipe.lossy, layer)
 
     return Cost(table.rest, layer, table.saved_if_last if table.narrowed else None)

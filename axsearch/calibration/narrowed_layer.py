@@ -43,8 +43,7 @@ def narrowed_models(space: SearchSpace, there: Shapes, last: int) -> dict[str, R
     found = {EXACT_BLOCKS: narrowed(Recipe.of({}), space)}
     for kind, own in there.items():
         counts = {key: choice for key, choices in own.items() if (choice := _units(choices))}
-        fewest = sorted(counts, key=lambda key: len(counts[key].kept))[:2]
-        for key in fewest if len(counts) > 1 else counts:
+        for key in sorted(counts, key=lambda key: len(counts[key].kept))[:2]:
             recipe = Recipe.of({SiteId(last, kind): dict(own[key])})
             found[key] = narrowed(recipe, space)
     return found

@@ -88,11 +88,14 @@ def prepare(
     in_order: Orders = {id: range(site.count) for id, site in evaluator.base.sites.items()}
     asked = space_of(in_order, {})
     costs = {"size": size_cost(_sizes(evaluator))}
-    dropped: Mapping[str, Collection[Level]] = {}
+    # No cost shows that a narrowed layer is faster, where latency is not measured.
+    narrowing = [d for d in asked.dimensions if d.approximation.narrows]
+    dropped: Mapping[str, Collection[Level]] = {d.name: d.levels[1:] for d in narrowing}
     if evaluator.scenario is not None:
         table = latency_table(evaluator, asked, machine, tables)
         evaluator.table = table
         costs = {"latency": latency_cost(table), **costs}
+        dropped = {}
         if calibrated:
             dropped = slower_levels(asked, table)
             _tell(dropped)

@@ -190,6 +190,8 @@ def _footnotes(
         measured = all(m.latency_measured for m in members)
         shown = "measured" if measured else "~ where it is predicted"
         notes[0] += f" Latency, {shown}: {study.scenario}."
+    used = dict.fromkeys(n for m in members for c in m.choices.values() for n in c if c[n])
+    notes += [one.note for one in named(used) if one.note]
     if any(m.accuracy_tried is not None for m in members):
         notes.append(POLISHED)
     if study.expected:

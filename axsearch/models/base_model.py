@@ -109,7 +109,7 @@ class Base:
         plan, origin = self.plan(recipe), self.family.origin(self.model)
         small = surgery.twin(self.model)
         self.family.set_layers(small, plan.layers)
-        # What was narrowed in the base may be another layer here.
+        # In a base that was narrowed another layer may have been the last one.
         made = recipe.renumbered(origin.layers).with_lossless(origin.recipe)
         with torch.device("meta"):
             apply_choices(

@@ -80,7 +80,7 @@ def prefixes_of(base: Base, recipe: Recipe, dtype: str) -> list[str]:
             site, name, choice = choices.pop(0)
             digest.update(f"{site} {name} {choice.model_dump_json()}".encode())
         if layer in stays:
-            if layer == stays[-1]:  # which is all that these change
+            if lossless and layer == stays[-1]:  # the only layer that these change
                 digest.update(f"{lossless}".encode())
             digest.update(f"layer {layer}".encode())  # or it would have the hash of the one below
             found.append(digest.copy().hexdigest())

@@ -153,7 +153,8 @@ def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
         f"base, and {member.size_bytes:,} bytes ({member.size_ratio:.3f} of the base)."
     )
     gone = [layer for layer, kept in member.choices.items() if is_removed(kept)]
-    parts = [f"{len(gone)} of {len(base.choices)} layers ({', '.join(gone)})"] if gone else []
+    layers = [place for place in base.choices if layer_of(place) != OUTSIDE]
+    parts = [f"{len(gone)} of {len(layers)} layers ({', '.join(gone)})"] if gone else []
     every = named(dict.fromkeys(name for kept in base.choices.values() for name in kept))
     for one in every:
         if isinstance(one, UnitRemoval):
@@ -238,7 +239,7 @@ def _worth(cuts: Sequence[Cut]) -> Iterable[str]:
         known = [(getattr(cut, field), cut) for cut in cuts if getattr(cut, field)]
         if known:
             share, cut = max(known, key=lambda found: found[0])
-            also = "" if cut.damage is None else f", for a damage of {cut.damage:.4f} nats"
+            also = "" if not cut.damage else f", for a damage of {cut.damage:.4f} nats"
             most = f"The cut that saves the most {what} is {cut.name}"
             yield f"{most}: {share:.1%} of the base's{also}."
     damaged = [(cut.damage, cut) for cut in cuts if cut.damage]

@@ -150,6 +150,8 @@ class AutoSampler(GenomeSampler):
         left = np.zeros(len(candidates))
         name = next(iter(self.problem.costs))
         for layer, columns in self.problem.layers.items():
+            if columns == [self.problem.narrowing]:  # it changes no layer but the last
+                continue
             own = candidates[:, columns]
             alike &= (own[:, None] == recent[None, :, columns]).all(axis=2)
             left += np.where(alike.any(axis=1), 0.0, self.problem.layer_costs(name, layer, own))

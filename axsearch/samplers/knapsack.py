@@ -138,7 +138,8 @@ class Knapsack:
         if layer != OUTSIDE:
             lost = problem.lost(layer, rows)
             for place, name in enumerate(self.costs):
-                if problem.narrowing is not None and problem.costs[name].if_last is not None:
+                narrows = problem.narrowing is not None and layer > problem.highest_fixed
+                if narrows and problem.costs[name].if_last is not None:
                     if_last[~lost, place] = problem.costs_if_last(name, layer, rows[~lost])
         return Options(rows, damage, costs, if_last, lost, first, last)
 

@@ -197,7 +197,7 @@ def frozen_sites(names: Collection[str], sites: Sequence[Site]) -> frozenset[Sit
         if not named:
             raise UsageError(
                 f"{name!r} is no layer or block of this model; write layer00 or "
-                f"{SiteId(0, FFN)}, up to {sites[-1].id}."
+                f"{SiteId(0, FFN)}, up to {[s.id for s in sites if s.units][-1]}."
             )
         found |= named
     return frozenset(found)

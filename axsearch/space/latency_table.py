@@ -95,7 +95,7 @@ class LatencyTable:
         works head by head, and the activation neuron by neuron. Raises KeyError for a setting that
         was not measured, and for fewer units than were.
 
-        What narrows the last layer has the time that it saves there, below 0.
+        A choice that narrows the last layer has the time that it saves there, below 0.
         """
         choices = recipe.at(*site)
         if any(recorded(site.kind)[name].narrows for name in choices):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from axsearch.approximations.site import OUTSIDE
 from axsearch.space.genome import SearchSpace
-from axsearch.space.recipe import Recipe
+from axsearch.space.recipe import EXACT, Recipe
 
 Genomes = NDArray[np.int64]
 """Level indices, (genomes, dimensions), in the order of ``SearchSpace.dimensions``."""
@@ -99,15 +99,29 @@ class Problem:
     def cost(self, name: str, genomes: Genomes) -> Floats:
         """The cost of each genome's model as a ratio to the base's, (genomes,)."""
         total = np.full(len(genomes), self.costs[name].rest)
-        narrowed = self.narrows(name, genomes)
-        for layer, columns in sorted(self.layers.items(), reverse=True):
-            own = genomes[:, columns]
-            total += self.layer_costs(name, layer, own)
-            if layer != OUTSIDE and narrowed.any():
-                last = narrowed & ~self.lost(layer, own)
-                total[last] += self.costs_if_last(name, layer, own[last])
-                narrowed &= ~last
+        narrowed, if_last = self.narrows(name, genomes), self.costs[name].if_last
+        for layer in sorted({*self.layers, self.highest_fixed}, reverse=True):
+            if layer in self.layers:
+                own = genomes[:, self.layers[layer]]
+                total += self.layer_costs(name, layer, own)
+            if layer == OUTSIDE or if_last is None or not narrowed.any():
+                continue
+            if layer not in self.layers:  # it stays
+                total[narrowed] += if_last(EXACT, layer)
+                narrowed[:] = False
+                continue
+            last = narrowed & ~self.lost(layer, own)
+            total[last] += self.costs_if_last(name, layer, own[last])
+            narrowed &= ~last
         return total
+
+    @cached_property
+    def highest_fixed(self) -> int:
+        """The last layer that no dimension changes, :data:`OUTSIDE` where there is none: no layer
+        below it is the last of a model.
+        """
+        every = {site.id.layer for site in self.space.sites}
+        return max(every - set(self.layers) - {OUTSIDE}, default=OUTSIDE)
 
     @cached_property
     def narrowing(self) -> int | None:

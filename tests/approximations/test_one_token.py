@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from axsearch.models.partial import prefixes_of
 from axsearch.models.weights import shrink
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.testing.models import PICTURES, padded_batch, random_model, random_recipe
+from axsearch.testing.models import PICTURES, padded_batch, random_model, random_recipe, tiny_model
 
 NARROWING = {SiteId(OUTSIDE, STACK): {"one_token": Tokens(tokens=1)}}
 TOLERANCE = 1e-5
@@ -57,7 +60,7 @@ def test_every_family_but_one_whose_layers_are_one_module_has_it() -> None:
 
 @pytest.mark.parametrize("model_type", HAVING)
 def test_the_answers_are_those_of_the_whole_layer(model_type: str) -> None:
-    base, batch = random_model(model_type), padded_batch(model_type)
+    base, batch = tiny_model(model_type), padded_batch(model_type)
     for seed in range(30):
         recipe = random_recipe(model_type, seed, ["heads", "ffn", "topk", "ffn_topk"])
         assert difference(base, recipe, batch) <= TOLERANCE, recipe.to_json()
@@ -65,7 +68,7 @@ def test_the_answers_are_those_of_the_whole_layer(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", HAVING)
 def test_only_one_token_reaches_the_ffn(model_type: str) -> None:
-    base, batch = random_model(model_type), padded_batch(model_type)
+    base, batch = tiny_model(model_type), padded_batch(model_type)
     tokens = architecture_of(model_type).longest(base.config) if model_type in PICTURES else 96
     whole, before = last_output(base, batch)
     one, after = last_output(shrink(base, narrowed(EXACT)), batch)
@@ -114,7 +117,7 @@ def test_a_decoder_reads_its_last_token(side: str) -> None:
 def test_any_k(k: int, mode: str) -> None:
     """Also above the length of the input."""
     for model_type in HAVING:
-        base, batch = random_model(model_type), padded_batch(model_type)
+        base, batch = tiny_model(model_type), padded_batch(model_type)
         if SELECTABLE_SCORES in architecture_of(model_type).lacks:
             continue
         recipe = Recipe.of({SiteId(1, "attention"): {"topk": Setting(value=k, mode=mode)}})
@@ -122,7 +125,7 @@ def test_any_k(k: int, mode: str) -> None:
 
 
 def test_it_is_the_last_layer_that_stays() -> None:
-    base, batch = random_model("bert"), padded_batch("bert")
+    base, batch = tiny_model("bert"), padded_batch("bert")
     gone = {
         SiteId(1, "attention"): {"heads": Kept(of=4, kept=())},
         SiteId(1, "ffn"): {"ffn": Kept(of=64, kept=())},
@@ -161,7 +164,7 @@ def test_nothing_makes_up_for_it() -> None:
 
 
 def test_layers_below_the_last_are_shared_with_the_recipe_without_it() -> None:
-    base = Base(random_model("bert"))
+    base = Base(tiny_model("bert"))
     recipe = Recipe.of({SiteId(0, "ffn"): {"ffn": Kept(of=64, kept=(1, 2))}})
     with_it, without = (prefixes_of(base, one, "float32") for one in (narrowed(recipe), recipe))
     assert with_it[0] == without[0]
@@ -175,3 +178,52 @@ def test_it_runs_in_bfloat16() -> None:
         batch = {n: t.bfloat16() if t.is_floating_point() else t for n, t in batch.items()}
         with torch.no_grad():
             assert small(**batch).logits.dtype == torch.bfloat16
+
+
+def test_threads_do_not_see_each_other_s_states() -> None:
+    """As where a server runs one model in several."""
+    for model_type in ("bert", "gpt2", "modernbert"):
+        small = shrink(tiny_model(model_type), narrowed(EXACT))
+        batch = padded_batch(model_type)
+        rows = [{name: tensor[n : n + 1] for name, tensor in batch.items()} for n in range(3)]
+
+        def answer(row: dict[str, Tensor], small: PreTrainedModel = small) -> Tensor:
+            with torch.no_grad():
+                logits: Tensor = small(**row).logits
+            return logits
+
+        expected = [answer(row) for row in rows]
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(answer, rows * 20))
+        assert all(torch.equal(one, expected[n % 3]) for n, one in enumerate(found))
+
+
+def test_it_is_copied_and_pickled(tmp_path: Path) -> None:
+    small, batch = shrink(tiny_model("bert"), narrowed(EXACT)), padded_batch("bert")
+    torch.save(small, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    with torch.no_grad():
+        expected = small(**batch).logits
+        for other in (copy.deepcopy(small), loaded):
+            assert torch.equal(other(**batch).logits, expected)
+            assert type(other.bert.encoder.layer[-1]) is type(small.bert.encoder.layer[-1])
+
+
+def test_a_mask_for_flash_attention_has_two_dimensions() -> None:
+    """It is each row's own."""
+    small, batch = shrink(tiny_model("bert"), narrowed(EXACT)), padded_batch("bert")
+    layer = small.bert.encoder.layer[-1]
+    states = torch.randn(3, 96, 32)
+    flat = batch["attention_mask"].bool()
+    with torch.no_grad():
+        expected = layer(states, flat[:, None, None])
+        assert torch.equal(layer(states, flat), expected)
+        assert not torch.equal(layer(states, None), expected)
+
+
+@pytest.mark.parametrize("model_type", [name for name in HAVING if name not in PICTURES])
+def test_padding_on_the_left(model_type: str) -> None:
+    """Where the first token is one, and may in a local window attend to nothing."""
+    base, batch = tiny_model(model_type), padded_batch(model_type)
+    left = {name: tensor.flip(1) for name, tensor in batch.items()}
+    assert difference(base, EXACT, left) <= TOLERANCE

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Choice, Kept, Setting
-from axsearch.approximations.site import SELECTABLE_SCORES, SiteId
+from axsearch.approximations.one_token.choice import Tokens
+from axsearch.approximations.site import OUTSIDE, SELECTABLE_SCORES, STACK, SiteId
 from axsearch.export.checking import run_check
 from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
@@ -60,7 +61,7 @@ class Traced(NamedTuple):
 
 
 def recipe(model_type: str) -> Recipe:
-    """Uneven heads; a layer with both kinds of top-k, where the family has them."""
+    """Uneven heads; layers with top-k, where the family has it; one token in the last layer."""
     topk: dict[str, Choice] = {"topk": Setting(value=K, mode="hard")}
     sites: dict[SiteId, dict[str, Choice]] = {
         A0: {"heads": Kept(of=4, kept=(0, 2, 3))},
@@ -69,7 +70,10 @@ def recipe(model_type: str) -> Recipe:
         F1: {"ffn_topk": Setting(value=8, mode="largest")},
     }
     if SELECTABLE_SCORES not in architecture_of(model_type).lacks:
+        sites[A0] |= topk
         sites[A1] |= topk
+    if STACK in architecture_of(model_type).layout.outside:
+        sites[SiteId(OUTSIDE, STACK)] = {"one_token": Tokens(tokens=1)}
     return Recipe.of(sites)
 
 

@@ -1,4 +1,4 @@
-"""One token in the last layer: what the head does not read is not computed."""
+"""One token in the last layer: tokens that the head does not read are not computed."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ class OneToken(Approximation):
     short = "t"
     title = "tokens in the last layer"
     axis = "tokens computed"
+    note = (
+        "t1: the last layer computes only the one token that the head reads; answers stay the same."
+    )
+    hf_note = (
+        "Its last layer computes only the token that the head reads, so `last_hidden_state` has no "
+        "other. It uses\nthe weights of the keys' and values' projections as they are: adapters on "
+        "these are not seen."
+    )
 
     def levels(self, site: Site, part: int = 0) -> tuple[Level, ...]:
         """All tokens, then one."""

@@ -151,6 +151,7 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
         ]
         for layer in member.choices
     ]
+    rows = [row for row in rows if any(row[1:])]  # of some places nothing is said
     return "\n".join(
         [
             f"{study.spec.metric} **{member.accuracy:.4f}** ({member.accuracy_low:.4f} to "

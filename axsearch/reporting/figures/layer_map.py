@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from axsearch.approximations import is_removed
+from axsearch.approximations import approximations, is_removed
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
 from axsearch.statistics.measurement import Measurement
@@ -33,8 +33,8 @@ def layer_map(front: Sequence[Measurement], baseline: Measurement) -> go.Figure:
     not a share: its cells have one colour, and are empty if it is not set. Removed layers are
     crossed out.
     """
-    layers = list(baseline.choices)
     names = _names((*front, baseline), baseline)
+    layers = _places((*front, baseline), names)
     figure = make_subplots(
         rows=1,
         cols=len(names),
@@ -96,7 +96,17 @@ def _names(models: Sequence[Measurement], baseline: Measurement) -> list[str]:
     return [
         name
         for name in every
-        if any(_kept(m, layer, name) is not None for m in models for layer in baseline.choices)
+        if not (name in approximations() and approximations()[name].choice_type.lossless)
+        and any(_kept(m, layer, name) is not None for m in models for layer in baseline.choices)
+    ]
+
+
+def _places(models: Sequence[Measurement], names: Sequence[str]) -> list[str]:
+    """The layers, and other places, where one of these choices has a number in a model."""
+    return [
+        place
+        for place in models[-1].choices
+        if any(_kept(m, place, name) is not None for m in models for name in names)
     ]
 
 

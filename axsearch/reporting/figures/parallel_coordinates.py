@@ -99,7 +99,7 @@ def _of_approximations(
         if isinstance(one, UnitRemoval):
             label = f"{one.axis} (%)"
             axes.append((label, [100 * _share(m, baseline, one.name) for m in front], False))
-        else:
+        elif not one.choice_type.lossless:
             label = f"layers with {one.title}"
             axes.append((label, [_layers_with(m, one) for m in front], False))
     return axes

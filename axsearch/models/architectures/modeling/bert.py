@@ -26,7 +26,7 @@ class FirstTokenBertAttention:
         """(batch, 1, hidden) in, (batch, 1, heads x width) out."""
         core: Any = self
         query = of_heads(core.query(hidden_states), core.attention_head_size) * core.scaling
-        keys = folded_scores(core, parameters(core.key))
+        keys = folded_scores(parameters(core.key))
         return attend_once(core, query, keys, parameters(core.value), attention_mask), None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from axsearch.approximations.modeling import Block, encoder_layout
 from axsearch.models.architectures.modeling.blocks import leave_attention_norm, leave_output_norm
 from axsearch.models.architectures.modeling.first_token import (
+    HANDED,
     attend_once,
     narrower,
     of_heads,
@@ -54,7 +55,7 @@ class FirstTokenDebertaAttention:
             return apart.transpose(-2, -3)
 
         def scores(query: Tensor) -> Tensor:
-            keys = heads(core.key_proj(core.states))
+            keys = heads(core.key_proj(HANDED.states))
             found = (query[:, :, None] @ keys.transpose(-1, -2))[:, :, 0]
             if not core.relative_attention:
                 return found
@@ -75,8 +76,9 @@ class FirstTokenDebertaAttention:
                 found = found + (keys * heads(project(table))[:, places]).sum(-1) * scale
             return found
 
-        value = parameters(core.value_proj)
-        return attend_once(core, query, scores, value, attention_mask.bool()), None
+        # A term of the scores, as here a query that may attend to no key attends to all.
+        mask = torch.where(attention_mask.bool(), 0.0, torch.finfo(query.dtype).min)
+        return attend_once(core, query, scores, parameters(core.value_proj), mask), None
 
 
 LAYERS = "encoder.layer"

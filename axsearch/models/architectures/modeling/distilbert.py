@@ -36,7 +36,7 @@ class FirstTokenDistilBertAttention:
         """(batch, 1, hidden) in and out."""
         core: Any = self
         query = of_heads(core.q_lin(hidden_states), core.attention_head_size) * core.scaling
-        keys = folded_scores(core, parameters(core.k_lin))
+        keys = folded_scores(parameters(core.k_lin))
         context = attend_once(core, query, keys, parameters(core.v_lin), attention_mask)
         return core.out_lin(context), None
 

@@ -9,7 +9,10 @@ projections (d the width of a head), and the rest of it as much as one token doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,29 +21,40 @@ from torch.nn.functional import dropout, linear, pad
 
 from axsearch.approximations.modeling import Block
 
+HANDED = threading.local()
+"""What a narrowed layer hands to its attention; each thread that runs a model has its own."""
+
+
+@contextmanager
+def handing(**values: Any) -> Iterator[None]:
+    """While open, ``HANDED`` has these values."""
+    before = dict(vars(HANDED))
+    vars(HANDED).update(values)
+    try:
+        yield
+    finally:
+        vars(HANDED).clear()
+        vars(HANDED).update(before)
+
 
 class FirstTokenLayer:
     """Mixed into the class of a layer: (batch, length, hidden) in, (batch, 1, hidden) out.
 
     The layer runs as it is, on the first token alone; its attention finds all of them in
-    ``states``.
+    ``HANDED.states``.
     """
 
     narrowed: Block
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the layer makes of the first token."""
+        """The layer's output for the first token."""
         layer: Any = self
-        core = attending(layer, layer.narrowed)
         parent: Any = super()
-        if core is None:
+        states, norm = hidden_states, layer.narrowed.norm
+        if norm is not None and attending(layer, layer.narrowed) is not None:
+            states = layer.get_submodule(norm)(hidden_states)
+        with handing(states=states):
             return parent.forward(hidden_states[:, :1], *args, **kwargs)
-        norm = layer.narrowed.norm
-        core.states = hidden_states if norm is None else layer.get_submodule(norm)(hidden_states)
-        try:
-            return parent.forward(hidden_states[:, :1], *args, **kwargs)
-        finally:
-            del core.states
 
 
 def narrower(layers: str, attention: Block, core: type) -> Callable[[Any], None]:
@@ -50,7 +64,7 @@ def narrower(layers: str, attention: Block, core: type) -> Callable[[Any], None]
         layers: the name of the list of layers inside the base model.
         attention: the block that attends.
         core: mixed into the class of the block's core; its ``forward`` finds the states of all
-            tokens, after the norm of a pre-norm layer, in ``states``.
+            tokens, after the norm of a pre-norm layer, in ``HANDED.states``.
     """
 
     def narrow(model: Any) -> None:
@@ -77,10 +91,25 @@ def attending(layer: Any, attention: Block) -> Any:
 
 def mix_in(mixin: type, module: Any) -> None:
     """Give a module a class whose methods come before its own; the tensors stay."""
-    own = type(module)
-    if issubclass(own, mixin):  # in a base that was narrowed before
-        return
-    module.__class__ = type(f"{mixin.__name__}{own.__name__}", (mixin, own), {})
+    own: Any = type(module)
+    if not issubclass(own, mixin):  # as it is in a base that was narrowed before
+        module.__class__ = mixed(mixin, own)
+
+
+@functools.cache
+def mixed(mixin: Any, own: Any) -> Any:
+    """The class of both; its objects are copied and pickled by the two."""
+
+    def reduced(self: Any, _: Any) -> Any:
+        return blank, (mixin, own), self.__dict__
+
+    return type(f"{mixin.__name__}{own.__name__}", (mixin, own), {"__reduce_ex__": reduced})
+
+
+def blank(mixin: type, own: type) -> Any:
+    """An object of the class of both, before its state is set."""
+    made = mixed(mixin, own)
+    return made.__new__(made)
 
 
 def attend_once(
@@ -89,40 +118,43 @@ def attend_once(
     """The attention of one query to all tokens.
 
     Args:
-        core: with ``states``, (batch, length, hidden), and k where its attention is top-k.
+        core: the module that attends, with k where its attention is top-k.
         query: scaled, (batch, heads, width).
         keys: returns the scores of a query, (batch, heads, length), without the mask.
         value: weight, (heads x width, hidden), and bias of the projection of values.
-        mask: (batch, 1, any, length), the first query's row counts: True where it may attend, or
-            what is added to the scores; None where it may attend to all.
+        mask: (batch, 1, any, length), of which the first query's row counts, or (batch, length):
+            True where it may attend, or a term of the scores; None where it may attend to all.
 
     Returns:
         The outputs of the heads side by side, (batch, 1, heads x width).
     """
     weight, bias = value
-    scores = keys(query)
+    scores, reaches = keys(query), None
     if mask is not None:
-        row = mask[..., 0, :]
+        row = mask[:, None] if mask.dim() == 2 else mask[..., 0, :]  # of flash attention it has 2
         if row.dtype == torch.bool:
-            # Finite, so that a query that may attend to no key does not become NaN.
+            # Finite, so that a query that may attend to no key does not become NaN. As in PyTorch's
+            # kernels its output is 0.
             scores = scores.masked_fill(~row, torch.finfo(scores.dtype).min)
+            reaches = row.any(-1, keepdim=True)
         else:
             scores = scores + row.to(scores.dtype)
     probabilities = _probabilities(scores, getattr(core, "topk", None), core)
+    if reaches is not None:
+        probabilities = probabilities * reaches
     heads, width = query.shape[1:]
-    mixed = (probabilities @ core.states).transpose(0, 1)
-    output = (mixed @ weight.unflatten(0, (heads, width)).transpose(1, 2)).transpose(0, 1)
+    gathered = (probabilities @ HANDED.states).transpose(0, 1)
+    output = (gathered @ weight.unflatten(0, (heads, width)).transpose(1, 2)).transpose(0, 1)
     if bias is not None:
         output = output + probabilities.sum(-1, keepdim=True) * bias.unflatten(0, (heads, width))
     joined: Tensor = output.flatten(1)[:, None]
     return joined
 
 
-def folded_scores(core: Any, key: Any) -> Callable[[Tensor], Tensor]:
+def folded_scores(key: Any) -> Callable[[Tensor], Tensor]:
     """The scores of a query with keys that need not be made: ``x (W_k^T q)``.
 
     Args:
-        core: with ``states``, (batch, length, hidden).
         key: weight, (heads x width, hidden), and bias of the projection of keys.
     """
     weight, bias = key
@@ -130,7 +162,7 @@ def folded_scores(core: Any, key: Any) -> Callable[[Tensor], Tensor]:
     def scores(query: Tensor) -> Tensor:
         heads = query.shape[1:]
         folded = (query.transpose(0, 1) @ weight.unflatten(0, heads)).transpose(0, 1)
-        found: Tensor = folded @ core.states.transpose(1, 2)
+        found: Tensor = folded @ HANDED.states.transpose(1, 2)
         if bias is not None:  # the same for all keys
             found = found + (query * bias.unflatten(0, heads)).sum(-1, keepdim=True)
         return found

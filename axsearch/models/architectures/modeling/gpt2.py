@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from axsearch.approximations.modeling import Block, Position, encoder_layout
 from axsearch.models.architectures.modeling.blocks import NoAttention, Nothing
 from axsearch.models.architectures.modeling.first_token import (
+    HANDED,
     attend_once,
     attending,
     folded_scores,
+    handing,
     mix_in,
     of_heads,
     project,
@@ -40,45 +42,38 @@ def finish(layer: Any, position: Position, config: Any) -> None:
 
 
 class LastTokenModel:
-    """Mixed into GPT-2's model: finds the token that the head reads, and tells the last layer."""
+    """Mixed into GPT-2's model: finds the token that the head reads, for the last layer."""
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As without it; the head's rule is that of transformers' ``GPT2ForSequenceClassification``
-        (4.0 to 5): the rightmost token that is no padding.
+        """As without it; which token it is follows transformers' ``GPT2ForSequenceClassification``:
+        the rightmost one that is no padding.
         """
         model: Any = self
         parent: Any = super()
-        last, pad = model.h[-1], model.config.pad_token_id
-        last.place = None  # the rightmost
+        place, pad = None, model.config.pad_token_id
         if input_ids is not None and pad is not None:
             places = torch.arange(input_ids.shape[-1], device=input_ids.device)
-            last.place = (places * (input_ids != pad)).argmax(-1)
-        try:
+            place = (places * (input_ids != pad)).argmax(-1)
+        with handing(place=place):
             return parent.forward(input_ids, *args, **kwargs)
-        finally:
-            del last.place
 
 
 class LastTokenLayer:
-    """Mixed into GPT-2's layer: it runs on one token, whose place is in ``place``."""
+    """Mixed into GPT-2's layer: it runs on the token at ``HANDED.place``, or the rightmost one."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(batch, length, hidden) in and out, the same for every token."""
         layer: Any = self
         parent: Any = super()
         rows, length = hidden_states.shape[:2]
-        place = layer.place
+        place = getattr(HANDED, "place", None)
         if place is None:
             place = torch.full((rows,), length - 1, device=hidden_states.device)
         own = hidden_states[torch.arange(rows, device=place.device), place][:, None]
-        core = attending(layer, ATTENTION)
-        if core is not None:
-            core.states, core.place = layer.ln_1(hidden_states), place
-        try:
+        attends = attending(layer, ATTENTION) is not None
+        states = layer.ln_1(hidden_states) if attends else hidden_states
+        with handing(states=states, place=place):
             output = parent.forward(own, *args, **kwargs)
-        finally:
-            if core is not None:
-                del core.states, core.place
         return output.expand(-1, length, -1)
 
 
@@ -94,17 +89,19 @@ class LastTokenAttention:
     ) -> tuple[Tensor, None]:
         """(batch, 1, hidden) in and out."""
         core: Any = self
-        states, place = core.states, core.place
+        states, place = HANDED.states, HANDED.place
         weights = core.c_attn.weight.T.split(core.split_size)
         query, key, value = zip(weights, core.c_attn.bias.split(core.split_size), strict=True)
         own = of_heads(project(hidden_states, query), core.head_dim) * core.scaling
-        if attention_mask is None:  # as PyTorch's kernels are then called
+        if attention_mask is None or attention_mask.dim() == 2:  # the kernel knows the order
             tokens = torch.arange(states.shape[1], device=place.device)
-            row = (tokens <= place[:, None])[:, None, None]
+            row = tokens <= place[:, None]
+            row = row if attention_mask is None else row & attention_mask.bool()
         else:
-            everyone = attention_mask.expand(len(place), *attention_mask.shape[1:])
-            row = everyone[torch.arange(len(place), device=place.device), :, place][:, :, None]
-        context = attend_once(core, own, folded_scores(core, key), value, row)
+            rows = states.shape[0]
+            everyone = attention_mask.expand(rows, *attention_mask.shape[1:])
+            row = everyone[torch.arange(rows, device=place.device), :, place][:, :, None]
+        context = attend_once(core, own, folded_scores(key), value, row)
         return core.resid_dropout(core.c_proj(context)), None
 
 

@@ -10,6 +10,7 @@ from transformers.models.modernbert.modeling_modernbert import rotate_half
 from axsearch.approximations.modeling import Block, Position, encoder_layout
 from axsearch.models.architectures.modeling.blocks import NoAttention, Nothing
 from axsearch.models.architectures.modeling.first_token import (
+    HANDED,
     attend_once,
     narrower,
     of_heads,
@@ -52,13 +53,16 @@ class FirstTokenModernBertAttention:
         """(batch, 1, hidden) in and out."""
         core: Any = self
         assert position_embeddings is not None
+        if core.sliding_window is not None and getattr(attention_mask, "ndim", 4) == 2:
+            # Its kernels know the window, which the mask for them does not have.
+            raise ValueError("a narrowed last layer with local attention needs sdpa or eager")
         weights, bias = core.Wqkv.weight.chunk(3), core.Wqkv.bias
         biases = (None, None, None) if bias is None else bias.chunk(3)
         query, key, value = zip(weights, biases, strict=True)
         cos, sin = (turn[:, None] for turn in position_embeddings)
 
         def scores(query: Tensor) -> Tensor:
-            keys = project(core.states, key).unflatten(-1, (-1, core.head_dim)).transpose(1, 2)
+            keys = project(HANDED.states, key).unflatten(-1, (-1, core.head_dim)).transpose(1, 2)
             return (query[:, :, None] @ _turned(keys, cos, sin).transpose(-1, -2))[:, :, 0]
 
         own = of_heads(project(hidden_states, query), core.head_dim)[:, :, None]

@@ -87,7 +87,7 @@ class FirstTokenMPNetAttention:
         query = of_heads(core.q(hidden_states), width) * width**-0.5
         terms = [term[..., :1, :] for term in (position_bias, attention_mask) if term is not None]
         mask = sum(terms[1:], terms[0]) if terms else None
-        keys = folded_scores(core, parameters(core.k))
+        keys = folded_scores(parameters(core.k))
         output = core.o(attend_once(core, query, keys, parameters(core.v), mask))
         return (output, None) if output_attentions else (output,)
 

@@ -36,7 +36,7 @@ class FirstTokenVitAttention:
         """(batch, 1, hidden) in and out."""
         core: Any = self
         query = of_heads(core.q_proj(hidden_states), core.head_dim) * core.scaling
-        keys = folded_scores(core, parameters(core.k_proj))
+        keys = folded_scores(parameters(core.k_proj))
         context = attend_once(core, query, keys, parameters(core.v_proj), attention_mask)
         return core.o_proj(context), None
 
