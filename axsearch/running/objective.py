@@ -93,7 +93,8 @@ class RecipeObjective:
         if recipe != EXACT and self._limited and not self._problem.feasible(genome)[0]:
             return self._above_a_limit(trial, genome)
         self._standing.refresh()
-        threshold = self.threshold if self._staged and recipe != EXACT else None
+        # A recipe that loses nothing has the base's accuracy: there is nothing to stop for.
+        threshold = self.threshold if self._staged and recipe.lossy != EXACT else None
         began = time.perf_counter()
         try:
             found = self._evaluator.measure(recipe, trial=trial.number, threshold=threshold)

@@ -40,6 +40,19 @@ def test_the_second_trial_loses_nothing_and_is_faster(study: Study) -> None:
     assert all("stack" in m.recipe["sites"] for m in study.measurements[1:])
 
 
+def test_it_is_not_pruned(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    """Though it is as large as the base, and so adds no hypervolume over accuracy, time and size."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, narrowing_table)
+        found = search(
+            str(base_dir), str(data_dir), storage=f"sqlite:///{tmp_path}/staged.db", study="staged",
+            trials=2, batch_size=4, threads=1,
+        )  # fmt: skip
+    assert [m.recipe for m in found.measurements] == [found.baseline.recipe, ONLY]
+    assert {m.trial for m in found.front()} == {1}
+    found.database.close()
+
+
 def test_the_front_and_an_explanation_say_so(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
