@@ -41,7 +41,7 @@ def test_the_second_trial_loses_nothing_and_is_faster(study: Study) -> None:
 
 
 def test_it_is_not_pruned(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    """Though it is as large as the base, and so adds no hypervolume over accuracy, time and size."""
+    """Though it is as large as the base, and so adds no hypervolume over all three objectives."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MEASURE, narrowing_table)
         found = search(
