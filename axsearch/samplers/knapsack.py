@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from axsearch.approximations.site import OUTSIDE
 from axsearch.space.problem import Floats, Genomes, Problem
+from axsearch.space.recipe import EXACT
 
 MOST_OPTIONS = 96
 """Options of a layer that are kept: those on its front of damage against costs, thinned out."""
@@ -81,8 +82,14 @@ class Knapsack:
         none = np.where(own.lost, value, np.inf)
         some = np.where(own.lost, np.inf, value + weights @ own.if_last.T)
         back: list[tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]] = []
+        fixed_is_last: dict[int, NDArray[np.bool_]] = {}
         for number in range(len(self.layers) - 2, -1, -1):
             above, own = own, self.options[number]
+            if self.layers[number] < self.problem.highest_fixed < self.layers[number + 1]:
+                # Between the two is a layer that stays: the last one, where none stays above it.
+                lifted = none + (weights @ self._fixed_if_last())[:, None]
+                fixed_is_last[number + 1] = lifted < some
+                none, some = np.full_like(none, np.inf), np.minimum(lifted, some)
             value = own.damage + weights @ own.costs.T
             last = value + weights @ own.if_last.T
             link = self._link(number + 1) * np.outer(above.first, own.last)
@@ -94,18 +101,30 @@ class Knapsack:
                 np.where(own.lost, none + value, np.inf),
                 np.where(ends, none + last, some + value),
             )
-        return self._traced(none, some, back[::-1])
+        return self._traced(none, some, back[::-1], fixed_is_last)
+
+    def _fixed_if_last(self) -> Floats:
+        """What the last layer that no dimension changes costs more as a narrowed one, (costs,)."""
+        problem = self.problem
+        every = [problem.costs[name].if_last for name in self.costs]
+        narrows = problem.narrowing is not None
+        return np.array(
+            [one(EXACT, problem.highest_fixed) if one and narrows else 0.0 for one in every]
+        )
 
     def _traced(
         self,
         none: Floats,
         some: Floats,
         back: Sequence[tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]],
+        fixed_is_last: Mapping[int, NDArray[np.bool_]],
     ) -> Genomes:
         """The genomes of the least values of the lowest layer.
 
         ``back`` has for each layer but the last: whether an option is that of the last layer that
-        stays, and the option above it where none stays above, and where some do.
+        stays, and the option above it where none stays above, and where some do. ``fixed_is_last``
+        says of the options of the layer above one that no dimension changes whether that is the
+        last that stays.
         """
         rows = np.arange(len(some))
         found = np.zeros((len(some), len(self.problem.levels)), np.int64)
@@ -117,6 +136,8 @@ class Knapsack:
                 ends, without, beside = (one[rows, choice] for one in back[number])
                 stays = stays & ~ends
                 choice = np.where(stays, beside, without)
+                if number + 1 in fixed_is_last:
+                    stays = ~fixed_is_last[number + 1][rows, choice]
         if self.problem.narrowing is not None:  # it costs nothing
             found[:, self.problem.narrowing] = 1
         return found

@@ -98,7 +98,7 @@ class Problem:
 
     def cost(self, name: str, genomes: Genomes) -> Floats:
         """The cost of each genome's model as a ratio to the base's, (genomes,)."""
-        total = np.full(len(genomes), self.costs[name].rest)
+        total = np.full(len(genomes), self.costs[name].rest + self._fixed_cost(name))
         narrowed, if_last = self.narrows(name, genomes), self.costs[name].if_last
         for layer in sorted({*self.layers, self.highest_fixed}, reverse=True):
             if layer in self.layers:
@@ -120,8 +120,15 @@ class Problem:
         """The last layer that no dimension changes, :data:`OUTSIDE` where there is none: no layer
         below it is the last of a model.
         """
-        every = {site.id.layer for site in self.space.sites}
-        return max(every - set(self.layers) - {OUTSIDE}, default=OUTSIDE)
+        return max(self._fixed, default=OUTSIDE)
+
+    @cached_property
+    def _fixed(self) -> set[int]:
+        """The layers that no dimension changes, as those that are frozen."""
+        return {site.id.layer for site in self.space.sites} - {*self.layers, OUTSIDE}
+
+    def _fixed_cost(self, name: str) -> float:
+        return sum(self.costs[name].layer(EXACT, layer) for layer in self._fixed)
 
     @cached_property
     def narrowing(self) -> int | None:

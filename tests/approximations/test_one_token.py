@@ -173,11 +173,17 @@ def test_layers_below_the_last_are_shared_with_the_recipe_without_it() -> None:
 
 def test_it_runs_in_bfloat16() -> None:
     for model_type in HAVING:
-        small = shrink(random_model(model_type), narrowed(EXACT)).to(torch.bfloat16)
-        batch = padded_batch(model_type)
-        batch = {n: t.bfloat16() if t.is_floating_point() else t for n, t in batch.items()}
+        base, batch = random_model(model_type), padded_batch(model_type)
+        half = {n: t.bfloat16() if t.is_floating_point() else t for n, t in batch.items()}
         with torch.no_grad():
-            assert small(**batch).logits.dtype == torch.bfloat16
+            exact = base(**batch).logits
+            small = shrink(base, narrowed(EXACT)).to(torch.bfloat16)
+            found = small(**half).logits
+            whole = base.to(torch.bfloat16)(**half).logits
+        assert found.dtype == torch.bfloat16
+        # No further from float32 than the whole layer in bfloat16 is, give or take its rounding.
+        apart = (whole.float() - exact).abs().max()
+        assert (found.float() - exact).abs().max() <= 2 * apart + 0.02
 
 
 def test_threads_do_not_see_each_other_s_states() -> None:

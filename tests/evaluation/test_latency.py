@@ -217,12 +217,10 @@ class TestRealModels:
         base = tiny_bert(layers=6)
         batches = workload(split_of(1), self.SCENARIO, VOCABULARY)
         with open_session(base, self.SCENARIO) as ours, open_session(base, self.SCENARIO) as same:
-            for _ in range(3):  # other tests run beside these passes of 2 ms
-                found = measure_latency(ours, same, batches, pairs=15)
-                assert found.low <= found.ratio <= found.high
-                if 0.6 < found.ratio < 1.6:
-                    break
+            # More pairs than elsewhere: other tests run beside these passes of 2 ms.
+            found = measure_latency(ours, same, batches, pairs=101)
         assert 0.6 < found.ratio < 1.6
+        assert found.low <= found.ratio <= found.high
 
     def test_much_smaller_model_is_faster(self) -> None:
         base = tiny_bert(layers=6)

@@ -56,6 +56,26 @@ def test_a_genome_costs_what_the_table_says_of_its_recipe() -> None:
     )
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_frozen_layer_costs_what_it_takes_and_stays_the_last(layer: int) -> None:
+    sites = list(BASE.sites.values())
+    space = SearchSpace(
+        sites, {site.id: range(site.count) for site in sites},
+        names=["attention_block", "ffn_block", "one_token"],
+        frozen=[site.id for site in sites if site.id.layer == layer],
+    )  # fmt: skip
+    problem = problem_of(space, TABLE)
+    every = np.array(list(itertools.product(*(range(n) for n in problem.levels))))
+    costs = problem.cost("latency", every)
+    recipes = [space.recipe(problem.genome(row)) for row in every]
+    assert costs == pytest.approx([TABLE.ratio(recipe) for recipe in recipes])
+    weights = sweep(1, 40, 1e-3, 1e2)
+    found = Knapsack(problem).solve(weights)
+    best = (problem.damages(every).sum(1) + weights * costs).min(axis=1)
+    own = problem.damages(found).sum(1) + weights[:, 0] * problem.cost("latency", found)
+    assert own == pytest.approx(best)
+
+
 def test_the_knapsack_finds_the_best_of_all() -> None:
     column = PROBLEM.narrowing
     assert column is not None

@@ -119,6 +119,16 @@ def test_allocator(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     assert all(ms > 0 for ms in one["ms"].values())
 
 
+def test_one_token(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    few = ("--pairs", 3, "--threads", 1, "--layers", 2, "--out", tmp_path)
+    run("one_token.py", base_dir, data_dir, *few)
+    found = json.loads((tmp_path / "one_token.json").read_text())
+    assert len(found["models"]) == 4
+    for one in found["models"].values():
+        assert 0 < one["low"] <= one["ratio"] <= one["high"]
+        assert 0 < one["logits_differ_by"] <= 1e-5
+
+
 def test_samplers(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     arguments = (
         base_dir, data_dir, "--seeds", 1, "--few", 14, "--many", 4, "--examples", 40,
