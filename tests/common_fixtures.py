@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.evaluation import latency
 from axsearch.evaluation.evaluator import Evaluator
+from axsearch.export import checking
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
 from axsearch.store.models import TableBase
 from axsearch.testing.latency import MEASURE, table_by_units
-from axsearch.testing.processes import end_server
+from axsearch.testing.processes import end_servers, in_fork
 from axsearch.testing.scripts_once import read_scripts_once
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 
@@ -32,7 +34,7 @@ from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 @pytest.fixture(autouse=True, scope="session")
 def _fork_server() -> Iterator[None]:
     yield
-    end_server()
+    end_servers()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -91,6 +93,19 @@ def _few_passes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(Evaluator.latency.__kwdefaults__, "pairs", 2)
         patched.setattr(latency, "MOST", 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exports_checked_in_forks() -> Iterator[None]:
+    """Exports are opened in forks; tests/export/test_hf.py and test_checking.py have the real
+    thing.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checking, "in_new_process", in_fork)
         yield
 
 

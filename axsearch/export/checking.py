@@ -58,6 +58,15 @@ def run_check(script: str, folder: Path, *arguments: str) -> float:
     this machine, and ends when this process ends. Raises AxsearchError with its last line of output
     where it fails, and where it takes more time or memory than opening an export does.
     """
+    status, output, errors = in_new_process(script, folder, *arguments)
+    if status != 0:
+        reason = (errors.strip().splitlines() or ["no reason given"])[-1]
+        raise AxsearchError(f"{folder} does not open in a new process: {reason}")
+    return float(json.loads(output.strip().splitlines()[-1]))
+
+
+def in_new_process(script: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """A script's exit status, output and errors; raises AxsearchError where it exceeds a limit."""
     given = (os.getpid(), folder.resolve(), *arguments)
     reading, held = os.pipe()  # a child that has no other way sees this process end by it
     try:
@@ -77,10 +86,7 @@ def run_check(script: str, folder: Path, *arguments: str) -> float:
     finally:
         os.close(reading)
         os.close(held)
-    if child.returncode != 0:
-        reason = (errors.strip().splitlines() or ["no reason given"])[-1]
-        raise AxsearchError(f"{folder} does not open in a new process: {reason}")
-    return float(json.loads(output.strip().splitlines()[-1]))
+    return child.returncode, output, errors
 
 
 def _limited(child: subprocess.Popen[str], folder: Path) -> tuple[str, str]:

@@ -1,10 +1,11 @@
 """A process that has imported what others will need, and forks them in milliseconds.
 
-``python fork_server.py FD MODULE…`` imports the modules, reads migrations once for all, and serves
-requests that come through a socket until it is closed: the length of a JSON text, beside it file
-descriptors, then the text. The first descriptor is where the new process's id and then its exit
-status are written to, the others are its own. What is asked for is what ``python ARGUMENTS…`` would
-do: a script, ``-m MODULE`` or ``-c CODE``.
+``python fork_server.py FD MODULE…`` imports the modules, reads migrations once for all if
+``axsearch.testing.scripts_once`` is one of them, and serves requests that come through a socket
+until it is closed: the length of a JSON text, beside it file descriptors, then the text. The first
+descriptor is where the new process's id and then its exit status are written to, the others are its
+own. What is asked for is what ``python ARGUMENTS…`` would do: a script, ``-m MODULE`` or
+``-c CODE``.
 
 A process that was asked for with ``spawns`` has such a server of its own, so that what it starts
 through multiprocessing is there in milliseconds too.
@@ -263,7 +264,8 @@ if __name__ == "__main__":
     gc.disable()
     for name in sys.argv[2:]:
         importlib.import_module(name)
-    importlib.import_module("axsearch.testing.scripts_once").read_scripts_once()
+    if "axsearch.testing.scripts_once" in sys.modules:
+        sys.modules["axsearch.testing.scripts_once"].read_scripts_once()
     gc.freeze()  # or collections of garbage would copy every page
     gc.enable()
     serve(socket.socket(fileno=int(sys.argv[1])))

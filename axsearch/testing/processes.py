@@ -13,11 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -31,23 +31,31 @@ IMPORTED = (
     "pytest", "torch", "transformers.models.bert.modeling_bert", "datasets", "optuna",
     "axsearch.cli", "axsearch.running.remeasuring", "axsearch.running.search",
     "axsearch.running.session", "axsearch.reporting.dashboard.serving",
+    "axsearch.testing.scripts_once",
 )  # fmt: skip
+FOR_EXPORTS = ("torch", "transformers.models.bert.modeling_bert", "safetensors.torch")
+"""Imported where what runs is to do without axsearch."""
 OPTIONAL = ("psycopg", "sqlalchemy.dialects.postgresql.psycopg")
 """Imported too, where there is the first of them: it belongs to an extra."""
 
 
 class Server:
-    """The fork server of this process."""
+    """A fork server of this process.
 
-    def __init__(self) -> None:
+    Args:
+        modules: what it imports.
+        environment: of it, beside this process's; what libraries read on import a fork's own
+            environment no longer changes.
+    """
+
+    def __init__(self, modules: Sequence[str], **environment: str) -> None:
         self.control, theirs = socket.socketpair()
         script, number = Path(__file__).with_name("fork_server.py"), theirs.fileno()
-        modules = (*IMPORTED, *(OPTIONAL if find_spec(OPTIONAL[0]) else ()))
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, str(script), str(number), *modules],
                 pass_fds=[number], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                start_new_session=True,
+                start_new_session=True, env={**os.environ, **environment},
             )  # fmt: skip
 
     def end(self) -> None:
@@ -56,17 +64,30 @@ class Server:
         self._process.wait()
 
 
-@cache
-def server() -> Server:
-    """The fork server of this process, which is started when first asked for."""
-    return Server()
+_servers: dict[bool, Server] = {}
 
 
-def end_server() -> None:
-    """End the fork server, if there is one."""
-    if server.cache_info().currsize:
-        server().end()
-        server.cache_clear()
+def server(*, for_exports: bool = False) -> Server:
+    """The fork server of this process, which is started when first asked for.
+
+    Args:
+        for_exports: whether it is the one that has imported torch and transformers, nothing of
+            axsearch, and finds no hub.
+    """
+    if for_exports not in _servers:
+        if for_exports:
+            modules = tempfile.mkdtemp(prefix="modules-")
+            made = Server(FOR_EXPORTS, HF_HUB_OFFLINE="1", HF_MODULES_CACHE=modules)
+        else:
+            made = Server((*IMPORTED, *(OPTIONAL if find_spec(OPTIONAL[0]) else ())))
+        _servers[for_exports] = made
+    return _servers[for_exports]
+
+
+def end_servers() -> None:
+    """End the fork servers, if there are any."""
+    while _servers:
+        _servers.popitem()[1].end()
 
 
 @contextmanager
@@ -92,6 +113,7 @@ class Process:
         env: of the process; this one's if None.
         new_session: whether it begins a session, whose processes a signal can be sent to at once.
         spawns: whether it starts processes through multiprocessing.
+        for_exports: whether it is forked from one that has not imported axsearch.
     """
 
     def __init__(
@@ -100,6 +122,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         new_session: bool = False,
         spawns: bool = False,
+        for_exports: bool = False,
     ) -> None:
         self.args = [str(argument) for argument in arguments]
         request = {
@@ -110,7 +133,7 @@ class Process:
         (read, into), (out, write), (err, complain), (self._status, ended) = (
             os.pipe() for _ in range(4)
         )
-        ask(server().control, request, ended, [read, write, complain])
+        ask(server(for_exports=for_exports).control, request, ended, [read, write, complain])
         for descriptor in (read, write, complain, ended):
             os.close(descriptor)
         self.stdin, self.stdout, self.stderr = (
@@ -199,9 +222,18 @@ class Process:
 
 def run(*arguments: object, check: bool = False, **given: Any) -> subprocess.CompletedProcess[str]:
     """What :class:`Process` runs, to its end; with ``check`` it must not fail."""
-    process = Process(*arguments, **given)
-    out, err = process.communicate()
+    with Process(*arguments, **given) as process:
+        out, err = process.communicate()
     assert process.returncode is not None
     if check:
         assert process.returncode == 0, err
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def in_fork(script: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """What :func:`axsearch.export.checking.in_new_process` does, in a fork and without its limits.
+
+    A new process imports torch and transformers first.
+    """
+    done = run("-c", script, folder.resolve(), *arguments, for_exports=True)
+    return done.returncode, done.stdout, done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from axsearch.export import hf
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.models.architectures import architectures
 from axsearch.tasks.kinds import task_kinds
+from axsearch.testing import processes
 
 # Opens each folder with transformers, and prints how far its answers are from those written down.
 OPEN = """
@@ -40,10 +39,8 @@ HF = ("hf_units", "hf_topk", "hf_layers")
 def test_transformers_opens_them_without_axsearch(
     release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", OPEN, *(str(release / name) for name in HF)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    folders = [release / name for name in HF]
+    done = processes.run("-c", OPEN, *folders, check=True, for_exports=True)
     differences = [float(line) for line in done.stdout.splitlines()]
     assert len(differences) == len(HF)
     assert max(differences) <= 1e-5

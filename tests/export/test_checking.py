@@ -14,7 +14,13 @@ from axsearch.errors import AxsearchError
 from axsearch.export import checking
 from axsearch.export.checking import DIES_WITH_PARENT, ENDS_WITH_INPUT, GUARD, run_check
 
+IN_NEW_PROCESS = checking.in_new_process  # before the session's fixtures
 HANG = "import time\nprint(1.0, flush=True)\nwhile True: time.sleep(0.01)"
+
+
+@pytest.fixture(autouse=True)
+def _in_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "in_new_process", IN_NEW_PROCESS)
 
 
 @pytest.mark.parametrize("guard", [DIES_WITH_PARENT, ENDS_WITH_INPUT])

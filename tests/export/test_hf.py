@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from axsearch.approximations import choice_types
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.export import Bundle, hf
+from axsearch.export import Bundle, checking, hf
 from axsearch.export.card import model_card
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.models.architectures import architectures
@@ -35,6 +35,7 @@ from axsearch.testing.models import tiny_model
 from axsearch.testing.text import tiny_bert
 from tests.common_fixtures import fill
 
+IN_NEW_PROCESS = checking.in_new_process  # before the session's fixtures
 A0, F0 = SiteId(0, "attention"), SiteId(0, "ffn")
 A1, F1 = SiteId(1, "attention"), SiteId(1, "ffn")
 RECIPE = Recipe.of(
@@ -42,6 +43,13 @@ RECIPE = Recipe.of(
     | {F1: {"ffn": Kept(of=64, kept=tuple(range(0, 64, 3)))}}
 )
 LAYER_ONLY = Recipe.of({A1: {"heads": Kept(of=4, kept=())}, F1: {"ffn": Kept(of=64, kept=())}})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _checked_in_new_processes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checking, "in_new_process", IN_NEW_PROCESS)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +20,7 @@ from axsearch.kernels.native import native_library
 from axsearch.models.architectures import architecture_of, architectures
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
+from axsearch.testing import processes
 from axsearch.testing.exports import bundle_of, write_export
 from axsearch.testing.models import PICTURES, padded_batch, tiny_model
 
@@ -148,14 +146,7 @@ class Opened(NamedTuple):
 def opened_elsewhere(room: Path, wanted: Sequence[tuple[str, str, str, bool]]) -> dict[str, Any]:
     """What one process without axsearch says of exports: folder, auto class, inputs, has code."""
     (room / "wanted.json").write_text(json.dumps(wanted))
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", LOAD, str(room / "wanted.json")],
-        env=os.environ | {"HF_MODULES_CACHE": str(room / "modules")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = processes.run("-c", LOAD, room / "wanted.json", check=True, for_exports=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -18,6 +18,12 @@ def test_threads_may_ask_at_the_same_time() -> None:
     assert [int(said) for said in found] == [*range(16)]
 
 
+def test_what_opens_exports_has_not_imported_axsearch() -> None:
+    said = "import sys; print(sorted(name for name in sys.modules if name.startswith('axsearch')))"
+    assert run("-c", said, check=True, for_exports=True).stdout.strip() == "[]"
+    assert run("-c", said, check=True).stdout.strip() != "[]"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
 def test_after_an_error_orphans_are_not_adopted() -> None:
     def adopts() -> bool:
