@@ -253,7 +253,8 @@ def test_explain_names_what_went_and_compares_pair_by_pair(run: Run, where: list
     assert data["sentences"] == done.out.splitlines()[: len(data["sentences"])]
     assert data["cuts"]
     for cut in data["cuts"]:
-        name = cut["layer"] if cut["block"] == "layer" else f"{cut['layer']} {cut['block']}"
+        whole = cut["block"] in ("layer", cut["layer"])  # such as what one_token does to the stack
+        name = cut["layer"] if whole else f"{cut['layer']} {cut['block']}"
         worth = [f"{cut['damage']:.4f}", f"{cut['time']:.1%}", f"{cut['size']:.1%}"]
         row = r" │ +".join(map(re.escape, worth))
         assert re.search(rf"│ {name} +│ {re.escape(cut['kept'])} +│ +{row} │", done.out)

@@ -177,6 +177,7 @@ def test_the_server_ends_statements_and_locks_that_take_too_long(
     postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, 1.0, statement=0.3, lock=0.2)
+    monkeypatch.setattr(outages, "SHORTEST", 5.0)  # the server's limit ends before the client's
     database = open_database(postgresql_url)
     work = outages.outlast(lambda: sleep_in(database))
     with pytest.raises(OperationalError, match="statement timeout") as caught:
