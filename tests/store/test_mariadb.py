@@ -59,18 +59,21 @@ def server(folder: Path) -> Iterator[str]:
     if user:
         shutil.chown(folder, "mysql")
     socket, data = folder / "socket", folder / "data"
+    own = {**os.environ, "TMPDIR": str(folder)}  # the tests' own is closed to the server's user
     make = ["mariadb-install-db", *user, f"--datadir={data}"]
     made = subprocess.run(
-        [*make, "--auth-root-authentication-method=normal"], capture_output=True, check=False
-    )
+        [*make, "--auth-root-authentication-method=normal"],
+        capture_output=True, text=True, check=False, env=own,
+    )  # fmt: skip
     if made.returncode:
-        pytest.skip("MariaDB's tables cannot be made here")
+        said = (made.stdout + made.stderr).strip().splitlines() or ["no reason given"]
+        pytest.skip(f"MariaDB's tables cannot be made here: {said[-1]}")
     run = ["mariadbd", "--no-defaults", *user, f"--datadir={data}", f"--socket={socket}"]
     with subprocess.Popen(
         [*run, "--skip-networking", f"--pid-file={folder / 'pid'}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "TZ": BERLIN},
+        env={**own, "TZ": BERLIN},
     ) as process:
         deadline = time.monotonic() + SECONDS
         while not socket.exists():

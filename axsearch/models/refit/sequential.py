@@ -187,10 +187,15 @@ class SequentialRefit:
             streams = self._base_layer(site.layer).streams[list(self._blocks).index(site.kind)]
             sums = walk.sums(number, given, self._blocks[site.kind], streams, site)
             module = walk.projection(number, site.kind)
-            refit = _solved(sums, module, self.ridge, self.base.dtype)
+            refit = self.solve(sums, module, site)
             walk.put(number, {site: refit})
             found[site] = refit
         return found
+
+    def solve(self, sums: Sums, module: Any, site: SiteId) -> Refit:
+        """The new weight and bias of a block's output projection."""
+        change, shift = sums.solution(self.ridge, module.bias is not None)
+        return changed(module, change, shift, self.base.dtype)
 
     def _base_layer(self, number: int) -> _Layer:
         known = self._base_layers.get(number)
@@ -271,9 +276,9 @@ class _Walk:
         block: Block,
         streams: Sequence[Tensor],
         site: SiteId,
-    ) -> _Sums:
+    ) -> Sums:
         """The sums of a block's fit to ``streams``, those of the base after it."""
-        sums = _Sums()
+        sums = Sums()
         feed = iter(zip(streams, self._sample.masks, self._sample.weights[site], strict=True))
 
         def see(residual: Tensor, inputs: Tensor, output: Tensor) -> None:
@@ -319,7 +324,7 @@ def _watched(
             hook.remove()
 
 
-class _Sums:
+class Sums:
     """Weighted sums over tokens: of x, of the errors e, and of their products, in float64.
 
     They are of x less the mean of the first batch: the products are added up in float32 within a
@@ -342,21 +347,29 @@ class _Sums:
         self._total += float(weights.sum())
         self._parts = [a + b for a, b in zip(self._parts, own, strict=True)] if self._parts else own
 
+    def moments(self, shifted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The means of x, (width,), and of e, (hidden,), the second moments of x, and those of x
+        with e, (width, hidden): about the means where a ``shifted`` bias can make up for these,
+        otherwise about zero. In float64.
+        """
+        assert self._origin is not None
+        mean, error, second, cross = (part / self._total for part in self._parts)
+        second = second - torch.outer(mean, mean)
+        cross = cross - torch.outer(mean, error)
+        mean = mean + self._origin.cpu()
+        if not shifted:
+            second += torch.outer(mean, mean)
+            cross += torch.outer(mean, error)
+        return mean, error, second, cross
+
     def solution(self, ridge: float, shifted: bool) -> tuple[Tensor, Tensor]:
         """D, (width, hidden), and d, (hidden,), which a projection without bias has no use for.
 
         Both are zero where numbers of the model are not finite, which its evaluation will show.
         """
-        assert self._origin is not None
-        mean, error, second, cross = (part / self._total for part in self._parts)
+        mean, error, second, cross = self.moments(shifted)
         if not (torch.isfinite(second).all() and torch.isfinite(cross).all()):
             return torch.zeros_like(cross), torch.zeros_like(error)
-        second -= torch.outer(mean, mean)
-        cross -= torch.outer(mean, error)
-        mean = mean + self._origin.cpu()
-        if not shifted:  # moments about zero
-            second += torch.outer(mean, mean)
-            cross += torch.outer(mean, error)
         least = max(ridge * second.diagonal().mean().item(), SMALLEST_RIDGE)
         second.diagonal().add_(least)
         factor, failed = torch.linalg.cholesky_ex(second)
@@ -367,15 +380,15 @@ class _Sums:
         return change, error - mean @ change
 
 
-def _solved(sums: _Sums, module: Any, ridge: float, dtype: torch.dtype) -> Refit:
-    """The new weight and bias of a projection, as a file of the base's type will keep them."""
-    change, shift = sums.solution(ridge, module.bias is not None)
-    if not isinstance(module, Conv1D):
-        change = change.T
-    weight, bias = module.weight, module.bias
+def changed(module: Any, change: Tensor, shift: Tensor, dtype: torch.dtype) -> Refit:
+    """The weight and bias of a projection after a change, as a file of ``dtype`` will keep them.
 
-    def changed(tensor: Tensor, by: Tensor) -> Tensor:
-        new = (tensor.detach().cpu().double() + by).to(tensor)
-        return new.to(dtype).to(tensor.dtype).contiguous()
+    ``change`` is (width, hidden), ``shift`` (hidden,).
+    """
 
-    return Refit(changed(weight, change), None if bias is None else changed(bias, shift))
+    def new(tensor: Tensor, by: Tensor) -> Tensor:
+        total = (tensor.detach().cpu().double() + by).to(tensor)
+        return total.to(dtype).to(tensor.dtype).contiguous()
+
+    weight = new(module.weight, change if isinstance(module, Conv1D) else change.T)
+    return Refit(weight, None if module.bias is None else new(module.bias, shift))
