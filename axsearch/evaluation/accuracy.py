@@ -168,15 +168,15 @@ class Predictor:
         """
         dtype = "float32" if half is None else "bfloat16"
         prefixes = [] if base is None or recipe is None else prefixes_of(base, recipe, dtype)
-        layers = nn.ModuleList() if base is None else base.layers(model)
+        layers = 0 if base is None else len(base.layers(model))
         with torch.inference_mode():
             for number, (rows, batch, targets) in enumerate(self._collated(split)):
                 place = (split.fingerprint, number)
                 start = self._start(place, prefixes)
-                with self._from(layers, place, prefixes, start):
+                with self._from(base, model, place, prefixes, start):
                     logits = self._logits(model, batch, half)
                 see(rows, logits, targets)
-                self.layers_run += len(rows) * (len(layers) - start)
+                self.layers_run += len(rows) * (layers - start)
 
     def _logits(
         self, model: PreTrainedModel, batch: Batch, half: Mapping[str, Tensor] | None = None
@@ -209,15 +209,23 @@ class Predictor:
 
     @contextmanager
     def _from(
-        self, layers: nn.ModuleList, place: tuple[str, int], prefixes: Sequence[str], start: int
+        self,
+        base: Base | None,
+        model: PreTrainedModel,
+        place: tuple[str, int],
+        prefixes: Sequence[str],
+        start: int,
     ) -> Iterator[None]:
-        hooks = []
+        if base is None or not prefixes:
+            yield
+            return
+        hooks, layers = [], base.layers(model)
         given = self._outputs.get((*place, prefixes[start - 1])) if start else None
         for number in range(start, len(prefixes) - 1):
             keep = partial(self._keep, (*place, prefixes[number]))
             hooks.append(layers[number].register_forward_hook(keep))
         try:
-            with starting(layers, start, given):
+            with starting(base, model, start, given):
                 yield
         finally:
             for hook in hooks:

@@ -20,7 +20,7 @@ class Given(nn.Module):
     """Replaces a layer that need not be run: returns the output of the uppermost of these layers.
 
     Everything else that a model reads from a layer, such as ModernBERT's kind of attention, is the
-    layer's.
+    layer's. In place of embeddings it returns numbers that nothing reads.
     """
 
     def __init__(self, layer: nn.Module, output: Any) -> None:
@@ -37,16 +37,27 @@ class Given(nn.Module):
 
 
 @contextmanager
-def starting(layers: nn.ModuleList, start: int, given: Any) -> Iterator[None]:
-    """While open, the layers below ``start`` are not run; ``given`` is the output of the last."""
+def starting(base: Base, model: PreTrainedModel, start: int, given: Any) -> Iterator[None]:
+    """While open, neither the layers of ``model`` below ``start`` are run nor its embeddings.
+
+    ``given`` is the output of the last of these layers; if ``start`` is 0, all is run.
+    """
+    layers, body = base.layers(model), model.base_model
     there = list(layers[:start])
     for number, layer in enumerate(there):
         layers[number] = Given(layer, given)
+    name = base.family.embeddings if start else None
+    embeddings = None if name is None else body.get_submodule(name)
+    if name is not None and embeddings is not None:
+        hidden = given if isinstance(given, Tensor) else given[0]
+        setattr(body, name, Given(embeddings, hidden.new_zeros(()).expand(hidden.shape)))
     try:
         yield
     finally:
         for number, layer in enumerate(there):
             layers[number] = layer
+        if name is not None:
+            setattr(body, name, embeddings)
 
 
 class Reached(Exception):  # noqa: N818  # no error: it ends a forward pass where enough was seen

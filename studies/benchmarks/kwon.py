@@ -7,9 +7,9 @@ paper without its authors' code. Its three stages:
    importance of each unit alone (the diagonal of the Fisher information).
 2. Fisher-based mask rearrangement: the number of units in a block stays, but the units are chosen
    again, considering pairs of them too (the block's part of the Fisher information).
-3. Mask tuning: the paper refits one scale per unit by least squares. Here the recipe's compensation
-   does this: ``least_squares`` refits every weight of the output projection, of which scales are a
-   special case, so it is at least as strong as theirs. The caller chooses the compensation.
+3. Mask tuning: one scale per unit by least squares, from the bottom up, so that the block's output
+   in the smaller model comes near the base's: :class:`UnitScales`. A caller may choose a recipe's
+   compensation instead, which refits every weight of the output projection.
 
 It returns one model for a budget, not a front; :func:`shares` lists the budgets to try.
 """
@@ -18,10 +18,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers.pytorch_utils import Conv1D
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import Site, SiteId
+from axsearch.models.refit.compensation import Refit
+from axsearch.models.refit.sequential import SequentialRefit, Sums, changed
 from axsearch.space.recipe import Compensation, Recipe
 
 LEAST = 0.05
@@ -31,7 +35,34 @@ TOLERANCE = 1e-6
 """The least gain of a swap, as a share of the sum of the removed units' own importance: smaller
 gains are rounding errors of single precision."""
 
+LARGEST = 10.0
+"""The largest size of a scale; where there is a larger one, a block stays as it was (the paper,
+section on mask tuning)."""
+
 NAMES = {"attention": "heads", "ffn": "ffn"}
+
+
+class UnitScales(SequentialRefit):
+    """Mask tuning: the output weights of each head and neuron that stays, times one number."""
+
+    def solve(self, sums: Sums, module: Any, site: SiteId) -> Refit:
+        """The scaled weights of a block; its bias is as it was.
+
+        With the outputs x_u of unit u, W_u its output weights and e what the block lacks, scales
+        1 + s have the least mean of ``|e - sum_u s_u x_u W_u|^2``.
+        """
+        _, _, second, cross = sums.moments(shifted=False)
+        own = module.weight.detach().double().cpu()
+        weight = own if isinstance(module, Conv1D) else own.T
+        width = self.base.sites[site].units.width
+        between = (weight @ weight.T * second).unflatten(0, (-1, width)).unflatten(2, (-1, width))
+        between, along = between.sum((1, 3)), (weight * cross).sum(1).unflatten(0, (-1, width))
+        between.diagonal().add_(self.ridge * between.diagonal().mean())
+        factors, failed = torch.linalg.solve_ex(between, along.sum(1))
+        if failed or not ((1 + factors).abs() <= LARGEST).all():
+            factors = torch.zeros_like(factors)
+        change = weight * factors.repeat_interleave(width)[:, None]
+        return changed(module, change, torch.zeros(weight.shape[1]), self.base.dtype)
 
 
 def shares(count: int) -> list[float]:

@@ -241,6 +241,20 @@ class TestKeeping:
             run = 2 if shared else LAYERS - layer
             assert keeping.layers_run - before == run * len(split)
 
+    def test_nor_are_embeddings(self, model_type: str) -> None:
+        keeping, base, split = Predictor(BINARY, memory=1 << 26), deep_base(model_type), tokens()
+        keeping.predict(made(model_type, EXACT), split, base, EXACT)
+        kept = Kept(of=64, kept=tuple(range(0, 64, 2)))
+        for layer in (0, 1):
+            recipe, ran = Recipe.of({SiteId(layer, "ffn"): {"ffn": kept}}), []
+            model = made(model_type, recipe)
+            lookups = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding)]
+            hook = lookups[0].register_forward_hook(lambda *_, ran=ran: ran.append(True))
+            keeping.predict(model, split, base, recipe)
+            hook.remove()
+            spared = layer > 0 and base.family.embeddings is not None and repeats(model_type) == 1
+            assert bool(ran) is not spared
+
 
 @functools.cache
 def bert_predictions(recipe: Recipe) -> Predictions:

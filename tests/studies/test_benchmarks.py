@@ -98,6 +98,56 @@ def test_refit(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     assert results.read_bytes() == before
 
 
+def test_fronts(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    arguments = (
+        base_dir, data_dir, "--cache", tmp_path / "fronts.db", "--seeds", 1, "--most", 8,
+        "--threads", 1, "--out", tmp_path,
+    )  # fmt: skip
+    run("fronts.py", *arguments)
+    results = tmp_path / "fronts_movie_reviews.json"
+    found = json.loads(results.read_text())
+    assert [row["seed"] for row in found["rows"]] == [0, 0, 0]
+    old = found["rows"][-1]
+    assert found["summary"][old["variant"]] == {
+        "seeds": 1, "volume": old["volume"], "of_old": [1.0], "of_old_mean": 1.0,
+    }  # fmt: skip
+    for row in found["rows"]:
+        assert 0 < row["volume"] <= max(point[2] for point in row["front"]) - row["trivial"]
+    before = results.read_bytes()
+    run("fronts.py", *arguments)  # nothing is left to be searched
+    assert results.read_bytes() == before
+
+
+def test_the_volume_of_a_front_chooses_nothing_on_the_holdout_split() -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(BENCHMARKS)
+        module = runpy.run_path(str(BENCHMARKS / "fronts.py"))
+    point, volume = module["Point"], module["volume"]
+    front = [point(0.2, 0.7, 0.6), point(0.6, 0.8, 0.9), point(0.5, 0.6, 1.0)]
+    assert volume(front, 0.5) == pytest.approx(0.4 * 0.1 + 0.4 * 0.4)
+    assert volume([*front, point(1.0, 0.9, 0.0)], 0.5) == volume(front, 0.5)
+
+
+def test_methods(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    arguments = (
+        base_dir, data_dir, "--cache", tmp_path / "methods.db", "--trials", 8, "--greedy", 4,
+        "--epsilons", 30.0, "--examples", 16, "--balances", 2, "--most", 40, "--targets", 0.9, 0.7,
+        "--threads", 1, "--out", tmp_path,
+    )  # fmt: skip
+    run("methods.py", *arguments)
+    results = tmp_path / "methods_movie_reviews.json"
+    rows = json.loads(results.read_text())["rows"]
+    methods = ["axsearch", "every other layer", "Kwon et al.", "K-prune", "AxFormer"]
+    assert [(row["method"], row["target"]) for row in rows] == [
+        ("base", 1.0), *((method, target) for method in methods for target in (0.9, 0.7)),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["holdout"] is None or (0 <= row["holdout"] <= 1 and row["latency"] > 0)
+    before = results.read_bytes()
+    run("methods.py", *arguments)
+    assert results.read_bytes() == before
+
+
 def test_latency_table(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     few = ("--models", 3, "--pairs", 1, "--seconds", 0, "--threads", 1)
     run("latency_table.py", base_dir, data_dir, *few, "--out", tmp_path)

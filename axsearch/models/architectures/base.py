@@ -39,6 +39,8 @@ class Architecture(ABC):
     reads_text: ClassVar[bool] = True
     positions: ClassVar[str | None] = None
     """The base model's table of learnt embeddings of absolute positions, if it has one."""
+    embeddings: ClassVar[str | None] = "embeddings"
+    """The base model's module whose output is the first layer's input, if there is such a one."""
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """The layers of a model; layers that share their tensors are listed once."""

@@ -86,3 +86,8 @@ def measure_sample(
         for site, parts in weights.items()
     }
     return Sample(batches, masks, flat)
+
+
+def tokens_of(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the tokens that are no padding, (tokens, width); a view where there is none."""
+    return values.flatten(0, 1) if mask.all() else values[mask]

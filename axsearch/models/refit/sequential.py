@@ -38,7 +38,7 @@ from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.models.base_model import Base
 from axsearch.models.partial import Reached, prefixes_of, run_until_reached, starting
 from axsearch.models.refit.compensation import SMALLEST_RIDGE, Refit
-from axsearch.models.refit.sample import Sample
+from axsearch.models.refit.sample import Sample, tokens_of
 from axsearch.space.recipe import Recipe
 from axsearch.system.memory import TensorCache, budget
 
@@ -219,7 +219,7 @@ class _Walk:
 
     def __init__(self, base: Base, model: PreTrainedModel, sample: Sample) -> None:
         self.outputs: dict[int, tuple[Any, ...]] = {}
-        self._blocks, self._sites = base.family.layout.blocks, base.sites
+        self._base, self._blocks = base, base.family.layout.blocks
         self._model, self._sample = model, sample
         self._layers = base.layers(model)
 
@@ -248,7 +248,8 @@ class _Walk:
         hook = self._layers[number].register_forward_hook(end)
         try:
             for place, batch in enumerate(self._sample.batches):
-                with starting(self._layers, number, given[place] if given else None):
+                own = given[place] if given else None
+                with starting(self._base, self._model, number, own):
                     run_until_reached(self._model, batch)
         finally:
             hook.remove()
@@ -260,11 +261,11 @@ class _Walk:
 
         def see(kind: str, residual: Tensor, _: Tensor, output: Tensor) -> None:
             mask = self._sample.masks[len(streams[kind])]
-            streams[kind].append((residual + output)[mask])
+            streams[kind].append(tokens_of(residual + output, mask))
 
         with ExitStack() as stack:
             for kind, block in self._blocks.items():
-                if SiteId(number, kind) in self._sites and block.output is not None:
+                if SiteId(number, kind) in self._base.sites and block.output is not None:
                     stack.enter_context(_watched(self._layers[number], block, partial(see, kind)))
             outputs = self.run(number, given)
         return _Layer(outputs, tuple(tuple(own) for own in streams.values()))
@@ -283,7 +284,8 @@ class _Walk:
 
         def see(residual: Tensor, inputs: Tensor, output: Tensor) -> None:
             stream, mask, weights = next(feed)
-            sums.add(inputs[mask], stream - (residual + output)[mask], weights)
+            errors = stream - tokens_of(residual + output, mask)
+            sums.add(tokens_of(inputs, mask), errors, weights)
             raise Reached
 
         with _watched(self._layers[number], block, see):
@@ -343,9 +345,11 @@ class Sums:
         inputs = inputs - self._origin
         weighted = weights[:, None] * inputs
         sums = weighted.sum(0), weights @ errors, weighted.T @ inputs, weighted.T @ errors
-        own = [part.cpu().double() for part in sums]
         self._total += float(weights.sum())
-        self._parts = [a + b for a, b in zip(self._parts, own, strict=True)] if self._parts else own
+        if not self._parts:
+            self._parts = [torch.zeros(part.shape, dtype=torch.float64) for part in sums]
+        for part, own in zip(self._parts, sums, strict=True):
+            part += own.cpu()  # which adds up in float64 without a copy in it
 
     def moments(self, shifted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The means of x, (width,), and of e, (hidden,), the second moments of x, and those of x
