@@ -125,7 +125,7 @@ def _scores(
     """Open units with their knowledge for their multiply-adds, the most first."""
     own = np.concatenate([*knowledge.values()]).mean()
     theirs = np.concatenate([energy[id] for id in knowledge]).mean()
-    scale = balance.energy * own / max(theirs, np.finfo(float).tiny)
+    scale = balance.energy * own / theirs if theirs > 0 else 0.0
     found = []
     for id, divergence in knowledge.items():
         factor = balance.heads if id.kind == "attention" else 1.0

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
 from axsearch.models.base_model import Base
-from axsearch.models.weights import shrink
+from axsearch.models.refit.sample import Sample
+from axsearch.models.weights import ClosedForm, shrink
 from axsearch.space.recipe import Recipe
+from axsearch.testing.models import padded_batch, random_model
 from axsearch.testing.text import tiny_bert
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
@@ -181,3 +185,34 @@ def test_allocation_has_the_counts_of_the_search_and_a_form_no_higher() -> None:
         assert form(block, after) <= form(block, mask)
         changed += bool((after != mask).any())
     assert changed
+
+
+def test_a_scale_undoes_the_removal_of_a_unit_that_another_equals() -> None:
+    model, site = random_model("bert"), SiteId(0, "ffn")
+    units, state = Base(model).sites[site].units, model.state_dict()
+    assert units is not None
+    with torch.no_grad():
+        for axis in units.axes:
+            tensor = state[axis.tensor].movedim(axis.dim, 0)
+            tensor[5] = tensor[2]
+    batch, base = padded_batch("bert"), Base(model)
+    masks = [batch["attention_mask"].bool()]
+    alike = [torch.ones(int(masks[0].sum()))]
+    sample = Sample([batch], masks, dict.fromkeys(base.sites, alike))
+    recipe = Recipe.of({site: {"ffn": Kept(of=64, kept=tuple(set(range(64)) - {5}))}}, "sequential")
+
+    def logits(small: PreTrainedModel) -> torch.Tensor:
+        with torch.no_grad():
+            return small(**batch).logits
+
+    weights = ClosedForm(base, None, lambda: sample)
+    weights._sequential = kwon.UnitScales(base, lambda: sample, ridge=1e-9)
+    scaled, before = weights.shrink(recipe), base.cut(recipe)[units.output.tensor]
+    torch.testing.assert_close(logits(scaled), logits(model), rtol=0, atol=1e-4)
+    factors = scaled.state_dict()[units.output.tensor] / before
+    assert factors.std(0).max() < 1e-4  # one a neuron, whatever the output
+    assert factors[:, 2].mean() == pytest.approx(2, abs=1e-3)
+    cut = base.shrink(recipe, base.cut(recipe))
+    assert (logits(cut) - logits(model)).abs().max() > 1e-3
+    weights._sequential = kwon.UnitScales(base, lambda: sample, ridge=1e9)
+    torch.testing.assert_close(logits(weights.shrink(recipe)), logits(cut), rtol=0, atol=1e-5)
