@@ -166,8 +166,8 @@ def gate_slopes(
 
     Each head's and neuron's output is multiplied by a gate of one. Gates are one an example, so one
     backward pass of a batch yields every example's derivative. It is the base's own where no
-    ``small`` model of it, which kept all its layers, is passed with ``counts``, the units that each
-    of its sites has left. ``on_batch`` receives the number of examples of each batch.
+    ``small`` model of it is passed with ``counts``, the units that its sites have left, by the
+    numbers that its own layers have. ``on_batch`` receives the number of examples of each batch.
 
     For each site (features of the split, in its order; units): 148 kB a feature for BERT-base.
     """

@@ -23,7 +23,7 @@ class Given(nn.Module):
     layer's. In place of embeddings it returns numbers that nothing reads.
     """
 
-    def __init__(self, layer: nn.Module, output: Any) -> None:
+    def __init__(self, layer: nn.Module | None, output: Any) -> None:
         super().__init__()
         self.__dict__["_layer"] = layer  # no child
         self._given = output
@@ -43,15 +43,14 @@ def starting(base: Base, model: PreTrainedModel, start: int, given: Any) -> Iter
     ``given`` is the output of the last of these layers; if ``start`` is 0, all is run.
     """
     layers, body = base.layers(model), model.base_model
-    there = list(layers[:start])
-    for number, layer in enumerate(there):
-        layers[number] = Given(layer, given)
-    name = base.family.embeddings if start else None
-    embeddings = None if name is None else body.get_submodule(name)
-    if name is not None and embeddings is not None:
-        hidden = given if isinstance(given, Tensor) else given[0]
-        setattr(body, name, Given(embeddings, hidden.new_zeros(()).expand(hidden.shape)))
+    there, name = list(layers[:start]), base.family.embeddings if start else None
+    embeddings = None if name is None else getattr(body, name)
     try:
+        for number, layer in enumerate(there):
+            layers[number] = Given(layer, given)
+        if name is not None:
+            hidden = given if isinstance(given, Tensor) else given[0]
+            setattr(body, name, Given(embeddings, hidden.new_zeros(()).expand(hidden.shape)))
         yield
     finally:
         for number, layer in enumerate(there):

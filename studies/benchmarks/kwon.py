@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import Site, SiteId
 from axsearch.models.refit.compensation import Refit
-from axsearch.models.refit.sequential import SequentialRefit, Sums, changed
+from axsearch.models.refit.sequential import SequentialRefit, Sums, refit_by
 from axsearch.space.recipe import Compensation, Recipe
 
 LEAST = 0.05
@@ -36,20 +37,41 @@ TOLERANCE = 1e-6
 gains are rounding errors of single precision."""
 
 LARGEST = 10.0
-"""The largest size of a scale; where there is a larger one, a block stays as it was (the paper,
-section on mask tuning)."""
+"""The largest size of a scale; from a block with a larger one on, all stay as they were."""
 
 NAMES = {"attention": "heads", "ffn": "ffn"}
 
 
 class UnitScales(SequentialRefit):
-    """Mask tuning: the output weights of each head and neuron that stays, times one number."""
+    """Mask tuning: the output weights of each head and neuron that stays, times one number.
+
+    Every block that is left is tuned, from the first that was cut on.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._failed = False
+
+    def refits(self, recipe: Recipe, state: Mapping[str, Tensor]) -> dict[SiteId, Refit]:
+        """The scaled output weights of the blocks, on the model's device."""
+        self._failed = False
+        for cache in (self._refits, self._outputs):  # which may rest on another block's failure
+            cache.clear()
+        return super().refits(recipe, state)
+
+    def fits(self, recipe: Recipe, site: SiteId) -> bool:
+        """Whether a block is tuned."""
+        known = self.base.sites.get(site)
+        if known is None or known.units is None or recipe.removed(*site):
+            return False
+        return site >= min(other for other, _, _ in recipe.choices())  # attention before ffn
 
     def solve(self, sums: Sums, module: Any, site: SiteId) -> Refit:
         """The scaled weights of a block; its bias is as it was.
 
         With the outputs x_u of unit u, W_u its output weights and e what the block lacks, scales
-        1 + s have the least mean of ``|e - sum_u s_u x_u W_u|^2``.
+        1 + s have the least mean of ``|e - sum_u s_u x_u W_u|^2 + a |s|^2``, a being ``ridge``
+        times the mean square of the ``x_u W_u``.
         """
         _, _, second, cross = sums.moments(shifted=False)
         own = module.weight.detach().double().cpu()
@@ -59,10 +81,11 @@ class UnitScales(SequentialRefit):
         between, along = between.sum((1, 3)), (weight * cross).sum(1).unflatten(0, (-1, width))
         between.diagonal().add_(self.ridge * between.diagonal().mean())
         factors, failed = torch.linalg.solve_ex(between, along.sum(1))
-        if failed or not ((1 + factors).abs() <= LARGEST).all():
+        self._failed |= bool(failed) or not ((1 + factors).abs() <= LARGEST).all()
+        if self._failed:
             factors = torch.zeros_like(factors)
         change = weight * factors.repeat_interleave(width)[:, None]
-        return changed(module, change, torch.zeros(weight.shape[1]), self.base.dtype)
+        return refit_by(module, change, torch.zeros(weight.shape[1]), self.base.dtype)
 
 
 def shares(count: int) -> list[float]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.site import SiteId
 from axsearch.models.base_model import Base
-from axsearch.models.refit.compensation import Moments
 from axsearch.space.recipe import Recipe
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.kinds.sequences import encode
@@ -37,22 +38,36 @@ def split() -> Split:
 
 
 def test_the_energy_of_a_unit_is_that_of_what_it_adds(k_prune: dict[str, Any]) -> None:
-    draw = torch.Generator().manual_seed(0)
-    outputs = {id: torch.randn(50, 32 if id.kind == "attention" else 64, generator=draw)
-               for id in SITES}  # fmt: skip
-    moments = Moments(
-        {id: x.mean(0).double() for id, x in outputs.items()},
-        {id: x.T.cov(correction=0) for id, x in outputs.items()},
-    )
-    found = k_prune["energies"](BASE, moments)
-    for id, x in outputs.items():
-        units = BASE.sites[id].units
+    sites = {id: BASE.sites[id] for id in SITES}
+    found = k_prune["energies"](BASE, BASE.model, split(), sites)
+    seen: dict[SiteId, torch.Tensor] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, id=id: seen.update({id: inputs[0]}))
+        for id, module in BASE.gates(BASE.model).items()
+    ]
+    batch = split().collate(range(12))
+    with torch.no_grad():
+        BASE.model(**batch)
+    for hook in hooks:
+        hook.remove()
+    for id, values in seen.items():
+        x, units = values[batch["attention_mask"].bool()], BASE.sites[id].units
         assert units is not None
         weight = BASE.state[units.output.tensor]  # (hidden, width)
         for unit in range(units.count):
             own = slice(unit * units.width, (unit + 1) * units.width)
             added = x[:, own] @ weight[:, own].T
             assert found[id][unit] == pytest.approx(added.square().sum(1).mean().item(), rel=1e-4)
+
+
+def test_labels_are_as_likely_as_the_base_says(k_prune: dict[str, Any]) -> None:
+    (one, first), (two, second) = k_prune["weighted"](BASE, split())
+    assert set(one.targets) == {0}
+    assert set(two.targets) == {1}
+    np.testing.assert_allclose(first + second, 1)
+    with torch.no_grad():
+        logits = BASE.model(**split().collate([3])).logits
+    assert first[3] == pytest.approx(logits.softmax(-1)[0, 0].item(), rel=1e-4)
 
 
 def latency(recipe: Recipe) -> float:
@@ -64,34 +79,41 @@ def latency(recipe: Recipe) -> float:
     return total / len(SITES)
 
 
-def test_budgets_are_kept_and_used(k_prune: dict[str, Any]) -> None:
-    energy = {id: np.ones(BASE.sites[id].count) for id in SITES}
-    made: list[Recipe] = []
-
+def allocated(k_prune: dict[str, Any], budget: float, energy: float, **more: Any) -> Recipe:
     def shrink(recipe: Recipe) -> Any:
-        made.append(recipe)
+        more.get("made", []).append(recipe)
         return BASE.shrink(recipe, BASE.cut(recipe))
 
-    found = k_prune["allocate"](
-        BASE, task_kinds()["text-classification"], split(), energy, shrink, latency,
-        (1.0, 0.6, 0.3), k_prune["Balance"](0.1, 1.0),
+    (found,) = k_prune["allocate"](
+        BASE, task_kinds()["text-classification"], k_prune["weighted"](BASE, split()), shrink,
+        more.get("latency", latency), budget, [k_prune["Balance"](energy, 1.0)],
     )  # fmt: skip
-    assert found[1.0] == Recipe.of({})
+    return found  # type: ignore[no-any-return]
+
+
+def test_budgets_are_kept_and_used(k_prune: dict[str, Any]) -> None:
+    assert allocated(k_prune, 1.0, 0.1) == Recipe.of({})
     for budget in (0.6, 0.3):
-        assert budget - 0.13 < latency(found[budget]) <= budget  # half of an FFN, or a head
-        assert found[budget].compensation == "sequential"
-    assert made  # blocks above one that was cut are measured in what it left
-    assert max(len(recipe.sites) for recipe in made) == len(SITES) - 1
+        made: list[Recipe] = []
+        found = allocated(k_prune, budget, 0.1, made=made)
+        assert budget - 0.13 < latency(found) <= budget  # half of an FFN, or a head
+        assert found.compensation == "sequential"
+        # Blocks above one that was cut are measured in what it left.
+        assert max(len(recipe.sites) for recipe in made) == len(SITES) - 1
+    assert allocated(k_prune, 0.3, 0.1, latency=lambda _: 0.5) is None
 
 
-def test_a_block_that_goes_as_a_whole_takes_nothing_with_it(k_prune: dict[str, Any]) -> None:
+def test_a_layer_that_goes_as_a_whole_takes_no_other_with_it(k_prune: dict[str, Any]) -> None:
     """Layers of the smaller model have other numbers than the base's."""
-    energy = {id: np.full(BASE.sites[id].count, float(id.layer > 0)) for id in SITES}
-    (recipe,) = k_prune["allocate"](
-        BASE, task_kinds()["text-classification"], split(), energy,
-        lambda recipe: BASE.shrink(recipe, BASE.cut(recipe)), latency,
-        (1 - 2 / len(SITES) + 1e-9,),
-        k_prune["Balance"](1e6, 1.0),
-    ).values()  # fmt: skip
-    assert all(recipe.removed(0, kind) for kind in ("attention", "ffn"))
-    assert {id.layer for id, _ in recipe.sites} == {0}
+
+    layer = Recipe.of({
+        id: {"heads" if id.kind == "attention" else "ffn": Kept(of=BASE.sites[id].count, kept=())}
+        for id in SITES if id.layer == 0
+    })  # fmt: skip
+    done = {id: choice for id, _, choice in layer.choices()}
+    small, sites = BASE.shrink(layer, BASE.cut(layer)), {id: BASE.sites[id] for id in SITES}
+    known = k_prune["measure"](
+        BASE, task_kinds()["text-classification"], k_prune["weighted"](BASE, split()), small,
+        done, sites,
+    )  # fmt: skip
+    assert set(known.energy) == set(known.divergence) == {id for id in SITES if id.layer > 0}

@@ -39,8 +39,9 @@ class Architecture(ABC):
     reads_text: ClassVar[bool] = True
     positions: ClassVar[str | None] = None
     """The base model's table of learnt embeddings of absolute positions, if it has one."""
-    embeddings: ClassVar[str | None] = "embeddings"
-    """The base model's module whose output is the first layer's input, if there is such a one."""
+    embeddings: ClassVar[str | None] = None
+    """The base model's child whose output is the first layer's input and nothing else's, if there
+    is such a one: passes that begin at a higher layer do not run it."""
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """The layers of a model; layers that share their tensors are listed once."""

@@ -12,4 +12,5 @@ class Bert(Architecture):
     model_types = ("bert",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    embeddings = "embeddings"
     positions = "embeddings.position_embeddings"

@@ -18,7 +18,6 @@ class DebertaV2(Architecture):
     model_types = ("deberta-v2",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
-    embeddings = None  # a convolution after the first layer may read them again
     lacks = MappingProxyType(
         {SELECTABLE_SCORES: "disentangled attention adds to scores that it makes itself"}
     )

@@ -17,6 +17,7 @@ class DistilBert(Architecture):
     model_types = ("distilbert",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    embeddings = "embeddings"
     positions = "embeddings.position_embeddings"
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:

@@ -13,4 +13,3 @@ class Electra(Architecture):
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
     positions = "embeddings.position_embeddings"
-    embeddings = None  # a projection may follow

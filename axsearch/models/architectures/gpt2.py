@@ -18,7 +18,6 @@ class Gpt2(Architecture):
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
     positions = "wpe"
-    embeddings = None  # a sum of two modules' outputs
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
         """GPT-2's own name for the number of layers."""

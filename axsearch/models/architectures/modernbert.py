@@ -18,6 +18,7 @@ class ModernBert(Architecture):
     model_types = ("modernbert",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    embeddings = "embeddings"
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
         """A layer keeps its kind of attention, wherever it moves."""

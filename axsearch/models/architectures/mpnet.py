@@ -14,6 +14,7 @@ class MPNet(Architecture):
     model_types = ("mpnet",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    embeddings = "embeddings"
     positions = "embeddings.position_embeddings"
     attention = "eager"  # the only one there is: the scores get a bias
 

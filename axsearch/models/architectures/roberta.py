@@ -14,6 +14,7 @@ class Roberta(Architecture):
     model_types = ("roberta", "xlm-roberta", "camembert")
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    embeddings = "embeddings"
     positions = "embeddings.position_embeddings"
 
     def longest(self, config: PreTrainedConfig) -> int:

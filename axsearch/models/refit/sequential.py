@@ -195,7 +195,7 @@ class SequentialRefit:
     def solve(self, sums: Sums, module: Any, site: SiteId) -> Refit:
         """The new weight and bias of a block's output projection."""
         change, shift = sums.solution(self.ridge, module.bias is not None)
-        return changed(module, change, shift, self.base.dtype)
+        return refit_by(module, change, shift, self.base.dtype)
 
     def _base_layer(self, number: int) -> _Layer:
         known = self._base_layers.get(number)
@@ -384,7 +384,7 @@ class Sums:
         return change, error - mean @ change
 
 
-def changed(module: Any, change: Tensor, shift: Tensor, dtype: torch.dtype) -> Refit:
+def refit_by(module: Any, change: Tensor, shift: Tensor, dtype: torch.dtype) -> Refit:
     """The weight and bias of a projection after a change, as a file of ``dtype`` will keep them.
 
     ``change`` is (width, hidden), ``shift`` (hidden,).

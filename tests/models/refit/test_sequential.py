@@ -29,7 +29,8 @@ from axsearch.space.recipe import Recipe
 from axsearch.testing.models import PICTURES, padded_batch, random_model, tiny_model
 
 FAMILIES = (
-    "bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "gpt2", "modernbert", "vit",
+    "albert", "bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "gpt2",
+    "modernbert", "vit",
 )  # fmt: skip
 ATTENTION, FFN = SiteId(0, "attention"), SiteId(0, "ffn")
 UPPER_ATTENTION, UPPER_FFN = SiteId(1, "attention"), SiteId(1, "ffn")
