@@ -248,6 +248,8 @@ def of_axformer(bench: Bench) -> None:
         study = bench.searched(
             f"axformer {epsilon}", bench.options.greedy, sampler="axformer", epsilon=epsilon
         )
+        if study.count >= bench.options.greedy:
+            print(f"AxFormer with epsilon {epsilon} ended before its last step; raise --greedy.")
         points += measured(study)
         study.database.close()
     bench.front("AxFormer", points)

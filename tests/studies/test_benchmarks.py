@@ -126,6 +126,7 @@ def test_the_volume_of_a_front_chooses_nothing_on_the_holdout_split() -> None:
     front = [point(0.2, 0.7, 0.6), point(0.6, 0.8, 0.9), point(0.5, 0.6, 1.0)]
     assert volume(front, 0.5) == pytest.approx(0.4 * 0.1 + 0.4 * 0.4)
     assert volume([*front, point(1.0, 0.9, 0.0)], 0.5) == volume(front, 0.5)
+    assert volume([point(1.0, 0.9, 0.9)], 0.5) == 0  # nothing is faster than the base
 
 
 def test_methods(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
