@@ -165,12 +165,9 @@ class ClosedForm(Weights):
         found = self._sequential.refits(recipe, self.source.cut(recipe))
 
         def refit(state: dict[str, Tensor]) -> None:
-            for site, new in found.items():
-                units = self.source.sites[site].units
-                assert units is not None
-                for name, tensor in ((units.output.tensor, new.weight), (units.bias, new.bias)):
-                    if name is not None and tensor is not None:
-                        state[name] = tensor
+            for site, tensors in found.items():
+                prefix = self.source.family.layer_prefix(self.source.model, site.layer)
+                state.update({f"{prefix}{name}": tensor for name, tensor in tensors.items()})
 
         return refit
 

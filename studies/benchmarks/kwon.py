@@ -26,7 +26,8 @@ from transformers.pytorch_utils import Conv1D
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import Site, SiteId
 from axsearch.models.refit.compensation import Refit
-from axsearch.models.refit.sequential import SequentialRefit, Sums, refit_by
+from axsearch.models.refit.sequential import Fitted, SequentialRefit
+from axsearch.models.refit.sums import Sums, refit_by
 from axsearch.space.recipe import Compensation, Recipe
 
 LEAST = 0.05
@@ -49,10 +50,10 @@ class UnitScales(SequentialRefit):
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+        super().__init__(*given, inputs=False, **named)
         self._failed = False
 
-    def refits(self, recipe: Recipe, state: Mapping[str, Tensor]) -> dict[SiteId, Refit]:
+    def refits(self, recipe: Recipe, state: Mapping[str, Tensor]) -> dict[SiteId, Fitted]:
         """The scaled output weights of the blocks, on the model's device."""
         self._failed = False
         for cache in (self._refits, self._outputs):  # which may rest on another block's failure

@@ -3,7 +3,8 @@
 Four parts, each on the same recipes with the same data:
 
 - ``accuracy``: holdout accuracy of a study's front, its weights refitted as in version 0.1
-  (``least_squares``) and sequentially on 256, 512 and 2,048 examples.
+  (``least_squares``), sequentially on 256, 512 and 2,048 examples, and without the input
+  projections.
 - ``ablation``: which blocks are refitted, the ridge, the weights of tokens.
 - ``order``: FFNs, or heads, of all layers at the same share, the units in three orders.
 - ``cost``: processor time of a trial's refit and whole evaluation, the two ways in turn.
@@ -147,14 +148,15 @@ def accuracies(bench: Bench, recipes: dict[str, Recipe]) -> None:
             },
             part="accuracy", recipe=name, way="least_squares", examples=512,
         )  # fmt: skip
-    for examples in (256, 512, 2048):
-        refit = SequentialRefit(bench.base, lambda n=examples: bench.sample(n))
+    for examples, inputs in ((256, True), (512, True), (2048, False), (2048, True)):
+        refit = SequentialRefit(bench.base, lambda n=examples: bench.sample(n), inputs=inputs)
         for name, recipe in recipes.items():
             bench.row(
                 lambda r=recipe, s=refit: {
                     "accuracy": bench.accuracy(bench.sequential(r, s), bench.holdout)
                 },
-                part="accuracy", recipe=name, way="sequential", examples=examples,
+                part="accuracy", recipe=name, way="sequential" if inputs else "outputs alone",
+                examples=examples,
             )  # fmt: skip
 
 
@@ -178,6 +180,10 @@ def ablations(bench: Bench, recipes: dict[str, Recipe]) -> None:
 
     def variants() -> Iterator[tuple[str, SequentialRefit]]:
         yield "as it is", SequentialRefit(bench.base, lambda: bench.sample(256))
+        yield (
+            "outputs alone",
+            SequentialRefit(bench.base, lambda: bench.sample(256), inputs=False),
+        )
         for which in ("ffn", "attention", "changed", "all above the first change"):
             other = Other(bench.base, lambda: bench.sample(256))
             other.which = which

@@ -16,9 +16,9 @@ from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import UsageError
 from axsearch.models.base_model import Base
-from axsearch.models.refit import sequential
 from axsearch.models.refit.sample import Sample
 from axsearch.models.refit.sequential import RIDGE, SequentialRefit
+from axsearch.models.refit.walk import Walk
 from axsearch.models.weights import (
     ClosedForm,
     check_compensation,
@@ -106,54 +106,53 @@ class TestWhatAFitCanUndo:
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_answers_come_nearer_to_those_of_the_base(model_type: str) -> None:
+def test_states_come_nearer_to_those_of_the_base(model_type: str) -> None:
     model, gone = tiny_model(model_type), range(0, 64, 2)
     smaller = recipe(kept(ATTENTION, 0, 1), kept(FFN, *gone))
-    wanted = logits(model, model_type)
+    plain = recipe(kept(ATTENTION, 0, 1), kept(FFN, *gone), way="none")
+    wanted = last_states(model, model_type)
 
     def apart(small: PreTrainedModel) -> float:
-        return float((logits(small, model_type) - wanted).square().mean())
+        return float((last_states(small, model_type) - wanted).square().mean())
 
     fitted = apart(shrink(model, smaller, sample=sample(model_type)))
-    plain = apart(shrink(model, recipe(kept(ATTENTION, 0, 1), kept(FFN, *gone), way="none")))
-    assert fitted < 0.5 * plain
+    assert fitted < 0.5 * apart(shrink(model, plain))
 
 
-def fit_by_hand(site: SiteId, model: PreTrainedModel, small: PreTrainedModel) -> Any:
-    """The change of a BERT block's weight and bias, by numpy's least squares over all tokens."""
-    taken = sample("bert")
-    lost = len(model.base_model.encoder.layer) - len(small.base_model.encoder.layer)
+def last_states(model: PreTrainedModel, model_type: str) -> Tensor:
+    """(tokens, hidden), of tokens that are no padding."""
+    parts, taken = [], sample(model_type)
+    with torch.no_grad():
+        for batch, mask in zip(taken.batches, taken.masks, strict=True):
+            parts.append(model(**batch, output_hidden_states=True).hidden_states[-1][mask])
+    return torch.cat(parts)
 
-    def streams(of: PreTrainedModel) -> tuple[Any, Any]:
-        layer = of.base_model.encoder.layer[site.layer - lost if of is small else site.layer]
-        block = layer.attention.output if site.kind == "attention" else layer.output
-        xs, sums = [], []
-        hooks = [
-            block.dense.register_forward_pre_hook(lambda _, inputs: xs.append(inputs[0])),
-            block.LayerNorm.register_forward_pre_hook(lambda _, inputs: sums.append(inputs[0])),
-        ]
-        with torch.no_grad():
-            for batch in taken.batches:
-                of(**batch)
-        for hook in hooks:
-            hook.remove()
-        flat = [
-            np.vstack([t[m].double().numpy() for t, m in zip(some, taken.masks, strict=True)])
-            for some in (xs, sums)
-        ]
-        return flat[0], flat[1]
 
-    (_, wanted), (x, have) = streams(model), streams(small)
-    weights = np.concatenate([w.double().numpy() for w in taken.weights[site]])
+def by_hand(site: SiteId, x: Any, error: Any) -> Any:
+    """The change and shift of the affine map of x that is closest to an error, by numpy."""
+    weights = np.concatenate([w.double().numpy() for w in sample("bert").weights[site]])
     weights /= weights.sum()
-    centre, error = weights @ x, wanted - have
-    middle = weights @ error
+    centre, middle = weights @ x, weights @ error
     variance = (weights @ (x - centre) ** 2).mean()
     root = np.sqrt(weights)[:, None]
     rows = np.vstack([root * (x - centre), np.sqrt(RIDGE * variance) * np.eye(x.shape[1])])
     right = np.vstack([root * (error - middle), np.zeros((x.shape[1], error.shape[1]))])
     change = np.linalg.lstsq(rows, right, rcond=None)[0]
     return change.T, middle - centre @ change
+
+
+def passing(site: SiteId, model: PreTrainedModel, name: str, lost: int = 0) -> Any:
+    """What a module of a BERT block receives on the sample, (tokens, width)."""
+    layer, found = model.base_model.encoder.layer[site.layer - lost], []
+    hook = layer.get_submodule(name).register_forward_pre_hook(
+        lambda _, inputs: found.append(inputs[0])
+    )
+    with torch.no_grad():
+        for batch in sample("bert").batches:
+            model(**batch)
+    hook.remove()
+    masks = sample("bert").masks
+    return np.vstack([t[m].double().numpy() for t, m in zip(found, masks, strict=True)])
 
 
 def own(name: str, smaller: Recipe) -> str:
@@ -163,6 +162,13 @@ def own(name: str, smaller: Recipe) -> str:
 
 
 GONE = {FFN: {"ffn": Kept(of=64, kept=())}}
+PROJECTIONS = {
+    "attention": (
+        ["attention.self.query", "attention.self.key", "attention.self.value"],
+        "attention.output",
+    ),
+    "ffn": (["intermediate.dense"], "output"),
+}
 
 
 @pytest.mark.parametrize(
@@ -179,24 +185,105 @@ GONE = {FFN: {"ffn": Kept(of=64, kept=())}}
     ids=["units and a block", "a block", "a layer", "units"],
 )
 def test_against_numpy(smaller: Recipe, fitted: list[SiteId]) -> None:
-    """Each block's change, in the model in which the blocks below are already refitted."""
+    """Each block's change, in the model in which the blocks below are already refitted.
+
+    First that of the inputs, of all but the first block that is changed; then that of the outputs.
+    """
     model, base = tiny_model("bert"), Base(tiny_model("bert"))
     cut = base.cut(smaller)
     found = SequentialRefit(base, lambda: sample("bert")).refits(smaller, cut)
     assert list(found) == fitted
+    first = min(site for site, _, _ in smaller.choices())
+    lost = 2 - len(base.shrink(smaller, cut).base_model.encoder.layer)
     so_far = dict(cut)
-    for site, refit in found.items():
-        units = base.sites[site].units
-        assert units is not None
-        assert units.bias is not None
-        assert refit.weight is not None
-        change, shift = fit_by_hand(site, model, base.shrink(smaller, so_far))
-        names = [own(name, smaller) for name in (units.output.tensor, units.bias)]
-        before = so_far[names[0]], so_far[names[1]]
+
+    def check(site: SiteId, module: str, change: Any, shift: Any) -> None:
+        for name, by in ((f"{module}.weight", change), (f"{module}.bias", shift)):
+            there = own(f"bert.encoder.layer.{site.layer}.{name}", smaller)
+            new = found[site][name]
+            np.testing.assert_allclose(new - so_far[there], by, atol=2e-4, rtol=1e-3)
+            so_far[there] = new
+
+    for site, tensors in found.items():
+        inputs, output = PROJECTIONS[site.kind]
+        taken = [] if site == first else inputs
+        assert set(tensors) == {
+            f"{module}.{name}"
+            for module in (*taken, f"{output}.dense")
+            for name in ("weight", "bias")
+        }
+        if taken:
+            small = base.shrink(smaller, so_far)
+            have, wanted = passing(site, small, taken[0], lost), passing(site, model, taken[0])
+            change, shift = by_hand(site, have, wanted - have)
+            assert np.abs(change).max() > 1e-3
+            for module in taken:
+                prefix = own(f"bert.encoder.layer.{site.layer}.{module}", smaller)
+                weight = so_far[f"{prefix}.weight"].double().numpy()
+                check(site, module, weight @ change, weight @ shift)
+        small = base.shrink(smaller, so_far)
+        have, wanted = (
+            passing(site, of, f"{output}.LayerNorm", less)
+            for of, less in ((small, lost), (model, 0))
+        )
+        x = passing(site, small, f"{output}.dense", lost)
+        change, shift = by_hand(site, x, wanted - have)
         assert np.abs(change).max() > 1e-3
-        np.testing.assert_allclose(refit.weight - before[0], change, atol=2e-4, rtol=1e-3)
-        np.testing.assert_allclose(refit.bias - before[1], shift, atol=2e-4, rtol=1e-3)
-        so_far |= {names[0]: refit.weight, names[1]: refit.bias}
+        check(site, f"{output}.dense", change, shift)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_input_projections_take_up_the_affine_map_of_what_they_receive(model_type: str) -> None:
+    """The upper block has all its units, and a whole block is missing below."""
+    model = tiny_model(model_type)
+    base, smaller = Base(model), recipe({FFN: {"ffn": Kept(of=64, kept=())}})
+    cut, blocks = base.cut(smaller), base.family.layout.blocks
+
+    def fitted(inputs: bool) -> tuple[PreTrainedModel, list[dict[str, Tensor]]]:
+        refit = SequentialRefit(base, lambda: sample(model_type), inputs=inputs)
+        found = refit.refits(smaller, cut)
+        new = {
+            f"{base.family.layer_prefix(model, site.layer)}{name}": tensor
+            for site, tensors in found.items()
+            for name, tensor in tensors.items()
+        }
+        return base.shrink(smaller, cut | new), [found[s] for s in (UPPER_ATTENTION, UPPER_FFN)]
+
+    (both, changed), (plain, outputs) = fitted(inputs=True), fitted(inputs=False)
+    for block, new, less in zip(blocks.values(), changed, outputs, strict=True):
+        there = {name for name in block.inputs if ".pos_" not in name}  # of DeBERTa's positions
+        assert {name.rpartition(".")[0] for name in new} == {*there, block.output}
+        assert {name.rpartition(".")[0] for name in less} == {block.output}
+    for name in {name.rpartition(".")[0] for name in changed[0]} - {blocks["attention"].output}:
+        wanted = projected(model, model_type, name)
+        fit, left = (
+            (projected(small, model_type, name) - wanted).square().mean() for small in (both, plain)
+        )
+        assert fit < 0.7 * left
+
+
+def test_projections_that_positions_pass_through_too_stay_as_they_are() -> None:
+    """An affine map of a block's inputs is none of its embeddings of positions (DeBERTa-v3)."""
+    model = random_model("deberta-v2", share_att_key=True, relative_attention=True)
+    model.config.pos_att_type = ["c2p", "p2c"]
+    base, smaller = Base(model), recipe({FFN: {"ffn": Kept(of=64, kept=())}})
+    refit = SequentialRefit(base, lambda: sample("deberta-v2"))
+    new = refit.refits(smaller, base.cut(smaller))[UPPER_ATTENTION]
+    assert {name.rpartition(".")[0] for name in new} == {
+        "attention.self.value_proj", "attention.output.dense"
+    }  # fmt: skip
+
+
+def projected(model: PreTrainedModel, model_type: str, name: str) -> Tensor:
+    """What a projection of the upper layer gives, (tokens, width)."""
+    taken, found = sample(model_type), []
+    layer = Base(tiny_model(model_type)).layers(model)[1]
+    hook = layer.get_submodule(name).register_forward_hook(lambda _, __, out: found.append(out))
+    with torch.no_grad():
+        for batch in taken.batches:
+            model(**batch)
+    hook.remove()
+    return torch.cat([out[mask] for out, mask in zip(found, taken.masks, strict=True)])
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -243,9 +330,9 @@ class TestPrefixes:
         for smaller in (self.FIRST, self.SECOND, self.FIRST):
             found = cached.refits(smaller, base.cut(smaller))
             alone = SequentialRefit(base, lambda: sample(model_type), memory=0)
-            for site, refit in alone.refits(smaller, base.cut(smaller)).items():
-                assert torch.equal(found[site].weight, refit.weight)
-                assert found[site].bias is None or torch.equal(found[site].bias, refit.bias)
+            for site, tensors in alone.refits(smaller, base.cut(smaller)).items():
+                assert tensors.keys() == found[site].keys()
+                assert all(torch.equal(found[site][name], own) for name, own in tensors.items())
 
     def test_what_was_kept_is_freed_and_made_again(self) -> None:
         base = Base(tiny_model("bert"))
@@ -262,13 +349,13 @@ class TestPrefixes:
 
     def test_shared_layers_are_not_fitted_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fitted: list[SiteId] = []
-        sums = sequential._Walk.sums
+        sums = Walk.sums
 
         def counted(self: Any, *args: Any) -> Any:
             fitted.append(args[-1])
             return sums(self, *args)
 
-        monkeypatch.setattr(sequential._Walk, "sums", counted)
+        monkeypatch.setattr(Walk, "sums", counted)
         base = Base(tiny_model("bert"))
         cached = SequentialRefit(base, lambda: sample("bert"))
         cached.refits(self.FIRST, base.cut(self.FIRST))
