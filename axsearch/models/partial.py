@@ -36,6 +36,11 @@ class Given(nn.Module):
         return self._given
 
 
+def hidden_of(output: Any) -> Tensor:
+    """The hidden state in a layer's output, which some families give with other things."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
 @contextmanager
 def starting(base: Base, model: PreTrainedModel, start: int, given: Any) -> Iterator[None]:
     """While open, neither the layers of ``model`` below ``start`` are run nor its embeddings.
@@ -49,7 +54,7 @@ def starting(base: Base, model: PreTrainedModel, start: int, given: Any) -> Iter
         for number, layer in enumerate(there):
             layers[number] = Given(layer, given)
         if name is not None:
-            hidden = given if isinstance(given, Tensor) else given[0]
+            hidden = hidden_of(given)
             setattr(body, name, Given(embeddings, hidden.new_zeros(()).expand(hidden.shape)))
         yield
     finally:

@@ -40,7 +40,7 @@ from transformers.pytorch_utils import Conv1D
 
 from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.models.base_model import Base
-from axsearch.models.partial import prefixes_of
+from axsearch.models.partial import hidden_of, prefixes_of
 from axsearch.models.refit.compensation import Refit
 from axsearch.models.refit.sample import Sample
 from axsearch.models.refit.sums import Sums, refit_by
@@ -55,15 +55,15 @@ RIDGE = 1e-2
 """The ridge a, as a share of the mean variance of x, or of z."""
 
 MOST = 4 << 30
-"""Bytes of all caches of one :class:`SequentialRefit`; an eighth of the free memory if less."""
+"""Bytes of all caches of one :class:`SequentialRefit`; a quarter of the free memory if less."""
 
 
 class SequentialRefit:
     """Refits the smaller models of one base, on one sample.
 
     What the base's layers compute, and what refitted lower layers of earlier recipes were and
-    computed, is kept in :data:`MOST` bytes. Beyond these it holds the states of one layer, never
-    of all: of the base and of the smaller model.
+    computed, is kept in :data:`MOST` bytes. Beyond these it holds the states of two layers of the
+    base and of one of the smaller model, never of all.
 
     Args:
         base: whose layers do not share weights (:attr:`axsearch.models.base_model.Base.repeats`).
@@ -89,9 +89,9 @@ class SequentialRefit:
         self.inputs = inputs
         self._measure = sample
         self._sample: Sample | None = None
-        room = budget(share=1 / 8, most=MOST) if memory is None else memory
+        room = budget(share=1 / 4, most=MOST) if memory is None else memory
         self._base_layers: TensorCache[int, SeenLayer] = TensorCache(5 * room // 8)
-        self._last: tuple[int, SeenLayer] | None = None
+        self._last: dict[int, SeenLayer] = {}
         self._outputs: TensorCache[str, tuple[Any, ...]] = TensorCache(room // 8)
         self._refits: TensorCache[str, dict[SiteId, Fitted]] = TensorCache(room // 8)
         self._room = room // 8
@@ -106,7 +106,7 @@ class SequentialRefit:
 
     def release(self) -> None:
         """Free the caches; what was in them is computed again where it is needed."""
-        self._last = None
+        self._last = {}
         for cache in (self._base_layers, self._outputs, self._refits):
             cache.clear()
 
@@ -202,7 +202,11 @@ class SequentialRefit:
             seen = self._base_layer(site.layer).blocks[site.kind]
             block, new = self._blocks[site.kind], {}
             if self.inputs and first < self._place(site):
-                received = walk.sums_received(number, given, block, seen.received, site)
+                wanted = seen.received
+                if not wanted:
+                    below = self._base_layer(site.layer - 1).outputs
+                    wanted = tuple(map(hidden_of, below))
+                received = walk.sums_received(number, given, block, wanted, site)
                 new = self._take_up(received, walk.readers(number, seen.readers))
                 walk.put(number, new)
             assert block.output is not None
@@ -231,19 +235,16 @@ class SequentialRefit:
         return refit_by(module, change, shift, self.base.dtype)
 
     def _base_layer(self, number: int) -> SeenLayer:
-        known = self._base_layers.get(number)
-        if known is None and self._last is not None and self._last[0] == number:
-            known = self._last[1]
+        known = self._base_layers.get(number) or self._last.get(number)
         if known is None:
             given = self._base_layer(number - 1).outputs if number else None
             with torch.no_grad():
                 known = Walk(self.base, self.base.model, self.sample).seen(number, given)
-            if (
-                self._base_layers.currsize + TensorCache.getsizeof(known)
-                <= self._base_layers.maxsize
-            ):
-                self._base_layers[number] = known  # all are needed alike: none gives way to another
-        self._last = (number, known)
+            room = self._base_layers.maxsize - self._base_layers.currsize
+            if TensorCache.getsizeof(known) <= room:  # all are needed alike: none has to give way
+                self._base_layers[number] = known
+        self._last = {layer: one for layer, one in self._last.items() if layer == number - 1}
+        self._last[number] = known
         return known
 
 

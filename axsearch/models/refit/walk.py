@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from axsearch.approximations.modeling import Block
 from axsearch.approximations.site import SiteId
 from axsearch.models.base_model import Base
-from axsearch.models.partial import Reached, run_until_reached, starting
+from axsearch.models.partial import Reached, hidden_of, run_until_reached, starting
 from axsearch.models.refit.sample import Sample, tokens_of
 from axsearch.models.refit.sums import Sums
 
@@ -22,7 +23,8 @@ class SeenBlock(NamedTuple):
     """A block of the base on the sample.
 
     Attributes:
-        received: what its input projections receive, (examples, length, hidden) a batch.
+        received: what its input projections receive, (examples, length, hidden) a batch; empty
+            where that is the output of the layer below.
         stream: the residual stream after it, (tokens, hidden) a batch.
         readers: those of its input projections that receive nothing else.
     """
@@ -106,7 +108,12 @@ class Walk:
                     watch = watches[kind] = _Watch(self._sample)
                     stack.enter_context(watch.on(layer, block))
             outputs = self.run(number, given)
-        return SeenLayer(outputs, {kind: watch.block for kind, watch in watches.items()})
+        blocks = {kind: watch.block for kind, watch in watches.items()}
+        below = tuple(map(hidden_of, given or ()))
+        for kind, seen in blocks.items():
+            if below and all(map(operator.is_, seen.received, below)):
+                blocks[kind] = seen._replace(received=())
+        return SeenLayer(outputs, blocks)
 
     def sums_received(
         self,
@@ -226,7 +233,7 @@ class _Watch:
             mask = self._sample.masks[len(self._streams)]
             self._streams.append(tokens_of(residual + output, mask))
             first = self._calls[0][1]
-            self._received.append(first)  # of a post-norm layer, what the one below gave
+            self._received.append(first)
             # Of DeBERTa, keys and queries of positions may come from the same projections.
             other = {name for name, received in self._calls if received is not first}
             names = dict.fromkeys(name for name, _ in self._calls)
