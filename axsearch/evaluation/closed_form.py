@@ -12,8 +12,13 @@ from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.models.refit.sample import POLISHING, TRIAL, Sample, SampleSize, measure_sample
 from axsearch.models.weights import ClosedForm
 from axsearch.progress import progress_bar
+from axsearch.system.memory import budget
 from axsearch.tasks.split import Split
 from axsearch.tasks.task import Task
+
+MOST = 4 << 30
+"""Bytes of the caches that polishing takes; a quarter of the free memory if less. One process of a
+study polishes, once."""
 
 
 def closed_form(task: Task, device: str) -> ClosedForm:
@@ -44,6 +49,7 @@ def polished(task: Task, device: str) -> ClosedForm:
         None,
         lambda: _sample(task, task.training, POLISHING, device),
         key=polished_key(task),
+        memory=budget(share=1 / 4, most=MOST),
     )
 
 

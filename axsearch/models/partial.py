@@ -37,7 +37,7 @@ class Given(nn.Module):
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden state in a layer's output, which some families give with other things."""
+    """The hidden state in a layer's output, which some families return in a tuple."""
     return output if isinstance(output, Tensor) else output[0]
 
 

@@ -93,6 +93,7 @@ class ClosedForm(Weights):
         sample: a function that measures the examples on which recipes are refitted sequentially;
             None where none is.
         key: of these weights, where the sample is not that of trials.
+        memory: bytes for the caches of the sequential refit, where not the usual ones.
 
     Attributes:
         refits: weights that were refitted before, those used last.
@@ -105,11 +106,12 @@ class ClosedForm(Weights):
         sample: Callable[[], Sample] | None = None,
         *,
         key: str = "",
+        memory: int | None = None,
     ) -> None:
         self.source = source
         self.key = key
         self._moments = moments
-        self._sequential = None if sample is None else SequentialRefit(source, sample)
+        self._sequential = None if sample is None else SequentialRefit(source, sample, memory)
         self.refits: TensorCache[tuple[Hashable, ...], Refit] = TensorCache(budget(share=1 / 16))
 
     @cached_property

@@ -60,8 +60,7 @@ class Knowledge(NamedTuple):
 class Tuning(SequentialRefit):
     """Refits the outputs of every block that is left, from the first that was cut on."""
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, inputs=False, **named)
+    inputs = False
 
     def fits(self, recipe: Recipe, site: SiteId) -> bool:
         """Whether a block is refitted."""

@@ -9,7 +9,7 @@ paper without its authors' code. Its three stages:
    again, considering pairs of them too (the block's part of the Fisher information).
 3. Mask tuning: one scale per unit by least squares, from the bottom up, so that the block's output
    in the smaller model comes near the base's: :class:`UnitScales`. A caller may choose a recipe's
-   compensation instead, which refits every weight of the output projection.
+   compensation instead, which refits every weight of the projections.
 
 It returns one model for a budget, not a front; :func:`shares` lists the budgets to try.
 """
@@ -49,8 +49,10 @@ class UnitScales(SequentialRefit):
     Every block that is left is tuned, from the first that was cut on.
     """
 
+    inputs = False
+
     def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, inputs=False, **named)
+        super().__init__(*given, **named)
         self._failed = False
 
     def refits(self, recipe: Recipe, state: Mapping[str, Tensor]) -> dict[SiteId, Fitted]:

@@ -6,7 +6,8 @@ Four parts, each on the same recipes with the same data:
   (``least_squares``), sequentially on 256, 512 and 2,048 examples, and without the input
   projections.
 - ``ablation``: which blocks are refitted, the ridge, the weights of tokens.
-- ``order``: FFNs, or heads, of all layers at the same share, the units in three orders.
+- ``order``: FFNs, or heads, of all layers at the same share, the units in three orders, with
+  refitted outputs alone.
 - ``cost``: processor time of a trial's refit and whole evaluation, the two ways in turn.
 
 Divergence is the mean KL divergence from the base's outputs on examples of train that nothing else
@@ -149,7 +150,8 @@ def accuracies(bench: Bench, recipes: dict[str, Recipe]) -> None:
             part="accuracy", recipe=name, way="least_squares", examples=512,
         )  # fmt: skip
     for examples, inputs in ((256, True), (512, True), (2048, False), (2048, True)):
-        refit = SequentialRefit(bench.base, lambda n=examples: bench.sample(n), inputs=inputs)
+        kind = SequentialRefit if inputs else OutputsAlone
+        refit = kind(bench.base, lambda n=examples: bench.sample(n))
         for name, recipe in recipes.items():
             bench.row(
                 lambda r=recipe, s=refit: {
@@ -158,6 +160,12 @@ def accuracies(bench: Bench, recipes: dict[str, Recipe]) -> None:
                 part="accuracy", recipe=name, way="sequential" if inputs else "outputs alone",
                 examples=examples,
             )  # fmt: skip
+
+
+class OutputsAlone(SequentialRefit):
+    """Leaves input projections as they are."""
+
+    inputs = False
 
 
 class Other(SequentialRefit):
@@ -180,10 +188,7 @@ def ablations(bench: Bench, recipes: dict[str, Recipe]) -> None:
 
     def variants() -> Iterator[tuple[str, SequentialRefit]]:
         yield "as it is", SequentialRefit(bench.base, lambda: bench.sample(256))
-        yield (
-            "outputs alone",
-            SequentialRefit(bench.base, lambda: bench.sample(256), inputs=False),
-        )
+        yield "outputs alone", OutputsAlone(bench.base, lambda: bench.sample(256))
         for which in ("ffn", "attention", "changed", "all above the first change"):
             other = Other(bench.base, lambda: bench.sample(256))
             other.which = which
@@ -260,7 +265,7 @@ def orders(bench: Bench) -> None:
             ).orders
         ),
     }  # fmt: skip
-    refit = SequentialRefit(bench.base, lambda: bench.sample(256))
+    refit = OutputsAlone(bench.base, lambda: bench.sample(256))
     for name, make in made.items():
         order: Orders | None = None
         for kind, shares in SHARES.items():

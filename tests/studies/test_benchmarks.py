@@ -89,8 +89,9 @@ def test_refit(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     results = tmp_path / "refit_tiny.json"
     rows = json.loads(results.read_text())["rows"]
     found = [(r["way"], r["examples"]) for r in rows if "way" in r]
-    assert {*found} == {("least_squares", 512), *(("sequential", n) for n in (256, 512, 2048))}
-    assert len(found) == 4 * 3
+    sequential = (("sequential", examples) for examples in (256, 512, 2048))
+    assert {*found} == {("least_squares", 512), ("outputs alone", 2048), *sequential}
+    assert len(found) == 5 * 3
     (cost,) = (row["seconds"] for row in rows if row["part"] == "cost")
     assert all(len(seconds) == 3 for seconds in cost.values())
     before = results.read_bytes()

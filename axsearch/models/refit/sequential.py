@@ -7,9 +7,8 @@ block in turn, in the smaller model as refitted so far, is fitted twice, by leas
 tokens of calibration examples:
 
 1. What it receives, z, is brought closest to what it receives in the base, z', by the affine map
-   ``z + D z + d``. Its input projections take the map up: V and c become V + V D and c + V d. So it
-   costs nothing, and it is the only place where a linear map of the whole stream costs nothing: a
-   block makes up for whole blocks that are missing below it.
+   ``z + D z + d``. Its input projections take the map up: V and c become V + V D and c + V d. This
+   costs no latency, and makes up for whole blocks that are missing below.
 2. Its output projection brings the residual stream after it closest to the base's: W and b change
    by the D and d with the least
 
@@ -31,7 +30,7 @@ layers share what was computed for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.models.base_model import Base
 from axsearch.models.partial import hidden_of, prefixes_of
 from axsearch.models.refit.compensation import Refit
-from axsearch.models.refit.sample import Sample
+from axsearch.models.refit.sample import Sample, tokens_of
 from axsearch.models.refit.sums import Sums, refit_by
 from axsearch.models.refit.walk import SeenLayer, Walk
 from axsearch.space.recipe import Recipe
@@ -54,8 +53,8 @@ Fitted = dict[str, Tensor]
 RIDGE = 1e-2
 """The ridge a, as a share of the mean variance of x, or of z."""
 
-MOST = 4 << 30
-"""Bytes of all caches of one :class:`SequentialRefit`; a quarter of the free memory if less."""
+MOST = 2 << 30
+"""Bytes of all caches of one :class:`SequentialRefit`; an eighth of the free memory if less."""
 
 
 class SequentialRefit:
@@ -72,8 +71,10 @@ class SequentialRefit:
         sample: calibration examples, or a function that makes them when they are first needed.
         memory: bytes for the caches.
         ridge: see :data:`RIDGE`.
-        inputs: whether input projections are fitted, too.
     """
+
+    inputs = True
+    """Whether input projections are fitted, too."""
 
     def __init__(
         self,
@@ -81,15 +82,12 @@ class SequentialRefit:
         sample: Callable[[], Sample],
         memory: int | None = None,
         ridge: float = RIDGE,
-        *,
-        inputs: bool = True,
     ) -> None:
         self.base = base
         self.ridge = ridge
-        self.inputs = inputs
         self._measure = sample
         self._sample: Sample | None = None
-        room = budget(share=1 / 4, most=MOST) if memory is None else memory
+        room = budget(share=1 / 8, most=MOST) if memory is None else memory
         self._base_layers: TensorCache[int, SeenLayer] = TensorCache(5 * room // 8)
         self._last: dict[int, SeenLayer] = {}
         self._outputs: TensorCache[str, tuple[Any, ...]] = TensorCache(room // 8)
@@ -157,8 +155,9 @@ class SequentialRefit:
                     known = self._refitted(walk, number, given, sites, first)
                     if keys[number]:
                         self._refits[keys[number]] = known
-                for fitted_block in known.values():
-                    walk.put(number, fitted_block)
+                else:
+                    for tensors in known.values():
+                        walk.put(number, tensors)
                 found |= known
         return found
 
@@ -195,30 +194,36 @@ class SequentialRefit:
     ) -> dict[SiteId, Fitted]:
         """Refit the blocks of one layer, each with those below it in place.
 
-        ``first`` is the place of the first change: that block receives what it does in the base.
+        ``first`` is the place of the first change: that block's inputs are those of the base.
         """
         found = {}
         for site in sites:
             seen = self._base_layer(site.layer).blocks[site.kind]
             block, new = self._blocks[site.kind], {}
             if self.inputs and first < self._place(site):
-                wanted = seen.received
-                if not wanted:
-                    below = self._base_layer(site.layer - 1).outputs
-                    wanted = tuple(map(hidden_of, below))
+                wanted = seen.received or self._outputs_of_base(site.layer - 1)
                 received = walk.sums_received(number, given, block, wanted, site)
-                new = self._take_up(received, walk.readers(number, seen.readers))
+                new = self._take_up(received, {n: walk.module(number, n) for n in seen.readers})
                 walk.put(number, new)
             assert block.output is not None
             sums = walk.sums(number, given, block, seen.stream, site)
             refit = self.solve(sums, walk.module(number, block.output), site)
-            new |= _named(block.output, refit)
-            walk.put(number, new)
-            found[site] = new
+            fitted = _named(block.output, refit)
+            walk.put(number, fitted)
+            found[site] = new | fitted
         return found
 
+    def _outputs_of_base(self, layer: int) -> Iterator[Tensor]:
+        """The hidden states after a layer of the base, (tokens, hidden) a batch."""
+        outputs = self._base_layer(layer).outputs
+        for output, mask in zip(outputs, self.sample.masks, strict=True):
+            yield tokens_of(hidden_of(output), mask)
+
     def _take_up(self, sums: Sums, readers: Mapping[str, Any]) -> Fitted:
-        """The tensors of projections that take up the best affine map of what they receive."""
+        """The tensors of projections that take up the best affine map of their inputs.
+
+        It is a linear one where one of them has no bias.
+        """
         shifted = all(module.bias is not None for module in readers.values())
         change, shift = sums.solution(self.ridge, shifted)
         found: Fitted = {}
@@ -237,14 +242,15 @@ class SequentialRefit:
     def _base_layer(self, number: int) -> SeenLayer:
         known = self._base_layers.get(number) or self._last.get(number)
         if known is None:
-            given = self._base_layer(number - 1).outputs if number else None
+            below = self._base_layer(number - 1) if number else None
+            self._last = {} if below is None else {number - 1: below}
             with torch.no_grad():
-                known = Walk(self.base, self.base.model, self.sample).seen(number, given)
+                walk = Walk(self.base, self.base.model, self.sample)
+                known = walk.seen(number, None if below is None else below.outputs)
             room = self._base_layers.maxsize - self._base_layers.currsize
-            if TensorCache.getsizeof(known) <= room:  # all are needed alike: none has to give way
+            if TensorCache.getsizeof(known) <= room:  # a refit needs all, so none is evicted
                 self._base_layers[number] = known
-        self._last = {layer: one for layer, one in self._last.items() if layer == number - 1}
-        self._last[number] = known
+            self._last[number] = known
         return known
 
 

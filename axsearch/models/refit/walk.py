@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,8 +22,8 @@ class SeenBlock(NamedTuple):
     """A block of the base on the sample.
 
     Attributes:
-        received: what its input projections receive, (examples, length, hidden) a batch; empty
-            where that is the output of the layer below.
+        received: what its input projections receive, (tokens, hidden) a batch; empty where that is
+            the output of the layer below.
         stream: the residual stream after it, (tokens, hidden) a batch.
         readers: those of its input projections that receive nothing else.
     """
@@ -44,14 +43,14 @@ class SeenLayer(NamedTuple):
 class Walk:
     """One model on the sample, layer by layer.
 
-    What the input projections of a fitted block gave is kept, so that the next passes through its
-    layer need not compute it again.
+    The outputs of a fitted block's input projections are recorded, so that the next passes through
+    its layer need not compute them again.
 
     Args:
         base: whose layers the model has.
         model: the base or a smaller model of it.
         sample: calibration examples.
-        room: bytes for what the input projections of one layer gave.
+        room: bytes for the recorded outputs of one layer.
 
     Attributes:
         outputs: those of a layer by its number, kept until the next one was run.
@@ -60,7 +59,7 @@ class Walk:
     def __init__(self, base: Base, model: PreTrainedModel, sample: Sample, room: int = 0) -> None:
         self.outputs: dict[int, tuple[Any, ...]] = {}
         self._room = room
-        self._given: dict[tuple[int, str], list[Tensor]] = {}
+        self._recorded: dict[tuple[int, str], list[Tensor]] = {}
         self._base, self._blocks = base, base.family.layout.blocks
         self._model, self._sample = model, sample
         self._layers = base.layers(model)
@@ -68,10 +67,6 @@ class Walk:
     def module(self, number: int, name: str) -> Any:
         """A module of a layer."""
         return self._layers[number].get_submodule(name)
-
-    def readers(self, number: int, names: Sequence[str]) -> dict[str, Any]:
-        """Projections of a layer by their names."""
-        return {name: self.module(number, name) for name in names}
 
     def put(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         """Put new tensors into a layer; its modules are the model's own, its tensors may not."""
@@ -90,7 +85,7 @@ class Walk:
 
         hook = self._layers[number].register_forward_hook(end)
         try:
-            with self._repeated(number):
+            with self._replayed(number):
                 for place, batch in enumerate(self._sample.batches):
                     own = given[place] if given else None
                     with starting(self._base, self._model, number, own):
@@ -100,36 +95,32 @@ class Walk:
         return tuple(outputs)
 
     def seen(self, number: int, given: tuple[Any, ...] | None) -> SeenLayer:
-        """The outputs of a layer, and what its blocks receive and give."""
+        """The outputs of a layer, and the inputs and streams of its blocks."""
         layer, watches = self._layers[number], {}
+        below = tuple(map(hidden_of, given or ()))
         with ExitStack() as stack:
             for kind, block in self._blocks.items():
                 if SiteId(number, kind) in self._base.sites and block.output is not None:
-                    watch = watches[kind] = _Watch(self._sample)
+                    watch = watches[kind] = _Watch(self._sample, below)
                     stack.enter_context(watch.on(layer, block))
             outputs = self.run(number, given)
-        blocks = {kind: watch.block for kind, watch in watches.items()}
-        below = tuple(map(hidden_of, given or ()))
-        for kind, seen in blocks.items():
-            if below and all(map(operator.is_, seen.received, below)):
-                blocks[kind] = seen._replace(received=())
-        return SeenLayer(outputs, blocks)
+        return SeenLayer(outputs, {kind: watch.block for kind, watch in watches.items()})
 
     def sums_received(
         self,
         number: int,
         given: tuple[Any, ...] | None,
         block: Block,
-        wanted: Sequence[Tensor],
+        wanted: Iterable[Tensor],
         site: SiteId,
     ) -> Sums:
-        """The sums of a fit of what a block receives to ``wanted``, as it is in the base."""
+        """The sums of a fit of a block's inputs to ``wanted``, those that it has in the base."""
         sums, feed = Sums(), self._feed(wanted, site)
 
         def see(_: nn.Module, inputs: Any) -> None:
             target, mask, weights = next(feed)
             own = tokens_of(inputs[0], mask)
-            sums.add(own, tokens_of(target, mask) - own, weights)
+            sums.add(own, target - own, weights)
             raise Reached
 
         name = _present(self._layers[number], block)[0]
@@ -145,7 +136,7 @@ class Walk:
         number: int,
         given: tuple[Any, ...] | None,
         block: Block,
-        streams: Sequence[Tensor],
+        streams: Iterable[Tensor],
         site: SiteId,
     ) -> Sums:
         """The sums of a block's fit to ``streams``, those of the base after it."""
@@ -157,39 +148,39 @@ class Walk:
             sums.add(tokens_of(inputs, mask), errors, weights)
             raise Reached
 
-        with _watched(self._layers[number], block, see), self._kept(number, block):
+        with _watched(self._layers[number], block, see), self._recording(number, block):
             self.run(number, given)
         return sums
 
     @contextmanager
-    def _kept(self, number: int, block: Block) -> Iterator[None]:
-        """While open, what a block's input projections give is kept, if there is room for it."""
+    def _recording(self, number: int, block: Block) -> Iterator[None]:
+        """While open, outputs of a block's input projections are recorded, if there is room."""
         names = _present(self._layers[number], block)
         modules = {name: self.module(number, name) for name in names}
-        self._given = {key: kept for key, kept in self._given.items() if key[0] == number}
+        self._recorded = {key: outs for key, outs in self._recorded.items() if key[0] == number}
         places = sum(mask.numel() for mask in self._sample.masks)
-        wide = sum(module.weight.numel() // self._hidden for module in modules.values())
-        there = sum(one.nbytes for kept in self._given.values() for one in kept)
-        if 4 * places * wide + there > self._room:
+        wide = sum(module.weight.nbytes // self._hidden for module in modules.values())
+        there = sum(one.nbytes for outs in self._recorded.values() for one in outs)
+        if places * wide + there > self._room:
             yield
             return
         with ExitStack() as stack:
             for name, module in modules.items():
-                kept = self._given[number, name] = []
-                hook = module.register_forward_hook(lambda _, __, out, to=kept: to.append(out))
+                outs = self._recorded[number, name] = []
+                hook = module.register_forward_hook(lambda _, __, out, to=outs: to.append(out))
                 stack.callback(hook.remove)
             yield
 
     @contextmanager
-    def _repeated(self, number: int) -> Iterator[None]:
-        """While open, input projections of a layer give what they gave before, call by call."""
+    def _replayed(self, number: int) -> Iterator[None]:
+        """While open, input projections of a layer return their recorded outputs, call by call."""
         known = {
-            self.module(number, name): iter(list(kept))
-            for (own, name), kept in self._given.items()
-            if own == number and kept
+            self.module(number, name): iter(tuple(outs))
+            for (own, name), outs in self._recorded.items()
+            if own == number and outs
         }
-        for module, kept in known.items():
-            module.forward = lambda _, kept=kept: next(kept)
+        for module, outs in known.items():
+            module.forward = lambda _, outs=outs: next(outs)
         try:
             yield
         finally:
@@ -201,17 +192,20 @@ class Walk:
         return int(self._base.model.config.hidden_size)
 
     def _feed(
-        self, wanted: Sequence[Tensor], site: SiteId
+        self, wanted: Iterable[Tensor], site: SiteId
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Targets, masks and weights of tokens, batch by batch."""
         return iter(zip(wanted, self._sample.masks, self._sample.weights[site], strict=True))
 
 
 class _Watch:
-    """Collects what a block of the base receives and gives, batch by batch."""
+    """Collects the inputs of a block of the base and the stream after it, batch by batch.
 
-    def __init__(self, sample: Sample) -> None:
-        self._sample = sample
+    ``below`` are the outputs of the layer below, of which no copies are kept.
+    """
+
+    def __init__(self, sample: Sample, below: Sequence[Tensor]) -> None:
+        self._sample, self._below = sample, below
         self._received: list[Tensor] = []
         self._streams: list[Tensor] = []
         self._readers: tuple[str, ...] = ()
@@ -230,11 +224,12 @@ class _Watch:
             self._calls.append((name, inputs[0]))
 
         def see(residual: Tensor, _: Tensor, output: Tensor) -> None:
-            mask = self._sample.masks[len(self._streams)]
+            place, first = len(self._streams), self._calls[0][1]
+            mask = self._sample.masks[place]
             self._streams.append(tokens_of(residual + output, mask))
-            first = self._calls[0][1]
-            self._received.append(first)
-            # Of DeBERTa, keys and queries of positions may come from the same projections.
+            if not self._below or first is not self._below[place]:
+                self._received.append(tokens_of(first, mask))
+            # DeBERTa's query and key projections may project embeddings of positions, too.
             other = {name for name, received in self._calls if received is not first}
             names = dict.fromkeys(name for name, _ in self._calls)
             self._readers = tuple(name for name in names if name not in other)
@@ -269,15 +264,19 @@ def _watched(
     first = next(there[name] for name in names if name in there)
     residual: list[Tensor] = []
 
+    def start(_: nn.Module, __: Any) -> None:
+        residual.clear()
+
     def before(_: nn.Module, inputs: Any) -> None:
-        if not residual:  # DeBERTa's embeddings of positions may pass through it afterwards
+        if not residual:  # DeBERTa may project embeddings of positions afterwards
             residual.append(inputs[0])
 
     def after(_: nn.Module, inputs: Any, output: Tensor) -> None:
-        see(residual.pop(), inputs[0], output)
+        see(residual[0], inputs[0], output)
 
     assert block.output is not None
     hooks = (
+        layer.register_forward_pre_hook(start),
         first.register_forward_pre_hook(before),
         there[block.output].register_forward_hook(after),
     )
