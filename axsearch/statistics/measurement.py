@@ -61,13 +61,6 @@ class Measurement(BaseModel):
         return self
 
     @property
-    def as_tried(self) -> Measurement:
-        """The same with the accuracy that its trial had."""
-        if self.accuracy_tried is None:
-            return self
-        return self.model_copy(update={"accuracy": self.accuracy_tried, "accuracy_tried": None})
-
-    @property
     def objective_latency(self) -> float | None:
         """The latency ratio that the study optimises."""
         return self.latency_ratio if self.latency_predicted is None else self.latency_predicted

@@ -14,11 +14,10 @@ def front_of(
 ) -> list[Measurement]:
     """The front of these measurements, as :meth:`axsearch.Study.front` returns it for all.
 
-    Models are compared by the accuracies that their trials had, of which those on the front were
-    polished; then the members are compared by the accuracies that polished models have.
+    Models are compared by the accuracies of their polished weights, or, where they were not
+    polished, by those that their trials had.
     """
-    members = [measurements[i] for i in _front(spec, baseline, [m.as_tried for m in measurements])]
-    members = [members[i] for i in _front(spec, baseline, members)]
+    members = [measurements[i] for i in _front(spec, baseline, measurements)]
     return sorted(members, key=lambda m: (m.latency_ratio or 0.0, m.size_ratio))
 
 

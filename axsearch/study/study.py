@@ -186,8 +186,8 @@ class Study:
     @cached_property
     def _candidates(self) -> list[Measurement]:
         """Measurements that front and baseline are among, where not all were read already."""
-        if "measurements" in self.__dict__:
-            return self.measurements
+        if "measurements" in self.__dict__ or self.spec.polished:
+            return self.measurements  # polished models may be worse than what their trials beat
         storage, exact = self.database.storage, EXACT.hash
         ids = front_candidates(self.database.engine, self.id, exact)
         return self.measured(storage.trials(ids))
@@ -212,8 +212,8 @@ class Study:
     def front(self) -> list[Measurement]:
         """The Pareto front over the study's objectives, fastest (or else smallest) first.
 
-        Trials that break a limit of the study (drop, latency, size) are left out. Where its models
-        were polished, it is the front of these.
+        Trials that break a limit of the study (drop, latency, size) are left out. Models that were
+        polished count with the accuracy that they have since.
         """
         return front_of(self.spec, self.baseline, self._candidates)
 

@@ -19,7 +19,6 @@ from axsearch.evaluation.accuracy import NonFiniteError
 from axsearch.evaluation.closed_form import closed_form, polished, polished_key
 from axsearch.evaluation.loading import load_task
 from axsearch.models.refit.sample import SampleSize
-from axsearch.running import polishing
 from axsearch.running.holdout import evaluate_front
 from axsearch.running.polishing import polish_front
 from axsearch.space.recipe import Recipe
@@ -87,6 +86,31 @@ def test_the_front_is_that_of_polished_models(study: Study) -> None:
         assert study.outcomes([recipe])[recipe.hash].value == member.accuracy
 
 
+def test_models_that_a_polished_one_no_longer_beats_are_polished_in_turn(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten(study)
+    before = {m.trial for m in study.front()}
+    measured = Study.measured
+
+    def found(self: Study, *args: Any, **named: Any) -> Any:
+        return [
+            m.model_copy(update={"accuracy": 0.0, "accuracy_low": 0.0})
+            if m.trial in before and m.accuracy_tried is not None
+            else m
+            for m in measured(self, *args, **named)
+        ]
+
+    monkeypatch.setattr(Study, "measured", found)
+    study.refresh()
+    assert {m.trial for m in study.front()} == before
+    polish_front(study, evaluator(study))
+    others = [m for m in study.front() if m.trial not in before]
+    assert others
+    assert all(m.accuracy_tried is not None for m in others if m.recipe != study.baseline.recipe)
+    assert any(m.accuracy_tried is not None for m in others)
+
+
 def test_the_front_says_that_it_is(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     print_front(study)
     said = " ".join(capsys.readouterr().out.split())
@@ -128,7 +152,7 @@ def test_what_was_polished_before_an_interruption_is_kept(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forgotten(study)
-    monkeypatch.setattr(polishing, "front_of", lambda spec, base, models: models)
+    monkeypatch.setattr(Study, "front", lambda self: self.measurements)
     done: list[Recipe] = []
     accuracy = Evaluator.accuracy
 
@@ -164,7 +188,7 @@ def test_a_model_with_numbers_that_are_not_finite_is_not_counted(
     forgotten(study)
     first = next(Recipe.from_dict(m.recipe) for m in study.front() if m != study.baseline)
     front = [m for m in study.measurements if m.recipe == first.to_dict()]
-    monkeypatch.setattr(polishing, "front_of", lambda *_: front)
+    monkeypatch.setattr(Study, "front", lambda self: front)
 
     def broken(*_: Any) -> Any:
         raise NonFiniteError("The model's logits are not finite.")
