@@ -25,7 +25,6 @@ from axsearch.progress import console, steps
 from axsearch.running.base_check import check_base
 from axsearch.running.engines import run_workers
 from axsearch.running.memory_check import check_room
-from axsearch.running.polishing import polish_front
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
 from axsearch.running.session import problem_of, spaces
@@ -210,8 +209,7 @@ def run(prepared: Prepared) -> Study:
         return study
     worker.until(1)  # the base, which all workers compare with
     run_workers(request.place, WorkerRequest(request.storage, study.name))
-    study.refresh()
-    polish_front(study, prepared.evaluator)
+    worker.polish()
     worker.note()
     return study
 

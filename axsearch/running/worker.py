@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from axsearch.system.machine import machine_name
 
 if TYPE_CHECKING:
     from axsearch.evaluation.evaluator import Evaluator
+    from axsearch.statistics.measurement import Measurement
 
 
 def is_due(count: int) -> bool:
@@ -88,13 +89,10 @@ class Worker:
                 self._run(wanted)
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
-            self._time_front()
+            self.standing.refresh()
+            self._time(self.standing.front)
             if polish:
-                # Not at the top: it imports transformers, as the evaluator does.
-                from axsearch.running.polishing import polish_front
-
-                self.study.refresh()
-                polish_front(self.study, self.evaluator)
+                self.polish()
         except DatabaseAwayError:
             raise
         except BaseException:
@@ -103,6 +101,16 @@ class Worker:
                 self.note()
             raise
         self.note()
+
+    def polish(self) -> None:
+        """Polish the front, and time the models that are on it since."""
+        # Not at the top: it imports transformers, as the evaluator does.
+        from axsearch.running.polishing import polish_front
+
+        self.study.refresh()
+        while polish_front(self.study, self.evaluator):
+            self._time(self.study.front())
+            self.study.refresh()
 
     def note(self) -> None:
         """Update the notes and figures in the dashboard."""
@@ -197,13 +205,12 @@ class Worker:
     def _queue(self, genome: Mapping[str, int]) -> str:
         return self.storage.enqueue(self.study.id, self.space.recipe(genome), genome).state
 
-    def _time_front(self) -> None:
-        """Time the real models of the front, each in turn with the base."""
+    def _time(self, front: Sequence[Measurement]) -> None:
+        """Time the real models of a front, each in turn with the base."""
         if self.evaluator.scenario is None or self.study.spec.machine != machine_name():
             return
-        self.standing.refresh()
         with progress_bar() as progress:
-            for member in progress.track(self.standing.front, description="Timing the front"):
+            for member in progress.track(front, description="Timing the front"):
                 self.evaluator.latency(Recipe.from_dict(member.recipe))
 
     def _count(self) -> int:

@@ -21,6 +21,7 @@ from axsearch.evaluation.loading import load_task
 from axsearch.models.refit.sample import SampleSize
 from axsearch.running.holdout import evaluate_front
 from axsearch.running.polishing import polish_front
+from axsearch.running.worker import Worker
 from axsearch.space.recipe import Recipe
 from axsearch.testing.latency import MEASURE, table_by_units
 from tests.common_fixtures import copied
@@ -109,6 +110,18 @@ def test_models_that_a_polished_one_no_longer_beats_are_polished_in_turn(
     assert others
     assert all(m.accuracy_tried is not None for m in others if m.recipe != study.baseline.recipe)
     assert any(m.accuracy_tried is not None for m in others)
+
+
+def test_the_front_is_timed_after_it_was_polished_until_nothing_is_new(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, left, timed = object.__new__(Worker), [2, 1, 0], []
+    monkeypatch.setattr("axsearch.running.polishing.polish_front", lambda *_: left.pop(0))
+    monkeypatch.setattr(Worker, "_time", lambda _, front: timed.append([m.trial for m in front]))
+    worker.study, worker.evaluator = study, evaluator(study)
+    worker.polish()
+    assert left == []
+    assert timed == 2 * [[m.trial for m in study.front()]]
 
 
 def test_the_front_says_that_it_is(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
