@@ -107,10 +107,12 @@ class Worker:
         # Not at the top: it imports transformers, as the evaluator does.
         from axsearch.running.polishing import polish_front
 
-        self.study.refresh()
-        while polish_front(self.study, self.evaluator):
-            self._time(self.study.front())
+        done = 1
+        while done:
             self.study.refresh()
+            done = polish_front(self.study, self.evaluator)
+            if self.study.has_baseline:  # those that were timed already are not timed again
+                self._time(self.study.front())
 
     def note(self) -> None:
         """Update the notes and figures in the dashboard."""

@@ -121,7 +121,7 @@ def test_the_front_is_timed_after_it_was_polished_until_nothing_is_new(
     worker.study, worker.evaluator = study, evaluator(study)
     worker.polish()
     assert left == []
-    assert timed == 2 * [[m.trial for m in study.front()]]
+    assert timed == 3 * [[m.trial for m in study.front()]]
 
 
 def test_the_front_says_that_it_is(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
