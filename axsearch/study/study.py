@@ -186,10 +186,10 @@ class Study:
     @cached_property
     def _candidates(self) -> list[Measurement]:
         """Measurements that front and baseline are among, where not all were read already."""
-        if "measurements" in self.__dict__ or self.spec.polished:
-            return self.measurements  # polished models may be worse than what their trials beat
+        if "measurements" in self.__dict__:
+            return self.measurements
         storage, exact = self.database.storage, EXACT.hash
-        ids = front_candidates(self.database.engine, self.id, exact)
+        ids = front_candidates(self.database.engine, self.id, exact, self.spec.polished)
         return self.measured(storage.trials(ids))
 
     @property

@@ -106,6 +106,10 @@ def test_models_that_a_polished_one_no_longer_beats_are_polished_in_turn(
     study.refresh()
     assert {m.trial for m in study.front()} == before
     polish_front(study, evaluator(study))
+    some = study.front()  # of what the database says can be on it
+    assert "measurements" not in vars(study)
+    assert study.measurements
+    assert study.front() == some
     others = [m for m in study.front() if m.trial not in before]
     assert others
     assert all(m.accuracy_tried is not None for m in others if m.recipe != study.baseline.recipe)
