@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import measure_moments
 from axsearch.models.refit.moments_cache import cached_moments
+from axsearch.models.refit.refits_cache import RefitFiles
 from axsearch.models.refit.sample import POLISHING, TRIAL, Sample, SampleSize, measure_sample
 from axsearch.models.weights import ClosedForm
 from axsearch.progress import progress_bar
@@ -43,13 +44,20 @@ def closed_form(task: Task, device: str) -> ClosedForm:
 
 
 def polished(task: Task, device: str) -> ClosedForm:
-    """The base's tensors, refitted sequentially on many examples of the training data."""
+    """The base's tensors, refitted sequentially on many examples of the training data.
+
+    What was refitted once is kept in the user's cache, for exports and reports.
+    """
+    key = polished_key(task)
     return ClosedForm(
         task.base,
         None,
         lambda: _sample(task, task.training, POLISHING, device),
-        key=polished_key(task),
+        key=key,
         memory=budget(share=1 / 4, most=MOST),
+        files=RefitFiles(
+            [task.model_fingerprint, str(task.base.dtype), task.kind.name, key, device]
+        ),
     )
 
 

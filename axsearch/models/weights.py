@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from axsearch.errors import UsageError
 from axsearch.models.base_model import Base
 from axsearch.models.refit.compensation import Moments, Refit, compensate
+from axsearch.models.refit.refits_cache import RefitFiles
 from axsearch.models.refit.sample import Sample
 from axsearch.models.refit.sequential import SequentialRefit
 from axsearch.space.recipe import Compensation, Recipe
@@ -94,6 +95,7 @@ class ClosedForm(Weights):
             None where none is.
         key: of these weights, where the sample is not that of trials.
         memory: bytes for the caches of the sequential refit, where not the usual ones.
+        files: where sequential refits are kept for later processes, if they are.
 
     Attributes:
         refits: weights that were refitted before, those used last.
@@ -107,10 +109,12 @@ class ClosedForm(Weights):
         *,
         key: str = "",
         memory: int | None = None,
+        files: RefitFiles | None = None,
     ) -> None:
         self.source = source
         self.key = key
         self._moments = moments
+        self._files = files
         self._sequential = None if sample is None else SequentialRefit(source, sample, memory)
         self.refits: TensorCache[tuple[Hashable, ...], Refit] = TensorCache(budget(share=1 / 16))
 
@@ -164,7 +168,12 @@ class ClosedForm(Weights):
         """Refits each block on what it receives in the smaller model."""
         assert self._sequential is not None
         recipe = recipe.lossy  # the rest changes no weight, but what hooks would see
-        found = self._sequential.refits(recipe, self.source.cut(recipe))
+        files, device = self._files, self.source.model.device
+        found = None if files is None else files.read(recipe, device)
+        if found is None:
+            found = self._sequential.refits(recipe, self.source.cut(recipe))
+            if files is not None:
+                files.write(recipe, found)
 
         def refit(state: dict[str, Tensor]) -> None:
             for site, tensors in found.items():

@@ -239,6 +239,26 @@ def test_holdout_and_export_are_those_of_polished_models(study: Study, tmp_path:
     assert load_file(half / "model.safetensors").keys() == written.keys()
 
 
+def test_an_export_needs_no_calibration_again(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("examples were measured again")
+
+    forgotten(study)
+    polish_front(study, evaluator(study))
+    member = next(m for m in study.front() if m.choices)
+    with monkeypatch.context() as patched:
+        patched.setattr("axsearch.evaluation.closed_form.measure_sample", never)
+        kept = export_model(study, member.trial or 0, str(tmp_path / "kept"))
+        evaluate_front(study)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    anew = export_model(study, member.trial or 0, str(tmp_path / "anew"))
+    first, second = (load_file(folder / "model.safetensors") for folder in (kept, anew))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
 def test_other_training_data_are_refused(study: Study) -> None:
     study.spec = study.spec.model_copy(update={"polished": "0" * 64})
     with pytest.raises(UsageError, match=r"The training data in .* are not those"):

@@ -24,6 +24,7 @@ from axsearch.models.refit import moments, moments_cache
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.refit.moments import SENSITIVE, felt, measure_moments
 from axsearch.models.refit.moments_cache import cached_moments
+from axsearch.system import tensor_files
 from axsearch.tasks.kinds import task_kinds
 from axsearch.tasks.split import Split
 from axsearch.testing.models import PICTURES, random_model, tiny_model
@@ -259,7 +260,7 @@ class TestKept:
     def test_one_that_does_not_get_on_is_not_waited_for(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(moments_cache, "PATIENCE", 0.1)
+        monkeypatch.setattr(tensor_files, "PATIENCE", 0.1)
         cached_moments(("other",), lambda: self.some(2))
         with FileLock(folder / "lock"):
             found = cached_moments(("model",), lambda: self.some(1))
