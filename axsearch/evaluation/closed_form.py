@@ -6,11 +6,18 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from axsearch.evaluation.bfloat16 import is_fast
 from axsearch.models.refit.compensation import Moments
-from axsearch.models.refit.moments import measure_moments
+from axsearch.models.refit.moments import drawn, measure_moments
 from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.models.refit.refits_cache import RefitFiles
-from axsearch.models.refit.sample import POLISHING, TRIAL, Sample, SampleSize, measure_sample
+from axsearch.models.refit.sample import (
+    TRIAL,
+    Sample,
+    SampleSize,
+    measure_sample,
+    polishing_size,
+)
 from axsearch.models.weights import ClosedForm
 from axsearch.progress import progress_bar
 from axsearch.system.memory import budget
@@ -52,7 +59,7 @@ def polished(task: Task, device: str) -> ClosedForm:
     return ClosedForm(
         task.base,
         None,
-        lambda: _sample(task, task.training, POLISHING, device),
+        lambda: _sample(task, task.training, polishing_size(task.base), device),
         key=key,
         memory=budget(share=1 / 4, most=MOST),
         files=RefitFiles(
@@ -63,13 +70,29 @@ def polished(task: Task, device: str) -> ClosedForm:
 
 def polished_key(task: Task) -> str:
     """The key of a task's polished weights: that of the examples and of how many are taken."""
-    given = f"polished {POLISHING.examples} {POLISHING.tokens} {task.training.fingerprint}"
+    size = polishing_size(task.base)
+    given = f"polished {size.examples} {size.tokens} {task.training.fingerprint}"
     return hashlib.sha256(given.encode()).hexdigest()
+
+
+def pays_to_polish(task: Task) -> bool:
+    """Whether polishing would refit on more tokens than trials do, by half as many at least.
+
+    It would not where texts are long, of which a trial takes as many, or examples are few.
+    """
+    size = polishing_size(task.base)
+    more = drawn(task.training, size.tokens, size.examples)
+    few = drawn(task.calibration, TRIAL.tokens, TRIAL.examples)
+    tokens = [int(s.lengths[n].sum()) for s, n in ((task.training, more), (task.calibration, few))]
+    return tokens[0] >= 1.5 * tokens[1]
 
 
 def _sample(task: Task, split: Split, size: SampleSize, device: str) -> Sample:
     with _told("Calibrating (tokens)") as told:
-        return measure_sample(task.base, split, task.kind, size, device=device, on_batch=told)
+        return measure_sample(
+            task.base, split, task.kind, size,
+            device=device, bfloat16=is_fast(device), on_batch=told,
+        )  # fmt: skip
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from axsearch.approximations.site import Site
 from axsearch.errors import UsageError
 from axsearch.evaluation.bfloat16 import is_fast
-from axsearch.evaluation.closed_form import polished_key
+from axsearch.evaluation.closed_form import pays_to_polish, polished_key
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.models.weights import choose_compensation
@@ -327,7 +327,8 @@ def _spec(
 
 
 def _polished(settings: SearchSettings, task: Task) -> str:
-    return polished_key(task) if settings.compensation == "sequential" else ""
+    polishes = settings.compensation == "sequential" and pays_to_polish(task)
+    return polished_key(task) if polishes else ""
 
 
 def _open(database: Database, name: str, spec: StudySpec, evaluator: Evaluator) -> Study:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from axsearch.approximations.site import SiteId
@@ -29,7 +30,12 @@ TRIAL = SampleSize(256, 32_768)
 """For the models of trials."""
 
 POLISHING = SampleSize(2_048, 65_536)
-"""For the models of the front: a hidden state of BERT-base on all tokens has 201 MB."""
+"""For the models of the front, at most: see :func:`polishing_size`."""
+
+STATES = 65_536 * 6 * 384
+"""Numbers that the layers of the base may give out on the tokens of polishing, all together. What
+is kept of a layer has up to four times as many, so this bounds the memory, 2.4 GB, and the time:
+BERT-base has 16,384 tokens, and takes twice as long as MiniLM with 6 layers."""
 
 FEWEST = 16
 """Examples, however long they are; what a layer computes on all their tokens is kept."""
@@ -57,6 +63,12 @@ class Sample:
     weights: Mapping[SiteId, Sequence[Tensor]]
 
 
+def polishing_size(base: Base) -> SampleSize:
+    """How many examples a front's models are polished on: fewer where the base is large."""
+    each = len(base.layers(base.model)) * base.model.config.hidden_size
+    return SampleSize(POLISHING.examples, min(POLISHING.tokens, STATES // each))
+
+
 def measure_sample(
     base: Base,
     split: Split,
@@ -65,22 +77,26 @@ def measure_sample(
     *,
     sensitive: float = SENSITIVE,
     device: str = "cpu",
+    bfloat16: bool = False,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Sample:
     """Draw examples of a split up to a size, always the same ones, and weigh their tokens.
 
-    The base's layers must not share weights. ``on_batch`` receives the number of examples so far
-    and in all.
+    The base's layers must not share weights. With ``bfloat16`` the gradients are computed in it,
+    which changes what tokens weigh by less than a hundredth. ``on_batch`` receives the number of
+    examples so far and in all.
     """
     examples = drawn(split, size.tokens, size.examples, FEWEST)
     batches, masks = [], []
     weights: dict[SiteId, list[Tensor]] = {}
-    for _, batch, sites in felt(base, split, kind, examples, device, on_batch):
-        batches.append(batch)
-        for site, _, slope in sites:
-            own = token_weights(slope, batch.get("attention_mask"), sensitive)
-            weights.setdefault(site, []).append(own)
-        masks.append(own > 0)
+    lower = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16)
+    with lower:
+        for _, batch, sites in felt(base, split, kind, examples, device, on_batch):
+            batches.append(batch)
+            for site, _, slope in sites:
+                own = token_weights(slope.float(), batch.get("attention_mask"), sensitive)
+                weights.setdefault(site, []).append(own)
+            masks.append(own > 0)
     flat = {
         site: [own[mask] for own, mask in zip(parts, masks, strict=True)]
         for site, parts in weights.items()
