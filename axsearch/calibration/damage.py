@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,14 @@ from axsearch.tasks.split import Split
 EXAMPLES = 256
 BROKEN = 20.0
 """The damage, in nats, of a choice that makes the model's numbers overflow."""
+
+LARGE = 12 * 384
+"""Layers times hidden size above which fewer examples are run, and fewer levels: a search of
+BERT-base would wait a quarter of an hour for this table before its first trial."""
+
+FEWEST = 64
+LEVELS = 4
+"""How many examples and levels of a dimension are run at least."""
 
 PAIRED_SHARE = 0.5
 """Which level of a dimension stands for it when it is measured together with its neighbour."""
@@ -53,6 +61,14 @@ class Damage:
         return cls({n: np.array(levels) for n, levels in data["alone"].items()}, data["together"])
 
 
+def effort(base: Base) -> tuple[int, int | None]:
+    """How many examples, and levels of a dimension, are run of a base; None for all levels."""
+    size = len(base.layers(base.model)) * base.model.config.hidden_size
+    if size <= LARGE:
+        return EXAMPLES, None
+    return max(FEWEST, EXAMPLES * LARGE // size), LEVELS
+
+
 def calibration_sample(split: Split, examples: int = EXAMPLES) -> Split:
     """Examples of the calibration split, drawn, always the same ones."""
     drawn = np.random.default_rng(0).permutation(int(split.owners[-1]) + 1)
@@ -66,12 +82,15 @@ def measure_damage(
     sample: Split,
     predictor: Predictor,
     *,
+    most: int | None = None,
     on_recipe: Callable[[int, int], None] | None = None,
 ) -> Damage:
     """Measure each level of each dimension alone, and each dimension with its neighbour.
 
-    ``shrink`` makes the smaller model of a recipe. Neighbours are dimensions of sites that follow
-    one another in a forward pass. ``on_recipe`` receives the number of recipes so far and in all.
+    ``shrink`` makes the smaller model of a recipe. Of a dimension with more than ``most`` levels so
+    many are run, the first and the last two among them, and those between are interpolated.
+    Neighbours are dimensions of sites that follow one another in a forward pass. ``on_recipe``
+    receives the number of recipes so far and in all.
     """
     outputs: dict[int, Tensor] = {}
 
@@ -81,7 +100,8 @@ def measure_damage(
     predictor.run(base.model, sample, keep, base, EXACT)
     pairs = neighbours(space)
     lossy = [d for d in space.dimensions if not _is_lossless(d)]
-    total = sum(len(d.levels) - 1 for d in lossy) + len(pairs)
+    run = {d.name: _run(len(d.levels), most) for d in lossy}
+    total = sum(map(len, run.values())) + len(pairs)
     done = 0
 
     def divergence(genome: Mapping[str, int]) -> float:
@@ -105,7 +125,9 @@ def measure_damage(
         return max(found / len(sample), 0.0)
 
     alone = {
-        d.name: np.array([0.0, *(divergence({d.name: i}) for i in range(1, len(d.levels)))])
+        d.name: _between(
+            len(d.levels), run[d.name], [divergence({d.name: level}) for level in run[d.name]]
+        )
         for d in lossy
     }
     alone |= {d.name: np.zeros(len(d.levels)) for d in space.dimensions if d not in lossy}
@@ -138,6 +160,27 @@ def neighbours(space: SearchSpace) -> list[tuple[str, str]]:
                 order[place], levels[place] = dimension.name, len(dimension.levels)
     names = [order[place] for place in sorted(order)]
     return [(a, b) for a, b in pairwise(names) if a != b]
+
+
+def _run(levels: int, most: int | None) -> list[int]:
+    """The levels, of all but the exact one, that are run.
+
+    The last one often takes a whole block, which the one before it says nothing about.
+    """
+    if most is None or levels - 1 <= most:
+        return list(range(1, levels))
+    even = np.linspace(1, levels - 2, most - 1).round().astype(int)
+    return [*map(int, even), levels - 1]
+
+
+def _between(levels: int, run: Sequence[int], found: Sequence[float]) -> NDArray[np.float64]:
+    """The damage of all levels, from that of some.
+
+    It is quadratic in what a level takes, so its root is what grows evenly between two levels.
+    """
+    damage = np.square(np.interp(np.arange(levels), [0, *run], np.sqrt([0.0, *found])))
+    damage[list(run)] = found
+    return damage
 
 
 def _is_lossless(dimension: Dimension) -> bool:

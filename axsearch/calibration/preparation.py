@@ -10,7 +10,7 @@ from axsearch.approximations import Level
 from axsearch.approximations.site import SiteId
 from axsearch.calibration.block_timing import ROUNDS, SECONDS, measure_latency_table
 from axsearch.calibration.costs import latency_cost, size_cost, size_table, slower_levels
-from axsearch.calibration.damage import Damage, calibration_sample, measure_damage
+from axsearch.calibration.damage import Damage, calibration_sample, effort, measure_damage
 from axsearch.calibration.importance import (
     PATH,
     Importance,
@@ -133,12 +133,14 @@ def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
     calibration = evaluator.task.calibration
 
     def measured(told: Told) -> dict[str, Any]:
+        examples, levels = effort(evaluator.base)
         found = measure_damage(
             evaluator.base,
             lambda recipe: evaluator.weights.shrink(_alone(recipe)),
             space,
-            calibration_sample(calibration),
+            calibration_sample(calibration, examples),
             evaluator.predictor,
+            most=levels,
             on_recipe=told,
         )
         return {**found.to_dict(), "levels": space.to_dict()}

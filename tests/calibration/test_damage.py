@@ -16,8 +16,11 @@ from torch import Tensor
 from axsearch.approximations.site import SiteId
 from axsearch.calibration.damage import (
     EXAMPLES,
+    FEWEST,
+    LEVELS,
     Damage,
     calibration_sample,
+    effort,
     measure_damage,
     neighbours,
 )
@@ -31,6 +34,7 @@ from axsearch.tasks.kinds.labels import Labels
 from axsearch.tasks.kinds.question_answering import Question
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.split import Split
+from axsearch.testing.models import random_model
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer
 
 KIND = task_kinds()["text-classification"]
@@ -95,6 +99,41 @@ def test_equals_models_that_are_made_one_by_one(names: tuple[str, ...]) -> None:
             expected = divergence(space, {dimension.name: level})
             assert levels[level] == pytest.approx(expected, rel=2e-3, abs=2e-6)
     assert max(levels.max() for levels in found.alone.values()) > 1e-3
+
+
+def test_of_many_levels_some_are_run_and_those_between_have_roots_between_theirs() -> None:
+    space = space_of("heads", "ffn")
+    every, told = measured(space), list[int]()
+    some = measure_damage(
+        Base(BASE), lambda r: shrink(BASE, r), space, SPLIT, Predictor(KIND),
+        most=3, on_recipe=lambda _, total: told.append(total),
+    )  # fmt: skip
+    left_out = 0
+    for dimension in space.dimensions:
+        full, found = every.alone[dimension.name], some.alone[dimension.name]
+        count = len(full)
+        run = {*range(1, count)} if count <= 4 else {1, count - 2, count - 1}
+        assert found[0] == 0
+        for level in run:
+            assert found[level] == full[level]
+        for level in {*range(1, count)} - run:
+            left_out += 1
+            share = (level - 1) / (count - 3)
+            ends = np.sqrt(full[[1, count - 2]])
+            root = ends[0] + share * (ends[1] - ends[0])
+            assert found[level] == pytest.approx(root**2, rel=1e-6)
+    assert left_out > 0
+    assert told[0] == len(told) == sum(len(own) - 1 for own in every.alone.values()) - left_out + 5
+
+
+def test_large_models_are_run_on_less() -> None:
+    def of(layers: int, hidden: int) -> Base:
+        shape = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": 2}
+        return Base(random_model("bert", **shape, intermediate_size=8))
+
+    assert effort(of(6, 384)) == effort(of(6, 768)) == (EXAMPLES, None)
+    assert effort(of(12, 768)) == (EXAMPLES // 2, LEVELS)
+    assert effort(of(24, 1024)) == (FEWEST, LEVELS)
 
 
 def test_neighbours_add_up_as_they_do_together() -> None:
