@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -54,6 +55,16 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for seed, (split, count) in enumerate((("train", 240), ("validation", 80), ("test", 80))):
         write_csv(folder / f"{split}.csv", list(reviews(count, seed)), ("text", "label"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def more_data_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 480 examples in train: more than a trial is refitted on."""
+    folder = tmp_path_factory.mktemp("more_data")
+    for split in ("validation", "test"):
+        shutil.copy(data_dir / f"{split}.csv", folder)
+    write_csv(folder / "train.csv", list(reviews(480, 0)), ("text", "label"))
     return folder
 
 

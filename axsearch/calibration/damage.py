@@ -131,7 +131,16 @@ def measure_damage(
         for d in lossy
     }
     alone |= {d.name: np.zeros(len(d.levels)) for d in space.dimensions if d not in lossy}
-    together = {}
+    return Damage(alone, _together(alone, pairs, divergence))
+
+
+def _together(
+    alone: Mapping[str, NDArray[np.float64]],
+    pairs: Sequence[tuple[str, str]],
+    divergence: Callable[[Mapping[str, int]], float],
+) -> dict[str, float]:
+    """How neighbours add up, see :class:`Damage`."""
+    together: dict[str, float] = {}
     for first, second in pairs:
         levels = {name: _middle(alone[name]) for name in (first, second)}
         apart = [alone[name][level] for name, level in levels.items()]
@@ -140,7 +149,7 @@ def measure_damage(
         # 2 c lies in -2 … 2; a larger value would be another effect than that of the angle.
         found = (both - sum(apart)) / product if product > 0 else 0.0
         together[f"{first} {second}"] = float(np.clip(found, -2.0, 2.0))
-    return Damage(alone, together)
+    return together
 
 
 def neighbours(space: SearchSpace) -> list[tuple[str, str]]:

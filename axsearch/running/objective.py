@@ -122,7 +122,7 @@ class RecipeObjective:
         return End(
             tuple(objective.value(found) for objective in self._objectives),
             self._columns(time.perf_counter() - started, found, feasible),
-            _files(recipe, found) if feasible and self._standing.is_new(found) else {},
+            files_of(recipe, found) if feasible and self._standing.is_new(found) else {},
         )
 
     def threshold(self, latency: float | None, size: float) -> Threshold:
@@ -195,7 +195,7 @@ class RecipeObjective:
         }
 
 
-def _files(recipe: Recipe, found: Measurement) -> dict[str, bytes]:
+def files_of(recipe: Recipe, found: Measurement) -> dict[str, bytes]:
     """The artifacts of a front member: its recipe, and a table of what each layer keeps."""
     text = json.dumps({**recipe.to_dict(), "sha256": recipe.hash}, indent=1, sort_keys=True) + "\n"
     names = list(dict.fromkeys(name for kept in found.choices.values() for name in kept))

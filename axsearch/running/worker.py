@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from axsearch.errors import AxsearchError, cause
 from axsearch.progress import console, progress_bar
-from axsearch.running.objective import RecipeObjective
+from axsearch.running.objective import RecipeObjective, files_of
 from axsearch.running.standing import Standing
 from axsearch.running.trial_loop import TrialLoop
 from axsearch.samplers import sampler_named
@@ -19,6 +19,8 @@ from axsearch.samplers.base import finished
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
+from axsearch.store.artifacts import attach_later, attached
+from axsearch.store.optuna_internals import id_of_trial
 from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database
 from axsearch.study.settings import SearchSettings
 from axsearch.study.study import Study
@@ -113,6 +115,23 @@ class Worker:
             done = polish_front(self.study, self.evaluator)
             if self.study.has_baseline:  # those that were timed already are not timed again
                 self._time(self.study.front())
+        self._attach()
+
+    def _attach(self) -> None:
+        """Give their files to models that came onto the front after their trials had ended."""
+        if not self.study.has_baseline:
+            return
+        engine = self.study.database.engine
+        known = {file.trial for file in attached(engine, self.study.id)}
+        new = {m.trial: m for m in self.study.front() if m.trial is not None}
+        new = {number: m for number, m in new.items() if number not in known}
+        attach_later(
+            engine,
+            {
+                id_of_trial(trial): files_of(Recipe.from_dict(new[number].recipe), new[number])
+                for number, trial in self.study.frozen([*new]).items()
+            },
+        )
 
     def note(self) -> None:
         """Update the notes and figures in the dashboard."""

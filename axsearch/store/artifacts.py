@@ -13,7 +13,7 @@ import io
 import json
 import mimetypes
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -82,6 +82,16 @@ def attach(session: Session, trial_id: int, name: str, data: bytes) -> None:
             value_json=json.dumps(json.dumps(meta)),
         )
     )
+
+
+@outlast
+def attach_later(engine: Engine, files: Mapping[int, Mapping[str, bytes]]) -> None:
+    """Write files of trials that have ended, by name and Optuna's id of the trial."""
+    with Session(engine) as session:
+        for trial_id, own in files.items():
+            for name, data in own.items():
+                attach(session, trial_id, name, data)
+        session.commit()
 
 
 @dataclass(frozen=True)

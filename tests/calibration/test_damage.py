@@ -127,13 +127,13 @@ def test_of_many_levels_some_are_run_and_those_between_have_roots_between_theirs
 
 
 def test_large_models_are_run_on_less() -> None:
-    def of(layers: int, hidden: int) -> Base:
-        shape = {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": 2}
-        return Base(random_model("bert", **shape, intermediate_size=8))
+    def of(size: int) -> tuple[int, int | None]:
+        shape = {"num_hidden_layers": size // 256, "hidden_size": 256, "num_attention_heads": 2}
+        return effort(Base(random_model("bert", **shape, intermediate_size=8)))
 
-    assert effort(of(6, 384)) == effort(of(6, 768)) == (EXAMPLES, None)
-    assert effort(of(12, 768)) == (EXAMPLES // 2, LEVELS)
-    assert effort(of(24, 1024)) == (FEWEST, LEVELS)
+    assert of(6 * 384) == of(6 * 768) == (EXAMPLES, None)
+    assert of(12 * 768) == (EXAMPLES // 2, LEVELS)
+    assert of(24 * 1024) == (FEWEST, LEVELS)
 
 
 def test_neighbours_add_up_as_they_do_together() -> None:

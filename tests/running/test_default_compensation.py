@@ -42,9 +42,9 @@ def test_of_all_samplers_but_axformer_it_is_sequential() -> None:
 
 
 def test_a_search_refits_sequentially_and_polishes_its_front(
-    run: Search, capsys: pytest.CaptureFixture[str]
+    run: Search, more_data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = run()
+    study = run(data=str(more_data_dir))
     assert study.spec.compensation == "sequential"
     assert study.spec.polished == polished_key(load_task(study.spec))
     assert ways(study) == {"none", "sequential"}  # the base has nothing to be refitted

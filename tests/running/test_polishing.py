@@ -16,13 +16,19 @@ from axsearch import Evaluator, Study, export_model, search
 from axsearch.cli.front import POLISHED, print_front
 from axsearch.errors import UsageError
 from axsearch.evaluation.accuracy import NonFiniteError
-from axsearch.evaluation.closed_form import closed_form, polished, polished_key
+from axsearch.evaluation.closed_form import (
+    closed_form,
+    pays_to_polish,
+    polished,
+    polished_key,
+)
 from axsearch.evaluation.loading import load_task
-from axsearch.models.refit.sample import SampleSize
+from axsearch.models.refit.sample import POLISHING, SampleSize
 from axsearch.running.holdout import evaluate_front
 from axsearch.running.polishing import polish_front
 from axsearch.running.worker import Worker
 from axsearch.space.recipe import Recipe
+from axsearch.store.artifacts import PREFIX, attached
 from axsearch.testing.latency import MEASURE, table_by_units
 from tests.common_fixtures import copied
 
@@ -126,6 +132,40 @@ def test_the_front_is_timed_after_it_was_polished_until_nothing_is_new(
     worker.polish()
     assert left == []
     assert timed == 3 * [[m.trial for m in study.front()]]
+
+
+def test_models_that_are_new_on_the_front_get_their_files(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = study.database.engine
+    files = [*attached(engine, study.id)]
+    newest = max(file.trial for file in files)
+    with engine.begin() as connection:
+        for file in files:
+            if file.trial == newest:
+                connection.execute(
+                    text("DELETE FROM trial_system_attributes WHERE key = :key"),
+                    {"key": PREFIX + file.id},
+                )
+    before = {file.id for file in attached(engine, study.id)}
+    known = {file.trial for file in attached(engine, study.id)}
+    new = [m for m in study.measurements if m.trial not in known]
+    assert newest in {m.trial for m in new}
+    worker = object.__new__(Worker)
+    worker.study, worker.evaluator = study, evaluator(study)
+    monkeypatch.setattr("axsearch.running.polishing.polish_front", lambda *_: 0)
+    monkeypatch.setattr(Worker, "_time", lambda *_: None)
+    monkeypatch.setattr(Study, "front", lambda self: self.measurements)
+    for _ in range(2):
+        worker.polish()
+        added = [file for file in attached(engine, study.id) if file.id not in before]
+        assert sorted((file.trial, file.name) for file in added) == sorted(
+            (m.trial, name) for m in new for name in ("recipe.json", "layers.csv")
+        )
+    recipes = {file.trial: json.loads(file.data) for file in added if file.name == "recipe.json"}
+    for member in new:
+        recipe = Recipe.from_dict(member.recipe)
+        assert recipes[member.trial or 0] == {**recipe.to_dict(), "sha256": recipe.hash}
 
 
 def test_the_front_says_that_it_is(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,6 +303,23 @@ def test_other_training_data_are_refused(study: Study) -> None:
     study.spec = study.spec.model_copy(update={"polished": "0" * 64})
     with pytest.raises(UsageError, match=r"The training data in .* are not those"):
         polish_front(study, evaluator(study))
+
+
+def test_it_is_done_where_it_takes_more_tokens_than_a_trial(
+    study: Study, base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load_task(study.spec)
+    whole = int(task.training.lengths.sum())
+    assert len(task.training) < POLISHING.examples
+    trial = "axsearch.evaluation.closed_form.TRIAL"
+    for share, pays in ((0.5, True), (0.9, False)):
+        monkeypatch.setattr(trial, SampleSize(10**6, int(share * whole)))
+        assert pays_to_polish(task) is pays
+    monkeypatch.setattr(MEASURE, table_by_units)
+    monkeypatch.setattr("axsearch.reporting.dashboard.annotating.annotate", lambda study: None)
+    long = search(str(base_dir), str(data_dir), **asked(f"sqlite:///{tmp_path / 'long.db'}", 2))
+    assert long.spec.polished == ""
+    assert all(member.accuracy_tried is None for member in long.front())
 
 
 def test_models_that_are_not_refitted_sequentially_are_not_polished(

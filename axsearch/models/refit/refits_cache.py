@@ -26,7 +26,7 @@ class RefitFiles:
     """
 
     def __init__(self, key: Sequence[str]) -> None:
-        sources = [module.__file__ for module in (moments, sample, sequential, sums, walk)]
+        sources = [str(module.__file__) for module in (moments, sample, sequential, sums, walk)]
         self._key = key
         self._files = TensorFiles("refits", MOST_BYTES, sources)
 

@@ -7,8 +7,14 @@ import torch
 
 from axsearch.models.base_model import Base
 from axsearch.models.refit import sample
-from axsearch.models.refit.sample import SENSITIVE, SampleSize, measure_sample
-from axsearch.testing.models import tiny_model
+from axsearch.models.refit.sample import (
+    POLISHING,
+    SENSITIVE,
+    SampleSize,
+    measure_sample,
+    polishing_size,
+)
+from axsearch.testing.models import random_model, tiny_model
 from tests.models.refit.test_moments import COUNT, KIND, SPLIT
 
 
@@ -49,3 +55,26 @@ def test_not_more_than_asked_for(
 def test_long_examples_are_no_reason_for_too_few() -> None:
     found = measure_sample(Base(tiny_model("bert")), SPLIT, KIND, SampleSize(10**6, 1))
     assert sum(len(mask) for mask in found.masks) == sample.FEWEST
+
+
+def test_in_bfloat16_tokens_weigh_nearly_the_same() -> None:
+    base, size = Base(tiny_model("bert")), SampleSize(COUNT, 10**6)
+    exact = measure_sample(base, SPLIT, KIND, size)
+    found = measure_sample(base, SPLIT, KIND, size, bfloat16=True)
+    changed = 0
+    for site, parts in exact.weights.items():
+        for own, lower in zip(parts, found.weights[site], strict=True):
+            assert lower.dtype == torch.float32
+            assert float((own - lower).abs().sum()) < 0.02 * float(own.sum())
+            changed += not torch.equal(own, lower)
+    assert changed
+
+
+def test_large_models_are_polished_on_fewer_tokens() -> None:
+    def of(size: int) -> SampleSize:
+        shape = {"num_hidden_layers": size // 256, "hidden_size": 256, "num_attention_heads": 2}
+        return polishing_size(Base(random_model("bert", **shape, intermediate_size=8)))
+
+    assert of(6 * 384) == of(512) == POLISHING
+    assert of(12 * 768) == SampleSize(POLISHING.examples, 16_384)
+    assert of(24 * 1024) == SampleSize(POLISHING.examples, 6_144)
