@@ -27,8 +27,10 @@ LARGE = 12 * 384
 BERT-base would wait a quarter of an hour for this table before its first trial."""
 
 FEWEST = 64
-LEVELS = 4
-"""How many examples and levels of a dimension are run at least."""
+"""How many examples are run at least, however large the base is."""
+
+MOST_LEVELS = 4
+"""How many levels of a dimension are run at most where the base is large."""
 
 PAIRED_SHARE = 0.5
 """Which level of a dimension stands for it when it is measured together with its neighbour."""
@@ -66,7 +68,7 @@ def effort(base: Base) -> tuple[int, int | None]:
     size = len(base.layers(base.model)) * base.model.config.hidden_size
     if size <= LARGE:
         return EXAMPLES, None
-    return max(FEWEST, EXAMPLES * LARGE // size), LEVELS
+    return max(FEWEST, EXAMPLES * LARGE // size), MOST_LEVELS
 
 
 def calibration_sample(split: Split, examples: int = EXAMPLES) -> Split:
@@ -185,7 +187,7 @@ def _run(levels: int, most: int | None) -> list[int]:
 def _between(levels: int, run: Sequence[int], found: Sequence[float]) -> NDArray[np.float64]:
     """The damage of all levels, from that of some.
 
-    It is quadratic in what a level takes, so its root is what grows evenly between two levels.
+    It is quadratic in what a level takes, so between two levels its root is taken to grow evenly.
     """
     damage = np.square(np.interp(np.arange(levels), [0, *run], np.sqrt([0.0, *found])))
     damage[list(run)] = found

@@ -12,6 +12,7 @@ from axsearch.models.refit.moments import drawn, measure_moments
 from axsearch.models.refit.moments_cache import cached_moments
 from axsearch.models.refit.refits_cache import RefitFiles
 from axsearch.models.refit.sample import (
+    FEWEST,
     TRIAL,
     Sample,
     SampleSize,
@@ -63,7 +64,7 @@ def polished(task: Task, device: str) -> ClosedForm:
         key=key,
         memory=budget(share=1 / 4, most=MOST),
         files=RefitFiles(
-            [task.model_fingerprint, str(task.base.dtype), task.kind.name, key, device]
+            [task.model_fingerprint, task.kind.name, key, device, str(is_fast(device))]
         ),
     )
 
@@ -78,11 +79,12 @@ def polished_key(task: Task) -> str:
 def pays_to_polish(task: Task) -> bool:
     """Whether polishing would refit on more tokens than trials do, by half as many at least.
 
-    It would not where texts are long, of which a trial takes as many, or examples are few.
+    It would not where texts are long, so that a trial takes as many tokens, where the base is
+    large, or where examples are few.
     """
     size = polishing_size(task.base)
-    more = drawn(task.training, size.tokens, size.examples)
-    few = drawn(task.calibration, TRIAL.tokens, TRIAL.examples)
+    more = drawn(task.training, size.tokens, size.examples, FEWEST)
+    few = drawn(task.calibration, TRIAL.tokens, TRIAL.examples, FEWEST)
     tokens = [int(s.lengths[n].sum()) for s, n in ((task.training, more), (task.calibration, few))]
     return tokens[0] >= 1.5 * tokens[1]
 

@@ -19,7 +19,7 @@ from axsearch.samplers.base import finished
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.problem import Problem
 from axsearch.space.recipe import Recipe
-from axsearch.store.artifacts import attach_later, attached
+from axsearch.store.artifacts import attach_later, with_files
 from axsearch.store.optuna_internals import id_of_trial
 from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database
 from axsearch.study.settings import SearchSettings
@@ -122,7 +122,7 @@ class Worker:
         if not self.study.has_baseline:
             return
         engine = self.study.database.engine
-        known = {file.trial for file in attached(engine, self.study.id)}
+        known = with_files(engine, self.study.id)
         new = {m.trial: m for m in self.study.front() if m.trial is not None}
         new = {number: m for number, m in new.items() if number not in known}
         attach_later(

@@ -94,6 +94,19 @@ def attach_later(engine: Engine, files: Mapping[int, Mapping[str, bytes]]) -> No
         session.commit()
 
 
+@outlast
+def with_files(engine: Engine, study_id: int) -> set[int]:
+    """The numbers of trials that have artifacts, or had some that were removed in the dashboard."""
+    wanted = (
+        select(TRIALS.c.number)
+        .join(SYSTEM_ATTRS, TRIALS.c.trial_id == SYSTEM_ATTRS.c.trial_id)
+        .where(TRIALS.c.study_id == study_id, SYSTEM_ATTRS.c.key.startswith(PREFIX))
+        .distinct()
+    )
+    with Session(engine) as session:
+        return set(session.scalars(wanted))
+
+
 @dataclass(frozen=True)
 class Attached:
     """An artifact of a trial, read by :func:`attached`; ``whole`` if its checksum is right."""

@@ -17,7 +17,7 @@ from axsearch.approximations.site import SiteId
 from axsearch.calibration.damage import (
     EXAMPLES,
     FEWEST,
-    LEVELS,
+    MOST_LEVELS,
     Damage,
     calibration_sample,
     effort,
@@ -132,8 +132,8 @@ def test_large_models_are_run_on_less() -> None:
         return effort(Base(random_model("bert", **shape, intermediate_size=8)))
 
     assert of(6 * 384) == of(6 * 768) == (EXAMPLES, None)
-    assert of(12 * 768) == (EXAMPLES // 2, LEVELS)
-    assert of(24 * 1024) == (FEWEST, LEVELS)
+    assert of(12 * 768) == (EXAMPLES // 2, MOST_LEVELS)
+    assert of(24 * 1024) == (FEWEST, MOST_LEVELS)
 
 
 def test_neighbours_add_up_as_they_do_together() -> None:

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from axsearch.approximations.site import SiteId
-from axsearch.models.refit import moments, sample, sequential, sums, walk
+from axsearch.models import base_model, partial, surgery
+from axsearch.models.refit import compensation, moments, sample, sequential, sums, walk
 from axsearch.models.refit.sequential import Fitted
 from axsearch.space.recipe import Recipe
 from axsearch.system.tensor_files import TensorFiles
+
+MADE_BY = (base_model, compensation, moments, partial, sample, sequential, sums, surgery, walk)
+"""The modules on whose code the weights depend."""
 
 MOST_BYTES = 2 * 2**30
 """Size of the cache; files used longest ago are deleted. A model has the bytes of the blocks that
@@ -26,8 +30,8 @@ class RefitFiles:
     """
 
     def __init__(self, key: Sequence[str]) -> None:
-        sources = [str(module.__file__) for module in (moments, sample, sequential, sums, walk)]
         self._key = key
+        sources = [str(module.__file__) for module in MADE_BY]
         self._files = TensorFiles("refits", MOST_BYTES, sources)
 
     def read(self, recipe: Recipe, device: torch.device) -> dict[SiteId, Fitted] | None:
