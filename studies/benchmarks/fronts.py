@@ -108,13 +108,16 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean volumes, and their ratios to the old defaults, paired by seeds."""
+    """Mean volumes, and their ratios to the old defaults, paired by seeds.
+
+    A seed of which the old defaults found nothing faster than the base has no ratio.
+    """
     found: dict[str, Any] = {}
     old = {row["seed"]: row["volume"] for row in rows if row["variant"] == [*VARIANTS][-1]}
     for name in VARIANTS:
         own = {row["seed"]: row["volume"] for row in rows if row["variant"] == name}
         if own:
-            ratios = [own[seed] / old[seed] for seed in own if seed in old]
+            ratios = [own[seed] / old[seed] for seed in own if old.get(seed)]
             found[name] = {
                 "seeds": len(own), "volume": round(float(np.mean([*own.values()])), 4),
                 "of_old": [round(value, 3) for value in ratios],

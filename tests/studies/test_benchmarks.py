@@ -18,8 +18,10 @@ import torch
 from datasets import Dataset
 
 from axsearch.running.session import work
+from axsearch.running.worker import Worker
 from axsearch.store.database import open_database
 from axsearch.testing import processes
+from axsearch.testing.latency import MEASURE, table_by_units
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
 
@@ -99,7 +101,12 @@ def test_refit(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     assert results.read_bytes() == before
 
 
-def test_fronts(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_fronts(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By a clock, on a busy machine, no tiny model may be faster than the base.
+    monkeypatch.setattr(MEASURE, table_by_units)
+    monkeypatch.setattr(Worker, "_time", lambda *_: None)
     arguments = (
         base_dir, data_dir, "--cache", tmp_path / "fronts.db", "--seeds", 1, "--most", 8,
         "--threads", 1, "--out", tmp_path,
@@ -117,6 +124,19 @@ def test_fronts(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     before = results.read_bytes()
     run("fronts.py", *arguments)  # nothing is left to be searched
     assert results.read_bytes() == before
+
+
+def test_a_seed_without_a_volume_has_no_ratio() -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(BENCHMARKS)
+        module = runpy.run_path(str(BENCHMARKS / "fronts.py"))
+    new, *_, old = module["VARIANTS"]
+    volumes = ((new, 0, 0.3), (new, 1, 0.2), (old, 0, 0.2), (old, 1, 0.0))
+    rows = [{"variant": name, "seed": seed, "volume": own} for name, seed, own in volumes]
+    found = module["summary"](rows)
+    assert found[new] == {"seeds": 2, "volume": 0.25, "of_old": [1.5], "of_old_mean": 1.5}
+    assert found[old] == {"seeds": 2, "volume": 0.1, "of_old": [1.0], "of_old_mean": 1.0}
+    assert module["summary"](rows[1::2])[new]["of_old_mean"] is None
 
 
 def test_the_volume_of_a_front_chooses_nothing_on_the_holdout_split() -> None:
