@@ -22,10 +22,10 @@ import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
 from axsearch.evaluation import latency
 from axsearch.evaluation.evaluator import Evaluator
-from axsearch.export import checking
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.database import open_database
 from axsearch.store.models import TableBase
+from axsearch.system import new_process as checking
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.processes import end_servers, in_fork
 from axsearch.testing.scripts_once import read_scripts_once

@@ -50,6 +50,7 @@ class Approximation(ABC):
         cuts: whether its choices change tensors, so that they change a model's size.
         narrows: whether its choices let the last layer that stays compute only what the head reads,
             so that the time they save is that layer's.
+        kernel: whether it saves time only by a kernel of axsearch, which not all runtimes have.
         unit: what its value counts, as in '4 heads'.
         short: what stands before its value in a cell of a front's table.
         title: the name of its panel in figures; its own name if empty.
@@ -66,6 +67,7 @@ class Approximation(ABC):
     choice_type: ClassVar[type[Choice]]
     cuts: ClassVar[bool] = True
     narrows: ClassVar[bool] = False
+    kernel: ClassVar[bool] = False
     unit: ClassVar[str] = "units"
     short: ClassVar[str] = ""
     title: ClassVar[str] = ""

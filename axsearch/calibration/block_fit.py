@@ -25,6 +25,9 @@ BEND = 0.05
 """How far the time of a block with some of its units is expected to be off the straight line
 through all counts of units, as a share of a layer's time; the standard deviation of the prior."""
 
+LOST = "lost"
+"""In place of a shape: a layer that is removed with all its blocks, and what it saves besides."""
+
 SMALLEST = 1e-7
 """The noise of a layer's time as a share of it is taken to be at least this, never nothing."""
 
@@ -102,12 +105,62 @@ def fit(
     differences = dict(zip(columns, solved.tolist(), strict=True))
     for own in there.values():
         differences |= _monotone(own, differences, errors)
-    exact = _exact(there, differences, layer, parameters)
-    shares: dict[str, float] = {}
-    for kind, own in there.items():
-        least = 0.0 if removal(kind) is not None else -math.inf
-        shares |= {key: max(exact[kind] + differences.get(key, 0.0), least) for key in own}
-    return Blocks(shares, errors)
+    return Blocks(_shares(there, differences, layer, parameters), errors)
+
+
+def fit_whole(
+    there: Shapes,
+    models: Sequence[Mapping[str, int]],
+    ratios: NDArray[np.float64],
+    error: float,
+    layers: int,
+    parameters: Mapping[SiteKind, int],
+) -> tuple[Blocks, float]:
+    """The same fit to the times of whole models, of layers that have the same blocks.
+
+    A model differs from the base by the sum of the differences of its shapes from the exact ones.
+    A removed layer saves its blocks and some more (:data:`LOST`).
+
+    Args:
+        there: every shape that was timed.
+        models: how often a pass of each model runs each shape.
+        ratios: the models' times over the base's, (models,).
+        error: the standard error of each ratio, as a share of it.
+        layers: how many a pass of the base runs.
+        parameters: as in :func:`fit`.
+
+    Returns:
+        The blocks, and the share of one layer.
+    """
+    columns = [key for own in there.values() for key in list(own)[1:]]
+    if not columns:
+        exact = _exact(there, {}, 1 / layers, parameters)
+        return Blocks({next(iter(own)): exact[kind] for kind, own in there.items()}, {}), 1 / layers
+    if any(LOST in model for model in models):
+        columns = [*columns, LOST]
+    place = {key: i for i, key in enumerate(columns)}
+    design = np.zeros((len(models), len(columns)))
+    for row, model in zip(design, models, strict=True):
+        for key in model.keys() & place.keys():
+            row[place[key]] = model[key]
+    assert np.linalg.matrix_rank(design) == len(columns), "the design does not tell shapes apart"
+    share = np.array([1 / layers])
+    solved, covariance = _solve(there, place, design, ratios - 1, error * ratios, share)
+    errors = dict(zip(columns, np.sqrt(np.diag(covariance)).tolist(), strict=True))
+    differences = dict(zip(columns, solved.tolist(), strict=True))
+    besides = min(differences.pop(LOST, 0.0), 0.0)
+    errors.pop(LOST, None)
+    for own in there.values():
+        differences |= _monotone(own, differences, errors)
+    saved = -besides - sum(
+        differences[key]
+        for own in there.values()
+        for key, choices in own.items()
+        if key in differences and any(choice.removes for choice in choices.values())
+    )
+    removable = any(removal(kind) is not None for kind in there)
+    layer = min(max(saved, SMALLEST), 1 / layers) if removable and saved > 0 else 1 / layers
+    return Blocks(_shares(there, differences, layer, parameters), errors), layer
 
 
 def standard_error(rounds: NDArray[np.float64], took: NDArray[np.float64]) -> float:
@@ -186,6 +239,21 @@ def _monotone(
         [*(differences[key] for key in keys), 0.0], weights=[*weights, exact]
     )
     return dict(zip(keys, (found.x[:-1] - found.x[-1]).tolist(), strict=True))
+
+
+def _shares(
+    there: Shapes,
+    differences: Mapping[str, float],
+    layer: float,
+    parameters: Mapping[SiteKind, int],
+) -> dict[str, float]:
+    """The shares of all shapes: of removable blocks none is below 0."""
+    exact = _exact(there, differences, layer, parameters)
+    shares: dict[str, float] = {}
+    for kind, own in there.items():
+        least = 0.0 if removal(kind) is not None else -math.inf
+        shares |= {key: max(exact[kind] + differences.get(key, 0.0), least) for key in own}
+    return shares
 
 
 def _exact(

@@ -25,8 +25,10 @@ from axsearch.calibration.timed_models import (
     together,
     uniform_models,
 )
+from axsearch.calibration.whole_models import measure_whole_models
 from axsearch.models.base_model import Base
-from axsearch.runtimes import Session, open_session
+from axsearch.runtimes import Session, open_session, runtimes
+from axsearch.runtimes.base import Inputs
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key, in_group
 from axsearch.space.recipe import Recipe
@@ -57,11 +59,15 @@ def measure_latency_table(
     space: SearchSpace,
     batches: Sequence[Batch],
     scenario: Scenario,
+    examples: Sequence[Inputs] = (),
     *,
     seconds: float = SECONDS,
     on_round: Callable[[int, int], None] | None = None,
 ) -> LatencyTable:
     """Time the shapes of all blocks, inside whole models.
+
+    Where the scenario's runtime converts models, that is done by
+    :func:`axsearch.calibration.whole_models.measure_whole_models`, which receives ``examples``.
 
     HAT (arXiv 2005.14187, section on the latency predictor) times thousands of models and fits a
     network to them. Layers run one after the other, so their times add up: here each layer of a few
@@ -71,6 +77,10 @@ def measure_latency_table(
     divided by the base's passes just before and after it. ``on_round`` receives the number of
     rounds so far and the most there will be.
     """
+    if runtimes()[scenario.runtime].converts:
+        return measure_whole_models(
+            base, space, batches, scenario, examples, seconds=seconds, on_model=on_round
+        )
     plan = _plan(base, space, batches, scenario, seconds)
     models = [base.model, *(base.shrink(recipe, base.cut(recipe)) for recipe in plan.recipes)]
     rounds: list[NDArray[np.float64]] = []

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from axsearch.approximations import Level, UnitRemoval, recorded
 from axsearch.approximations.site import OUTSIDE, SiteId
-from axsearch.evaluation.size import safetensors_bytes
+from axsearch.evaluation.size import INT8, model_bytes, tensor_bytes
 from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key
@@ -37,39 +37,42 @@ def size_cost(table: SizeTable) -> Cost:
     return Cost(table.rest, table.layer)
 
 
-def size_table(base: Base) -> SizeTable:
-    """What each part of a model takes of its exported file.
+def size_table(base: Base, precision: str = "float32") -> SizeTable:
+    """What each part of a model takes of the file that it is served from in this precision.
 
     The header is taken to be the base's. What is missing in it, about a hundred bytes for each
     tensor that is removed, does not show in a model of a useful size.
     """
     state, sites = base.state, base.sites
-    total = safetensors_bytes(state)
+    total = model_bytes(state, precision=precision)
     layers: dict[int, float] = {}
     for layer in sorted({site.layer for site in sites if site.layer != OUTSIDE}):
         prefix = base.family.layer_prefix(base.model, layer)
         layers[layer] = (
-            sum(t.nbytes for name, t in state.items() if name.startswith(prefix)) / total
+            sum(tensor_bytes(t, precision) for name, t in state.items() if name.startswith(prefix))
+            / total
         )
     units = {id: site.units for id, site in sites.items()}
     return SizeTable(
         1 - sum(layers.values()),
         layers,
         {
-            id: sites[id].unit_parameters * state[own.output.tensor].element_size() / total
+            id: sites[id].unit_parameters
+            * (1 if precision == INT8 else state[own.output.tensor].element_size())
+            / total
             if own
             else 0.0
             for id, own in units.items()
         },
-        {id: sum(state[n].nbytes for n in own.whole) / total if own else 0.0
+        {id: sum(tensor_bytes(state[n], precision) for n in own.whole) / total if own else 0.0
          for id, own in units.items()},
-        _others(base, total),
+        _others(base, total, precision),
     )  # fmt: skip
 
 
-def _others(base: Base, total: int) -> dict[tuple[SiteId, str], float]:
+def _others(base: Base, total: int, precision: str) -> dict[tuple[SiteId, str], float]:
     """What the levels save of approximations that cut tensors but keep no units."""
-    full = sum(tensor.nbytes for tensor in base.state.values())
+    full = sum(tensor_bytes(tensor, precision) for tensor in base.state.values())
     found = {}
     for site_id, site in base.sites.items():
         for approximation in recorded(site_id.kind).values():
@@ -82,7 +85,7 @@ def _others(base: Base, total: int) -> dict[tuple[SiteId, str], float]:
                 if choice is None or not approximation.further(site, level):
                     continue
                 recipe = Recipe.of({site_id: {approximation.name: choice}})
-                left = sum(tensor.nbytes for tensor in base.cut(recipe).values())
+                left = sum(tensor_bytes(t, precision) for t in base.cut(recipe).values())
                 found[site_id, block_key(recipe, site_id)] = (full - left) / total
     return found
 

@@ -42,7 +42,7 @@ def narrowed_models(space: SearchSpace, there: Shapes, last: int) -> dict[str, R
         return {}
     found = {EXACT_BLOCKS: narrowed(Recipe.of({}), space)}
     for kind, own in there.items():
-        counts = {key: choice for key, choices in own.items() if (choice := _units(choices))}
+        counts = {key: choice for key, choices in own.items() if (choice := units_of(choices))}
         for key in sorted(counts, key=lambda key: len(counts[key].kept))[:2]:
             recipe = Recipe.of({SiteId(last, kind): dict(own[key])})
             found[key] = narrowed(recipe, space)
@@ -64,7 +64,7 @@ def narrowed_shares(there: Shapes, times: Mapping[str, float]) -> dict[str, floa
         kind: {
             key: min(max(whole - times[key], 0.0), whole)
             for key, choices in there[kind].items()
-            if key in times and _units(choices)
+            if key in times and units_of(choices)
         }
         for kind in kinds
     }
@@ -79,7 +79,7 @@ def narrowed_shares(there: Shapes, times: Mapping[str, float]) -> dict[str, floa
     return shares
 
 
-def _units(choices: Mapping[str, Choice]) -> Kept | None:
+def units_of(choices: Mapping[str, Choice]) -> Kept | None:
     """What a shape keeps that keeps some of its units and does nothing else."""
     (choice, *others) = choices.values() or (None,)
     return choice if isinstance(choice, Kept) and not others else None

@@ -122,9 +122,9 @@ def _sizes(evaluator: Evaluator) -> SizeTable:
     return SizeTable.from_dict(
         _stored(
             evaluator,
-            (evaluator.task.model_fingerprint, NO_SPLIT, size_kind()),
+            (evaluator.task.model_fingerprint, NO_SPLIT, size_kind(evaluator.precision)),
             "Counting bytes",
-            lambda _: size_table(evaluator.base).to_dict(),
+            lambda _: size_table(evaluator.base, evaluator.precision).to_dict(),
         )
     )
 
@@ -244,7 +244,13 @@ def _timed(evaluator: Evaluator, space: SearchSpace, told: Told) -> dict[str, An
     seconds = table_seconds()
     with measuring():
         table = measure_latency_table(
-            evaluator.base, space, batches, scenario, seconds=seconds, on_round=told
+            evaluator.base,
+            space,
+            batches,
+            scenario,
+            evaluator.examples,
+            seconds=seconds,
+            on_round=told,
         )
     save_machine(evaluator.engine, machine_name(), machine_facts())
     save_latency_table(

@@ -91,7 +91,7 @@ def _group(base: Base, space: SearchSpace, layers: Sequence[int]) -> Group:
     removed: dict[str, float] = {}
     if len(blocks) == 1:
         own = there[blocks[0]]
-        removed = {key: 0.0 for key, choices in own.items() if _removes(choices)}
+        removed = {key: 0.0 for key, choices in own.items() if removes(choices)}
         there[blocks[0]] = {key: own[key] for key in own if key not in removed}
     return Group(layers, there, removed)
 
@@ -143,7 +143,7 @@ def designs(group: Group, count: int, generator: np.random.Generator) -> list[Re
     cells += [dict(zip(there, drawn, strict=True)) for drawn in zip(*columns, strict=True)]
     blocks = [kind for kind in there if removal(kind) is not None]
     for cell in cells:
-        if blocks and all(_removes(there[kind][cell[kind]]) for kind in blocks):
+        if blocks and all(removes(there[kind][cell[kind]]) for kind in blocks):
             cell[blocks[-1]] = exact[blocks[-1]]
     places = generator.permutation(len(cells))  # so that no model is made of small blocks only
     return [
@@ -186,5 +186,6 @@ def random_model(group: Group, generator: np.random.Generator) -> Recipe:
     )
 
 
-def _removes(choices: Mapping[str, Choice]) -> bool:
+def removes(choices: Mapping[str, Choice]) -> bool:
+    """Whether a shape is that of a removed block."""
     return any(choice.removes for choice in choices.values())

@@ -27,6 +27,14 @@ def export(
             omitted="the base's",
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        Option(
+            "Precision in which an onnx or openvino export computes: float32, bfloat16 (openvino) "
+            "or int8",
+            omitted="the study's if the format is that of its runtime, else float32",
+        ),
+    ] = None,
     model: ModelHere = None,
     data: DataHere = None,
     json: Json = False,
@@ -42,7 +50,15 @@ def export(
     from axsearch.export import export_model
 
     folder = export_model(
-        opened, trial, out, format=format, force=force, dtype=dtype, model=model, data=data
+        opened,
+        trial,
+        out,
+        format=format,
+        force=force,
+        dtype=dtype,
+        precision=precision,
+        model=model,
+        data=data,
     )
     if json:
         print(

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, cast, get_args
 
 from rich.console import Console
@@ -15,15 +16,26 @@ from rich.prompt import Prompt
 from axsearch.approximations import UnitRemoval, named
 from axsearch.cli.explain import print_explanation
 from axsearch.cli.options import Json, flags, in_options
-from axsearch.cli.output import as_json, numbers, ratio, say, stdout, width
+from axsearch.cli.output import (
+    as_json,
+    baseline_as_json,
+    numbers,
+    ratio,
+    say,
+    stdout,
+    width,
+)
 from axsearch.errors import UsageError
 from axsearch.options import Option
+from axsearch.reporting.baselines import served_words
 from axsearch.reporting.drops import EXPECTED
 from axsearch.reporting.explanation import explain_trial
 from axsearch.running.request import DataHere, ModelHere, Storage, StudyName
 from axsearch.statistics.measurement import Measurement
+from axsearch.study.baselines import Baseline, baselines
 from axsearch.study.choosing import ORDERS, By
 from axsearch.study.comparison import (
+    AgainstBase,
     SelectionBias,
     Ties,
     against_base,
@@ -83,12 +95,16 @@ def front(
 
 
 def print_json(study: Study) -> None:
-    """``{"study", "baseline", "front"}``, then ``ties`` and ``selection_bias``, null if unknown."""
+    """``{"study", "baseline", "front"}``, then ``ties`` and ``selection_bias``, null if unknown.
+
+    ``baselines`` is the base in each runtime and precision that it was measured in.
+    """
     found, bias = ties(study), selection_bias(study)
     held = against_base(study, study.front(), "holdout")
     data: dict[str, Any] = {
         "study": study.name,
         "baseline": as_json(study, study.baseline, held),
+        "baselines": [baseline_as_json(one) for one in baselines(study)],
         "front": [as_json(study, member, held) for member in study.front()],
         "ties": found
         and {
@@ -104,20 +120,24 @@ def print_json(study: Study) -> None:
 def print_front(study: Study, order: By = "latency") -> None:
     """A table to stdout: the base, then the front."""
     members = sorted(study.front(), key=ORDERS[order])
-    tied, bias = ties(study), selection_bias(study)
-    models = [(study.baseline, "base"), *((m, str(m.trial)) for m in members)]
+    tied, bias, served = ties(study), selection_bias(study), baselines(study)
+    rows = [_Row(f"base, {one.words}", one.measurement, one) for one in served]
+    if served:  # which say more than the recipe that removes nothing
+        members = [m for m in members if m.recipe != study.baseline.recipe]
+    rows = rows or [_Row("base", study.baseline)]
+    bases = len(rows)
+    rows += [_Row(str(member.trial), member) for member in members]
+    models = [row.member for row in rows]
     columns: dict[str, list[str]] = {
-        "trial": [label for _, label in models],
-        study.spec.metric: [f"{m.accuracy:.4f}{_mark(m, tied)}" for m, _ in models],
-        INTERVAL: [f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}" for m, _ in models],
-        **_trust(study, [m for m, _ in models], tied),
+        "trial": [row.label for row in rows],
+        study.spec.metric: [f"{r.member.accuracy:.4f}{_mark(r, tied)}" for r in rows],
+        INTERVAL: [f"{m.accuracy_low:.4f}-{m.accuracy_high:.4f}" for m in models],
+        **_trust(study, rows, tied),
     }
     if study.baseline.latency_ratio is not None:
-        columns["latency"] = [
-            ratio(m.latency_ratio, measured=m.latency_measured) for m, _ in models
-        ]
-    columns["size"] = [ratio(m.size_ratio) for m, _ in models]
-    layers = [" ".join(_layer(choices) for choices in m.choices.values()) for m, _ in models]
+        columns["latency"] = [ratio(m.latency_ratio, measured=m.latency_measured) for m in models]
+    columns["size"] = [ratio(m.size_ratio) for m in models]
+    layers = [" ".join(_layer(choices) for choices in m.choices.values()) for m in models]
     console = stdout()
     for interval in (INTERVAL, f"{INTERVAL} "):  # columns that a narrow terminal has no room for
         if width(columns, between=2) > console.width:
@@ -129,35 +149,64 @@ def print_front(study: Study, order: By = "latency") -> None:
         heading = _layers_heading(study.baseline)
         columns[heading] = layers
         table.add_column(heading, overflow="fold")
-    for number, row in enumerate(zip(*columns.values(), strict=True)):
-        table.add_row(*row, end_section=number == 0)
+    for number, row in enumerate(zip(*columns.values(), strict=True), 1):
+        table.add_row(*row, end_section=number == bases)
     console.print(table)
-    say(console, *_footnotes(study, members, tied, bias))
+    say(console, *_footnotes(study, members, served, tied, bias))
 
 
-def _trust(study: Study, models: Sequence[Measurement], tied: Ties | None) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class _Row:
+    """A model in the table of a front; ``baseline`` where it is the base as it would be served."""
+
+    label: str
+    member: Measurement
+    baseline: Baseline | None = None
+
+
+def _trust(study: Study, rows: Sequence[_Row], tied: Ties | None) -> dict[str, list[str]]:
     """The columns about how far an accuracy can be trusted, where they are known."""
     columns: dict[str, list[str]] = {}
+    trials = [row.member.trial or 0 for row in rows]
     if study.expected:
-        drops = [study.expected[m.trial or 0].drop for m in models]
-        columns["expected drop"] = [f"{drop:z.4f}" for drop in drops]
+        columns["expected drop"] = [
+            _drop(row.baseline.search) or "0.0000"
+            if row.baseline
+            else f"{study.expected[trial].drop:z.4f}"
+            for row, trial in zip(rows, trials, strict=True)
+        ]
+    models = [row.member for row in rows]
     holdout = study.holdout(models)
     if holdout:
         held = against_base(study, models, "holdout")
-        own = [held.get(m.trial or 0) for m in models]
-        columns["holdout drop"] = [f"{one.drop.value:z.4f}" if one else "" for one in own]
+        columns["holdout drop"] = [
+            _drop(row.baseline.holdout if row.baseline else held.get(trial))
+            for row, trial in zip(rows, trials, strict=True)
+        ]
     if tied and tied.groups:
-        columns["ties"] = [tied.letters.get(m.trial or 0, "") for m in models]
+        columns["ties"] = [
+            "" if row.baseline else tied.letters.get(trial, "")
+            for row, trial in zip(rows, trials, strict=True)
+        ]
     if holdout:
-        found = [holdout.get(m.trial or 0) for m in models]
+        found = [
+            row.baseline.opened if row.baseline else holdout.get(trial)
+            for row, trial in zip(rows, trials, strict=True)
+        ]
         columns["holdout"] = [f"{h.value:.4f}" if h else "" for h in found]
         columns[f"{INTERVAL} "] = [f"{h.low:.4f}-{h.high:.4f}" if h else "" for h in found]
     return columns
 
 
-def _mark(member: Measurement, tied: Ties | None) -> str:
+def _drop(found: AgainstBase | None) -> str:
+    return "" if found is None else f"{found.drop.value:z.4f}"
+
+
+def _mark(row: _Row, tied: Ties | None) -> str:
     """A star on a model that differs from the base."""
-    found = tied and tied.against_base.get(member.trial or 0)
+    found = tied and tied.against_base.get(row.member.trial or 0)
+    if row.baseline is not None:
+        found = row.baseline.search
     return "*" if found and found.differs else " " if tied else ""
 
 
@@ -183,16 +232,22 @@ def ask(study: Study) -> None:
 
 
 def _footnotes(
-    study: Study, members: Sequence[Measurement], tied: Ties | None, bias: SelectionBias | None
+    study: Study,
+    members: Sequence[Measurement],
+    served: Sequence[Baseline],
+    tied: Ties | None,
+    bias: SelectionBias | None,
 ) -> list[str]:
     notes = ["Latency and size are relative to the base, drops are below it."]
+    if served:
+        notes = [served_words(study, served)]
     if study.scenario:
         measured = all(m.latency_measured for m in members)
         shown = "measured" if measured else "~ where it is predicted"
         notes[0] += f" Latency, {shown}: {study.scenario}."
     used = dict.fromkeys(n for m in members for c in m.choices.values() for n in c if c[n])
     notes += [one.note for one in named(used) if one.note]
-    if any(m.accuracy_tried is not None for m in members):
+    if study.spec.polished and any(m.accuracy_tried is not None for m in members):
         notes.append(POLISHED)
     if study.expected:
         notes.append(EXPECTED)

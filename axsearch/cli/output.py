@@ -10,6 +10,7 @@ from rich.table import Table
 
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
+from axsearch.study.baselines import Baseline
 from axsearch.study.comparison import AgainstBase
 from axsearch.study.study import Study
 
@@ -65,6 +66,17 @@ def as_json(study: Study, member: Measurement, held: Mapping[int, AgainstBase]) 
         **member.model_dump(mode="json"),
         "expected": expected and _drop(expected.interval),
         "holdout_drop": opened and _drop(opened.drop),
+    }
+
+
+def baseline_as_json(one: Baseline) -> dict[str, Any]:
+    """The base as it would be served, as plain data; drops are null where they are not known."""
+    return {
+        **one.measurement.model_dump(mode="json"),
+        "runtime": one.timed.runtime,
+        "precision": one.timed.precision,
+        "search_drop": one.search and _drop(one.search.drop),
+        "holdout_drop": one.holdout and _drop(one.holdout.drop),
     }
 
 

@@ -31,6 +31,17 @@ def remeasure(
     ] = None,
     threads: Annotated[int | None, like(Load, "threads", omitted=OF_STUDY)] = None,
     device: Annotated[str | None, like(SearchRequest, "device", omitted=OF_STUDY)] = None,
+    runtime: Annotated[
+        str | None,
+        Option("Runtime: torch, onnxruntime or openvino", omitted=OF_STUDY),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        Option(
+            "Precision: float32, bfloat16 (torch, openvino) or int8 (onnxruntime, openvino)",
+            omitted=f"float32 with --runtime, else {OF_STUDY}",
+        ),
+    ] = None,
     model: ModelHere = None,
     data: DataHere = None,
     again: Annotated[
@@ -41,8 +52,9 @@ def remeasure(
     """Rank a study's models for another scenario, or this machine, without searching again.
 
     \b
-    Example:
+    Examples:
       axsearch remeasure --storage sqlite:///studies.db --study reviews --batch-size 1
+      axsearch remeasure --storage sqlite:///studies.db --study reviews --runtime openvino
     """
     opened = Study.open(storage, study)
     before = {m.trial: (place, m) for place, m in enumerate(opened.front(), 1)}
@@ -56,6 +68,8 @@ def remeasure(
         sequence_length=sequence_length,
         threads=threads,
         device=device,
+        runtime=runtime,
+        precision=precision,
         again=again,
     )
     if json:

@@ -23,7 +23,8 @@ from axsearch.evaluation.latency import (
     workload,
     workload_fingerprint,
 )
-from axsearch.evaluation.size import parameter_count, safetensors_bytes
+from axsearch.evaluation.serving import quantization_examples
+from axsearch.evaluation.size import model_bytes, parameter_count
 from axsearch.evaluation.stages import (
     STANDARD_ERRORS,
     DominatedError,
@@ -37,7 +38,7 @@ from axsearch.models.weights import Weights
 from axsearch.runtimes import open_session
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.space.scenario import Scenario
+from axsearch.space.scenario import PRECISION, Scenario
 from axsearch.statistics.inference import estimate
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate, Outcome
@@ -77,6 +78,7 @@ class Evaluator:
     Attributes:
         base: the user's model, the reference that all others are compared with; the recipe without
             choices is always this model, whatever the weights of other recipes are.
+        reference: its own tensors, refitted as trials are.
         table: for predicting latency; None to time every recipe's model.
     """
 
@@ -98,12 +100,22 @@ class Evaluator:
         self.machine = machine or machine_name()
         self.base = task.base
         on_device(self.base.model, device)
-        self._reference = closed_form(task, device)
-        self.weights: Weights = weights or self._reference
+        self.reference = closed_form(task, device)
+        self.weights: Weights = weights or self.reference
         self.table: LatencyTable | None = None
         self.predictor = Predictor(task.kind, device)
         self._first: Predictions | None = None  # of the base, on the search split
         self._known: dict[str, Evaluation] = {}
+
+    @property
+    def precision(self) -> str:
+        """That in which models are served."""
+        return PRECISION if self.scenario is None else self.scenario.precision
+
+    @cached_property
+    def examples(self) -> list[Batch]:
+        """Inputs of one row each with which int8 is calibrated, where it has to be."""
+        return quantization_examples(self.task)
 
     @cached_property
     def baseline(self) -> Measurement:
@@ -113,10 +125,10 @@ class Evaluator:
     @property
     def moments(self) -> Moments:
         """The moments of the base's inner activations on the calibration split."""
-        return self._reference.moments
+        return self.reference.moments
 
     def _weights(self, recipe: Recipe) -> Weights:
-        return self._reference if recipe == EXACT else self.weights
+        return self.reference if recipe == EXACT else self.weights
 
     def losses(self, recipe: Recipe) -> NDArray[np.float32]:
         """The loss of each feature of the search split in a recipe's model, (features,)."""
@@ -157,8 +169,10 @@ class Evaluator:
         latency = None if predicted is not None else self.latency(recipe, small)
         ratio = latency.ratio if latency is not None else predicted
         state = self.base.cut(recipe)  # whose shapes are those of any weights
-        size = safetensors_bytes(state, self.base.dtype)
-        size_ratio = size / safetensors_bytes(self.base.state, self.base.dtype)
+        size, whole = (
+            model_bytes(s, self.base.dtype, self.precision) for s in (state, self.base.state)
+        )
+        size_ratio = size / whole
         accuracy = self.accuracy(
             recipe,
             self.task.search,
@@ -378,7 +392,7 @@ class Evaluator:
     def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:
         assert self.scenario is not None
         with (
-            open_session(self.base.model, self.scenario) as base,
-            open_session(model, self.scenario) as small,
+            open_session(self.base.model, self.scenario, self.examples) as base,
+            open_session(model, self.scenario, self.examples) as small,
         ):
             return measure_latency(base, small, batches, pairs=pairs)

@@ -31,6 +31,33 @@ def parameter_count(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in state.values())
 
 
+INT8 = "int8"
+"""The precision in which matrices take a byte a number."""
+
+
+def model_bytes(
+    state: Mapping[str, Tensor], dtype: torch.dtype | None = None, precision: str = "float32"
+) -> int:
+    """The bytes of the file that a model is served from, from its shapes alone.
+
+    In int8 these are the matrices, embeddings among them, with a scale for each row, and all else
+    in float32. The graph around them takes some ten kilobytes more. In any other precision the file
+    is the safetensors file, see :func:`safetensors_bytes`.
+    """
+    if precision != INT8:
+        return safetensors_bytes(state, dtype)
+    return sum(tensor_bytes(tensor, precision) for tensor in state.values())
+
+
+def tensor_bytes(tensor: Tensor, precision: str = "float32") -> int:
+    """The bytes of one tensor in the file that a model is served from."""
+    if precision != INT8 or not tensor.is_floating_point():
+        return tensor.nbytes
+    if tensor.dim() < 2:
+        return 4 * tensor.numel()
+    return tensor.numel() + 4 * tensor.shape[0]
+
+
 def safetensors_bytes(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
     """Exact bytes of the safetensors file that an export writes for a state dict.
 

@@ -10,24 +10,30 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
+from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task, shown_evaluators
-from axsearch.evaluation.size import safetensors_bytes
+from axsearch.evaluation.serving import served_accuracy
+from axsearch.evaluation.size import INT8, model_bytes
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
 from axsearch.models.weights import Rounded
 from axsearch.progress import steps
+from axsearch.runtimes import Runtime, runtimes
 from axsearch.space.recipe import EXACT, Recipe
+from axsearch.space.scenario import PRECISION, Scenario
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.database import open_database
+from axsearch.store.queries import Evaluation
 from axsearch.store.studies import Exported, exports_with, save_export
 from axsearch.study.comparison import compared
 from axsearch.study.study import Study
@@ -73,6 +79,7 @@ def export_model(
     format: str = "hf",
     force: bool = False,
     dtype: str | None = None,
+    precision: str | None = None,
     model: str | None = None,
     data: str | None = None,
 ) -> Path:
@@ -88,6 +95,9 @@ def export_model(
         force: write the model even if it is no better than a constant prediction.
         dtype: in which an hf export keeps its weights: float32, float16 or bfloat16; the base's
             file's if None. Its accuracy is measured with weights rounded to it.
+        precision: in which an onnx or openvino export computes: float32, bfloat16 (openvino) or
+            int8; that of the study if None and the format is its runtime's, else float32. Its
+            accuracy on the holdout split is measured in it.
         model: where the base lies on this machine, if elsewhere than where the study began.
         data: the same for the data.
 
@@ -98,7 +108,8 @@ def export_model(
             no answer for all examples); too little room on the disk.
         AxsearchError: the disk became full meanwhile; what was written is removed.
     """
-    _check_format(format, dtype)
+    form = _Form(format, _precision(study, format, precision), dtype)
+    _check_form(form)
     measurement = study.trial(trial)
     recipe = Recipe.from_dict(measurement.recipe)
     refusal = formats()[format].refusal(measurement)
@@ -112,7 +123,7 @@ def export_model(
     with steps(3) as begin:
         begin("Loading model and data")
         task = load_task(study.spec, model=model, data=data)
-        bundle = _bundle(study, task, measurement, recipe, force, dtype, begin)
+        bundle = _bundle(study, task, measurement, recipe, force, form, begin)
         begin("Writing the model")
         _write(bundle, folder, format)
     checksum = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
@@ -121,13 +132,43 @@ def export_model(
     return folder
 
 
-def _check_format(format: str, dtype: str | None) -> None:
+class _Form(NamedTuple):
+    """What is written: a format, the precision in which it computes, the type of its weights."""
+
+    format: str
+    precision: str
+    dtype: str | None
+
+    @property
+    def runtime(self) -> Runtime:
+        """The one that opens it."""
+        return next(one for one in runtimes().values() if one.export_format == self.format)
+
+
+def _precision(study: Study, format: str, asked: str | None) -> str:
+    """The precision of an export: as asked for, or as the study measured its models."""
+    scenario = study.spec.scenario
+    if asked is not None or scenario is None or format == "hf":
+        return asked or PRECISION
+    runtime = runtimes().get(scenario.runtime)
+    return scenario.precision if runtime and runtime.export_format == format else PRECISION
+
+
+def _check_form(form: _Form) -> None:
+    format, precision, dtype = form
     if format not in formats():
         raise UsageError(
             f"Format {format!r} is not in this version; choose {', '.join(format_names())}."
         )
     if dtype is not None and format != "hf":
-        raise UsageError(f"`dtype` is for the format hf; {format} is written in float32.")
+        raise UsageError(f"`dtype` is for the format hf; {format} has `precision`.")
+    if precision not in formats()[format].precisions:
+        if format == "hf":
+            raise UsageError("`precision` is for the formats onnx and openvino; hf has `dtype`.")
+        those = ", ".join(formats()[format].precisions)
+        raise UsageError(f"Format {format} has no precision {precision!r}; choose {those}.")
+    if precision != PRECISION and (lacking := form.runtime.missing(precision)) is not None:
+        raise UsageError(f"Format {format} in {precision} cannot be written: {lacking}.")
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"`dtype` must be one of {', '.join(DTYPES)}, not {dtype!r}.")
 
@@ -138,11 +179,11 @@ def _bundle(
     measurement: Measurement,
     recipe: Recipe,
     force: bool,
-    dtype: str | None,
+    form: _Form,
     begin: Callable[[str], None],
 ) -> Bundle:
     """The bundle that a format writes; raises UsageError for a model that is worth nothing."""
-    spec, trial = study.spec, measurement.trial
+    spec, trial, dtype = study.spec, measurement.trial, form.dtype
     task.base.plan(recipe)  # refuses a recipe of another model
     evaluator = shown_evaluators(study, task, [recipe])[recipe.hash]
     if dtype not in (None, task.file_dtype):
@@ -150,13 +191,10 @@ def _bundle(
             raise UsageError(
                 f"Trial {trial} is the base itself, which transformers writes with another `dtype`."
             )
-        written = getattr(torch, dtype)
-        evaluator.weights = Rounded(evaluator.weights, written)
-        size = safetensors_bytes(task.base.cut(recipe), written)
-        ratio = size / study.baseline.size_bytes
-        measurement = measurement.model_copy(update={"size_bytes": size, "size_ratio": ratio})
+        evaluator.weights = Rounded(evaluator.weights, getattr(torch, dtype))
+    measurement, baseline = _sized(study, task, measurement, form)
     begin("Evaluating on the holdout split")
-    holdout = evaluator.accuracy(recipe, task.holdout)
+    holdout = _holdout(study, evaluator, recipe, form)
     trivial = task.kind.trivial(task.metric, task.calibration, task.holdout)
     if not holdout.value > trivial and not force:
         raise UsageError(
@@ -174,7 +212,7 @@ def _bundle(
         weights=evaluator.weights,
         dtype=getattr(torch, dtype or task.file_dtype),
         measurement=measurement,
-        baseline=study.baseline,
+        baseline=baseline,
         expected=None if expected is None else expected.interval,
         holdout=holdout,
         base_holdout=base_holdout,
@@ -189,6 +227,41 @@ def _bundle(
         machine=spec.machine,
         cut=task.cut,
         learnt=task.learnt,
+        precision=form.precision,
+        examples=evaluator.examples,
+    )
+
+
+def _sized(
+    study: Study, task: Task, measurement: Measurement, form: _Form
+) -> tuple[Measurement, Measurement]:
+    """A model and the base with the sizes of their files, where a study has others.
+
+    Those are of another precision than its own, or of another type of weights.
+    """
+    own = PRECISION if study.spec.scenario is None else study.spec.scenario.precision
+    written = getattr(torch, form.dtype or task.file_dtype)
+    if INT8 not in (own, form.precision) and form.dtype in (None, task.file_dtype):
+        return measurement, study.baseline
+    recipe, base = Recipe.from_dict(measurement.recipe), task.base
+    whole = model_bytes(base.state, base.dtype, form.precision)
+    size = model_bytes(base.cut(recipe), written, form.precision)
+    sizes = {"size_bytes": size, "size_ratio": size / whole}
+    baseline = study.baseline.model_copy(update={"size_bytes": whole, "size_ratio": 1.0})
+    return measurement.model_copy(update=sizes), baseline
+
+
+def _holdout(study: Study, evaluator: Evaluator, recipe: Recipe, form: _Form) -> Evaluation:
+    """The accuracy of what is exported on the holdout split, in its precision."""
+    task = evaluator.task
+    if form.precision == PRECISION:
+        return evaluator.accuracy(recipe, task.holdout)
+    runtime, own = form.runtime, study.spec.scenario or Scenario()
+    scenario = replace(
+        own, runtime=runtime.name, precision=form.precision, device=runtime.devices[0]
+    )
+    return served_accuracy(
+        study.database.engine, task, scenario, recipe, task.holdout, evaluator.weights
     )
 
 

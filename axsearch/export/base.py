@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +19,12 @@ from axsearch.approximations import recorded
 from axsearch.errors import UsageError
 from axsearch.export.manifest import CARD, contents
 from axsearch.export.manifest import NAME as MANIFEST
+from axsearch.graphs.onnx import LENGTH, answers, example
 from axsearch.models.base_model import Base
 from axsearch.models.surgery import Plan
 from axsearch.models.weights import Weights
+from axsearch.runtimes import runtimes
+from axsearch.runtimes.base import Inputs
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
@@ -30,10 +32,6 @@ from axsearch.store.queries import Evaluation
 from axsearch.study.comparison import AgainstBase
 
 RECIPE, PROBE, CONFIG = "recipe.json", "probe.json", "config.json"
-PROBE_ROWS, PROBE_LENGTH = 4, 24
-OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
-"""The outputs that a model may have; a probe stores those that it has."""
-
 NAMES = (
     RECIPE, PROBE, CONFIG, CARD, MANIFEST, "added_tokens.json", "chat_template.json",
     "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
@@ -54,7 +52,8 @@ class Bundle:
     that is expected on new data, None where it is not known; ``holdout`` and ``base_holdout`` are
     the accuracies on the holdout split, ``against_base`` their comparison; ``scenario`` and
     ``runtime`` say in words what latency was measured for, and ``machine`` where; ``cut`` says
-    which texts were cut.
+    which texts were cut; ``precision`` is that of the files, and ``examples`` are what int8 is
+    calibrated with.
     """
 
     base: Base
@@ -78,6 +77,8 @@ class Bundle:
     machine: str
     cut: str = ""
     learnt: str | None = None
+    precision: str = "float32"
+    examples: Sequence[Inputs] = ()
 
     @cached_property
     def plan(self) -> Plan:
@@ -112,34 +113,46 @@ class Bundle:
         Long enough for every choice of the recipe to show.
         """
         config = self.base.model.config
-        family = self.base.family
         wanted = [
             recorded(s.kind)[n].probe_length(c) for s, n, c in self.plan.after.recipe.choices()
         ]
-        length = min(max([PROBE_LENGTH, *wanted]), family.longest(config))
-        inputs = family.example(config, PROBE_ROWS, length)
-        name, taken = "token_type_ids", signature(self.base.model.forward).parameters
-        if name in self.tokenizer.model_input_names and name in taken:
-            # Which of two texts a token is of; a traced export takes no input that is not here.
-            inputs[name] = torch.zeros(PROBE_ROWS, length, dtype=torch.int64)
-            if getattr(config, "type_vocab_size", 0) > 1:
-                inputs[name][:, length // 3 :] = 1
-        return inputs
+        length = min(max([LENGTH, *wanted]), self.base.family.longest(config))
+        segments = "token_type_ids" in self.tokenizer.model_input_names
+        return example(self.base.model, length, segments=segments)
 
     @cached_property
     def probe_outputs(self) -> dict[str, Tensor]:
         """The searched model's outputs for the probe, by name."""
-        with torch.inference_mode():
-            answer = self.small(**self.probe_inputs)
-        return {name: answer[name] for name in OUTPUTS if name in answer}
+        return answers(self.small, self.probe_inputs)
 
-    def write_common(self, folder: Path, card: str) -> None:
-        """Write what every format has beside the model: tokenizer, recipe, probe and card."""
+    def quantized(self, folder: Path, format: str) -> tuple[Bundle, dict[str, Tensor]]:
+        """What is said of an int8 model in a folder: the bundle with its size, and its answers.
+
+        Args:
+            folder: with the model's files, and no others.
+            format: that they are of.
+        """
+        runtime = next(one for one in runtimes().values() if one.export_format == format)
+        with runtime.open(folder, precision=self.precision, threads=None, device="cpu") as session:
+            answers = dict(session.run(session.prepare(self.probe_inputs)))
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        sizes = {"size_bytes": size, "size_ratio": size / self.baseline.size_bytes}
+        return replace(self, measurement=self.measurement.model_copy(update=sizes)), answers
+
+    def write_common(
+        self, folder: Path, card: str, answers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write what every format has beside the model: tokenizer, recipe, probe and card.
+
+        ``answers`` are those of the probe, where they are not the searched model's.
+        """
         self.tokenizer.save_pretrained(folder)
         self.plan.after.recipe.write(folder / RECIPE)
         probe = {
             "inputs": {name: _listed(tensor) for name, tensor in self.probe_inputs.items()},
-            "outputs": {name: _listed(tensor) for name, tensor in self.probe_outputs.items()},
+            "outputs": {
+                name: _listed(tensor) for name, tensor in (answers or self.probe_outputs).items()
+            },
         }
         (folder / PROBE).write_text(json.dumps(probe) + "\n")
         (folder / CARD).write_text(card)
@@ -148,11 +161,13 @@ class Bundle:
 class ExportFormat(ABC):
     """A way to write a smaller model to a folder; one file in this folder is one format.
 
-    ``tolerance`` is how far its answers may be from those of the searched model.
+    ``tolerance`` is how far its answers may be from those of the searched model, or, where it is
+    quantized, from those of the quantized one. ``precisions`` are those that it can be written in.
     """
 
     name: ClassVar[str]
     tolerance: ClassVar[float]
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
 
     def refusal(self, measurement: Measurement) -> str | None:
         """Why a model cannot be written in this format; None if it can. Called before any work."""

@@ -16,7 +16,6 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.size import METADATA, safetensors_bytes
 from axsearch.export.base import CONFIG, RECIPE, Bundle, ExportFormat, check_files
 from axsearch.export.card import model_card
-from axsearch.export.checking import run_check
 from axsearch.export.config import PRIVATE, check_entries, kept_entries
 from axsearch.models.export_config import (
     MODELING,
@@ -29,6 +28,7 @@ from axsearch.models.export_config import (
 from axsearch.models.exported import exported_classes, read_json
 from axsearch.models.modeling_source import modeling_source
 from axsearch.space.recipe import Recipe
+from axsearch.system.new_process import run_check
 
 WEIGHTS = "model.safetensors"
 EARLIER = Path(__file__).with_name("earlier_sources.json")

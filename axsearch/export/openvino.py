@@ -14,12 +14,15 @@ from xml.etree import ElementTree
 from axsearch.errors import UsageError
 from axsearch.export.base import Bundle, ExportFormat, check_files
 from axsearch.export.card import model_card
-from axsearch.export.checking import run_check
-from axsearch.export.onnx import PACKAGES as ONNX_PACKAGES
-from axsearch.export.onnx import check_config, missing, too_large, write_config, write_onnx
+from axsearch.export.onnx import check_config, too_large, write_config
+from axsearch.graphs import nncf
+from axsearch.graphs.conversion import write_onnx
+from axsearch.graphs.nncf import MODEL, WEIGHTS
+from axsearch.graphs.onnx import PACKAGES as ONNX_PACKAGES
+from axsearch.graphs.onnx import missing
 from axsearch.statistics.measurement import Measurement
+from axsearch.system.new_process import run_check
 
-MODEL, WEIGHTS = "model.xml", "model.bin"
 PACKAGES = ("openvino",)
 
 CONVERT = """
@@ -62,19 +65,30 @@ class OpenVino(ExportFormat):
 
     name = "openvino"
     tolerance = 1e-3
+    precisions = ("float32", "bfloat16", "int8")
 
     def refusal(self, measurement: Measurement) -> str | None:
         """As for ``onnx``, through which it is written."""
         return missing((*PACKAGES, *ONNX_PACKAGES)) or too_large(measurement)
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        """Write the model through ONNX."""
+        """Write the model through ONNX.
+
+        In int8 NNCF quantizes it, as it did when it was measured. For bfloat16 the files are those
+        in float32: the processor computes in it if it is asked to, which the card shows.
+        """
+        written, answers = bundle, None
         onnx = folder / "model.onnx"
-        write_onnx(bundle.small, bundle.probe_inputs, bundle.probe_outputs, onnx)
-        run_check(CONVERT, folder)
+        write_onnx(bundle.small, bundle.probe_inputs, onnx)
+        if bundle.precision == "int8":
+            nncf.quantize(onnx, folder, bundle.examples)
+        else:
+            run_check(CONVERT, folder)
         onnx.unlink()
+        if bundle.precision == "int8":
+            written, answers = bundle.quantized(folder, self.name)
         write_config(bundle, folder)
-        bundle.write_common(folder, model_card(bundle, self.name))
+        bundle.write_common(folder, model_card(written, self.name), answers)
 
     def check(self, folder: Path) -> float:
         """Open the folder with OpenVINO alone.

@@ -12,9 +12,11 @@ from typing import Any
 
 from axsearch.approximations import UnitRemoval, approximations, is_removed, named, recorded
 from axsearch.approximations.site import OUTSIDE, SiteId, layer_of
+from axsearch.reporting.baselines import added_words
 from axsearch.reporting.drops import UNKNOWN, expected_words, paired_words, signed
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
+from axsearch.study.baselines import timed_bases
 from axsearch.study.comparison import SelectionBias, Split, Ties, against_base
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
@@ -108,8 +110,13 @@ def in_markdown(text: str) -> str:
 def export_command(study: Study, trial: int | str, storage: str = "URL") -> str:
     """The command that exports a trial's model; ``storage`` is a word for a shell."""
     name = shlex.quote(study.name)
+    spec = study.spec
+    own = [
+        one for one in timed_bases(study) if spec.scenario and one.runtime == spec.scenario.runtime
+    ]
+    format = own[0].format if own else "hf"
     return (
-        f"axsearch export --storage {storage} --study {name} --trial {trial} --format hf "
+        f"axsearch export --storage {storage} --study {name} --trial {trial} --format {format} "
         f"--out trial-{trial}"
     )
 
@@ -187,6 +194,8 @@ def _latency(study: Study, member: Measurement) -> Iterable[str]:
             f"({1 / member.latency_ratio:.2f}x as fast), "
             f"{'measured' if member.latency_measured else 'predicted'}: {study.scenario}."
         )
+        if (words := added_words(study, member)) is not None:
+            yield words
 
 
 def _accuracy(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str]:

@@ -17,6 +17,7 @@ from plotly import offline
 
 from axsearch.errors import UsageError
 from axsearch.progress import steps
+from axsearch.reporting.baselines import served_words
 from axsearch.reporting.drops import EXPECTED, UNKNOWN
 from axsearch.reporting.explanation import Explanation, explain_trial, export_command, in_markdown
 from axsearch.reporting.gallery import study_figures
@@ -25,6 +26,7 @@ from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.calibration_keys import LATENCY_TABLES
+from axsearch.study.baselines import Baseline, baselines
 from axsearch.study.comparison import (
     AgainstBase,
     SelectionBias,
@@ -119,6 +121,7 @@ class Report:
             escape, (study.name, study.model_name, study.data_name)
         )
         self.baseline = study.baseline
+        self.served = baselines(study)
         self.front = study.front()
         self.ties: Ties | None = ties(study)
         self.bias: SelectionBias | None = selection_bias(study)
@@ -153,9 +156,12 @@ class Report:
     @property
     def rows(self) -> list[Row]:
         """The base, then the front."""
-        models = [self.baseline, *self.front]
+        members = self.front
+        if self.served:  # which say more than the recipe that removes nothing
+            members = [m for m in members if m.recipe != self.baseline.recipe]
+        models = [*members] if self.served else [self.baseline, *members]
         held = against_base(self.study, models, "holdout")
-        return [self._row(model, held) for model in models]
+        return [*map(_served_row, self.served), *(self._row(model, held) for model in models)]
 
     def _row(self, m: Measurement, held: Mapping[int, AgainstBase]) -> Row:
         trial = m.trial or 0
@@ -254,6 +260,8 @@ class Report:
             "Intervals are 95 %: Wilson's for a share of right answers, otherwise a bootstrap's. "
             "The holdout split is opened only for models that have already been chosen."
         )
+        if self.served:
+            yield served_words(study, self.served)
         if study.scenario is not None:
             table = Tables(study).latency
             fit = (
@@ -308,6 +316,20 @@ class Report:
     def plotly(self) -> str:
         """plotly.js, compressed; uncompressed it would take nearly five megabytes."""
         return base64.b64encode(gzip.compress(offline.get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _served_row(one: Baseline) -> Row:
+    """The base as it would be served."""
+    search, held = one.search, one.holdout
+    return Row(
+        f"base, {one.words}",
+        one.measurement,
+        "",
+        bool(search and search.differs),
+        None if search is None else search.drop.value,
+        one.opened,
+        None if held is None else held.drop.value,
+    )
 
 
 def _of_one_size(table: LatencyTable, spec: StudySpec) -> str:

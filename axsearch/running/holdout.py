@@ -7,9 +7,11 @@ from dataclasses import replace
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
 from axsearch.evaluation.loading import load_task, shown_evaluators
+from axsearch.evaluation.serving import served_accuracy
 from axsearch.progress import steps
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
+from axsearch.study.baselines import baselines
 from axsearch.study.study import Study
 
 
@@ -22,16 +24,36 @@ def evaluate_front(study: Study, *, model: str | None = None, data: str | None =
     recipes = [EXACT, *(Recipe.from_dict(m.recipe) for m in study.front())]
     known = study.outcomes(recipes, "holdout")
     missing = [recipe for recipe in recipes if recipe.hash not in known]
-    if missing:
+    unopened = [one for one in baselines(study) if one.measurement.holdout_accuracy is None]
+    if missing or unopened:
         study.database.check_writable()
-        with steps(1 + len(missing)) as begin:
+        with steps(1 + len(missing) + len(unopened)) as begin:
             begin("Loading model and data")
             task = load_task(study.spec, model=model, data=data)
-            evaluators = shown_evaluators(study, task, missing)
+            evaluators = shown_evaluators(study, task, [EXACT, *missing])
+            served = study.served([recipe.hash for recipe in missing])
             for recipe in missing:
                 begin("Opening the holdout split")
-                evaluators[recipe.hash].accuracy(recipe, task.holdout)
+                own = evaluators[recipe.hash]
+                if recipe.hash in served:
+                    _serve(study, own, recipe, study.spec.scenario)
+                else:
+                    own.accuracy(recipe, task.holdout)
+            for one in unopened:
+                begin("Opening the holdout split")
+                scenario = study.spec.scenario
+                assert scenario is not None
+                variant = replace(
+                    scenario, runtime=one.timed.runtime, precision=one.timed.precision
+                )
+                _serve(study, evaluators[EXACT.hash], EXACT, variant)
     study.refresh()
+
+
+def _serve(study: Study, evaluator: Evaluator, recipe: Recipe, scenario: Scenario | None) -> None:
+    assert scenario is not None
+    task, weights = evaluator.task, evaluator.weights
+    served_accuracy(study.database.engine, task, scenario, recipe, task.holdout, weights)
 
 
 def holdout_speed(study: Study, trial: int, *, pairs: int = 7, batches: int = 8) -> Latency:

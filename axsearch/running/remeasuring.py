@@ -8,17 +8,23 @@ from typing import Any
 
 import torch
 
+from axsearch.approximations import recorded
 from axsearch.calibration.preparation import latency_table
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
-from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.loading import load_task, shown_evaluators
+from axsearch.evaluation.serving import served_accuracy
 from axsearch.progress import progress_bar, steps
+from axsearch.running.serving import measure_baselines
 from axsearch.running.session import spaces
+from axsearch.runtimes import check, runtimes
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.space.scenario import Scenario, in_words
+from axsearch.space.scenario import PRECISION, Scenario, in_words
 from axsearch.statistics.measurement import Measurement
+from axsearch.statistics.outcome import Estimate
 from axsearch.study.choosing import ORDERS
+from axsearch.study.evaluations import with_accuracy
 from axsearch.study.fronts import front_of
 from axsearch.study.rankings import keep_ranking
 from axsearch.study.spec import StudySpec
@@ -59,6 +65,8 @@ def remeasure(
     sequence_length: int | None = None,
     threads: int | None = None,
     device: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     again: bool = False,
 ) -> Ranking:
     """Time a study's models in another scenario, or on this machine, and rank them again.
@@ -66,9 +74,10 @@ def remeasure(
     A latency table is measured first, if this machine has none for the scenario. With it the front
     is computed again from all finished trials, so that a model which was not worthwhile in the
     study's own scenario can be on it; the front's real models are then timed, each in turn with the
-    base. Accuracies are those of the study. A limit of the study on latency is ignored: it was
-    set for another scenario. All results are stored, so that an interrupted call can be
-    continued.
+    base. Accuracies are those of the study; in another runtime or precision the front is
+    evaluated as it is served there, and the base is measured in each precision. A limit of the
+    study on latency is ignored: it was set for another scenario. All results are stored, so that an
+    interrupted call can be continued.
 
     Args:
         study: with finished trials.
@@ -78,13 +87,19 @@ def remeasure(
         sequence_length: tokens per example, drawn at random; 0 for the examples' own lengths.
         threads: number of torch threads.
         device: cpu, cuda or mps.
+        runtime: torch, onnxruntime or openvino. Models whose choices save no time there, such as
+            top-k, are left out.
+        precision: one of the runtime's; float32 if None where ``runtime`` is given.
         again: time models again that were already timed in this scenario.
 
     Raises:
         UsageError: a scenario that the model cannot run in, a database that can only be read, or
             the study's model or data have changed.
     """
-    asked = {"batch_size": batch_size, "threads": threads, "device": device}
+    asked = {
+        "batch_size": batch_size, "threads": threads, "device": device, "runtime": runtime,
+        "precision": precision or (PRECISION if runtime is not None else None),
+    }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if sequence_length is not None:
         given["sequence_length"] = sequence_length or None
@@ -94,7 +109,9 @@ def remeasure(
     evaluator = _evaluator(study, scenario, model, data)
     base = evaluator.latency(EXACT, again=again)
     assert base is not None
-    predicted = [_predicted(evaluator, m, base, again) for m in study.measurements]
+    measure_baselines(evaluator)
+    fit = [m for m in study.measurements if _saves_time(m, scenario)]
+    predicted = [_predicted(evaluator, m, base, again) for m in fit]
     baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
     latencies, front = {}, []
     with progress_bar() as progress:
@@ -105,6 +122,7 @@ def remeasure(
             assert member.trial is not None
             latencies[member.trial] = found
             front.append(_with(member, found.ratio, base, measured=True))
+    front = _served(study, evaluator, front)
     front.sort(key=ORDERS["latency"])
     workload = evaluator.workload[1]
     keep_ranking(study, scenario, workload, machine_name(), [m.trial or 0 for m in front])
@@ -118,8 +136,11 @@ def _scenario(study: Study, given: Mapping[str, Any]) -> Scenario:
         if (value := given.get(name)) is not None and value < 1:
             raise UsageError(f"`{name}` must be at least 1, not {value}.")
     scenario = replace(study.spec.scenario or Scenario(device=study.spec.device), **given)
+    check(scenario.runtime, scenario.precision)
     threads = scenario.threads or torch.get_num_threads()  # a number, as in a study
-    return replace(scenario, threads=threads)
+    devices = runtimes()[scenario.runtime].devices
+    place = scenario.device if scenario.device in devices else devices[0]
+    return replace(scenario, threads=threads, device=place)
 
 
 def _evaluator(study: Study, scenario: Scenario, model: str | None, data: str | None) -> Evaluator:
@@ -137,7 +158,7 @@ def _evaluator(study: Study, scenario: Scenario, model: str | None, data: str | 
             f"`sequence_length={scenario.sequence_length}` is above the model's {longest}."
         )
     evaluator = Evaluator(task, study.database.engine, scenario, scenario.device, study.spec.dtype)
-    space = spaces(task, settings, study.spec.compensation, study.spec)(
+    space = spaces(task, settings, study.spec.compensation, study.spec, scenario.runtime)(
         {site.id: range(site.count) for site in task.base.sites.values()}, {}
     )
     evaluator.table = latency_table(evaluator, space, machine_name())
@@ -154,6 +175,30 @@ def _predicted(
         found = evaluator.latency(recipe, again=again)
         ratio = found.ratio if found is not None else None
     return _with(measurement, ratio, base)
+
+
+def _saves_time(measurement: Measurement, scenario: Scenario) -> bool:
+    """Whether a model makes no choice that the scenario's runtime has no kernel for."""
+    if runtimes()[scenario.runtime].kernels:
+        return True
+    choices = Recipe.from_dict(measurement.recipe).choices()
+    return not any(recorded(site.kind)[name].kernel for site, name, _ in choices)
+
+
+def _served(study: Study, evaluator: Evaluator, front: list[Measurement]) -> list[Measurement]:
+    """The front with the accuracies that its models have as the scenario serves them."""
+    scenario, task = evaluator.scenario, evaluator.task
+    if scenario is None or scenario.is_reference:
+        return front
+    recipes = [Recipe.from_dict(member.recipe) for member in front]
+    shown, found = shown_evaluators(study, task, recipes), []
+    with progress_bar() as progress:
+        both = list(zip(front, recipes, strict=True))
+        for member, recipe in progress.track(both, description="Serving the front"):
+            weights = shown[recipe.hash].weights
+            own = served_accuracy(evaluator.engine, task, scenario, recipe, task.search, weights)
+            found.append(with_accuracy(member, Estimate(own.value, own.low, own.high)))
+    return found
 
 
 def _any_latency(spec: StudySpec) -> StudySpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from axsearch.approximations import approximations
 from axsearch.errors import UsageError
 from axsearch.running.engines import check_pool
 from axsearch.running.request import SearchRequest
@@ -13,7 +14,7 @@ from axsearch.samplers.base import Sampler
 from axsearch.space.genome import check_names
 from axsearch.space.recipe import Compensation
 from axsearch.store.database import check_database
-from axsearch.study.settings import DTYPES, Load, SearchSettings
+from axsearch.study.settings import AUTO, DTYPES, Load, SearchSettings
 from axsearch.study.spec import OBJECTIVES
 from axsearch.system.devices import check_device
 
@@ -61,17 +62,32 @@ def resolve(request: SearchRequest) -> Resolved:
     check_names(settings.approximations or ())
     check_device(request.device)
     _check_dtype(settings, sampler)
-    _check_runtime(request.load)
+    _check_runtime(request.load, settings)
     _check_model(request)
     return Resolved(replace(request, settings=settings), sampler)
 
 
-def _check_runtime(load: Load) -> None:
-    """Raises UsageError for a runtime that is not there, or a precision that it lacks."""
-    if (load.runtime, load.precision) != (Load.runtime, Load.precision):
-        from axsearch.runtimes import check  # with torch, which the default does without
+def _check_runtime(load: Load, settings: SearchSettings) -> None:
+    """Raises UsageError for a runtime that is not there, a precision that it lacks, or an
+    approximation that saves no time in it.
+    """
+    if (load.runtime, load.precision) == (Load.runtime, Load.precision):
+        return
+    from axsearch.runtimes import check, runtimes  # with torch, which the default does without
 
+    if load.precision == AUTO and load.runtime in runtimes():
+        check(load.runtime, runtimes()[load.runtime].precisions[0])
+    else:
         check(load.runtime, load.precision)
+    if runtimes()[load.runtime].kernels:
+        return
+    every = approximations()
+    for name in settings.approximations or ():
+        if every[name].kernel:
+            raise UsageError(
+                f"`approximations={name}` saves no time in the runtime {load.runtime}, which has "
+                "no kernel for it; leave it out, or search with `runtime=torch`."
+            )
 
 
 def _check_counts(request: SearchRequest) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.study import StudyDirection
 
 from axsearch.approximations.site import Site
@@ -27,6 +26,7 @@ from axsearch.running.engines import run_workers
 from axsearch.running.memory_check import check_room
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
+from axsearch.running.serving import measure_baselines, scenario_of
 from axsearch.running.session import problem_of, spaces
 from axsearch.running.worker import Worker
 from axsearch.space.genome import SearchSpace, shared_layers, supported
@@ -162,7 +162,7 @@ def prepare(resolved: Resolved) -> Prepared:
     sites = list(task.base.sites.values())
     settings, space = _space(resolved, task, sites, known)
     settings = replace(settings, dtype=_dtype(resolved, task, known))
-    scenario = _scenario(resolved)
+    scenario = scenario_of(resolved, task, database, known)
     spec = _spec(request, settings, task, scenario, space, known)
     if known is not None:
         _refuse(request.study, spec, known)
@@ -172,6 +172,7 @@ def prepare(resolved: Resolved) -> Prepared:
     if known is None:
         check_room(evaluator, calibrated=resolved.sampler.needs_calibration)
         check_base(evaluator, force=request.force)
+    measure_baselines(evaluator)
     for note in (*task.said, *task.notes, *shared_layers(sites)):
         console.print(note, style="dim")
     problem = problem_of(evaluator, spec, settings)
@@ -209,7 +210,7 @@ def run(prepared: Prepared) -> Study:
         return study
     worker.until(1)  # the base, which all workers compare with
     run_workers(request.place, WorkerRequest(request.storage, study.name))
-    worker.polish()
+    worker.finish()
     worker.note()
     return study
 
@@ -253,7 +254,8 @@ def _space(
     compensation = choose_compensation(settings.compensation, usual, task.base)
     settings = replace(settings, compensation=compensation)
     in_order = {site.id: range(site.count) for site in sites}
-    space = spaces(task, settings, compensation, known)(in_order, {})
+    runtime = resolved.request.load.runtime
+    space = spaces(task, settings, compensation, known, runtime)(in_order, {})
     if sampler.approximations is not None:  # whether it finds what it needs, before all measuring
         sampler.build(Problem(space, settings.objectives, {}), resolved.request.spec.seed)
     return settings, space
@@ -268,21 +270,6 @@ def _dtype(resolved: Resolved, task: Task, known: StudySpec | None) -> str:
         return known.dtype
     exact = resolved.sampler.needs_exact_losses or not task.kind.largest_logit
     return "float32" if exact or not is_fast(asked.device) else "bfloat16"
-
-
-def _scenario(resolved: Resolved) -> Scenario | None:
-    if not resolved.timed:
-        return None
-    load = resolved.request.load
-    threads = load.threads or torch.get_num_threads()  # a number, or a resumed study could mix two
-    return Scenario(
-        load.batch_size,
-        load.sequence_length,
-        threads,
-        resolved.request.device,
-        load.runtime,
-        load.precision,
-    )
 
 
 def _spec(

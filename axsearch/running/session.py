@@ -6,16 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
-from axsearch.approximations import Level
+from axsearch.approximations import Level, approximations
 from axsearch.approximations.site import SiteId
 from axsearch.calibration.preparation import prepare
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
 from axsearch.running.worker import Worker
+from axsearch.runtimes import runtimes
 from axsearch.samplers import sampler_named
-from axsearch.space.genome import SearchSpace, approximations_of, frozen_sites
+from axsearch.space.genome import SearchSpace, approximations_of, frozen_sites, supported
 from axsearch.space.problem import Problem
+from axsearch.space.scenario import RUNTIME
 from axsearch.store.database import Database
 from axsearch.study.settings import SearchSettings
 from axsearch.study.spec import StudySpec
@@ -31,17 +33,22 @@ def spaces(
     settings: SearchSettings,
     compensation: str,
     known: StudySpec | None = None,
+    runtime: str = RUNTIME,
 ) -> SpaceOf:
     """A function that builds a study's search space; raises UsageError for unknown names.
 
     A study that exists, whose specification is ``known``, keeps the approximations that a search
-    tried by default when it began.
+    tried by default when it began. What saves no time in the runtime is not tried by default.
     """
     sites = list(task.base.sites.values())
     frozen = frozen_sites(settings.freeze, sites)
     names = settings.approximations
     if names is None and known is not None:
         names = approximations_of(known.levels)
+    if not runtimes()[runtime].kernels:
+        every = approximations()
+        tried = names or supported([n for n, one in every.items() if one.searched], sites)
+        names = tuple(name for name in tried if not every[name].kernel)
 
     def space_of(
         orders: Mapping[SiteId, Sequence[int]], dropped: Mapping[str, Collection[Level]]
@@ -64,7 +71,7 @@ def problem_of(evaluator: Evaluator, spec: StudySpec, settings: SearchSettings) 
     """
     return prepare(
         evaluator,
-        spaces(evaluator.task, settings, spec.compensation, spec),
+        spaces(evaluator.task, settings, spec.compensation, spec, _runtime(spec)),
         spec.machine,
         spec.latency_tables,
         objectives=spec.objectives,
@@ -72,6 +79,10 @@ def problem_of(evaluator: Evaluator, spec: StudySpec, settings: SearchSettings) 
         epsilon=settings.epsilon,
         calibrated=sampler_named(settings.sampler).needs_calibration,
     )
+
+
+def _runtime(spec: StudySpec) -> str:
+    return RUNTIME if spec.scenario is None else spec.scenario.runtime
 
 
 def work(

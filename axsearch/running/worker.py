@@ -79,7 +79,7 @@ class Worker:
     def until(self, wanted: int, *, polish: bool = False) -> None:
         """Run trials until ``wanted`` models are finished, by all workers; then time the front.
 
-        With ``polish`` it is polished, too, which one process is to do for all.
+        With ``polish`` it is polished and served, too, which one process is to do for all.
 
         Raises:
             AxsearchError: trials keep failing, or the study was deleted.
@@ -92,9 +92,10 @@ class Worker:
             else:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self.standing.refresh()
-            self._time(self.standing.front)
+            if not (polish and self.study.spec.served):  # where they are timed when polished
+                self._time(self.standing.front)
             if polish:
-                self.polish()
+                self.finish()
         except DatabaseAwayError:
             raise
         except BaseException:
@@ -104,16 +105,19 @@ class Worker:
             raise
         self.note()
 
-    def polish(self) -> None:
-        """Polish the front, and time the models that are on it since."""
+    def finish(self) -> None:
+        """Polish the front, and time and evaluate it where it is served, until all of it is."""
         # Not at the top: it imports transformers, as the evaluator does.
         from axsearch.running.polishing import polish_front
+        from axsearch.running.serving import serve_front
 
         done = 1
         while done:
             self.study.refresh()
             done = polish_front(self.study, self.evaluator)
-            if self.study.has_baseline:  # those that were timed already are not timed again
+            if self.study.spec.served:
+                done += serve_front(self.study, self.evaluator)
+            elif self.study.has_baseline:  # those that were timed already are not timed again
                 self._time(self.study.front())
         self._attach()
 

@@ -33,7 +33,12 @@ class Session(ABC):
 
     A model is timed in turn with the base, so several sessions are open at once, and every one of
     them is quiet while any is timed. Sessions are closed in the opposite order of opening.
+
+    Attributes:
+        size_bytes: of the files that hold the model in this precision; None where it is not known.
     """
+
+    size_bytes: int | None = None
 
     def prepare(self, batch: Inputs) -> Inputs:
         """The batch as :meth:`run` takes it, on the session's device. It is called before timing.
@@ -58,14 +63,14 @@ class Session(ABC):
         """Wait until the device has done all that :meth:`run` was called for; a CPU has."""
         return
 
-    @abstractmethod
     def layer_times(self, batches: Sequence[Inputs]) -> NDArray[np.float64]:
         """Time one pass, layer by layer, for the latency table.
 
-        Times of layers must add up to that of the pass, what is outside of layers left out: of a
-        model that is run layer by layer, the time from the start of each layer to its end; of one
-        that is run as a graph, for example, the sum of the times of each layer's nodes in a
-        profile.
+        It is not asked of a runtime that converts models, whose tools fuse what belongs to several
+        layers; there whole models are timed.
+
+        Times of layers must add up to that of the pass, what is outside of layers left out: the
+        time from the start of each layer to its end.
 
         Args:
             batches: tensors on the CPU; bringing them to the device is not timed.
@@ -75,6 +80,7 @@ class Session(ABC):
             that a pass runs several times, as ALBERT's, with all of its runs together. Last, the
             whole pass.
         """
+        raise NotImplementedError
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -109,31 +115,49 @@ class Session(ABC):
 class Runtime(ABC):
     """A library that runs models where they are served; one file in this folder is one runtime.
 
-    A scenario names it, and what is measured in that scenario is measured through it. Accuracy is
-    not: it is evaluated in PyTorch, whatever the runtime. It is called at these times:
+    A scenario names it, and what is measured in that scenario is measured through it. It is called
+    at these times:
 
     - *Before the first trial of a search*, where the machine has no latency table for the scenario
       yet: :meth:`open` with the base and with a few dozen smaller models that stay open together,
-      then :meth:`Session.layer_times` with one after the other, round by round.
+      then :meth:`Session.layer_times` with one after the other, round by round. A runtime that
+      converts models has them opened one by one, each beside the base, and timed with
+      :meth:`Session.run`.
     - *In a trial*, nothing, where the latency table knows the recipe. Where it does not, the
       trial's model is opened beside the base and both are timed in turn with
-      :meth:`Session.run`, before the model's accuracy is evaluated.
+      :meth:`Session.run`, before the model's accuracy is evaluated. That is evaluated in PyTorch,
+      in float32.
     - *At the end of a search*, and by ``axsearch remeasure``: the same with the base alone, and
-      with each model of the front.
-    - *In an export*, nothing. A folder in ``export_format`` is what a user serves with this
-      runtime, so :meth:`open` takes one in place of a model.
+      with each model of the front. In any other runtime or precision than PyTorch's float32 the
+      base, in each precision, and the models of the front are then evaluated with it, too.
+    - *In an export*, nothing, or to see what a model in this precision answers. A folder in
+      ``export_format`` is what a user serves with this runtime, so :meth:`open` takes one in place
+      of a model.
     - *In* ``axsearch verify``, nothing: it checks a folder in a process without axsearch.
 
     Attributes:
         name: what a scenario calls it.
-        precisions: those in which it can run a model.
+        title: what people call it.
+        precisions: those in which it can run a model, float32 first if it is one.
         export_format: the export format whose folders it opens, a name of ``axsearch export
             --format``.
+        devices: those that it runs on.
+        converts: whether it runs a model in another form, so that opening one takes seconds. Then
+            :meth:`open` takes ``examples`` and ``lasting``.
+        kernels: whether it runs axsearch's own kernels, without which top-k saves no time.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     precisions: ClassVar[tuple[str, ...]]
     export_format: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")
+    converts: ClassVar[bool] = False
+    kernels: ClassVar[bool] = True
+
+    def missing(self, precision: str) -> str | None:
+        """Which packages are not installed and how to get them; None if all are there."""
+        return None
 
     @abstractmethod
     def open(
@@ -143,6 +167,7 @@ class Runtime(ABC):
         precision: str,
         threads: int | None,
         device: str,
+        **more: Any,
     ) -> Session:
         """Open a model, which is left as it is and where it is.
 
@@ -153,6 +178,9 @@ class Runtime(ABC):
             threads: how many the session may use on a CPU; as many as the runtime takes by itself
                 if None.
             device: cpu, cuda or mps.
+            **more: only where :attr:`converts`: ``examples``, the inputs with which int8 is
+                calibrated, each of one row, random ones if there are none; and ``lasting``, whether
+                what the model is converted to is worth keeping for later processes.
 
         Raises:
             UsageError: a folder that is not such an export, or was changed.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch.models.architectures import architecture_of
 from axsearch.models.exported import open_export
+from axsearch.models.placing import placed
 from axsearch.runtimes.base import Inputs, Runtime, Session
 from axsearch.system.allocator import keep_freed_memory
 
@@ -25,9 +24,16 @@ from axsearch.system.allocator import keep_freed_memory
 class TorchSession(Session):
     """A model on its device; its threads are those of the process, set while it is timed."""
 
-    def __init__(self, model: PreTrainedModel, threads: int | None, device: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        threads: int | None,
+        device: str,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         keep_freed_memory()
-        self.model = _at(model, device)
+        self.model = placed(model, device, dtype)
+        self.size_bytes = sum(t.numel() * dtype.itemsize for t in model.state_dict().values())
         self.threads = threads
         self.device = device
 
@@ -99,7 +105,8 @@ class Torch(Runtime):
     """PyTorch with the kernels of transformers, and axsearch's for top-k."""
 
     name = "torch"
-    precisions = ("float32",)
+    title = "PyTorch"
+    precisions = ("float32", "bfloat16")
     export_format = "hf"
 
     def open(
@@ -109,20 +116,11 @@ class Torch(Runtime):
         precision: str,
         threads: int | None,
         device: str,
+        **more: Any,
     ) -> TorchSession:
-        """A model on another device is copied to this one; one from a folder is loaded first."""
+        """A model on another device is copied to this one; one from a folder is loaded first.
+
+        In bfloat16 its parameters are. Buffers, such as angles of positions, stay as they are.
+        """
         opened = open_export(model) if isinstance(model, Path) else model
-        return TorchSession(opened, threads, device)
-
-
-def _at(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """The model itself where it is on the device, else a copy: others use it where it is."""
-    wanted = torch.device(device)
-    if model.device.type == wanted.type and wanted.index in (None, model.device.index):
-        return model
-    there: dict[int, Tensor] = {
-        id(tensor): nn.Parameter(tensor.detach().to(wanted), tensor.requires_grad)
-        for tensor in model.parameters()
-    }
-    there |= {id(tensor): tensor.to(wanted) for tensor in model.buffers()}
-    return copy.deepcopy(model, there)
+        return TorchSession(opened, threads, device, getattr(torch, precision))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 RUNTIME, PRECISION = "torch", "float32"
-"""The runtime and precision where no others are asked for."""
+"""The runtime and precision where no others are asked for, in which trials are evaluated."""
+
+QUANTIZED = 1
+"""The way in which models are brought to other precisions; another way has other accuracies."""
 
 _TYPES: Mapping[str, Any] = {
     "batch_size": int,
@@ -65,6 +69,22 @@ class Scenario:
     def to_dict(self) -> dict[str, int | str | None]:
         """As plain data."""
         return asdict(self)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is for PyTorch in float32, in which accuracy is evaluated anyway."""
+        return (self.runtime, self.precision) == (RUNTIME, PRECISION)
+
+    def served(self, weights: str) -> str:
+        """The key of weights as the runtime runs them in this precision.
+
+        Args:
+            weights: their key, see :class:`axsearch.models.weights.Weights`.
+        """
+        if self.is_reference:
+            return weights
+        words = f"{weights} {self.runtime} {self.precision} {QUANTIZED}"
+        return hashlib.sha256(words.encode()).hexdigest()
 
     @property
     def key(self) -> str:

@@ -25,7 +25,8 @@ class Measurement(BaseModel):
         latency_predicted: the predicted ratio of a model that was timed later. A trial's objective
             is the ratio predicted when it ran, so this and not ``latency_ratio`` is compared with
             other trials; it is not printed.
-        size_bytes: bytes of the exported safetensors file.
+        size_bytes: bytes of the exported safetensors file; in a study of int8 those of the weights
+            in int8.
         parameters: how many numbers the model holds.
         choices: units kept and k of every layer, ``{"layer00": {"heads": 10, …}}``; a layer that
             was removed keeps 0 units of each block. Sites outside of layers have their own name.

@@ -11,8 +11,10 @@ NO_SPLIT = "none"
 """In place of a split's fingerprint."""
 
 
-def size_kind() -> str:
+def size_kind(precision: str = "float32") -> str:
     """Of a :class:`axsearch.space.size_table.SizeTable`, which needs no split.
+
+    In int8 numbers take other bytes; in all other precisions the file is the same.
 
     It also says what approximations save that cut tensors but keep no units, so it depends on which
     of these there are.
@@ -22,9 +24,10 @@ def size_kind() -> str:
         for name, one in approximations().items()
         if one.cuts and not isinstance(one, UnitRemoval)
     ]
+    own = " int8" if precision == "int8" else ""
     if not others:
-        return "size"
-    return f"size {hashlib.sha256(' '.join(others).encode()).hexdigest()[:16]}"
+        return f"size{own}"
+    return f"size{own} {hashlib.sha256(' '.join(others).encode()).hexdigest()[:16]}"
 
 
 LATENCY_TABLES = 2
@@ -57,6 +60,11 @@ def damage_kind(space: str) -> str:
 def trivial_kind(metric: str) -> str:
     """Of the accuracy of a constant prediction."""
     return f"trivial {metric}"
+
+
+def baselines_kind(machine: str) -> str:
+    """Of the base in each precision of a runtime, timed on a machine."""
+    return f"baselines {hashlib.sha256(machine.encode()).hexdigest()[:16]}"
 
 
 def both_splits(calibration: str, search: str) -> str:

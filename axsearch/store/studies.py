@@ -129,43 +129,45 @@ def save_study(
     )
 
 
-_POLISHED = "(SELECT recipe FROM ax_evaluations WHERE weights = :polished)"
-_AMONG_POLISHED = f"""
-SELECT a.trial_id FROM ax_trials a WHERE a.study_id = :study AND a.recipe IN {_POLISHED}
+_SHOWN = "(SELECT recipe FROM ax_evaluations WHERE weights IN :shown AND recipe <> :base)"
+_AMONG_SHOWN = f"""
+SELECT a.trial_id FROM ax_trials a WHERE a.study_id = :study AND a.recipe IN {_SHOWN}
 UNION SELECT a.trial_id FROM ax_trials a
 WHERE a.study_id = :study AND a.feasible AND a.accuracy IS NOT NULL
-  AND a.recipe NOT IN {_POLISHED} AND NOT EXISTS (
+  AND a.recipe NOT IN {_SHOWN} AND NOT EXISTS (
     SELECT 1 FROM ax_trials b
     WHERE b.study_id = a.study_id AND b.feasible AND b.accuracy >= a.accuracy
       AND (a.latency IS NULL OR b.latency <= a.latency)
       AND (a.size IS NULL OR b.size <= a.size)
       AND (b.accuracy > a.accuracy OR b.latency < a.latency OR b.size < a.size
            OR b.trial_id < a.trial_id)
-      AND b.recipe NOT IN {_POLISHED}
+      AND b.recipe NOT IN {_SHOWN}
 )"""
-"""As ``ax_front``, but that polished models keep no others off."""
+"""As ``ax_front``, but that models which are shown with other weights keep no others off."""
 
 
 @outlast
-def front_candidates(engine: Engine, study_id: int, base: str, polished: str) -> list[int]:
+def front_candidates(engine: Engine, study_id: int, base: str, shown: Sequence[str]) -> list[int]:
     """The ids of the trials that a study's front and its baseline are among, a few of them all.
 
-    Those of ``ax_front``, or, where models have weights whose key is ``polished``: these models,
-    and the front of all others, which they may no longer beat. Then those with the base's recipe,
-    whose hash is ``base``, and complete trials that ``ax_trials`` does not have: another trial has
-    their recipe, or something else than axsearch made them.
+    Those of ``ax_front``, or, where models were evaluated with weights of the keys ``shown``: these
+    models, and the front of all others, which they may no longer beat. Then those with the base's
+    recipe, whose hash is ``base``, and complete trials that ``ax_trials`` does not have: another
+    trial has their recipe, or something else than axsearch made them.
     """
     wanted = text(
-        (_AMONG_POLISHED if polished else "SELECT trial_id FROM ax_front WHERE study_id = :study")
+        (_AMONG_SHOWN if shown else "SELECT trial_id FROM ax_front WHERE study_id = :study")
         + " UNION SELECT trial_id FROM ax_trials WHERE study_id = :study AND recipe = :base"
         " AND accuracy IS NOT NULL"
         " UNION SELECT t.trial_id FROM trials t LEFT JOIN ax_trials a ON a.trial_id = t.trial_id"
         " AND a.study_id = t.study_id"
         " WHERE t.study_id = :study AND t.state = 'COMPLETE' AND a.trial_id IS NULL"
     )
+    if shown:
+        wanted = wanted.bindparams(bindparam("shown", expanding=True))
     with Session(engine) as session:
-        given = {"study": study_id, "base": base}
-        given |= {"polished": polished} if polished else {}
+        given: dict[str, Any] = {"study": study_id, "base": base}
+        given |= {"shown": [*shown]} if shown else {}
         return sorted(session.execute(wanted, given).scalars())
 
 

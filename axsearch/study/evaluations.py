@@ -1,8 +1,8 @@
-"""The stored evaluations of a study's models: of trials, and of those that were polished."""
+"""The stored evaluations of a study's models: of trials, polished, and as they are served."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Engine
@@ -25,37 +25,93 @@ def stored_evaluations(
 ) -> dict[str, Evaluation]:
     """The evaluations of a study's models on a split, by recipe hash.
 
-    Of a model that was polished only those with its polished weights are returned.
+    Of a model that is shown with other weights than those of its trial, see :func:`shown_weights`,
+    only those with these weights are returned.
     """
     key = _key(spec, split)
-    polished = polished_accuracies(engine, spec, recipes)
-    found = load_evaluations(engine, key, [one for one in recipes if one not in polished])
-    if polished:
-        found |= load_evaluations(engine, replace(key, weights=spec.polished), polished)
+    found: dict[str, Evaluation] = {}
+    left = set(recipes)
+    for weights, known in _shown(engine, spec, recipes).items():
+        found |= load_evaluations(engine, replace(key, weights=weights), known)
+        left -= known.keys()
+    found |= load_evaluations(engine, key, left)
     if key.weights != CLOSED_FORM and EXACT.hash in recipes:  # the base is nobody's weights
         base = replace(key, weights=CLOSED_FORM)
         found |= load_evaluations(engine, base, [EXACT.hash])
     return found
 
 
+def shown_weights(spec: StudySpec) -> tuple[str, ...]:
+    """The keys of weights that a study shows of a model if it was evaluated with them.
+
+    The first that it was evaluated with counts: as the study's runtime runs the polished weights,
+    as it runs those of the trial, polished.
+    """
+    polished = [spec.polished] if spec.polished else []
+    served: list[str] = []
+    if spec.scenario is not None and spec.served:
+        served = [spec.scenario.served(key) for key in (*polished, spec.weights)]
+    return (*served, *polished)
+
+
+def shown_accuracies(
+    engine: Engine, spec: StudySpec, recipes: Collection[str]
+) -> dict[str, Estimate]:
+    """The accuracies on the search split that models have now, where not those of their trials."""
+    shown = _shown(engine, spec, recipes).values()
+    return {recipe: one for known in shown for recipe, one in known.items()}
+
+
 def polished_accuracies(
     engine: Engine, spec: StudySpec, recipes: Collection[str]
 ) -> dict[str, Estimate]:
     """The accuracies on the search split of a study's polished models, by recipe hash."""
-    if not spec.polished:
-        return {}
-    return load_accuracies(engine, replace(_key(spec, "search"), weights=spec.polished), recipes)
+    return _accuracies(engine, spec, [spec.polished] if spec.polished else [], recipes)
 
 
-def with_accuracy(measurement: Measurement, polished: Estimate | None) -> Measurement:
-    """A measurement with the accuracy of its polished model, if there is one."""
-    if polished is None:
+def served_accuracies(
+    engine: Engine, spec: StudySpec, recipes: Collection[str]
+) -> dict[str, Estimate]:
+    """The same of the models as the study's runtime runs them."""
+    keys = [key for key in shown_weights(spec) if key != spec.polished]
+    return _accuracies(engine, spec, keys, recipes)
+
+
+def _accuracies(
+    engine: Engine, spec: StudySpec, keys: Sequence[str], recipes: Collection[str]
+) -> dict[str, Estimate]:
+    found: dict[str, Estimate] = {}
+    for key in reversed(keys):  # the first counts
+        of = replace(_key(spec, "search"), weights=key)
+        found |= load_accuracies(engine, of, [one for one in recipes if one != EXACT.hash])
+    return found
+
+
+def _shown(
+    engine: Engine, spec: StudySpec, recipes: Collection[str]
+) -> dict[str, dict[str, Estimate]]:
+    """By the key of the weights with which models are shown, their accuracies by recipe hash.
+
+    The base is the user's model in every study, whatever its runtime is.
+    """
+    left = {recipe for recipe in recipes if recipe != EXACT.hash}
+    found = {}
+    for weights in shown_weights(spec):
+        of = replace(_key(spec, "search"), weights=weights)
+        found[weights] = load_accuracies(engine, of, left)
+        left -= found[weights].keys()
+    return found
+
+
+def with_accuracy(measurement: Measurement, shown: Estimate | None) -> Measurement:
+    """A measurement with the accuracy that its model has now, if it is not that of its trial."""
+    if shown is None:
         return measurement
     return measurement.model_copy(
         update={
-            "accuracy": polished.value,
-            "accuracy_low": polished.low,
-            "accuracy_high": polished.high,
+            "accuracy": shown.value,
+            "accuracy_low": shown.low,
+            "accuracy_high": shown.high,
             "accuracy_tried": measurement.accuracy,
         }
     )

@@ -12,6 +12,9 @@ from typing import Annotated
 from axsearch.errors import UsageError
 from axsearch.options import Option
 
+AUTO = "auto"
+"""The precision that is decided by what the base keeps of its accuracy."""
+
 DTYPES = ("auto", "float32", "bfloat16")
 """The precisions in which accuracy may be evaluated."""
 
@@ -119,7 +122,14 @@ class Load:
     threads: Annotated[
         int | None, Option("Number of threads when latency is measured", omitted="all")
     ] = None
-    runtime: Annotated[str, Option("Runtime in which latency is measured: torch")] = "torch"
+    runtime: Annotated[
+        str,
+        Option("Runtime in which the model will be served: torch, onnxruntime or openvino"),
+    ] = "torch"
     precision: Annotated[
-        str, Option("Precision in which latency is measured: float32 with torch")
+        str,
+        Option(
+            "Precision in which the model will be served: float32, bfloat16 (torch, openvino), "
+            "int8 (onnxruntime, openvino) or auto, the fastest in which the base keeps its accuracy"
+        ),
     ] = "float32"

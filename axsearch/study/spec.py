@@ -104,6 +104,11 @@ class StudySpec(BaseModel):
         return read_record(cls, data, f"Study {name!r} in this database")
 
     @property
+    def served(self) -> bool:
+        """Whether models are served otherwise than they are evaluated in trials."""
+        return self.scenario is not None and not self.scenario.is_reference
+
+    @property
     def limits(self) -> Limits:
         """The limits that models must keep."""
         return Limits(**{one.name: getattr(self, one.name) for one in fields(Limits)})

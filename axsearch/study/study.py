@@ -43,6 +43,9 @@ from axsearch.study import choosing
 from axsearch.study.choosing import By, choose
 from axsearch.study.evaluations import (
     polished_accuracies,
+    served_accuracies,
+    shown_accuracies,
+    shown_weights,
     stored_evaluations,
     with_accuracy,
 )
@@ -144,15 +147,16 @@ class Study:
     ) -> list[Measurement]:
         """The measurements of some complete trials; :attr:`measurements` has those of all.
 
-        Where models were polished, accuracies are theirs, unless ``polished`` is false.
+        Where models were polished or evaluated as they are served, accuracies are those, unless
+        ``polished`` is false.
         """
         recipes = load_recipes(self.database.engine, map(_recipe_of, trials))
         holdout = self._evaluations("holdout", recipes)
         timed = self._timed(recipes)
         found = [self._measurement(trial, recipes, holdout, timed) for trial in trials]
-        if polished and (better := self.polished(recipes)):
+        if polished and (shown := shown_accuracies(self.database.engine, self.spec, recipes)):
             found = [
-                with_accuracy(one, better.get(_recipe_of(trial)))
+                with_accuracy(one, shown.get(_recipe_of(trial)))
                 for one, trial in zip(found, trials, strict=True)
             ]
         return check_choices(self._named, found, [recipes[_recipe_of(trial)] for trial in trials])
@@ -189,7 +193,8 @@ class Study:
         if "measurements" in self.__dict__:
             return self.measurements
         storage, exact = self.database.storage, EXACT.hash
-        ids = front_candidates(self.database.engine, self.id, exact, self.spec.polished)
+        shown = shown_weights(self.spec)
+        ids = front_candidates(self.database.engine, self.id, exact, shown)
         return self.measured(storage.trials(ids))
 
     @property
@@ -328,6 +333,10 @@ class Study:
     def polished(self, recipes: Collection[str]) -> dict[str, Estimate]:
         """Accuracies of those models, by recipe hash, that were polished at the end of a search."""
         return polished_accuracies(self.database.engine, self.spec, recipes)
+
+    def served(self, recipes: Collection[str]) -> dict[str, Estimate]:
+        """Accuracies of those models, by recipe hash, that were evaluated as they are served."""
+        return served_accuracies(self.database.engine, self.spec, recipes)
 
     def _timed(self, recipes: Mapping[str, Recipe]) -> dict[str, float]:
         """The ratios of models that were timed in the study's scenario on its machine."""

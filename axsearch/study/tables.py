@@ -45,7 +45,9 @@ class Tables:
     @cached_property
     def size(self) -> SizeTable | None:
         """What each part of a layer takes of the base's bytes."""
-        found = self._load(NO_SPLIT, size_kind())
+        scenario = self._spec.scenario
+        kind = size_kind() if scenario is None else size_kind(scenario.precision)
+        found = self._load(NO_SPLIT, kind)
         return SizeTable.from_dict(found) if found else None
 
     @cached_property

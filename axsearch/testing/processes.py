@@ -231,7 +231,7 @@ def run(*arguments: object, check: bool = False, **given: Any) -> subprocess.Com
 
 
 def in_fork(script: str, folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """What :func:`axsearch.export.checking.in_new_process` does, in a fork and without its limits.
+    """What :func:`axsearch.system.new_process.in_new_process` does, in a fork, without limits.
 
     A new process imports torch and transformers first.
     """

@@ -31,15 +31,15 @@ import onnx
 import onnxruntime
 import openvino
 import torch
+from axsearch.export.checking import run_check
 from rich.progress import track
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from axsearch import Recipe, shrink
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import SiteId
-from axsearch.export.checking import run_check
-from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
+from axsearch.graphs.conversion import write_onnx
 from axsearch.models.architectures import architecture_of
 
 HEADS = (10, 8, 6, 6, 4, 2)  # of 12
@@ -83,7 +83,7 @@ def runners(
     """The model in each runtime, and the nodes that ONNX Runtime runs."""
     folder.mkdir()
     probe = architecture_of("bert").example(model.config, 4, 24)
-    write_onnx(model, probe, ["logits"], folder / "model.onnx")
+    write_onnx(model, probe, folder / "model.onnx")
     run_check(CONVERT, folder)
     arrays = {name: tensor.numpy() for name, tensor in batch.items()}
     options = onnxruntime.SessionOptions()

@@ -19,7 +19,7 @@ from axsearch.approximations import choice_types
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.export import Bundle, checking, hf
+from axsearch.export import Bundle, hf
 from axsearch.export.card import model_card
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.models.architectures import architectures
@@ -28,6 +28,7 @@ from axsearch.models.modeling_source import modeling_source
 from axsearch.models.refit.compensation import Moments
 from axsearch.space.recipe import Compensation, Recipe
 from axsearch.study.comparison import against_base
+from axsearch.system import new_process as checking
 from axsearch.system import staging
 from axsearch.tasks.kinds import task_kinds
 from axsearch.testing.exports import bundle_of, write_export

@@ -27,10 +27,10 @@ from axsearch.approximations.site import SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.export import Bundle, formats, verify_export
 from axsearch.export import onnx as onnx_format
-from axsearch.export.checking import run_check
 from axsearch.export.manifest import NAME, Manifest
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
+from axsearch.system.new_process import run_check
 from axsearch.testing.exports import bundle_of, write_export
 from axsearch.testing.models import random_model
 from axsearch.testing.text import reviews, tiny_bert

@@ -21,12 +21,12 @@ from transformers import PreTrainedModel
 from axsearch.approximations.choices import Choice, Kept, Setting
 from axsearch.approximations.one_token.choice import Tokens
 from axsearch.approximations.site import OUTSIDE, SELECTABLE_SCORES, STACK, SiteId
-from axsearch.export.checking import run_check
-from axsearch.export.onnx import write_onnx
 from axsearch.export.openvino import CONVERT
+from axsearch.graphs.conversion import write_onnx
 from axsearch.models.architectures import architecture_of, architectures
 from axsearch.models.weights import shrink
 from axsearch.space.recipe import Recipe
+from axsearch.system.new_process import run_check
 from axsearch.testing.models import PICTURES, padded_batch, tiny_model
 
 A0, F0, A1, F1 = (SiteId(layer, kind) for layer in (0, 1) for kind in ("attention", "ffn"))
@@ -100,7 +100,7 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(model_type)
     small = shrink(tiny_model(model_type), recipe(model_type))
     probe = architecture_of(model_type).example(small.config, 4, 24)
-    write_onnx(small, probe, ["logits"], folder / "model.onnx")
+    write_onnx(small, probe, folder / "model.onnx")
     return Traced(folder, small, batches(model_type))
 
 

@@ -18,6 +18,7 @@ class TopKFfn(TopK):
     """
 
     name = "ffn_topk"
+    kernel = True
     kinds = ("ffn",)
     summary = "FFN neurons each token uses"
     unit = "neurons a token"

@@ -18,6 +18,7 @@ class TopKAttention(TopK):
     """
 
     name = "topk"
+    kernel = True
     kinds = ("attention",)
     summary = "keys each query attends to"
     searched = True

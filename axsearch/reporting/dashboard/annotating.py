@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from axsearch.approximations import in_cell
+from axsearch.reporting.baselines import served_words
 from axsearch.reporting.drops import EXPECTED, UNKNOWN
 from axsearch.reporting.explanation import (
     cuts_of,
@@ -22,12 +23,15 @@ from axsearch.reporting.gallery import study_data
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.optuna_internals import id_of_trial
 from axsearch.store.studies import change_attributes
+from axsearch.study.baselines import Baseline, baselines
 from axsearch.study.comparison import Ties, ties
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
 
 STAR = "\\*"
 """A star in Markdown."""
+
+RELATIVE = "Latency and size are ratios to the base; below 1 is better. Drops are below the base."
 
 HEIGHT = 450
 """Pixels of the box that the dashboard has for a figure."""
@@ -74,7 +78,7 @@ def _figures(data: StudyData) -> Iterator[tuple[str, go.Figure]]:
 
 def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) -> str:
     """A study's task and limits, its front, and how to export a model of it, in Markdown."""
-    spec, base = study.spec, study.baseline
+    spec, base, served = study.spec, study.baseline, baselines(study)
     name, model, data = map(in_markdown, (study.name, study.model_name, study.data_name))
     limits = [
         f"{name} {value}"
@@ -93,8 +97,10 @@ def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) 
         "base": f"{spec.metric} {base.accuracy:.4f} ({base.accuracy_low:.4f} to "
         f"{base.accuracy_high:.4f}) on the search split",
         "limits": "; ".join(limits) or "none",
+        **{f"base in {one.words}": _served(study, one) for one in served},
     }
     letters = tied.letters if tied else {}
+    relative = served_words(study, served) if served else RELATIVE
     apart = {t for t, one in tied.against_base.items() if one.differs} if tied else set()
     rows = [
         f"| {m.trial} | {m.accuracy:.4f}{STAR if m.trial in apart else ''} "
@@ -112,8 +118,7 @@ def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) 
             "",
             "## The front",
             "",
-            "Latency and size are ratios to the base; below 1 is better. Drops are below the base. "
-            + (EXPECTED if study.expected else UNKNOWN),
+            f"{relative} {EXPECTED if study.expected else UNKNOWN}",
             "",
             tied.words.replace("*", STAR) if tied else "",
             "",
@@ -166,6 +171,15 @@ def trial_note(study: Study, member: Measurement, tables: Tables, params: Mappin
             f"    {export_command(study, member.trial)}",
             "",
         ]
+    )
+
+
+def _served(study: Study, one: Baseline) -> str:
+    """The base as it would be served, in a cell."""
+    m = one.measurement
+    return (
+        f"latency {_ratio(m.latency_ratio)}, {m.size_bytes / 1e6:.1f} MB, {study.spec.metric} "
+        f"{m.accuracy:.4f} ({m.accuracy_low:.4f} to {m.accuracy_high:.4f})"
     )
 
 

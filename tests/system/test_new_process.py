@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from axsearch.errors import AxsearchError
-from axsearch.export import checking
-from axsearch.export.checking import DIES_WITH_PARENT, ENDS_WITH_INPUT, GUARD, run_check
+from axsearch.system import new_process as checking
+from axsearch.system.new_process import DIES_WITH_PARENT, ENDS_WITH_INPUT, GUARD, run_check
 
 IN_NEW_PROCESS = checking.in_new_process  # before the session's fixtures
 HANG = "import time\nprint(1.0, flush=True)\nwhile True: time.sleep(0.01)"

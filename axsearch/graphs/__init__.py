@@ -1,0 +1,1 @@
+"""A model as a graph of operators, for the runtimes that run graphs and the exports for them."""

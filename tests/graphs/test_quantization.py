@@ -1,0 +1,104 @@
+"""int8 by the tools made for it, and the files that are kept of converted models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from axsearch.errors import AxsearchError
+from axsearch.graphs import conversion, dynamic, nncf, structures
+from axsearch.graphs.conversion import content_key, converted, onnx_file, write_onnx
+from axsearch.graphs.onnx import example
+from axsearch.models.weights import shrink
+from axsearch.runtimes import open_session
+from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
+from axsearch.testing.models import random_model, random_recipe, short_batch
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_key_is_that_of_weights_and_structure() -> None:
+    first, second = random_model("bert"), random_model("bert")
+    assert content_key(first) == content_key(second)
+    with torch.no_grad():
+        second.classifier.bias[0] += 1
+    assert content_key(first) != content_key(second)
+    assert content_key(shrink(first, random_recipe("bert", 0))) != content_key(first)
+
+
+def test_a_model_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    real = structures.graph_of
+
+    def graph_of(*given: Any) -> Any:
+        made.append("graph")
+        return real(*given)
+
+    def quantize(source: Path, folder: Path) -> None:
+        made.append("int8")
+        dynamic.quantize(source, folder)
+
+    monkeypatch.setattr(conversion.structures, "graph_of", graph_of)
+    model = random_model("bert")
+    for _ in range(2):
+        with converted(model, ["int8"], quantize) as folder:
+            assert (folder / "model.onnx").is_file()
+        with onnx_file(model) as path:
+            onnx.checker.check_model(onnx.load(path), full_check=True)
+    assert made == ["graph", "int8"]
+
+
+def test_onnx_runtimes_int8_has_a_scale_for_each_output(tmp_path: Path) -> None:
+    model = random_model("bert")
+    write_onnx(model, example(model), tmp_path / "float32.onnx")
+    dynamic.quantize(tmp_path / "float32.onnx", tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    kinds = {node.op_type for node in graph.node}
+    assert {"MatMulInteger", "DynamicQuantizeLinear"} <= kinds
+    scales = [t for t in graph.initializer if t.name.endswith("weight.transposed_scale")]
+    assert scales
+    assert all(len(tensor.dims) == 1 and tensor.dims[0] > 1 for tensor in scales[:-1])
+    bytes_of = {t.name: onnx.numpy_helper.to_array(t).itemsize for t in graph.initializer}
+    assert bytes_of["model.bert.embeddings.word_embeddings.weight_quantized"] == 1
+
+
+def test_nncfs_process_says_why_it_cannot_and_goes_on(tmp_path: Path) -> None:
+    model = random_model("bert")
+    rows = [{name: t[:1] for name, t in example(model).items()}]
+    (tmp_path / "none.onnx").write_bytes(b"no model")
+    with pytest.raises(AxsearchError, match="NNCF cannot quantize this model: "):
+        nncf.quantize(tmp_path / "none.onnx", tmp_path, rows)
+    process = nncf._quantizer._process
+    assert process is not None
+    write_onnx(model, example(model), tmp_path / "model.onnx")
+    nncf.quantize(tmp_path / "model.onnx", tmp_path, rows, rough=True)
+    assert nncf._quantizer._process is process
+    assert "FakeQuantize" in (tmp_path / "model.xml").read_text()
+    assert not (tmp_path / nncf.EXAMPLES).exists()
+    process.kill()
+    process.wait()
+    nncf.quantize(tmp_path / "model.onnx", tmp_path, rows, rough=True)  # in a new one
+    nncf._quantizer.end()
+
+
+def test_other_examples_are_another_quantization() -> None:
+    rows = [{"input_ids": torch.tensor([[1, 2, 3]])}]
+    assert nncf.fingerprint(rows) == nncf.fingerprint([dict(rows[0])])
+    assert nncf.fingerprint(rows) != nncf.fingerprint([{"input_ids": torch.tensor([[1, 2, 4]])}])
+    assert nncf.fingerprint(rows) != nncf.fingerprint(rows * 2)
+
+
+def test_what_is_timed_only_is_not_kept(tmp_path: Path) -> None:
+    model = shrink(random_model("bert"), Recipe.of({}))
+    scenario = Scenario(runtime="onnxruntime", precision="int8", threads=1)
+    with open_session(model, scenario, lasting=False) as session:
+        assert session.run(session.prepare(short_batch("bert")))["logits"].shape[0] == 3
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*.onnx"))

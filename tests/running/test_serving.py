@@ -1,0 +1,335 @@
+"""Studies whose models are served in another runtime or precision than trials are evaluated in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from axsearch import Study, export_model, remeasure, search, verify_export
+from axsearch.cli.front import print_front, print_json
+from axsearch.errors import UsageError
+from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.serving import predictions, quantization_examples, served_accuracy
+from axsearch.reporting.dashboard.annotating import study_note
+from axsearch.reporting.explanation import explain_trial, export_command
+from axsearch.reporting.report import Report
+from axsearch.running import serving
+from axsearch.running.holdout import evaluate_front
+from axsearch.runtimes import open_session, runtimes
+from axsearch.space.recipe import EXACT, Recipe
+from axsearch.space.scenario import Scenario
+from axsearch.study.baselines import TimedBase, baselines, own_baseline, timed_bases
+from axsearch.study.comparison import ties
+from axsearch.testing.latency import MEASURE, table_by_units
+from tests.common_fixtures import copied
+
+NAME = "served"
+
+
+def asked(url: str, **more: Any) -> dict[str, Any]:
+    return {
+        "storage": url, "study": NAME, "trials": 5, "batch_size": 4, "threads": 1,
+        "approximations": ("heads", "ffn"), "compensation": "none", "search_examples": 48,
+        "runtime": "onnxruntime", "precision": "int8", **more,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a study whose models are served in int8 by ONNX Runtime."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('served') / 'studies.db'}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, table_by_units)
+        search(str(base_dir), str(data_dir), **asked(url))
+    return url
+
+
+@pytest.fixture
+def study(first: str, tmp_path: Path) -> Study:
+    return Study.open(copied(first, tmp_path), NAME)
+
+
+def others(study: Study) -> list[Any]:
+    return [m for m in study.front() if m.recipe != EXACT.to_dict()]
+
+
+def test_the_front_is_evaluated_and_timed_as_it_is_served(study: Study) -> None:
+    task, scenario = load_task(study.spec), study.spec.scenario
+    assert scenario is not None
+    evaluator = Evaluator(task, study.database.engine, scenario)
+    assert others(study)
+    for member in others(study):
+        recipe = Recipe.from_dict(member.recipe)
+        found = study.outcomes([recipe])[recipe.hash]
+        with open_session(evaluator.weights.shrink(recipe), scenario) as session:
+            again = predictions(session, task.search, task.kind)
+        outcome = task.kind.outcome(task.metric, task.search, again.answers)
+        assert found.outcome.values.tolist() == outcome.values.tolist()
+        assert found.losses is not None
+        assert np.abs(found.losses - again.losses).max() < 1e-5
+        assert found.losses.tolist() != evaluator.losses(recipe).tolist()  # which are float32's
+        assert member.accuracy == found.value
+        assert member.accuracy_tried == evaluator.accuracy(recipe, task.search).value
+        assert member.latency_measured
+    # Drops are below the user's own model, in whatever it is served.
+    own = evaluator.accuracy(EXACT, task.search)
+    assert study.baseline.accuracy == own.value
+    assert (
+        study.outcomes([EXACT])[EXACT.hash].outcome.values.tolist() == own.outcome.values.tolist()
+    )
+
+
+def test_the_base_is_measured_in_each_precision(study: Study) -> None:
+    found = {(one.timed.runtime, one.timed.precision): one for one in baselines(study)}
+    names = {("torch", "float32"), ("onnxruntime", "float32"), ("onnxruntime", "int8")}
+    assert found.keys() == names
+    own = own_baseline([*found.values()])
+    assert own is found["onnxruntime", "int8"]
+    assert own.measurement.latency_ratio == 1
+    exact = found["torch", "float32"]
+    assert exact.search is None  # it is what others are compared with
+    assert exact.measurement.accuracy == study.baseline.accuracy
+    assert own.search is not None
+    assert own.search.drop.value == pytest.approx(
+        study.baseline.accuracy - own.measurement.accuracy
+    )
+    assert own.timed.size_bytes < 0.6 * found["onnxruntime", "float32"].timed.size_bytes
+
+
+def test_nothing_is_measured_again(
+    study: Study, base_dir: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    before, url = study.front(), study.database.in_command
+    monkeypatch.setattr(MEASURE, table_by_units)
+    for name in ("_timed", "_serve"):
+        monkeypatch.setattr(serving, name, never)
+    again = search(str(base_dir), str(data_dir), **asked(_url(study)))
+    assert again.front() == before
+    assert url
+
+
+def _url(study: Study) -> str:
+    return str(study.database.engine.url)
+
+
+def test_front_report_and_dashboard_show_the_honest_baselines(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_front(study)
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("PyTorch float32", "ONNX Runtime float32", "ONNX Runtime int8"):
+        assert f"base, {words}" in shown
+    assert "relative to the base in ONNX Runtime int8" in shown
+    print_json(study)
+    data = json.loads(capsys.readouterr().out)
+    assert [(b["runtime"], b["precision"]) for b in data["baselines"]] == [
+        (one.timed.runtime, one.timed.precision) for one in baselines(study)
+    ]
+    assert data["baseline"]["accuracy"] == study.baseline.accuracy
+    member = others(study)[0]
+    assert member.trial is not None
+    explained = " ".join(explain_trial(study, member.trial).sentences)
+    assert "Without pruning the base in ONNX Runtime int8 is" in explained
+    rows = [row.label for row in Report(study).rows]
+    assert sum(label.startswith("base, ") for label in rows) == 3
+    assert str(study.baseline.trial) not in rows
+    note = study_note(study, study.front(), ties(study))
+    assert "| base in ONNX Runtime int8 | latency 1.000" in note
+    assert "--format onnx" in export_command(study, 1)
+
+
+def test_holdout_is_opened_as_models_are_served(study: Study) -> None:
+    evaluate_front(study)
+    task, scenario = load_task(study.spec), study.spec.scenario
+    assert scenario is not None
+    evaluator = Evaluator(task, study.database.engine, scenario)
+    member = others(study)[0]
+    recipe = Recipe.from_dict(member.recipe)
+    expected = served_accuracy(
+        study.database.engine, task, scenario, recipe, task.holdout, evaluator.weights
+    )
+    found = study.outcomes([recipe], "holdout")[recipe.hash]
+    assert found.outcome.values.tolist() == expected.outcome.values.tolist()
+    exact = study.outcomes([EXACT], "holdout")[EXACT.hash]
+    own = evaluator.accuracy(EXACT, task.holdout)
+    assert exact.outcome.values.tolist() == own.outcome.values.tolist()
+    served = baselines(study)
+    assert all(one.opened is not None for one in served)
+    assert [one.holdout is None for one in served] == [
+        one.timed.runtime == "torch" for one in served
+    ]
+
+
+def test_what_was_measured_is_exported_and_verified(study: Study, tmp_path: Path) -> None:
+    trial = others(study)[0].trial
+    small = export_model(study, trial, str(tmp_path / "int8"), format="onnx", force=True)
+    exact = export_model(
+        study, trial, str(tmp_path / "exact"), format="onnx", precision="float32", force=True
+    )
+    found = verify_export(str(small))
+    assert found.format == "onnx"
+    assert found.difference <= 1e-3
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (small, exact)]
+    assert sizes[0] < 0.7 * sizes[1]  # most of a tiny file is the graph
+    assert "| precision | int8 | float32 |" in (small / "README.md").read_text()
+    assert f"{sizes[0]:,}" in (small / "README.md").read_text()
+    assert "precision" not in (exact / "README.md").read_text().partition("## What is left")[0]
+    outputs = [json.loads((one / "probe.json").read_text())["outputs"] for one in (small, exact)]
+    assert outputs[0] != outputs[1]
+    with open_session(small, Scenario(runtime="onnxruntime", precision="int8")) as session:
+        assert session.size_bytes == sizes[0]
+
+
+def test_a_study_of_pytorch_is_exported_in_int8_for_openvino(
+    tiny_study: tuple[str, str], tmp_path: Path
+) -> None:
+    study = Study.open(copied(tiny_study[0], tmp_path), tiny_study[1])
+    trial = next(m.trial for m in study.front() if m.recipe != EXACT.to_dict())
+    folder = export_model(
+        study, trial, str(tmp_path / "out"), format="openvino", precision="int8", force=True
+    )
+    assert verify_export(str(folder)).difference <= 1e-3
+    assert {path.name for path in folder.iterdir()} >= {"model.xml", "model.bin"}
+    assert not (folder / "examples.npz").exists()
+    half = export_model(
+        study, trial, str(tmp_path / "half"), format="openvino", precision="bfloat16", force=True
+    )
+    assert verify_export(str(half)).difference <= 1e-3
+    assert '"INFERENCE_PRECISION_HINT": "bf16"' in (half / "README.md").read_text()
+
+
+def test_a_study_of_pytorch_is_ranked_for_another_runtime(
+    tiny_study: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    study = Study.open(copied(tiny_study[0], tmp_path), tiny_study[1])
+    found = remeasure(study, runtime="onnxruntime")
+    assert (found.scenario["runtime"], found.scenario["precision"]) == ("onnxruntime", "float32")
+    assert all(m.latency_measured for m in found.front)
+    for member in found.front:  # k would save no time there
+        recipe = Recipe.from_dict(member.recipe)
+        assert not any(name == "topk" for _, name, _ in recipe.choices())
+        own = next(m for m in study.measurements if m.trial == member.trial)
+        assert member.accuracy == pytest.approx(own.accuracy, abs=0.03)
+    with pytest.raises(UsageError, match="no precision 'bfloat16'"):
+        remeasure(study, runtime="onnxruntime", precision="bfloat16")
+
+
+def timed(precision: str, ratio: float, runtime: str = "onnxruntime") -> TimedBase:
+    return TimedBase(
+        runtime=runtime, title=runtime, format="onnx", precision=precision, ratio=ratio, low=ratio,
+        high=ratio, ms=10.0, size_bytes=1000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("drop", "ratio", "chosen"), [(0.0, 0.4, "int8"), (0.02, 0.4, "float32"), (0.0, 1.3, "float32")]
+)
+def test_auto_takes_the_fastest_precision_in_which_the_base_keeps_its_accuracy(
+    base_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drop: float,
+    ratio: float,
+    chosen: str,
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    real = serving._accuracy
+
+    def accuracy(evaluator: Evaluator, one: TimedBase) -> Any:
+        exact = real(evaluator, timed("float32", 1.0, "torch"))
+        return replace(exact, value=exact.value - (drop if one.precision == "int8" else 0.0))
+
+    def time(evaluator: Evaluator, scenario: Scenario, variant: Scenario) -> TimedBase:
+        times = {"int8": ratio, "float32": 1.0}
+        own = times[variant.precision] / times[scenario.precision]
+        return timed(variant.precision, own, variant.runtime)
+
+    monkeypatch.setattr(serving, "_accuracy", accuracy)
+    monkeypatch.setattr(serving, "_timed", time)
+    monkeypatch.setattr(serving, "_serve", lambda *_: None)
+    monkeypatch.setattr(serving, "_unserved", lambda _: [])
+    url = f"sqlite:///{tmp_path / 'auto.db'}"
+    given = asked(url, precision="auto", trials=2)
+    study = search(str(base_dir), str(data_dir), **given)
+    assert study.spec.scenario is not None
+    assert study.spec.scenario.precision == chosen
+    assert {one.precision for one in timed_bases(study)} == {"float32", "int8"}
+    resumed = search(str(base_dir), str(data_dir), **{**given, "trials": 3})
+    assert resumed.spec.scenario == study.spec.scenario
+
+
+def test_a_precision_that_saves_nothing_is_said(
+    base_dir: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    monkeypatch.setattr(
+        serving,
+        "_timed",
+        lambda _, scenario, variant: timed(
+            variant.precision, 1.0 if variant.precision == "int8" else 0.8, variant.runtime
+        ),
+    )
+    monkeypatch.setattr(serving, "_unserved", lambda _: [])
+    search(str(base_dir), str(data_dir), **asked(f"sqlite:///{tmp_path / 'slow.db'}", trials=2))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "int8 saves next to nothing in onnxruntime on this processor" in said
+    assert "it takes 1.25 of the time of float32" in said
+
+
+def test_what_cannot_be_is_refused_at_once(
+    base_dir: Path,
+    data_dir: Path,
+    study: Study,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    for given, words in (
+        ({"approximations": ("heads", "topk")}, "`approximations=topk` saves no time"),
+        ({"precision": "int4"}, "no precision 'int4'; choose float32, int8"),
+        ({"runtime": "tflite"}, "Runtime 'tflite' is not in this version"),
+        ({"runtime": "torch"}, "Runtime torch has no precision 'int8'"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            search(str(base_dir), str(data_dir), **asked(url, **given))
+    trial, out = study.baseline.trial or 0, str(tmp_path / "out")
+    for more, words in (
+        ({"format": "hf", "precision": "int8"}, "hf has `dtype`"),
+        ({"format": "onnx", "precision": "bfloat16"}, "choose float32, int8"),
+        ({"format": "onnx", "dtype": "float16"}, "onnx has `precision`"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            export_model(study, trial, out, **more)
+    lacking = "onnxruntime not installed, run pip install 'axsearch[export]'"
+    monkeypatch.setattr(type(runtimes()["onnxruntime"]), "missing", lambda *_: lacking)
+    with pytest.raises(UsageError, match=r"onnxruntime in int8 cannot be used: .* pip install"):
+        search(str(base_dir), str(data_dir), **asked(url))
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_examples_of_int8_are_drawn_evenly_from_the_calibration_split(
+    base_dir: Path, data_dir: Path
+) -> None:
+    from axsearch import Task
+
+    task = Task.load(str(base_dir), str(data_dir))
+    found = quantization_examples(task)
+    assert len(found) == min(128, len(task.calibration))
+    assert all(batch["input_ids"].shape[0] == 1 for batch in found)
+    ids = task.calibration.collate([0])["input_ids"]
+    assert found[0]["input_ids"].equal(ids)
