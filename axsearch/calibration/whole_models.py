@@ -340,7 +340,7 @@ def _narrowed(
 def _error(found: Iterable[Latency]) -> float:
     """The standard error of a ratio, from the quartiles of all: each alone says little."""
     spreads = [(one.high - one.low) / one.ratio / SPREAD / math.sqrt(one.pairs) for one in found]
-    return max(SMALLEST, 1.2533 * float(np.median(spreads)))
+    return max(SMALLEST, 1.2533 * float(np.median(spreads or [0.0])))
 
 
 def _off(table: LatencyTable, recipes: Sequence[Recipe], times: Mapping[str, Latency]) -> float:

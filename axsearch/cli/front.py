@@ -170,7 +170,7 @@ def _trust(study: Study, rows: Sequence[_Row], tied: Ties | None) -> dict[str, l
     trials = [row.member.trial or 0 for row in rows]
     if study.expected:
         columns["expected drop"] = [
-            _drop(row.baseline.search) or "0.0000"
+            _drop(row.baseline.search) or f"{0:.4f}"  # of the user's own model
             if row.baseline
             else f"{study.expected[trial].drop:z.4f}"
             for row, trial in zip(rows, trials, strict=True)

@@ -65,7 +65,7 @@ def served_accuracy(
         split.fingerprint,
         "float32",  # the type of what is compared; the precision is part of the weights' key
         task.metric,
-        scenario.served(weights.key),
+        scenario.served(weights.key, task.calibration.fingerprint),
     )
     known = load_evaluation(engine, key, recipe.hash)
     if known is not None and known.losses is not None:

@@ -53,7 +53,7 @@ def tensor_bytes(tensor: Tensor, precision: str = "float32") -> int:
     """The bytes of one tensor in the file that a model is served from."""
     if precision != INT8 or not tensor.is_floating_point():
         return tensor.nbytes
-    if tensor.dim() < 2:
+    if tensor.dim() != 2:
         return 4 * tensor.numel()
     return tensor.numel() + 4 * tensor.shape[0]
 

@@ -10,30 +10,25 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
-from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task, shown_evaluators
-from axsearch.evaluation.serving import served_accuracy
-from axsearch.evaluation.size import INT8, model_bytes
 from axsearch.export.base import Bundle, ExportFormat
+from axsearch.export.forms import Form, dtype_of, holdout_accuracy, precision_of, searched_in, sized
 from axsearch.export.manifest import NAME as MANIFEST
 from axsearch.export.manifest import Manifest
 from axsearch.models.weights import Rounded
 from axsearch.progress import steps
-from axsearch.runtimes import Runtime, runtimes
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.space.scenario import PRECISION, Scenario
+from axsearch.space.scenario import PRECISION
 from axsearch.statistics.measurement import Measurement
 from axsearch.store.database import open_database
-from axsearch.store.queries import Evaluation
 from axsearch.store.studies import Exported, exports_with, save_export
 from axsearch.study.comparison import compared
 from axsearch.study.study import Study
@@ -108,7 +103,7 @@ def export_model(
             no answer for all examples); too little room on the disk.
         AxsearchError: the disk became full meanwhile; what was written is removed.
     """
-    form = _Form(format, _precision(study, format, precision), dtype)
+    form = Form(format, precision_of(study, format, precision), dtype or dtype_of(study, format))
     _check_form(form)
     measurement = study.trial(trial)
     recipe = Recipe.from_dict(measurement.recipe)
@@ -118,7 +113,9 @@ def export_model(
     folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another `out`.")
-    _check_room(folder, measurement.size_bytes)
+    # A graph is written in float32, whatever it becomes.
+    room = measurement.size_bytes if format == "hf" else 4 * measurement.parameters
+    _check_room(folder, room)
     study.database.check_writable()
     with steps(3) as begin:
         begin("Loading model and data")
@@ -132,29 +129,7 @@ def export_model(
     return folder
 
 
-class _Form(NamedTuple):
-    """What is written: a format, the precision in which it computes, the type of its weights."""
-
-    format: str
-    precision: str
-    dtype: str | None
-
-    @property
-    def runtime(self) -> Runtime:
-        """The one that opens it."""
-        return next(one for one in runtimes().values() if one.export_format == self.format)
-
-
-def _precision(study: Study, format: str, asked: str | None) -> str:
-    """The precision of an export: as asked for, or as the study measured its models."""
-    scenario = study.spec.scenario
-    if asked is not None or scenario is None or format == "hf":
-        return asked or PRECISION
-    runtime = runtimes().get(scenario.runtime)
-    return scenario.precision if runtime and runtime.export_format == format else PRECISION
-
-
-def _check_form(form: _Form) -> None:
+def _check_form(form: Form) -> None:
     format, precision, dtype = form
     if format not in formats():
         raise UsageError(
@@ -179,7 +154,7 @@ def _bundle(
     measurement: Measurement,
     recipe: Recipe,
     force: bool,
-    form: _Form,
+    form: Form,
     begin: Callable[[str], None],
 ) -> Bundle:
     """The bundle that a format writes; raises UsageError for a model that is worth nothing."""
@@ -192,9 +167,9 @@ def _bundle(
                 f"Trial {trial} is the base itself, which transformers writes with another `dtype`."
             )
         evaluator.weights = Rounded(evaluator.weights, getattr(torch, dtype))
-    measurement, baseline = _sized(study, task, measurement, form)
+    measurement, baseline = sized(study, task, measurement, form)
     begin("Evaluating on the holdout split")
-    holdout = _holdout(study, evaluator, recipe, form)
+    holdout = holdout_accuracy(study, evaluator, recipe, form)
     trivial = task.kind.trivial(task.metric, task.calibration, task.holdout)
     if not holdout.value > trivial and not force:
         raise UsageError(
@@ -228,40 +203,8 @@ def _bundle(
         cut=task.cut,
         learnt=task.learnt,
         precision=form.precision,
+        searched_in=searched_in(study, form),
         examples=evaluator.examples,
-    )
-
-
-def _sized(
-    study: Study, task: Task, measurement: Measurement, form: _Form
-) -> tuple[Measurement, Measurement]:
-    """A model and the base with the sizes of their files, where a study has others.
-
-    Those are of another precision than its own, or of another type of weights.
-    """
-    own = PRECISION if study.spec.scenario is None else study.spec.scenario.precision
-    written = getattr(torch, form.dtype or task.file_dtype)
-    if INT8 not in (own, form.precision) and form.dtype in (None, task.file_dtype):
-        return measurement, study.baseline
-    recipe, base = Recipe.from_dict(measurement.recipe), task.base
-    whole = model_bytes(base.state, base.dtype, form.precision)
-    size = model_bytes(base.cut(recipe), written, form.precision)
-    sizes = {"size_bytes": size, "size_ratio": size / whole}
-    baseline = study.baseline.model_copy(update={"size_bytes": whole, "size_ratio": 1.0})
-    return measurement.model_copy(update=sizes), baseline
-
-
-def _holdout(study: Study, evaluator: Evaluator, recipe: Recipe, form: _Form) -> Evaluation:
-    """The accuracy of what is exported on the holdout split, in its precision."""
-    task = evaluator.task
-    if form.precision == PRECISION:
-        return evaluator.accuracy(recipe, task.holdout)
-    runtime, own = form.runtime, study.spec.scenario or Scenario()
-    scenario = replace(
-        own, runtime=runtime.name, precision=form.precision, device=runtime.devices[0]
-    )
-    return served_accuracy(
-        study.database.engine, task, scenario, recipe, task.holdout, evaluator.weights
     )
 
 

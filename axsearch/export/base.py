@@ -52,7 +52,8 @@ class Bundle:
     that is expected on new data, None where it is not known; ``holdout`` and ``base_holdout`` are
     the accuracies on the holdout split, ``against_base`` their comparison; ``scenario`` and
     ``runtime`` say in words what latency was measured for, and ``machine`` where; ``cut`` says
-    which texts were cut; ``precision`` is that of the files, and ``examples`` are what int8 is
+    which texts were cut; ``precision`` is that of the files, ``searched_in`` says in what else
+    accuracy on the search split and latency were measured, and ``examples`` are what int8 is
     calibrated with.
     """
 
@@ -78,6 +79,7 @@ class Bundle:
     cut: str = ""
     learnt: str | None = None
     precision: str = "float32"
+    searched_in: str | None = None
     examples: Sequence[Inputs] = ()
 
     @cached_property

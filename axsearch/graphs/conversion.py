@@ -106,7 +106,7 @@ def write_onnx(model: PreTrainedModel, inputs: Mapping[str, Tensor], path: Path)
         path: where to write.
 
     Raises:
-        AxsearchError: the graph answers otherwise than the model.
+        ConversionError: the graph answers otherwise than the model, or is too large.
     """
     import onnx as package
 

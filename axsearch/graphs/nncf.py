@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from axsearch.errors import AxsearchError
+from axsearch.graphs.onnx import ConversionError
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
 
@@ -65,10 +65,26 @@ for line in sys.stdin:
         if rough:
             more["disable_bias_correction"] = True
             more["smooth_quant_alphas"] = nncf.AdvancedSmoothQuantParameters(matmul=-1)
+        read = core.read_model(source)
+        names = [one.any_name for one in read.inputs]
+        examples = []
+        for number in sorted(rows):
+            none = numpy.zeros_like(next(iter(rows[number].values())))  # as for a single text
+            examples.append({name: rows[number].get(name, none) for name in names})
+        # A table of one row, as for the one kind of text, cannot be opened once it is quantized.
+        single = [
+            one.get_friendly_name()
+            for one in read.get_ordered_ops()
+            if one.get_type_name() == "Gather"
+            and one.input_value(0).get_node().get_type_name() == "Constant"
+            and list(one.input_value(0).get_shape())[:1] == [1]
+        ]
+        scope = {"ignored_scope": nncf.IgnoredScope(names=single)} if single else {}
         model = nncf.quantize(
-            core.read_model(source),
-            nncf.Dataset([rows[number] for number in sorted(rows)]),
-            subset_size=len(rows),
+            read,
+            nncf.Dataset(examples),
+            subset_size=len(examples),
+            **scope,
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
             advanced_parameters=nncf.AdvancedQuantizationParameters(**more),
@@ -103,9 +119,9 @@ class _Quantizer:
             raise
         if not answer:
             self.end()
-            raise AxsearchError("NNCF's process ended while it quantized a model.")
+            raise ConversionError("NNCF's process ended while it quantized a model.")
         if (problem := json.loads(answer)) is not None:
-            raise AxsearchError(f"NNCF cannot quantize this model: {problem}")
+            raise ConversionError(f"NNCF cannot quantize this model: {problem}")
 
     def end(self) -> None:
         """End the process, if there is one."""
@@ -144,12 +160,12 @@ def quantize(
     Args:
         source: the ONNX file.
         folder: where to write.
-        examples: inputs by name, each of one row.
+        examples: inputs by name, each of one row; zeros stand for inputs that they lack.
         rough: without SmoothQuant and the correction of biases, in less time: of the same speed,
             and not to be evaluated.
 
     Raises:
-        AxsearchError: NNCF cannot do it.
+        ConversionError: NNCF cannot do it.
     """
     np.savez(folder / EXAMPLES, **_arrays(examples))
     try:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from axsearch.errors import AxsearchError
 from axsearch.graphs.tracing import traceable
 from axsearch.models.architectures import architecture_of
 
@@ -31,6 +32,11 @@ LIMIT = 2**31 - 2**24
 
 OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 """The outputs that a model may have; a graph has those that its model has."""
+
+
+class ConversionError(AxsearchError):
+    """A model cannot be brought into the form that a runtime opens."""
+
 
 ROWS, LENGTH = 4, 24
 """The inputs of :func:`example`; a traced input is smaller in both sizes."""

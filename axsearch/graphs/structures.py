@@ -19,8 +19,7 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import OUTSIDE
-from axsearch.errors import AxsearchError
-from axsearch.graphs.onnx import TRANSPOSED, answers, traced
+from axsearch.graphs.onnx import LIMIT, TRANSPOSED, ConversionError, answers, traced
 from axsearch.models.architectures import architecture_of
 from axsearch.models.origin import ENTRY
 
@@ -56,8 +55,15 @@ def graph_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
         inputs: by name, see :func:`axsearch.graphs.onnx.example`. The graph takes these.
 
     Raises:
-        AxsearchError: the graph answers otherwise than the model.
+        ConversionError: the graph answers otherwise than the model, or its weights are more than
+            one file can hold.
     """
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if size > LIMIT:
+        raise ConversionError(
+            f"The weights of this model take {size:,} bytes in float32, and an ONNX graph holds 2 "
+            "GiB; only PyTorch can run it."
+        )
     expected = answers(model, inputs)
     key = f"{structure_key(model)} {list(inputs)}"
     if key in _known:
@@ -67,7 +73,7 @@ def graph_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
     graph = traced(model, inputs, expected)
     apart = _differs(graph, inputs, expected)
     if apart is not None:
-        raise AxsearchError(f"The ONNX graph of this model answers otherwise than it: {apart}.")
+        raise ConversionError(f"The ONNX graph of this model answers otherwise than it: {apart}.")
     _known[key] = _without_weights(graph, model)
     return graph
 

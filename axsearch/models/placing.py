@@ -10,18 +10,20 @@ from transformers import PreTrainedModel
 
 
 def placed(
-    model: PreTrainedModel, device: str, dtype: torch.dtype = torch.float32
+    model: PreTrainedModel, device: str, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
     """The model itself where it is as wanted, else a copy: others use it as it is.
 
-    Parameters are copied in ``dtype``; buffers, such as angles of positions, keep theirs.
+    With ``dtype`` parameters are copied in it; buffers, such as angles of positions, keep theirs.
     """
     wanted = torch.device(device)
     there_already = model.device.type == wanted.type and wanted.index in (None, model.device.index)
-    if there_already and dtype == torch.float32:
+    if there_already and dtype is None:
         return model
     there: dict[int, Tensor] = {
-        id(tensor): nn.Parameter(tensor.detach().to(wanted, dtype), tensor.requires_grad)
+        id(tensor): nn.Parameter(
+            tensor.detach().to(wanted, dtype or tensor.dtype), tensor.requires_grad
+        )
         for tensor in model.parameters()
     }
     there |= {id(tensor): tensor.to(wanted) for tensor in model.buffers()}

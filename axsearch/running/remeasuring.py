@@ -15,6 +15,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
 from axsearch.evaluation.loading import load_task, shown_evaluators
 from axsearch.evaluation.serving import served_accuracy
+from axsearch.evaluation.size import model_bytes
 from axsearch.progress import progress_bar, steps
 from axsearch.running.serving import measure_baselines
 from axsearch.running.session import spaces
@@ -110,19 +111,19 @@ def remeasure(
     base = evaluator.latency(EXACT, again=again)
     assert base is not None
     measure_baselines(evaluator)
-    fit = [m for m in study.measurements if _saves_time(m, scenario)]
+    view = _in_scenario(study, scenario)
+    fit = [m for m in view.measurements if _saves_time(m, scenario)]
     predicted = [_predicted(evaluator, m, base, again) for m in fit]
     baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
     latencies, front = {}, []
+    members = _served_front(view, evaluator, baseline, predicted)
     with progress_bar() as progress:
-        members = front_of(_any_latency(study.spec), baseline, predicted)
         for member in progress.track(members, description="Timing the front"):
             found = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
             assert found is not None
             assert member.trial is not None
             latencies[member.trial] = found
             front.append(_with(member, found.ratio, base, measured=True))
-    front = _served(study, evaluator, front)
     front.sort(key=ORDERS["latency"])
     workload = evaluator.workload[1]
     keep_ranking(study, scenario, workload, machine_name(), [m.trial or 0 for m in front])
@@ -174,7 +175,17 @@ def _predicted(
     if ratio is None:  # a k that the table lacks: the search timed its model as well
         found = evaluator.latency(recipe, again=again)
         ratio = found.ratio if found is not None else None
-    return _with(measurement, ratio, base)
+    return _with(_sized(evaluator, measurement, recipe), ratio, base)
+
+
+def _sized(evaluator: Evaluator, measurement: Measurement, recipe: Recipe) -> Measurement:
+    """A measurement with the size in the scenario's precision."""
+    base = evaluator.base
+    whole = model_bytes(base.state, base.dtype, evaluator.precision)
+    if recipe == EXACT and whole == measurement.size_bytes:
+        return measurement
+    size = model_bytes(base.cut(recipe), base.dtype, evaluator.precision)
+    return measurement.model_copy(update={"size_bytes": size, "size_ratio": size / whole})
 
 
 def _saves_time(measurement: Measurement, scenario: Scenario) -> bool:
@@ -185,20 +196,41 @@ def _saves_time(measurement: Measurement, scenario: Scenario) -> bool:
     return not any(recorded(site.kind)[name].kernel for site, name, _ in choices)
 
 
-def _served(study: Study, evaluator: Evaluator, front: list[Measurement]) -> list[Measurement]:
-    """The front with the accuracies that its models have as the scenario serves them."""
-    scenario, task = evaluator.scenario, evaluator.task
-    if scenario is None or scenario.is_reference:
-        return front
-    recipes = [Recipe.from_dict(member.recipe) for member in front]
-    shown, found = shown_evaluators(study, task, recipes), []
-    with progress_bar() as progress:
-        both = list(zip(front, recipes, strict=True))
-        for member, recipe in progress.track(both, description="Serving the front"):
-            weights = shown[recipe.hash].weights
-            own = served_accuracy(evaluator.engine, task, scenario, recipe, task.search, weights)
-            found.append(with_accuracy(member, Estimate(own.value, own.low, own.high)))
-    return found
+def _in_scenario(study: Study, scenario: Scenario) -> Study:
+    """The study as if it were about a scenario: with accuracies of models as they are served there,
+    where these are known, else with those of their trials or polished weights.
+    """
+    spec = study.spec.model_copy(update={"scenario": scenario, "workload": None})
+    return Study(study.database, study.name, spec, study.identity)
+
+
+def _served_front(
+    view: Study, evaluator: Evaluator, baseline: Measurement, models: list[Measurement]
+) -> list[Measurement]:
+    """The front, of models evaluated as the scenario serves them.
+
+    Accuracies change when a model is served, so that others may come onto the front; these are
+    served in turn.
+    """
+    scenario, task, spec = evaluator.scenario, evaluator.task, _any_latency(view.spec)
+    assert scenario is not None
+    models, known = [*models], view.served([Recipe.from_dict(m.recipe).hash for m in models])
+    while True:
+        front = front_of(spec, baseline, models)
+        wanted = [] if scenario.is_reference else [Recipe.from_dict(m.recipe) for m in front]
+        wanted = [recipe for recipe in wanted if recipe.hash not in known]
+        if not wanted:
+            return front
+        shown = shown_evaluators(view, task, wanted)
+        with progress_bar() as progress:
+            for recipe in progress.track(wanted, description="Serving the front"):
+                weights = shown[recipe.hash].weights
+                own = served_accuracy(
+                    evaluator.engine, task, scenario, recipe, task.search, weights
+                )
+                known[recipe.hash] = Estimate(own.value, own.low, own.high)
+                at = next(i for i, m in enumerate(models) if m.recipe == recipe.to_dict())
+                models[at] = with_accuracy(models[at], known[recipe.hash])
 
 
 def _any_latency(spec: StudySpec) -> StudySpec:

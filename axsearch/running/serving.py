@@ -14,6 +14,7 @@ from axsearch.evaluation.latency import measure_latency
 from axsearch.evaluation.loading import shown_evaluators
 from axsearch.evaluation.serving import served_accuracy
 from axsearch.evaluation.size import model_bytes
+from axsearch.graphs.onnx import ConversionError
 from axsearch.models.weights import Weights
 from axsearch.progress import console, progress_bar, steps
 from axsearch.running.resolving import Resolved
@@ -22,7 +23,7 @@ from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import PRECISION, RUNTIME, Scenario
 from axsearch.store.calibration_keys import baselines_kind
 from axsearch.store.database import Database
-from axsearch.store.queries import Evaluation, load_calibration, save_calibration
+from axsearch.store.queries import Evaluation, load_calibration, replace_calibration
 from axsearch.study.baselines import TimedBase, TimedBases
 from axsearch.study.settings import AUTO
 from axsearch.study.spec import StudySpec
@@ -58,7 +59,8 @@ def scenario_of(
         return scenario
     if known is not None and known.scenario is not None:
         return replace(scenario, precision=known.scenario.precision)
-    first = replace(scenario, precision=runtime.precisions[0])
+    variants = [replace(scenario, precision=precision) for precision in runtime.precisions]
+    first = next((one for one in variants if not one.is_reference), variants[0])
     return replace(scenario, precision=_fastest(task, database, first, asked.device))
 
 
@@ -82,7 +84,12 @@ def measure_baselines(evaluator: Evaluator) -> tuple[TimedBase, ...]:
     """Time and evaluate the base in each precision of the scenario's runtime and in PyTorch.
 
     Nothing is measured again that is stored, and nothing where the scenario is for PyTorch's
-    float32, which is what trials are evaluated in. What was found is printed once.
+    float32, which is what trials are evaluated in. What was found is printed once. A precision in
+    which the base cannot be run is left out, unless it is the scenario's.
+
+    Raises:
+        ConversionError: the base cannot be brought into the scenario's runtime and precision.
+        NonFiniteError: it has numbers that are not finite there.
     """
     scenario = evaluator.scenario
     if scenario is None or scenario.is_reference:
@@ -90,25 +97,58 @@ def measure_baselines(evaluator: Evaluator) -> tuple[TimedBase, ...]:
     task, engine = evaluator.task, evaluator.engine
     key = (task.model_fingerprint, evaluator.workload[1], baselines_kind(machine_name()))
     stored = load_calibration(engine, *key)
-    if stored is None:
-        variants = [
-            replace(scenario, precision=precision)
-            for precision in runtimes()[scenario.runtime].precisions
-            if runtimes()[scenario.runtime].missing(precision) is None
-        ]
-        reference = replace(scenario, runtime=RUNTIME, precision=PRECISION)
-        variants += [reference] if reference not in variants else []
-        with steps(len(variants)) as begin:
-            found = []
-            for variant in variants:
-                words = f"{runtimes()[variant.runtime].title} {variant.precision}"
-                begin(f"Measuring the base in {words}")
+    known = [] if stored is None else [*TimedBases.model_validate(stored).bases]
+    there = {(one.runtime, one.precision) for one in known}
+    missing = [one for one in _variants(scenario) if (one.runtime, one.precision) not in there]
+    if missing:
+        known += _measured(evaluator, scenario, missing)
+        bases = TimedBases(bases=tuple(known))
+        replace_calibration(engine, *key, bases.model_dump(mode="json"))
+    found = tuple(one for one in known if _is_finite(evaluator, one))
+    if missing:
+        _say(evaluator, found)
+    return found
+
+
+def _variants(scenario: Scenario) -> list[Scenario]:
+    """PyTorch's float32, and each precision of the runtime whose packages are installed."""
+    runtime = runtimes()[scenario.runtime]
+    reference = replace(scenario, runtime=RUNTIME, precision=PRECISION)
+    own = [replace(scenario, precision=p) for p in runtime.precisions if runtime.missing(p) is None]
+    return list(dict.fromkeys([*own, reference]))
+
+
+def _measured(
+    evaluator: Evaluator, scenario: Scenario, variants: Sequence[Scenario]
+) -> list[TimedBase]:
+    found = []
+    with steps(len(variants)) as begin:
+        for variant in variants:
+            words = f"{runtimes()[variant.runtime].title} {variant.precision}"
+            begin(f"Measuring the base in {words}")
+            try:
                 found.append(_timed(evaluator, scenario, variant))
-                _accuracy(evaluator, found[-1])
-        save_calibration(engine, *key, TimedBases(bases=tuple(found)).model_dump(mode="json"))
-        stored = load_calibration(engine, *key)
-        _say(evaluator, TimedBases.model_validate(stored).bases)
-    return TimedBases.model_validate(stored).bases
+            except ConversionError as error:
+                if variant == scenario:
+                    raise
+                console.print(f"The base cannot be measured in {words}: {error}", style="yellow")
+    return found
+
+
+def _is_finite(evaluator: Evaluator, one: TimedBase) -> bool:
+    """Whether the base can be evaluated in a precision; raises NonFiniteError for the study's."""
+    try:
+        _accuracy(evaluator, one)
+    except NonFiniteError:
+        scenario = evaluator.scenario
+        if scenario and (one.runtime, one.precision) == (scenario.runtime, scenario.precision):
+            raise
+        console.print(
+            f"In {one.title} {one.precision} the base has numbers that are not finite.",
+            style="yellow",
+        )
+        return False
+    return True
 
 
 def _timed(evaluator: Evaluator, scenario: Scenario, variant: Scenario) -> TimedBase:
@@ -197,8 +237,13 @@ def serve_front(study: Study, evaluator: Evaluator) -> int:
                 try:
                     _serve(study, evaluator, scenario, recipe, shown[recipe.hash].weights)
                     done += 1
-                except NonFiniteError:
+                except (NonFiniteError, ConversionError) as error:
                     failed.add(recipe.hash)
+                    console.print(
+                        f"A model of the front cannot be served in {scenario.runtime} "
+                        f"{scenario.precision}, and is shown as it was evaluated before: {error}",
+                        style="yellow",
+                    )
         study.refresh()
     return done
 

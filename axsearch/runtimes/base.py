@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from axsearch.errors import UsageError
+from axsearch.graphs.onnx import ConversionError
+
 Inputs = Mapping[str, Tensor]
 """A model's inputs by name, each (rows, ...)."""
 
@@ -110,6 +113,22 @@ class Session(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextmanager
+def of_export(model: PreTrainedModel | Path, path: Path) -> Iterator[None]:
+    """While open, a file that cannot be opened is the fault of the export that it is of, if any.
+
+    Raises UsageError in place of ConversionError, and where the file of an export is missing.
+    """
+    if isinstance(model, Path) and not path.is_file():
+        raise UsageError(f"{path} is missing; export the model again.")
+    try:
+        yield
+    except ConversionError as error:
+        if not isinstance(model, Path):
+            raise
+        raise UsageError(f"{str(error).rstrip('.')}; export the model again.") from None
 
 
 class Runtime(ABC):

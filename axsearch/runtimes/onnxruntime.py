@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from axsearch.errors import UsageError
+from axsearch.errors import cause
 from axsearch.graphs import dynamic
 from axsearch.graphs.conversion import MODEL, converted, onnx_file, versions
-from axsearch.graphs.onnx import PACKAGES, missing, taken
-from axsearch.runtimes.base import Inputs, Runtime, Session
+from axsearch.graphs.onnx import PACKAGES, ConversionError, missing, taken
+from axsearch.runtimes.base import Inputs, Runtime, Session, of_export
 
 
 class OnnxRuntimeSession(Session):
@@ -28,8 +28,6 @@ class OnnxRuntimeSession(Session):
     def __init__(self, path: Path, threads: int | None) -> None:
         import onnxruntime  # type: ignore[import-untyped]
 
-        if not path.is_file():
-            raise UsageError(f"{path} is missing; export the model again.")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
@@ -40,7 +38,7 @@ class OnnxRuntimeSession(Session):
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's have no common kind
-            raise UsageError(f"{path} cannot be opened: {error}; export the model again.") from None
+            raise ConversionError(f"{path} cannot be opened: {cause(error)}.") from None
         self._inputs = [one.name for one in self._session.get_inputs()]
         self._outputs = [one.name for one in self._session.get_outputs()]
         self.size_bytes = path.stat().st_size
@@ -92,7 +90,7 @@ class OnnxRuntime(Runtime):
 
         A file of an export is opened as it is, in the precision in which it was written.
         """
-        with _file(model, precision, lasting) as path:
+        with _file(model, precision, lasting) as path, of_export(model, path):
             return OnnxRuntimeSession(path, threads)
 
 

@@ -19,11 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from axsearch.errors import UsageError
 from axsearch.graphs import nncf
 from axsearch.graphs.conversion import converted, onnx_file, versions
-from axsearch.graphs.onnx import PACKAGES, example, missing, taken
-from axsearch.runtimes.base import Inputs, Runtime, Session
+from axsearch.graphs.onnx import PACKAGES, ConversionError, example, missing, taken
+from axsearch.runtimes.base import Inputs, Runtime, Session, of_export
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 """The precision of what is not quantized. Some processors would compute in bfloat16 by default."""
@@ -38,8 +37,6 @@ class OpenVinoSession(Session):
     """A compiled model, for one request at a time."""
 
     def __init__(self, path: Path, precision: str, threads: int | None) -> None:
-        if not path.is_file():
-            raise UsageError(f"{path} is missing; export the model again.")
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -51,9 +48,7 @@ class OpenVinoSession(Session):
             compiled = core().compile_model(str(path), "CPU", options)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise UsageError(
-                f"{path} cannot be opened: {reason}; export the model again."
-            ) from None
+            raise ConversionError(f"{path} cannot be opened: {reason}.") from None
         self._request = compiled.create_infer_request()
         self._inputs = [one.any_name for one in compiled.inputs]
         self._outputs = [one.any_name for one in compiled.outputs]
@@ -106,7 +101,7 @@ class OpenVino(Runtime):
         One that is not to last is quantized roughly. The files of an export are opened as they are,
         in the precision in which they were written, but for what they compute in.
         """
-        with _file(model, precision, examples, lasting) as path:
+        with _file(model, precision, examples, lasting) as path, of_export(model, path):
             return OpenVinoSession(path, precision, threads)
 
 

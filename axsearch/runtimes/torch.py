@@ -29,11 +29,10 @@ class TorchSession(Session):
         model: PreTrainedModel,
         threads: int | None,
         device: str,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
     ) -> None:
         keep_freed_memory()
         self.model = placed(model, device, dtype)
-        self.size_bytes = sum(t.numel() * dtype.itemsize for t in model.state_dict().values())
         self.threads = threads
         self.device = device
 
@@ -123,4 +122,5 @@ class Torch(Runtime):
         In bfloat16 its parameters are. Buffers, such as angles of positions, stay as they are.
         """
         opened = open_export(model) if isinstance(model, Path) else model
-        return TorchSession(opened, threads, device, getattr(torch, precision))
+        dtype = torch.bfloat16 if precision == "bfloat16" else None
+        return TorchSession(opened, threads, device, dtype)

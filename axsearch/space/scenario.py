@@ -75,15 +75,16 @@ class Scenario:
         """Whether it is for PyTorch in float32, in which accuracy is evaluated anyway."""
         return (self.runtime, self.precision) == (RUNTIME, PRECISION)
 
-    def served(self, weights: str) -> str:
+    def served(self, weights: str, calibration: str) -> str:
         """The key of weights as the runtime runs them in this precision.
 
         Args:
             weights: their key, see :class:`axsearch.models.weights.Weights`.
+            calibration: the fingerprint of the calibration split, whose examples set int8's ranges.
         """
         if self.is_reference:
             return weights
-        words = f"{weights} {self.runtime} {self.precision} {QUANTIZED}"
+        words = f"{weights} {calibration} {self.runtime} {self.precision} {QUANTIZED}"
         return hashlib.sha256(words.encode()).hexdigest()
 
     @property

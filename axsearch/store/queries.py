@@ -272,6 +272,15 @@ def save_calibration(
 
 
 @outlast
+def replace_calibration(
+    engine: Engine, model: str, split: str, kind: str, data: dict[str, Any]
+) -> None:
+    """Store a calibration table in place of one that said less."""
+    with Session(engine) as session, session.begin():
+        session.merge(CalibrationRow(model=model, split=split, kind=kind, data=data))
+
+
+@outlast
 def save_with_recipe(engine: Engine, recipe: Recipe, *rows: Any) -> None:
     """Add rows and the recipe they refer to, if it is new, in one transaction."""
     with Session(engine, expire_on_commit=False) as session:

@@ -101,7 +101,9 @@ def timed_bases(study: Study) -> tuple[TimedBase, ...]:
 
 
 def baselines(study: Study) -> list[Baseline]:
-    """The base in each runtime and precision that it was timed in, the slowest first."""
+    """The base in each runtime and precision that it was timed and evaluated in, the slowest
+    first.
+    """
     found = sorted(timed_bases(study), key=lambda one: -one.ratio)
     scenario = study.spec.scenario
     own = [
@@ -109,7 +111,8 @@ def baselines(study: Study) -> list[Baseline]:
         for one in found
         if scenario and (one.runtime, one.precision) == (scenario.runtime, scenario.precision)
     ]
-    return [_baseline(study, one, own[0]) for one in found] if own else []
+    every = [_baseline(study, one, own[0]) for one in found] if own else []
+    return [one for one in every if one is not None]
 
 
 def own_baseline(found: Sequence[Baseline]) -> Baseline | None:
@@ -117,7 +120,7 @@ def own_baseline(found: Sequence[Baseline]) -> Baseline | None:
     return next((one for one in found if one.own), None)
 
 
-def _baseline(study: Study, timed: TimedBase, size: int) -> Baseline:
+def _baseline(study: Study, timed: TimedBase, size: int) -> Baseline | None:
     assert study.spec.scenario is not None
     scenario = replace(study.spec.scenario, runtime=timed.runtime, precision=timed.precision)
     base = study.baseline
@@ -130,6 +133,8 @@ def _baseline(study: Study, timed: TimedBase, size: int) -> Baseline:
         "holdout_accuracy": None,
     }
     known = {split: _evaluation(study, scenario, split) for split in ("search", "holdout")}
+    if known["search"] is None:
+        return None
     for split, fields in (
         ("search", ("accuracy", "accuracy_low", "accuracy_high")),
         ("holdout", ("holdout_accuracy",)),
@@ -154,7 +159,7 @@ def _evaluation(study: Study, scenario: Scenario, split: str) -> Evaluation | No
         spec.splits[split],
         spec.dtype if split == "search" else "float32",
         spec.metric,
-        scenario.served(CLOSED_FORM),
+        scenario.served(CLOSED_FORM, spec.splits["calibration"]),
     )
     return load_evaluation(study.database.engine, key, EXACT.hash)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 from sqlalchemy import Engine
@@ -45,13 +45,18 @@ def shown_weights(spec: StudySpec) -> tuple[str, ...]:
     """The keys of weights that a study shows of a model if it was evaluated with them.
 
     The first that it was evaluated with counts: as the study's runtime runs the polished weights,
-    as it runs those of the trial, polished.
+    polished, as the runtime runs those of the trial.
     """
     polished = [spec.polished] if spec.polished else []
-    served: list[str] = []
-    if spec.scenario is not None and spec.served:
-        served = [spec.scenario.served(key) for key in (*polished, spec.weights)]
-    return (*served, *polished)
+    found = [key for one in polished for key in (*_served(spec, one), one)]
+    return (*found, *_served(spec, spec.weights))
+
+
+def _served(spec: StudySpec, weights: str) -> list[str]:
+    """The key of weights as the study's runtime runs them, if that is not how trials are."""
+    if spec.scenario is None or not spec.served:
+        return []
+    return [spec.scenario.served(weights, spec.splits["calibration"])]
 
 
 def shown_accuracies(
@@ -66,25 +71,37 @@ def polished_accuracies(
     engine: Engine, spec: StudySpec, recipes: Collection[str]
 ) -> dict[str, Estimate]:
     """The accuracies on the search split of a study's polished models, by recipe hash."""
-    return _accuracies(engine, spec, [spec.polished] if spec.polished else [], recipes)
+    if not spec.polished:
+        return {}
+    return load_accuracies(engine, replace(_key(spec, "search"), weights=spec.polished), recipes)
 
 
 def served_accuracies(
     engine: Engine, spec: StudySpec, recipes: Collection[str]
 ) -> dict[str, Estimate]:
-    """The same of the models as the study's runtime runs them."""
-    keys = [key for key in shown_weights(spec) if key != spec.polished]
-    return _accuracies(engine, spec, keys, recipes)
+    """The same of the models as the study's runtime runs them, with the weights that they have now.
 
-
-def _accuracies(
-    engine: Engine, spec: StudySpec, keys: Sequence[str], recipes: Collection[str]
-) -> dict[str, Estimate]:
-    found: dict[str, Estimate] = {}
-    for key in reversed(keys):  # the first counts
-        of = replace(_key(spec, "search"), weights=key)
-        found |= load_accuracies(engine, of, [one for one in recipes if one != EXACT.hash])
+    The base is among them, if it is asked for.
+    """
+    shown = _shown(engine, spec, recipes)
+    found = {
+        recipe: one
+        for key, known in shown.items()
+        if key != spec.polished
+        for recipe, one in known.items()
+    }
+    base = served_base(engine, spec, "search") if EXACT.hash in recipes else None
+    if base is not None:
+        found[EXACT.hash] = Estimate(base.value, base.low, base.high)
     return found
+
+
+def served_base(engine: Engine, spec: StudySpec, split: str) -> Evaluation | None:
+    """The base on a split as the study's runtime runs it; None where trials are evaluated so."""
+    for key in _served(spec, CLOSED_FORM):
+        of = replace(_key(spec, split), weights=key)
+        return load_evaluations(engine, of, [EXACT.hash]).get(EXACT.hash)
+    return None
 
 
 def _shown(

@@ -5,7 +5,6 @@ Needs no torch: everything comes from the database.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import in_words
-from axsearch.statistics.divergence import divergence_of_predictions, divergence_with_error
-from axsearch.statistics.expectation import Expected, expected_drops
+from axsearch.statistics.expectation import Expected
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
@@ -32,7 +30,6 @@ from axsearch.store.queries import (
 from axsearch.store.records import read_record
 from axsearch.store.studies import (
     asked_for,
-    evaluated_recipes,
     front_candidates,
     study_identity,
     study_names,
@@ -49,13 +46,11 @@ from axsearch.study.evaluations import (
     stored_evaluations,
     with_accuracy,
 )
+from axsearch.study.expecting import expectations
 from axsearch.study.fronts import front_of
 from axsearch.study.settings import Limits, SearchSettings
 from axsearch.study.spec import OBJECTIVES, StoredSettings, StudySpec
 from axsearch.study.trial_records import check_choices, read_measurement
-
-OTHERS = 64
-"""Models beside the front that show how drop and divergence go together, even in long studies."""
 
 
 class Study:
@@ -198,6 +193,15 @@ class Study:
         return self.measured(storage.trials(ids))
 
     @property
+    def _members(self) -> list[Measurement]:
+        """The candidates, the base being as the study's runtime serves it; drops are below the
+        user's own model all the same.
+        """
+        served = self.served([EXACT.hash]).get(EXACT.hash) if self.spec.served else None
+        exact = EXACT.to_dict()
+        return [with_accuracy(m, served) if m.recipe == exact else m for m in self._candidates]
+
+    @property
     def baseline(self) -> Measurement:
         """The base model, which is the study's first trial."""
         exact = EXACT.to_dict()
@@ -220,7 +224,7 @@ class Study:
         Trials that break a limit of the study (drop, latency, size) are left out. Models that were
         polished count with the accuracy that they have since.
         """
-        return front_of(self.spec, self.baseline, self._candidates)
+        return front_of(self.spec, self.baseline, self._members)
 
     @cached_property
     def expected(self) -> Mapping[int, Expected]:
@@ -231,39 +235,14 @@ class Study:
         """
         return self._expected([])
 
+    def _expected(self, more: Sequence[Measurement]) -> dict[int, Expected]:
+        engine, members = self.database.engine, [*self.front(), *more]
+        return expectations(engine, self.spec, self.id, self.baseline, members)
+
     def expectation(self, member: Measurement) -> Expected | None:
         """What any finished model is expected to lose on new data, None where it is not known."""
         assert member.trial is not None
         return self.expected.get(member.trial) or self._expected([member]).get(member.trial)
-
-    def _expected(self, more: Sequence[Measurement]) -> dict[int, Expected]:
-        base = self.baseline
-        recipes = {
-            m.trial: Recipe.from_dict(m.recipe).hash
-            for m in (*self.front(), *more)
-            if m.trial is not None and m.recipe != base.recipe
-        }
-        others = evaluated_recipes(self.database.engine, self.id)
-        others = others[:: math.ceil(len(others) / OTHERS) or 1]  # of all sizes
-        known = self._evaluations("search", {EXACT.hash, *recipes.values(), *others})
-        exact = known.pop(EXACT.hash, None)
-        losses = {h: one.losses for h, one in known.items() if one.losses is not None}
-        if exact is None or exact.losses is None or not losses.keys() >= {*recipes.values()}:
-            return {}
-        hashes = sorted(losses)
-        found = expected_drops(
-            [known[h].outcome for h in hashes],
-            exact.outcome,
-            [
-                divergence_of_predictions(known[h].outcome, exact.outcome)
-                if exact.outcome.statistic in ("pearson", "spearman")
-                else divergence_with_error(losses[h], exact.losses)
-                for h in hashes
-            ],
-        )
-        by_recipe = dict(zip(hashes, found, strict=True))
-        none = Expected(0.0, 0.0, 0.0, len(exact.outcome))
-        return {base.trial or 0: none, **{t: by_recipe[h] for t, h in recipes.items()}}
 
     def pick(
         self,

@@ -37,13 +37,14 @@ class FolderCache:
         """
         place = self._place(key) if lasting else None
         if place is not None and not place.is_dir():
-            with suppress(FileExistsError), staging(place.parent, self._name) as inside:
-                write(inside)
-                with suppress(OSError):  # another process was faster, or the disk is full
+            with suppress(OSError):  # the disk is full, or another process was faster
+                with staging(place.parent, self._name) as inside:
+                    write(inside)
                     inside.rename(place)
-            self._tidy(place)
+                self._tidy(place)
         if place is not None and place.is_dir():
-            os.utime(place)
+            with suppress(OSError):
+                os.utime(place)
             yield place
             return
         with tempfile.TemporaryDirectory(prefix="axsearch-", ignore_cleanup_errors=True) as made:

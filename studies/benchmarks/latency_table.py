@@ -11,6 +11,11 @@ keep, is the question of
 
     python studies/benchmarks/latency_table.py MODEL DATA --busy 2 --tables 10 \\
         --name latency_table_busy.json
+
+and for a runtime that serves the model, of which whole models are timed:
+
+    python studies/benchmarks/latency_table.py MODEL DATA --runtime onnxruntime --precision int8 \\
+        --pairs 5 --name latency_table_onnxruntime_int8.json
 """
 
 import argparse
@@ -28,6 +33,7 @@ from scipy.stats import spearmanr
 from sqlalchemy import create_engine
 
 from axsearch import Evaluator, Task, shrink
+from axsearch.approximations import approximations
 from axsearch.approximations.site import SiteId
 from axsearch.calibration.block_timing import measure_latency_table
 from axsearch.calibration.costs import slower_levels
@@ -35,8 +41,8 @@ from axsearch.calibration.narrowed_layer import narrowed
 from axsearch.calibration.timed_models import shapes
 from axsearch.evaluation.latency import measure_latency
 from axsearch.models.base_model import Base
-from axsearch.runtimes import open_session
-from axsearch.space.genome import SearchSpace
+from axsearch.runtimes import open_session, runtimes
+from axsearch.space.genome import SearchSpace, supported
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 
@@ -49,18 +55,27 @@ def main() -> None:
     options = asked()
     torch.set_num_threads(options.threads)
     task = Task.load(options.model, options.data)
-    scenario = Scenario(options.batch_size, options.length, options.threads)
+    scenario = Scenario(
+        options.batch_size, options.length, options.threads,
+        runtime=options.runtime, precision=options.precision,
+    )  # fmt: skip
     evaluator = Evaluator(task, create_engine("sqlite://"), scenario)
     batches, _ = evaluator.workload
     base = Base(task.model, task.longest)
     sites = base.sites
     orders = {site_id: range(site.count) for site_id, site in sites.items()}
-    space = SearchSpace(list(sites.values()), orders)
+    every = approximations().values()
+    kernels = runtimes()[options.runtime].kernels
+    names = supported(
+        [one.name for one in every if one.searched and (kernels or not one.kernel)],
+        list(sites.values()),
+    )
+    space = SearchSpace(list(sites.values()), orders, names=names)
     limit = {} if options.seconds is None else {"seconds": options.seconds}
 
     def measured_table():
         started = time.perf_counter()
-        table = measure_latency_table(base, space, batches, scenario, **limit)
+        table = measure_latency_table(base, space, batches, scenario, evaluator.examples, **limit)
         return table, time.perf_counter() - started
 
     if options.busy:
@@ -76,8 +91,8 @@ def main() -> None:
             recipe = narrowed(recipe, space)  # as a search's models are
             small = shrink(task.model, recipe)
             with (
-                open_session(task.model, scenario) as one,
-                open_session(small, scenario) as other,
+                open_session(task.model, scenario, evaluator.examples) as one,
+                open_session(small, scenario, evaluator.examples, lasting=False) as other,
             ):
                 measured = measure_latency(one, other, batches, pairs=options.pairs)
             rows.append({"predicted": table.ratio(recipe), "measured": measured.ratio})
@@ -150,6 +165,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--length", type=int, default=None, help="in tokens; else the examples'")
+    parser.add_argument("--runtime", default="torch")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--busy", type=int, default=0, help="processes beside it; nothing is timed")
     parser.add_argument("--tables", type=int, default=10, help="how many to measure beside those")
     parser.add_argument("--seconds", type=float, default=None, help="for the table's rounds")

@@ -9,10 +9,10 @@ import onnx
 import pytest
 import torch
 
-from axsearch.errors import AxsearchError
+from axsearch.errors import AxsearchError, UsageError
 from axsearch.graphs import conversion, dynamic, nncf, structures
 from axsearch.graphs.conversion import content_key, converted, onnx_file, write_onnx
-from axsearch.graphs.onnx import example
+from axsearch.graphs.onnx import ConversionError, example
 from axsearch.models.weights import shrink
 from axsearch.runtimes import open_session
 from axsearch.space.recipe import Recipe
@@ -102,3 +102,34 @@ def test_what_is_timed_only_is_not_kept(tmp_path: Path) -> None:
     with open_session(model, scenario, lasting=False) as session:
         assert session.run(session.prepare(short_batch("bert")))["logits"].shape[0] == 3
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*.onnx"))
+
+
+def test_nncf_quantizes_a_family_with_one_kind_of_text() -> None:
+    """Its table of segments has one row, and its tokenizer does not name them."""
+    model = random_model("roberta")
+    examples = [{name: t[:1] for name, t in example(model, segments=False).items()}] * 4
+    assert "token_type_ids" in example(model)
+    scenario = Scenario(runtime="openvino", precision="int8", threads=1)
+    batch = short_batch("roberta")
+    for lasting in (True, False):
+        with open_session(model, scenario, examples, lasting=lasting) as session:
+            assert session.run(session.prepare(batch))["logits"].shape == (3, 2)
+
+
+def test_weights_that_one_file_cannot_hold_are_refused_before_tracing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(structures, "LIMIT", 1000)
+    monkeypatch.setattr(structures, "traced", None)
+    model = random_model("bert")
+    with pytest.raises(ConversionError, match="bytes in float32, and an ONNX graph holds 2 GiB"):
+        structures.graph_of(model, example(model))
+
+
+def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    for runtime, name in (("onnxruntime", "model.onnx"), ("openvino", "model.xml")):
+        with pytest.raises(UsageError, match=f"{name} is missing; export the model again"):
+            open_session(tmp_path, Scenario(runtime=runtime))
+        (tmp_path / name).write_bytes(b"no model")
+        with pytest.raises(UsageError, match=f"{name} cannot be opened: .*; export the model"):
+            open_session(tmp_path, Scenario(runtime=runtime))

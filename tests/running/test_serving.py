@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from axsearch import Study, export_model, remeasure, search, verify_export
 from axsearch.cli.front import print_front, print_json
@@ -16,6 +18,7 @@ from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
 from axsearch.evaluation.serving import predictions, quantization_examples, served_accuracy
+from axsearch.graphs.onnx import ConversionError
 from axsearch.reporting.dashboard.annotating import study_note
 from axsearch.reporting.explanation import explain_trial, export_command
 from axsearch.reporting.report import Report
@@ -24,8 +27,11 @@ from axsearch.running.holdout import evaluate_front
 from axsearch.runtimes import open_session, runtimes
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
-from axsearch.study.baselines import TimedBase, baselines, own_baseline, timed_bases
+from axsearch.store.calibration_keys import baselines_kind
+from axsearch.store.queries import replace_calibration
+from axsearch.study.baselines import TimedBase, TimedBases, baselines, own_baseline, timed_bases
 from axsearch.study.comparison import ties
+from axsearch.study.evaluations import shown_weights
 from axsearch.testing.latency import MEASURE, table_by_units
 from tests.common_fixtures import copied
 
@@ -77,7 +83,8 @@ def test_the_front_is_evaluated_and_timed_as_it_is_served(study: Study) -> None:
         assert member.accuracy == found.value
         assert member.accuracy_tried == evaluator.accuracy(recipe, task.search).value
         assert member.latency_measured
-    # Drops are below the user's own model, in whatever it is served.
+    # Drops are below the user's own model, in whatever it is served. Of the front's members it is
+    # the one that is served as it is.
     own = evaluator.accuracy(EXACT, task.search)
     assert study.baseline.accuracy == own.value
     assert (
@@ -100,6 +107,107 @@ def test_the_base_is_measured_in_each_precision(study: Study) -> None:
         study.baseline.accuracy - own.measurement.accuracy
     )
     assert own.timed.size_bytes < 0.6 * found["onnxruntime", "float32"].timed.size_bytes
+
+
+def test_the_base_on_the_front_is_as_it_is_served(study: Study) -> None:
+    served = next(one for one in baselines(study) if one.own)
+    members = [m for m in study._members if m.recipe == EXACT.to_dict()]
+    assert [m.accuracy for m in members] == [served.measurement.accuracy]
+    trial = study.baseline.trial or 0
+    assert served.search is not None
+    expected = study.expected[trial]
+    assert expected.examples == len(study.outcomes([EXACT])[EXACT.hash].outcome)
+    assert (expected.drop == 0) == (served.search.drop.value == 0 and expected.error == 0)
+
+
+def test_models_are_shown_as_served_with_the_weights_that_they_have_now() -> None:
+    scenario = Scenario(threads=1, runtime="onnxruntime", precision="int8")
+    spec = SimpleNamespace(
+        scenario=scenario, served=True, polished="p" * 64, weights="", splits={"calibration": "c"}
+    )
+    assert shown_weights(spec) == (  # type: ignore[arg-type]
+        scenario.served("p" * 64, "c"), "p" * 64, scenario.served("", "c"),
+    )  # fmt: skip
+    assert scenario.served("", "c") != scenario.served("", "d")
+    plain = SimpleNamespace(scenario=Scenario(), served=False, polished="p" * 64, weights="")
+    assert shown_weights(plain) == ("p" * 64,)  # type: ignore[arg-type]
+
+
+def test_a_baseline_that_was_missing_is_measured_later(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, scenario = load_task(study.spec), study.spec.scenario
+    evaluator = Evaluator(task, study.database.engine, scenario)
+    before = {(one.runtime, one.precision): one for one in timed_bases(study)}
+    left = tuple(one for name, one in before.items() if name != ("onnxruntime", "float32"))
+    assert study.spec.workload is not None
+    key = (task.model_fingerprint, study.spec.workload, baselines_kind(study.spec.machine))
+    record = TimedBases(bases=left).model_dump(mode="json")
+    replace_calibration(study.database.engine, *key, record)
+    assert len(baselines(study)) == 2
+    found = {(one.runtime, one.precision): one for one in serving.measure_baselines(evaluator)}
+    assert found.keys() == before.keys()
+    assert all(found[one.runtime, one.precision] == one for one in left)  # as they were
+    assert len(baselines(study)) == 3
+
+
+def test_a_model_that_cannot_be_served_is_left_as_it_is(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with study.database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM ax_evaluations WHERE weights <> ''"))
+    study.refresh()
+    before = {m.trial: m.accuracy for m in study.front()}
+
+    def never(*_: Any) -> None:
+        raise ConversionError("It has an operator that nobody knows.")
+
+    monkeypatch.setattr(serving, "_serve", never)
+    task = load_task(study.spec)
+    evaluator = Evaluator(task, study.database.engine, study.spec.scenario)
+    assert serving.serve_front(study, evaluator) == 0
+    assert {m.trial: m.accuracy for m in study.front()} == before
+    assert "an operator that nobody knows" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_study_of_int8_is_ranked_for_pytorch_by_what_pytorch_answers(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    found = remeasure(study, runtime="torch")
+    evaluator = Evaluator(load_task(study.spec), study.database.engine, Scenario(threads=1))
+    for member in found.front:
+        recipe = Recipe.from_dict(member.recipe)
+        own = evaluator.measure(recipe)
+        assert member.accuracy == own.accuracy
+        assert (member.size_bytes, member.size_ratio) == (own.size_bytes, own.size_ratio)
+    assert found.baseline.size_bytes > 3 * study.baseline.size_bytes
+
+
+def test_pytorchs_bfloat16_is_served_and_exported(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    given = asked(f"sqlite:///{tmp_path / 'half.db'}", runtime="torch", precision="auto", trials=3)
+    real = serving._timed
+
+    def faster(evaluator: Evaluator, scenario: Scenario, variant: Scenario) -> TimedBase:
+        found = real(evaluator, scenario, variant)
+        ratios = {"bfloat16": 0.5, "float32": 1.0}
+        own = ratios[variant.precision] / ratios[scenario.precision]
+        return found.model_copy(update={"ratio": own})
+
+    monkeypatch.setattr(serving, "_timed", faster)
+    monkeypatch.setattr(serving, "KEPT", 1.0)
+    study = search(str(base_dir), str(data_dir), **given)
+    assert study.spec.scenario is not None
+    assert study.spec.scenario.precision == "bfloat16"
+    assert [one.words for one in baselines(study)] == ["PyTorch float32", "PyTorch bfloat16"]
+    member = others(study)[0]
+    assert study.served([Recipe.from_dict(member.recipe).hash])
+    folder = export_model(study, member.trial, str(tmp_path / "half"), force=True)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert verify_export(str(folder)).difference <= 1e-5
 
 
 def test_nothing_is_measured_again(
