@@ -66,8 +66,7 @@ def measure_latency_table(
 ) -> LatencyTable:
     """Time the shapes of all blocks, inside whole models.
 
-    Where the scenario's runtime converts models, that is done by
-    :func:`axsearch.calibration.whole_models.measure_whole_models`, which receives ``examples``.
+    Where the runtime converts models, :mod:`axsearch.calibration.whole_models` does it.
 
     HAT (arXiv 2005.14187, section on the latency predictor) times thousands of models and fits a
     network to them. Layers run one after the other, so their times add up: here each layer of a few
@@ -84,18 +83,12 @@ def measure_latency_table(
     plan = _plan(base, space, batches, scenario, seconds)
     models = [base.model, *(base.shrink(recipe, base.cut(recipe)) for recipe in plan.recipes)]
     rounds: list[NDArray[np.float64]] = []
-
-    def enough() -> bool:
-        blocks, _ = _fitted(base, plan, rounds)
-        apart = zip(plan.groups, blocks, strict=True)
-        return all(found.precision(group.there) <= PRECISE for group, found in apart)
-
     with closing(_rounds(models, batches, scenario, seconds)) as every:
         for one in every:
             rounds.append(one)
             if on_round is not None:
                 on_round(len(rounds), ROUNDS)
-            if len(rounds) >= FEWEST and enough():
+            if len(rounds) >= FEWEST and _precise(base, plan, rounds):
                 break
     fitted, rest = _fitted(base, plan, rounds)
     passes = np.stack(rounds)[:, 1:, -1]  # whole ones, without the base's
@@ -183,6 +176,13 @@ def _plan(
         outside_models(space, base.sites),
         last_layer,
     )
+
+
+def _precise(base: Base, plan: _Plan, rounds: Sequence[NDArray[np.float64]]) -> bool:
+    """Whether the shapes of all kinds are known well enough."""
+    blocks, _ = _fitted(base, plan, rounds)
+    apart = zip(plan.groups, blocks, strict=True)
+    return all(found.precision(group.there) <= PRECISE for group, found in apart)
 
 
 def _fitted(

@@ -104,7 +104,6 @@ def print_json(study: Study) -> None:
     data: dict[str, Any] = {
         "study": study.name,
         "baseline": as_json(study, study.baseline, held),
-        "baselines": [baseline_as_json(one) for one in baselines(study)],
         "front": [as_json(study, member, held) for member in study.front()],
         "ties": found
         and {
@@ -113,6 +112,7 @@ def print_json(study: Study) -> None:
             "differ_from_base": [t for t, one in found.against_base.items() if one.differs],
         },
         "selection_bias": bias and bias.mean._asdict(),
+        "baselines": [baseline_as_json(one) for one in baselines(study)],
     }
     print(json.dumps(data))
 

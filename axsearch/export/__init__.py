@@ -113,9 +113,7 @@ def export_model(
     folder = Path(out).resolve()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UsageError(f"The export folder {folder} is not empty; give another `out`.")
-    # A graph is written in float32, whatever it becomes.
-    room = measurement.size_bytes if format == "hf" else 4 * measurement.parameters
-    _check_room(folder, room)
+    _check_room(folder, measurement, format)
     study.database.check_writable()
     with steps(3) as begin:
         begin("Loading model and data")
@@ -231,7 +229,9 @@ def _write(bundle: Bundle, folder: Path, format: str) -> None:
         shutil.move(inside, folder)
 
 
-def _check_room(folder: Path, size: int) -> None:
+def _check_room(folder: Path, measurement: Measurement, format: str) -> None:
+    # A graph is written in float32, whatever it becomes.
+    size = measurement.size_bytes if format == "hf" else 4 * measurement.parameters
     there = next(parent for parent in folder.parents if parent.is_dir())
     free = shutil.disk_usage(there).free
     if free < size:

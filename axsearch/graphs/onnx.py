@@ -164,7 +164,12 @@ def _transpose_weights(graph: Any, ir: Any) -> None:
         name = f"{weight.name}{TRANSPOSED}"
         if name not in made:
             turned = ir.tensor(weight.const_value.numpy().T.copy(), name=name)
-            made[name] = ir.Value(name=name, const_value=turned)
+            made[name] = ir.Value(
+                name=name,
+                shape=ir.Shape(turned.shape),
+                type=ir.TensorType(turned.dtype),
+                const_value=turned,
+            )
             graph.register_initializer(made[name])
         ir.convenience.replace_all_uses_with(node.outputs[0], made[name])
         graph.remove(node, safe=True)

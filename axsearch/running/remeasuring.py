@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from axsearch.study.fronts import front_of
 from axsearch.study.rankings import keep_ranking
 from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
+from axsearch.system.devices import check_device
 from axsearch.system.machine import machine_name
 
 
@@ -75,10 +76,9 @@ def remeasure(
     A latency table is measured first, if this machine has none for the scenario. With it the front
     is computed again from all finished trials, so that a model which was not worthwhile in the
     study's own scenario can be on it; the front's real models are then timed, each in turn with the
-    base. Accuracies are those of the study; in another runtime or precision the front is
-    evaluated as it is served there, and the base is measured in each precision. A limit of the
-    study on latency is ignored: it was set for another scenario. All results are stored, so that an
-    interrupted call can be continued.
+    base. Accuracies are those of the study; in another runtime or precision the front is evaluated
+    as it is served there. A limit of the study on latency is ignored: it was set for another
+    scenario. All results are stored, so that an interrupted call can be continued.
 
     Args:
         study: with finished trials.
@@ -97,47 +97,42 @@ def remeasure(
         UsageError: a scenario that the model cannot run in, a database that can only be read, or
             the study's model or data have changed.
     """
+    precision = precision or (PRECISION if runtime is not None else None)
     asked = {
-        "batch_size": batch_size, "threads": threads, "device": device, "runtime": runtime,
-        "precision": precision or (PRECISION if runtime is not None else None),
+        "batch_size": batch_size, "sequence_length": sequence_length, "threads": threads,
+        "device": device, "runtime": runtime, "precision": precision,
     }  # fmt: skip
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if sequence_length is not None:
-        given["sequence_length"] = sequence_length or None
-    scenario = _scenario(study, given)
+    scenario = _scenario(study, {n: value for n, value in asked.items() if value is not None})
     study.database.check_writable()
     _ = study.baseline  # or there is nothing to rank
     evaluator = _evaluator(study, scenario, model, data)
     base = evaluator.latency(EXACT, again=again)
     assert base is not None
     measure_baselines(evaluator)
-    view = _in_scenario(study, scenario)
+    own = scenario.is_reference and not study.spec.served
+    view = study if own else _in_scenario(study, scenario)
     fit = [m for m in view.measurements if _saves_time(m, scenario)]
     predicted = [_predicted(evaluator, m, base, again) for m in fit]
     baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
-    latencies, front = {}, []
     members = _served_front(view, evaluator, baseline, predicted)
-    with progress_bar() as progress:
-        for member in progress.track(members, description="Timing the front"):
-            found = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
-            assert found is not None
-            assert member.trial is not None
-            latencies[member.trial] = found
-            front.append(_with(member, found.ratio, base, measured=True))
-    front.sort(key=ORDERS["latency"])
-    workload = evaluator.workload[1]
-    keep_ranking(study, scenario, workload, machine_name(), [m.trial or 0 for m in front])
+    front, latencies = _timed(evaluator, members, base, again)
+    trials = [m.trial or 0 for m in front]
+    keep_ranking(study, scenario, evaluator.workload[1], machine_name(), trials)
     baseline = _with(baseline, 1.0, base, measured=True)
     return Ranking(machine_name(), scenario.to_dict(), baseline, front, latencies)
 
 
 def _scenario(study: Study, given: Mapping[str, Any]) -> Scenario:
     """The study's scenario with what was given in place of its own; raises UsageError."""
+    given = {**given}
+    if given.get("sequence_length") == 0:
+        given["sequence_length"] = None
     for name in ("batch_size", "sequence_length", "threads"):
         if (value := given.get(name)) is not None and value < 1:
             raise UsageError(f"`{name}` must be at least 1, not {value}.")
     scenario = replace(study.spec.scenario or Scenario(device=study.spec.device), **given)
     check(scenario.runtime, scenario.precision)
+    check_device(scenario.device)
     threads = scenario.threads or torch.get_num_threads()  # a number, as in a study
     devices = runtimes()[scenario.runtime].devices
     place = scenario.device if scenario.device in devices else devices[0]
@@ -194,6 +189,21 @@ def _saves_time(measurement: Measurement, scenario: Scenario) -> bool:
         return True
     choices = Recipe.from_dict(measurement.recipe).choices()
     return not any(recorded(site.kind)[name].kernel for site, name, _ in choices)
+
+
+def _timed(
+    evaluator: Evaluator, members: Sequence[Measurement], base: Latency, again: bool
+) -> tuple[list[Measurement], dict[int, Latency]]:
+    """The members with measured latencies, fastest first, and what was measured, by trial."""
+    latencies, front = {}, []
+    with progress_bar() as progress:
+        for member in progress.track(members, description="Timing the front"):
+            found = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
+            assert found is not None
+            assert member.trial is not None
+            latencies[member.trial] = found
+            front.append(_with(member, found.ratio, base, measured=True))
+    return sorted(front, key=ORDERS["latency"]), latencies
 
 
 def _in_scenario(study: Study, scenario: Scenario) -> Study:

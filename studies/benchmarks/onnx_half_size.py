@@ -31,7 +31,6 @@ import onnx
 import onnxruntime
 import openvino
 import torch
-from axsearch.export.checking import run_check
 from rich.progress import track
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
@@ -41,6 +40,7 @@ from axsearch.approximations.site import SiteId
 from axsearch.export.openvino import CONVERT
 from axsearch.graphs.conversion import write_onnx
 from axsearch.models.architectures import architecture_of
+from axsearch.system.new_process import run_check
 
 HEADS = (10, 8, 6, 6, 4, 2)  # of 12
 GOAL = 0.65  # of ONNX Runtime's ratio

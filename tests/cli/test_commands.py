@@ -87,7 +87,8 @@ def test_front_as_json(run: Run, where: list[str]) -> None:
     done = run("front", *where, "--json")
     assert (done.status, done.err) == (0, "")
     data = json.loads(done.out)
-    assert list(data) == ["study", "baseline", "front", "ties", "selection_bias"]
+    assert list(data) == ["study", "baseline", "front", "ties", "selection_bias", "baselines"]
+    assert data["baselines"] == []  # of a study that is about PyTorch's float32
     for member in (data["baseline"], *data["front"]):
         assert list(member) == FIELDS + DROPS
         assert set(member["choices"]) == {"layer00", "layer01", "layer02", "stack"}

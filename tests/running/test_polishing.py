@@ -129,7 +129,7 @@ def test_the_front_is_timed_after_it_was_polished_until_nothing_is_new(
     monkeypatch.setattr("axsearch.running.polishing.polish_front", lambda *_: left.pop(0))
     monkeypatch.setattr(Worker, "_time", lambda _, front: timed.append([m.trial for m in front]))
     worker.study, worker.evaluator = study, evaluator(study)
-    worker.polish()
+    worker.finish()
     assert left == []
     assert timed == 3 * [[m.trial for m in study.front()]]
 
@@ -160,7 +160,7 @@ def test_models_that_are_new_on_the_front_get_their_files(
     monkeypatch.setattr(Worker, "_time", lambda *_: None)
     monkeypatch.setattr(Study, "front", lambda self: self.measurements)
     for _ in range(2):
-        worker.polish()
+        worker.finish()
         added = [file for file in attached(engine, study.id) if file.id not in before]
         assert sorted((file.trial, file.name) for file in added) == sorted(
             (m.trial, name) for m in new for name in ("recipe.json", "layers.csv")
