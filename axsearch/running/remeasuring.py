@@ -88,8 +88,7 @@ def remeasure(
         sequence_length: tokens per example, drawn at random; 0 for the examples' own lengths.
         threads: number of torch threads.
         device: cpu, cuda or mps.
-        runtime: torch, onnxruntime or openvino. Models whose choices save no time there, such as
-            top-k, are left out.
+        runtime: models whose choices save no time there, such as top-k, are left out.
         precision: one of the runtime's; float32 if None where ``runtime`` is given.
         again: time models again that were already timed in this scenario.
 
@@ -116,10 +115,9 @@ def remeasure(
     baseline = next(m for m in predicted if m.recipe == EXACT.to_dict())
     members = _served_front(view, evaluator, baseline, predicted)
     front, latencies = _timed(evaluator, members, base, again)
-    trials = [m.trial or 0 for m in front]
-    keep_ranking(study, scenario, evaluator.workload[1], machine_name(), trials)
-    baseline = _with(baseline, 1.0, base, measured=True)
-    return Ranking(machine_name(), scenario.to_dict(), baseline, front, latencies)
+    keep_ranking(study, scenario, evaluator.workload[1], machine_name(), [*latencies])
+    timed = _with(baseline, 1.0, base, measured=True)
+    return Ranking(machine_name(), scenario.to_dict(), timed, front, latencies)
 
 
 def _scenario(study: Study, given: Mapping[str, Any]) -> Scenario:
@@ -194,16 +192,15 @@ def _saves_time(measurement: Measurement, scenario: Scenario) -> bool:
 def _timed(
     evaluator: Evaluator, members: Sequence[Measurement], base: Latency, again: bool
 ) -> tuple[list[Measurement], dict[int, Latency]]:
-    """The members with measured latencies, fastest first, and what was measured, by trial."""
-    latencies, front = {}, []
+    """The members with measured latencies, and what was measured, by trial; fastest first."""
+    found: list[tuple[Measurement, Latency]] = []
     with progress_bar() as progress:
         for member in progress.track(members, description="Timing the front"):
-            found = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
-            assert found is not None
-            assert member.trial is not None
-            latencies[member.trial] = found
-            front.append(_with(member, found.ratio, base, measured=True))
-    return sorted(front, key=ORDERS["latency"]), latencies
+            own = evaluator.latency(Recipe.from_dict(member.recipe), again=again)
+            assert own is not None
+            found.append((_with(member, own.ratio, base, measured=True), own))
+    found.sort(key=lambda pair: ORDERS["latency"](pair[0]))
+    return [member for member, _ in found], {member.trial or 0: own for member, own in found}
 
 
 def _in_scenario(study: Study, scenario: Scenario) -> Study:
