@@ -21,13 +21,7 @@ from axsearch.approximations import removal
 from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.calibration.block_fit import LOST, Blocks, fit_whole
-from axsearch.calibration.narrowed_layer import (
-    EXACT_BLOCKS,
-    narrowed,
-    narrowed_models,
-    narrowed_shares,
-    units_of,
-)
+from axsearch.calibration.narrowed_layer import narrowed, narrowed_models, units_of
 from axsearch.calibration.timed_models import Group, groups_of, outside_models, removes
 from axsearch.evaluation.latency import Latency, measure_latency
 from axsearch.models.base_model import Base
@@ -63,20 +57,20 @@ SMALLEST = 1e-3
 
 @dataclass
 class _Models:
-    """The models to time, by what they are for; ``fitted`` and ``narrowed`` by group of layers."""
+    """The models to time, by what they are for; ``fitted`` with their group of layers."""
 
     fitted: list[tuple[int, Recipe]] = field(default_factory=list)
     held_out: list[Recipe] = field(default_factory=list)
     of_one_size: list[Recipe] = field(default_factory=list)
     alone: dict[str, Recipe] = field(default_factory=dict)
-    narrowed: dict[str, Recipe] = field(default_factory=dict)
+    narrowed: list[Recipe] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Recipe]:
         yield from (recipe for _, recipe in self.fitted)
         yield from self.held_out
         yield from self.of_one_size
         yield from self.alone.values()
-        yield from self.narrowed.values()
+        yield from self.narrowed
 
 
 def measure_whole_models(
@@ -174,12 +168,8 @@ def _models(base: Base, space: SearchSpace, groups: Sequence[Group]) -> _Models:
     shares = np.linspace(0, 1, OF_ONE_SIZE + 2)[1:-1]
     found.of_one_size = [narrowed(_of_one_size(groups, share), space) for share in shares]
     found.alone = outside_models(space, base.sites)
-    last = max(groups, key=lambda group: max(group.layers))
-    units = {  # without any a model would have to be traced, for the last layer alone
-        kind: {key: choices for key, choices in own.items() if not removes(choices)}
-        for kind, own in last.there.items()
-    }
-    found.narrowed = narrowed_models(space, units, max(last.layers))
+    exact = narrowed_models(space, {}, max(layer for group in groups for layer in group.layers))
+    found.narrowed = [*exact.values()]
     return found
 
 
@@ -265,7 +255,7 @@ def _table(
         outside=outside,
         errors=errors | dict.fromkeys(alone, _error(times.values())),
         groups=of_groups,
-        narrowed=_narrowed(groups, models, times, [layer for _, layer in fitted]),
+        narrowed=_narrowed(groups, models, times, fitted),
     )
     return replace(
         table,
@@ -309,32 +299,26 @@ def _narrowed(
     groups: Sequence[Group],
     models: _Models,
     times: Mapping[str, Latency],
-    layers: Sequence[float],
+    fitted: Sequence[tuple[Blocks, float]],
 ) -> dict[str, float]:
     """The shares of the blocks of a narrowed last layer, by their shapes.
 
-    Without units a block takes what the line through all and the fewest of them says.
+    Such a layer takes so little that the differences between its shapes are lost in the noise of
+    whole models: every shape takes the same part of its time in a layer that is not narrowed.
     """
     if not models.narrowed:
         return {}
     number = max(range(len(groups)), key=lambda n: max(groups[n].layers))
-    own = {
-        key: max(layers[number] + times[recipe.hash].ratio - 1, 0.0)
-        for key, recipe in models.narrowed.items()
+    blocks, layer = fitted[number]
+    (exact,) = models.narrowed
+    part = float(np.clip(1 + (times[exact.hash].ratio - 1) / layer, 0, 1))
+    return {
+        in_group(key, number): part * blocks.shares[key]
+        for kind, own in groups[number].there.items()
+        if removal(kind) is not None
+        for position, key in enumerate(own)
+        if not position or removes(own[key]) or _count(own[key])
     }
-    there = groups[number].there
-    for kind, shapes in there.items():
-        removed = next((key for key, choices in shapes.items() if removes(choices)), None)
-        timed = [key for key in shapes if key in own and _count(shapes[key])]
-        if removal(kind) is None or removed is None or not timed:
-            continue
-        fewest = min(timed, key=lambda key: _count(shapes[key]))
-        kept = units_of(shapes[fewest])
-        assert kept is not None
-        saved = own[EXACT_BLOCKS] - own[fewest]
-        own[removed] = own[EXACT_BLOCKS] - saved * kept.of / (kept.of - len(kept.kept))
-    found = narrowed_shares(there, own)
-    return {in_group(key, number): share for key, share in found.items()}
 
 
 def _error(found: Iterable[Latency]) -> float:
