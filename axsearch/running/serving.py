@@ -73,7 +73,7 @@ def _fastest(task: Task, database: Database, scenario: Scenario, device: str) ->
             own = _accuracy(evaluator, one)
             if exact - own.value <= KEPT:
                 kept[one.precision] = one.ratio
-    found = min(kept, key=lambda precision: kept[precision], default=scenario.precision)
+    found = min(kept, key=lambda precision: kept[precision], default=PRECISION)
     console.print(
         f"Precision {found}: the fastest in which the base loses at most {KEPT:g}.", style="dim"
     )

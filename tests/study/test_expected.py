@@ -84,10 +84,10 @@ def test_long_studies_take_a_part_of_their_models(
         taken.append(len(outcomes))
         return expected_drops(outcomes, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("axsearch.study.study.expected_drops", counted)
+    monkeypatch.setattr("axsearch.study.expecting.expected_drops", counted)
     study = Study.open(*tiny_study)
     assert len(study.expected) >= 2
-    monkeypatch.setattr("axsearch.study.study.OTHERS", 2)
+    monkeypatch.setattr("axsearch.study.expecting.OTHERS", 2)
     study.refresh()
     assert len(study.expected) >= 2
     members = sum(m.recipe != study.baseline.recipe for m in study.front())
