@@ -41,8 +41,8 @@ def model_bytes(
     """The bytes of the file that a model is served from, from its shapes alone.
 
     In int8 these are the matrices, embeddings among them, with a scale for each row, and all else
-    in float32. The graph around them takes some ten kilobytes more. In any other precision the file
-    is the safetensors file, see :func:`safetensors_bytes`.
+    in float32, without the graph around them. In any other precision the file is the safetensors
+    file, see :func:`safetensors_bytes`.
     """
     if precision != INT8:
         return safetensors_bytes(state, dtype)

@@ -91,8 +91,7 @@ def export_model(
         dtype: in which an hf export keeps its weights: float32, float16 or bfloat16; the base's
             file's if None. Its accuracy is measured with weights rounded to it.
         precision: in which an onnx or openvino export computes: float32, bfloat16 (openvino) or
-            int8; that of the study if None and the format is its runtime's, else float32. Its
-            accuracy on the holdout split is measured in it.
+            int8; that of the study if None and the format is its runtime's, else float32.
         model: where the base lies on this machine, if elsewhere than where the study began.
         data: the same for the data.
 
@@ -103,10 +102,12 @@ def export_model(
             no answer for all examples); too little room on the disk.
         AxsearchError: the disk became full meanwhile; what was written is removed.
     """
-    form = Form(format, precision_of(study, format, precision), dtype or dtype_of(study, format))
+    form = Form(format, precision_of(study, format, precision), dtype)
     _check_form(form)
     measurement = study.trial(trial)
     recipe = Recipe.from_dict(measurement.recipe)
+    if dtype is None and recipe != EXACT:  # which transformers writes in any type
+        form = form._replace(dtype=dtype_of(study, format))
     refusal = formats()[format].refusal(measurement)
     if refusal is not None:
         raise UsageError(f"Trial {trial} cannot be exported as {format}: {refusal}.")

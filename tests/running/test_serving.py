@@ -25,6 +25,7 @@ from axsearch.reporting.report import Report
 from axsearch.running import serving
 from axsearch.running.holdout import evaluate_front
 from axsearch.runtimes import open_session, runtimes
+from axsearch.runtimes.openvino import HINTS
 from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.store.calibration_keys import baselines_kind
@@ -208,6 +209,28 @@ def test_pytorchs_bfloat16_is_served_and_exported(
     folder = export_model(study, member.trial, str(tmp_path / "half"), force=True)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert verify_export(str(folder)).difference <= 1e-5
+
+
+def test_a_study_is_served_in_openvino(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    url = f"sqlite:///{tmp_path / 'openvino.db'}"
+    study = search(
+        str(base_dir), str(data_dir), **asked(url, runtime="openvino", precision="auto", trials=4)
+    )
+    assert study.spec.scenario is not None
+    words = {one.words: one for one in baselines(study)}
+    assert words.keys() == {"PyTorch float32", *(f"OpenVINO {p}" for p in HINTS)}
+    own = words[f"OpenVINO {study.spec.scenario.precision}"]
+    assert own.own
+    # The times of tiny models are noise, so any precision may be the fastest that keeps enough.
+    assert study.baseline.accuracy - own.measurement.accuracy <= serving.KEPT
+    member = others(study)[0]
+    assert study.served([Recipe.from_dict(member.recipe).hash])
+    assert "--format openvino" in export_command(study, 1)
+    folder = export_model(study, member.trial, str(tmp_path / "out"), format="openvino", force=True)
+    assert verify_export(str(folder)).difference <= 1e-3
 
 
 def test_nothing_is_measured_again(
