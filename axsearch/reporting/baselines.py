@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.baselines import Baseline, baselines, own_baseline
 from axsearch.study.study import Study
@@ -13,9 +14,21 @@ def served_words(study: Study, found: Sequence[Baseline]) -> str:
     """What the numbers of a study are relative to that is served in a runtime of its own."""
     own = own_baseline(found)
     where = study.runtime if own is None else own.words
+    hashes = {Recipe.from_dict(one.recipe).hash: one.trial for one in study.front()}
+    served = {*study.served(hashes), EXACT.hash}
+    others = [str(trial) for recipe, trial in hashes.items() if recipe not in served]
+    if not others:
+        accuracies = f"The accuracies of the front are those in {where}."
+    elif len(others) == len(hashes):
+        accuracies = f"No model of the front was evaluated in {where}: accuracies are PyTorch's."
+    else:
+        accuracies = (
+            f"The accuracies of the front are those in {where}; trials not evaluated there, whose "
+            f"accuracies are PyTorch's: {', '.join(others)}."
+        )
     return (
         f"Latency and size are relative to the base in {where}, drops are below the user's own "
-        f"model. The accuracies of the front are those in {where}."
+        f"model. {accuracies}"
     )
 
 

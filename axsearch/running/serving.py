@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -229,7 +229,8 @@ def serve_front(study: Study, evaluator: Evaluator) -> int:
     scenario = evaluator.scenario
     if scenario is None or scenario.is_reference or not study.has_baseline:
         return 0
-    done, failed = 0, set[str]()
+    done = 0
+    failed: dict[str, str] = {}
     while wanted := [recipe for recipe in _unserved(study) if recipe.hash not in failed]:
         shown = shown_evaluators(study, evaluator.task, wanted)
         with progress_bar() as progress:
@@ -238,14 +239,25 @@ def serve_front(study: Study, evaluator: Evaluator) -> int:
                     _serve(study, evaluator, scenario, recipe, shown[recipe.hash].weights)
                     done += 1
                 except (NonFiniteError, ConversionError) as error:
-                    failed.add(recipe.hash)
-                    console.print(
-                        f"A model of the front cannot be served in {scenario.runtime} "
-                        f"{scenario.precision}, and is shown as it was evaluated before: {error}",
-                        style="yellow",
-                    )
+                    failed[recipe.hash] = str(error)
         study.refresh()
+    _say_failed(study, scenario, failed)
     return done
+
+
+def _say_failed(study: Study, scenario: Scenario, failed: Mapping[str, str]) -> None:
+    """Which models of the front a runtime cannot serve, by their recipes' hashes, and why."""
+    trials: dict[str, list[str]] = {}
+    for member in study.front():
+        reason = failed.get(Recipe.from_dict(member.recipe).hash)
+        if reason is not None:
+            trials.setdefault(reason, []).append(str(member.trial))
+    for reason, own in trials.items():
+        console.print(
+            f"{scenario.runtime} {scenario.precision} cannot serve the models of trials "
+            f"{', '.join(own)}, whose accuracies stay those of PyTorch: {reason}",
+            style="yellow",
+        )
 
 
 def _serve(

@@ -9,6 +9,8 @@ import onnx
 import pytest
 import torch
 
+from axsearch.approximations.one_token.choice import Tokens
+from axsearch.approximations.site import OUTSIDE, STACK, SiteId
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.graphs import conversion, dynamic, nncf, structures
 from axsearch.graphs.conversion import content_key, converted, onnx_file, write_onnx
@@ -114,6 +116,23 @@ def test_nncf_quantizes_a_family_with_one_kind_of_text() -> None:
     for lasting in (True, False):
         with open_session(model, scenario, examples, lasting=lasting) as session:
             assert session.run(session.prepare(batch))["logits"].shape == (3, 2)
+
+
+def test_nncf_quantizes_a_last_layer_that_computes_one_token() -> None:
+    """Its products of several matrices at once made SmoothQuant fail."""
+    model = random_model("bert")
+    narrowed = Recipe.of({SiteId(OUTSIDE, STACK): {"one_token": Tokens(tokens=1)}})
+    batch = short_batch("bert")
+    examples = [{name: t[row : row + 1] for name, t in batch.items()} for row in range(3)] * 4
+    scenario = Scenario(runtime="openvino", precision="int8", threads=1)
+    with torch.no_grad():
+        expected = model(**batch).logits
+    apart = []
+    for one in (model, shrink(model, narrowed)):
+        with open_session(one, scenario, examples) as session:
+            found = session.run(session.prepare(batch))["logits"]
+        apart.append(float((found - expected).abs().max()))
+    assert 0 < apart[1] < 2 * apart[0] < 0.2 * expected.abs().max()
 
 
 def test_weights_that_one_file_cannot_hold_are_refused_before_tracing(
