@@ -11,7 +11,7 @@ from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SiteId
 from axsearch.space.recipe import Recipe
 
-MOST_UNITS = 262_144
+MOST_UNITS = 1_048_576
 
 
 @st.composite

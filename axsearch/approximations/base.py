@@ -51,6 +51,9 @@ class Approximation(ABC):
         narrows: whether its choices let the last layer that stays compute only what the head reads,
             so that the time they save is that layer's.
         kernel: whether it saves time only by a kernel of axsearch, which not all runtimes have.
+        timed: whether its choices change a model's time, so that it has to be measured.
+        plain: whether a class of transformers that holds the base holds a model with its choices,
+            by the entries of the config alone.
         unit: what its value counts, as in '4 heads'.
         short: what stands before its value in a cell of a front's table.
         title: the name of its panel in figures; its own name if empty.
@@ -68,6 +71,8 @@ class Approximation(ABC):
     cuts: ClassVar[bool] = True
     narrows: ClassVar[bool] = False
     kernel: ClassVar[bool] = False
+    timed: ClassVar[bool] = True
+    plain: ClassVar[bool] = False
     unit: ClassVar[str] = "units"
     short: ClassVar[str] = ""
     title: ClassVar[str] = ""

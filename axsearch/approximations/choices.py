@@ -22,8 +22,9 @@ from pydantic import (
     model_validator,
 )
 
-MOST_UNITS = 1 << 18
-"""The most units that a block may have, far above any model's: a bit mask must fit into memory."""
+MOST_UNITS = 1 << 20
+"""The most units that a block, or tokens that a vocabulary may have, above any model's: a bit mask
+must fit into memory."""
 
 Level = int | None
 """The level of a choice: units kept, or k. None is the exact one where it has no number."""
@@ -62,6 +63,14 @@ class Choice(BaseModel):
         """What the time of its block depends on, as text without blanks."""
         return str(self.level)
 
+    @property
+    def vocabulary(self) -> tuple[int, ...] | None:
+        """The ids of the tokens that stay, ascending, where the vocabulary is made smaller.
+
+        Token i of the smaller model is the i-th of them, for its tokenizer as for its embeddings.
+        """
+        return None
+
     def joined(self, other: Self) -> Self:
         """The joint choice of two parameters of a genome for one site: the more approximate one."""
         return min(self, other, key=lambda choice: choice.level or 0)
@@ -92,8 +101,8 @@ class Choice(BaseModel):
         return cls.model_validate({key: data[key] for key in data if key != "version"})
 
 
-class Kept(Choice):
-    """The units (heads, neurons) that stay, out of ``of``; none kept removes the whole block.
+class Subset(Choice):
+    """Those that stay, out of ``of``.
 
     In JSON ``kept`` is a list of indices or, above 64 units, the hexadecimal form of the bit mask
     whose bit ``i`` stands for unit ``i``.
@@ -115,7 +124,7 @@ class Kept(Choice):
         return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
-    def _in_range(self) -> Kept:
+    def _in_range(self) -> Self:
         if tuple(sorted(set(self.kept))) != self.kept:
             raise ValueError("kept indices must be distinct and ascending")
         if self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.of:
@@ -133,28 +142,32 @@ class Kept(Choice):
 
     @property
     def exact(self) -> bool:
-        """Whether every unit stays."""
+        """Whether all stay."""
         return len(self.kept) == self.of
+
+    @property
+    def level(self) -> int:
+        """How many stay."""
+        return len(self.kept)
+
+    def joined(self, other: Self) -> Self:
+        """Those that both keep."""
+        return type(self)(of=self.of, kept=tuple(sorted({*self.kept} & {*other.kept})))
+
+    def after(self, earlier: Choice) -> Choice:
+        """Those kept earlier that are kept again, as the original counts them."""
+        if not isinstance(earlier, type(self)):
+            return self
+        return type(self)(of=earlier.of, kept=tuple(earlier.kept[one] for one in self.kept))
+
+
+class Kept(Subset):
+    """The units (heads, neurons) of a block that stay; none kept removes the whole block."""
 
     @property
     def removes(self) -> bool:
         """Whether no unit stays."""
         return not self.kept
-
-    @property
-    def level(self) -> int:
-        """How many units stay."""
-        return len(self.kept)
-
-    def joined(self, other: Self) -> Self:
-        """The units that both keep."""
-        return type(self)(of=self.of, kept=tuple(sorted({*self.kept} & {*other.kept})))
-
-    def after(self, earlier: Choice) -> Choice:
-        """Those of the units kept earlier that are kept again, as the original counts them."""
-        if not isinstance(earlier, Kept):
-            return self
-        return Kept(of=earlier.of, kept=tuple(earlier.kept[unit] for unit in self.kept))
 
 
 class Setting(Choice):

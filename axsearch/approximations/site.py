@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 SiteKind = str
@@ -14,6 +15,8 @@ ATTENTION: SiteKind = "attention"
 FFN: SiteKind = "ffn"
 STACK: SiteKind = "stack"
 """All layers together; it lies outside of each of them."""
+EMBEDDINGS: SiteKind = "embeddings"
+"""The table with a row for each token; it lies outside of all layers."""
 KIND_TITLES: Mapping[SiteKind, str] = {FFN: "FFN"}
 """Display names of kinds, where they differ from the kind."""
 
@@ -22,6 +25,9 @@ OUTSIDE = -1
 
 SELECTABLE_SCORES = "selectable scores"
 """Of attention: another function can compute its scores and select the largest."""
+
+REWRITABLE = "a tokenizer that can be rewritten"
+"""Of the embeddings: the task's tokenizer can do with fewer tokens."""
 
 ONE_TOKEN = "a head that reads one token"
 """Of the stack of layers: the head reads one token of the last one, the first or the last."""
@@ -99,6 +105,31 @@ class Units:
 
 
 @dataclass(frozen=True)
+class TokenUse:
+    """How often the tokens of a vocabulary occur in texts.
+
+    Attributes:
+        counts: of each token, (tokens,).
+        needed: those that a tokenizer cannot do without, such as the single characters.
+    """
+
+    counts: tuple[int, ...]
+    needed: frozenset[int] = frozenset()
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """All tokens, the first to be removed first: those with few occurrences, then high ids,
+        then those that are needed.
+        """
+        tokens = range(len(self.counts))
+        return tuple(sorted(tokens, key=lambda one: (one in self.needed, self.counts[one], -one)))
+
+    def at_least(self, count: int) -> int:
+        """How many tokens occur at least so often, or are needed."""
+        return sum(own >= count or one in self.needed for one, own in enumerate(self.counts))
+
+
+@dataclass(frozen=True)
 class Site:
     """One part of a given base model that can be approximated.
 
@@ -112,6 +143,8 @@ class Site:
         modules: the names of its modules in the base model's state dict, without ``.weight``.
         made: the levels of the choices that the base has here already, by their types, where it is
             an export that is made smaller again; without those that removed units.
+        rows: of the embeddings, how many tokens they have; otherwise 0.
+        token_use: of the embeddings, how often these occur; None where nobody counted them.
         lacks: what the model's family cannot do here, such as :data:`SELECTABLE_SCORES`, with the
             reason; an approximation lists what it ``needs``.
     """
@@ -124,6 +157,8 @@ class Site:
     lacks: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, int | None] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
+    rows: int = 0
+    token_use: TokenUse | None = None
 
     @property
     def count(self) -> int:

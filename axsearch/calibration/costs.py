@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
+from torch import Tensor
+
 from axsearch.approximations import Level, UnitRemoval, recorded
-from axsearch.approximations.site import OUTSIDE, SiteId
+from axsearch.approximations.choices import Subset
+from axsearch.approximations.site import OUTSIDE, Site, SiteId
 from axsearch.evaluation.size import INT8, model_bytes, tensor_bytes
 from axsearch.models.base_model import Base
 from axsearch.space.genome import SearchSpace
@@ -56,27 +59,30 @@ def size_table(base: Base, precision: str = "float32") -> SizeTable:
     return SizeTable(
         1 - sum(layers.values()),
         layers,
-        {
-            id: sites[id].unit_parameters
-            * (1 if precision == INT8 else state[own.output.tensor].element_size())
-            / total
-            if own
-            else 0.0
-            for id, own in units.items()
-        },
+        {id: _unit_bytes(site, state, precision) / total for id, site in sites.items()},
         {id: sum(tensor_bytes(state[n], precision) for n in own.whole) / total if own else 0.0
          for id, own in units.items()},
         _others(base, total, precision),
     )  # fmt: skip
 
 
+def _unit_bytes(site: Site, state: Mapping[str, Tensor], precision: str) -> float:
+    """Bytes of one unit of a site, or of one row of its table."""
+    if site.units is not None:
+        size = 1 if precision == INT8 else state[site.units.output.tensor].element_size()
+        return site.unit_parameters * size
+    if not site.rows:
+        return 0.0
+    return tensor_bytes(state[f"{site.modules[0]}.weight"], precision) / site.rows
+
+
 def _others(base: Base, total: int, precision: str) -> dict[tuple[SiteId, str], float]:
-    """What the levels save of approximations that cut tensors but keep no units."""
+    """What the levels save of approximations that cut tensors but keep neither units nor rows."""
     full = sum(tensor_bytes(tensor, precision) for tensor in base.state.values())
     found = {}
     for site_id, site in base.sites.items():
         for approximation in recorded(site_id.kind).values():
-            if not approximation.cuts or isinstance(approximation, UnitRemoval):
+            if not approximation.cuts or issubclass(approximation.choice_type, Subset):
                 continue
             if site.refusal(approximation.needs):
                 continue
@@ -102,6 +108,8 @@ def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Colle
         if len(dimension.sites) > 1:  # whole layers
             continue
         if dimension.approximation.parts(dimension.sites[0]) > 1:
+            continue
+        if not dimension.approximation.timed:
             continue
         site = dimension.sites[0].id
         fastest, fastest_error = table.block(EXACT, site), 0.0

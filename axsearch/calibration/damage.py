@@ -16,6 +16,7 @@ from axsearch.evaluation.accuracy import NonFiniteError, Predictor
 from axsearch.models.base_model import Base
 from axsearch.space.genome import Dimension, SearchSpace
 from axsearch.space.recipe import EXACT, Recipe
+from axsearch.tasks.kinds.base import Read
 from axsearch.tasks.split import Split
 
 EXAMPLES = 256
@@ -81,7 +82,7 @@ def measure_damage(
     base: Base,
     shrink: Callable[[Recipe], PreTrainedModel],
     space: SearchSpace,
-    sample: Split,
+    read: Callable[[Recipe], Split],
     predictor: Predictor,
     *,
     most: int | None = None,
@@ -89,16 +90,21 @@ def measure_damage(
 ) -> Damage:
     """Measure each level of each dimension alone, and each dimension with its neighbour.
 
-    ``shrink`` makes the smaller model of a recipe. Of a dimension with more than ``most`` levels so
+    ``shrink`` makes the smaller model of a recipe, and ``read`` the examples as its tokenizer reads
+    them. Of a dimension with more than ``most`` levels so
     many are run, the first and the last two among them, and those between are interpolated.
     Neighbours are dimensions of sites that follow one another in a forward pass. ``on_recipe``
     receives the number of recipes so far and in all.
     """
     outputs: dict[int, Tensor] = {}
+    apart: dict[int, Read] = {}
+    kind = predictor.kind
 
     def keep(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
         outputs[int(rows[0])] = logits
+        apart.update(zip(rows.tolist(), map(Read, logits, targets), strict=True))
 
+    sample = read(EXACT)
     predictor.run(base.model, sample, keep, base, EXACT)
     pairs = neighbours(space)
     lossy = [d for d in space.dimensions if not _is_lossless(d)]
@@ -113,12 +119,15 @@ def measure_damage(
 
         def compare(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
             nonlocal found
-            theirs = outputs[int(rows[0])]
-            found += float(predictor.kind.divergence(logits, theirs, targets).sum())
+            if recipe.vocabulary is None:
+                found += float(kind.divergence(logits, outputs[int(rows[0])], targets).sum())
+                return
+            for row, *own in zip(rows, logits, targets, strict=True):
+                found += float(kind.divergence_apart(Read(*own), apart[int(row)]))
 
         if recipe.sites:
             try:
-                predictor.run(shrink(recipe), sample, compare, base, recipe)
+                predictor.run(shrink(recipe), read(recipe), compare, base, recipe)
             except NonFiniteError:  # worse than anything that gives numbers
                 found = BROKEN * len(sample)
         done += 1

@@ -138,7 +138,7 @@ def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
             evaluator.base,
             lambda recipe: evaluator.weights.shrink(_alone(recipe)),
             space,
-            calibration_sample(calibration, examples),
+            lambda recipe: calibration_sample(evaluator.task.read(calibration, recipe), examples),
             evaluator.predictor,
             most=levels,
             on_recipe=told,
@@ -197,7 +197,7 @@ def latency_table(
     table = LatencyTable.from_dict(
         _stored(
             evaluator,
-            (model, workload, latency_kind(machine, space.to_dict(), tables)),
+            (model, workload, latency_kind(machine, space.timed, tables)),
             "Timing blocks",
             lambda told: _timed(evaluator, space, told),
             total=ROUNDS,

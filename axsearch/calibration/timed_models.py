@@ -121,8 +121,13 @@ def outside_models(space: SearchSpace, sites: Iterable[SiteId]) -> dict[str, Rec
         for site in sites
         if site.layer == OUTSIDE
         for key, choices in shapes(space, site).items()
-        if choices and not any(recorded(site.kind)[name].narrows for name in choices)
+        if choices and not any(_is_not_timed_alone(site.kind, name) for name in choices)
     }
+
+
+def _is_not_timed_alone(kind: SiteKind, name: str) -> bool:
+    found = recorded(kind)[name]
+    return found.narrows or not found.timed
 
 
 def designs(group: Group, count: int, generator: np.random.Generator) -> list[Recipe]:

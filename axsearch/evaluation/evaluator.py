@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 from transformers import PreTrainedModel
 
-from axsearch.approximations import UnitRemoval, recorded, together
 from axsearch.evaluation.accuracy import Predictions, Predictor
 from axsearch.evaluation.closed_form import closed_form
 from axsearch.evaluation.latency import (
@@ -115,7 +114,7 @@ class Evaluator:
     @cached_property
     def examples(self) -> list[Batch]:
         """Inputs of one row each with which int8 is calibrated, where it has to be."""
-        return quantization_examples(self.task)
+        return quantization_examples(self.task, EXACT)
 
     @cached_property
     def baseline(self) -> Measurement:
@@ -191,7 +190,7 @@ class Evaluator:
             size_bytes=size,
             size_ratio=size_ratio,
             parameters=parameter_count(state),
-            choices=self.choices(recipe),
+            choices=self.base.choices(recipe),
         )
 
     def predicted_ratio(self, recipe: Recipe) -> float | None:
@@ -218,7 +217,7 @@ class Evaluator:
         With a ``threshold`` the split must be the search split; raises DominatedError where the
         recipe is confidently below it before all examples were seen.
         """
-        searching = split is self.task.search
+        searching, read = split is self.task.search, self.task.read(split, recipe)
         key = self._key(recipe, split)
         known = self._known.get(recipe.hash) if searching else None
         known = known or load_evaluation(self.engine, key, recipe.hash)
@@ -234,13 +233,13 @@ class Evaluator:
             else:
                 model = small() if small is not None else self._weights(recipe).shrink(recipe)
                 with evaluating():
-                    predictions = self._predictions(model, recipe, split, key.dtype, threshold)
+                    predictions = self._predictions(model, recipe, read, key.dtype, threshold)
         except DominatedError as stop:
             partial = Evaluation(*stop.estimate, stop.outcome)
             stage = self.stages.name(stop.seen)
             save_evaluation(self.engine, key, recipe, split.name, partial, stage)
             raise
-        outcome = self.task.kind.outcome(self.task.metric, split, predictions.answers)
+        outcome = self.task.kind.outcome(self.task.metric, read, predictions.answers)
         result = Evaluation(*estimate(outcome), outcome, predictions.losses)
         save_evaluation(self.engine, key, recipe, split.name, result)
         if searching:
@@ -284,10 +283,10 @@ class Evaluator:
         if threshold is None:
             return self.predictor.predict(model, split, self.base, shared, dtype=dtype)
         stages, kind = self.stages, self.task.kind
-        answers: list[Any] = [None] * len(self.task.search)
-        losses = np.empty(len(self.task.search), np.float32)
+        answers: list[Any] = [None] * len(split)
+        losses = np.empty(len(split), np.float32)
         outcomes: list[Outcome] = []
-        for stage, (part, rows) in enumerate(zip(stages.parts, stages.rows, strict=True)):
+        for stage, (part, rows) in enumerate(zip(stages.of(split), stages.rows, strict=True)):
             found = self.predictor.predict(model, part, self.base, shared, dtype=dtype)
             losses[rows] = found.losses
             for row, answer in zip(rows, found.answers, strict=True):
@@ -342,7 +341,10 @@ class Evaluator:
         """
         if self.scenario is None:
             return None
-        examples, fingerprint = self._workload(split, batches) if split else self.workload
+        examples, fingerprint = self.workload
+        if split is not None:
+            examples = self._workload(split, batches)
+            fingerprint = workload_fingerprint(self.scenario, examples)
         weights = self._weights(recipe)
         key = LatencyKey(self.task.model_fingerprint, fingerprint, machine_name(), weights.key)
         if not again and (known := self._timed(key, recipe, pairs)) is not None:
@@ -351,7 +353,8 @@ class Evaluator:
         with measuring():
             if not again and (known := self._timed(key, recipe, pairs)) is not None:
                 return known  # measured by the worker that this one waited for
-            measured = self._time(model, examples, pairs)
+            own = self._workload(split or self.task.search, batches, recipe)
+            measured = self._time(model, recipe, examples, own, pairs)
             if recipe == EXACT:
                 measured = Latency(**{**asdict(measured), "ratio": 1.0})
             save_machine(self.engine, key.machine, machine_facts())
@@ -367,32 +370,29 @@ class Evaluator:
     @cached_property
     def workload(self) -> tuple[list[Batch], str]:
         """The batches that the scenario times, and a fingerprint of them and the scenario."""
-        return self._workload(self.task.search, OWN_LENGTH_BATCHES)
-
-    def _workload(self, split: Split, batches: int) -> tuple[list[Batch], str]:
         assert self.scenario is not None
-        vocabulary = self.base.model.config.vocab_size
-        examples = workload(split, self.scenario, vocabulary, batches)
+        examples = self._workload(self.task.search, OWN_LENGTH_BATCHES)
         return examples, workload_fingerprint(self.scenario, examples)
 
-    def choices(self, recipe: Recipe) -> dict[str, dict[str, int | None]]:
-        """Units kept and k, layer by layer of the base; 0 units of a block that an export lacks."""
-        self.base.plan(recipe)  # refuses a recipe of another model
-        described: dict[str, dict[str, int | None]] = {}
-        for id in self.base.blocks:
-            place, site = described.setdefault(id.place, {}), self.base.sites.get(id)
-            for name, approximation in recorded(id.kind).items():
-                if site is not None:
-                    level = approximation.value(site, recipe.at(*id).get(name))
-                else:
-                    level = 0 if isinstance(approximation, UnitRemoval) else None
-                place[name] = together(place.get(name), level)
-        return described
-
-    def _time(self, model: PreTrainedModel, batches: list[Batch], pairs: int) -> Latency:
+    def _workload(self, split: Split, batches: int, recipe: Recipe = EXACT) -> list[Batch]:
+        """The texts of a split that are timed, as a recipe's model reads them."""
         assert self.scenario is not None
+        tokens, read = recipe.vocabulary, self.task.read(split, recipe)
+        vocabulary = self.base.model.config.vocab_size if tokens is None else len(tokens)
+        return workload(read, self.scenario, vocabulary, batches, chosen_by=split)
+
+    def _time(
+        self,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        batches: list[Batch],
+        own: list[Batch],
+        pairs: int,
+    ) -> Latency:
+        assert self.scenario is not None
+        examples = quantization_examples(self.task, recipe)
         with (
             open_session(self.base.model, self.scenario, self.examples) as base,
-            open_session(model, self.scenario, self.examples) as small,
+            open_session(model, self.scenario, examples) as small,
         ):
-            return measure_latency(base, small, batches, pairs=pairs)
+            return measure_latency(base, small, batches, own, pairs=pairs)

@@ -43,14 +43,19 @@ def workload(
     vocabulary: int,
     batches: int = OWN_LENGTH_BATCHES,
     seed: int = 0,
+    chosen_by: Split | None = None,
 ) -> list[Batch]:
-    """The batches that a scenario times; random tokens where it has a length."""
+    """The batches that a scenario times; random tokens where it has a length.
+
+    Their examples are chosen by their lengths in ``chosen_by``, where the split is that one as
+    another tokenizer reads it.
+    """
     if scenario.sequence_length is not None:
         generator = torch.Generator().manual_seed(seed)
         shape = (scenario.batch_size, scenario.sequence_length)
         ids = torch.randint(vocabulary, shape, generator=generator)
         return [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
-    order = np.argsort(split.lengths, kind="stable")
+    order = np.argsort((chosen_by or split).lengths, kind="stable")
     size = min(scenario.batch_size, len(order))
     starts = [int((i + 0.5) / batches * (len(order) - size)) for i in range(batches)]
     return [split.collate(order[start : start + size]) for start in sorted(set(starts))]
@@ -65,16 +70,22 @@ def workload_fingerprint(scenario: Scenario, batches: Sequence[Batch]) -> str:
 
 
 def measure_latency(
-    base: Session, model: Session, batches: Sequence[Batch], *, pairs: int = PAIRS
+    base: Session,
+    model: Session,
+    batches: Sequence[Batch],
+    own: Sequence[Batch] | None = None,
+    *,
+    pairs: int = PAIRS,
 ) -> Latency:
     """Time model and base in turn (A B A B …) after a warm-up of each.
 
     Absolute times drift on a shared machine; the ratio of two passes made one after the other
     does not, and the median over pairs ignores those that something else disturbed. While the
     quartiles of the ratios lie more than 10 % apart, up to three times ``pairs`` are measured.
+    ``own`` are the model's batches, where another tokenizer makes them of the same texts.
     """
     ours = [base.prepare(batch) for batch in batches]
-    theirs = [model.prepare(batch) for batch in batches]
+    theirs = [model.prepare(batch) for batch in own or batches]
     with base.quiet(), model.quiet():
         for _ in range(WARM_UP):
             _pass(base, ours)

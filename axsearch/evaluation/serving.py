@@ -26,9 +26,11 @@ EXAMPLES = 128
 """Examples of the calibration split with which int8 is calibrated."""
 
 
-def quantization_examples(task: Task) -> list[Batch]:
-    """Inputs of one row each, drawn evenly from the calibration split, for int8's ranges."""
-    split = task.calibration
+def quantization_examples(task: Task, recipe: Recipe) -> list[Batch]:
+    """Inputs of one row each of a recipe's model, drawn evenly from the calibration split, for
+    int8's ranges.
+    """
+    split = task.read(task.calibration, recipe)
     rows = np.linspace(0, len(split) - 1, min(EXAMPLES, len(split))).astype(int)
     return [split.collate([row]) for row in dict.fromkeys(rows.tolist())]
 
@@ -71,9 +73,10 @@ def served_accuracy(
     if known is not None and known.losses is not None:
         return known
     model = small() if small is not None else weights.shrink(recipe)
-    with evaluating(), open_session(model, scenario, quantization_examples(task)) as session:
-        found = predictions(session, split, task.kind)
-    outcome = task.kind.outcome(task.metric, split, found.answers)
+    read, examples = task.read(split, recipe), quantization_examples(task, recipe)
+    with evaluating(), open_session(model, scenario, examples) as session:
+        found = predictions(session, read, task.kind)
+    outcome = task.kind.outcome(task.metric, read, found.answers)
     result = Evaluation(*estimate(outcome), outcome, found.losses)
     save_evaluation(engine, key, recipe, split.name, result)
     return result

@@ -93,9 +93,16 @@ class Stages:
         order = np.argsort(np.random.default_rng(0).random(count) / weights, kind="stable")
         ends = sorted({max(min(FEWEST, count), round(share * count)) for share in SHARES})
         self.examples = [np.sort(part) for part in np.split(order, ends[:-1])]
+        self._split = split
         self.parts = [split.take(part) for part in self.examples]
         self.rows = [np.flatnonzero(np.isin(split.owners, part)) for part in self.examples]
         self._chances = [_chances(weights, end) for end in ends]
+
+    def of(self, split: Split) -> Sequence[Split]:
+        """The parts of the same examples as another tokenizer reads them."""
+        if split is self._split:
+            return self.parts
+        return [split.take(part) for part in self.examples]
 
     def name(self, seen: int) -> str:
         """The name of a stage in the store: examples seen, of how many."""

@@ -19,6 +19,7 @@ import torch
 from axsearch import discovery
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.evaluation.loading import load_task, shown_evaluators
+from axsearch.evaluation.serving import quantization_examples
 from axsearch.export.base import Bundle, ExportFormat
 from axsearch.export.forms import Form, dtype_of, holdout_accuracy, precision_of, searched_in, sized
 from axsearch.export.manifest import NAME as MANIFEST
@@ -181,7 +182,7 @@ def _bundle(
     on_device(task.model, "cpu")
     return Bundle(
         base=task.base,
-        tokenizer=task.tokenizer,
+        tokenizer=task.tokenizer_of(recipe),
         recipe=recipe,
         weights=evaluator.weights,
         dtype=getattr(torch, dtype or task.file_dtype),
@@ -203,7 +204,7 @@ def _bundle(
         learnt=task.learnt,
         precision=form.precision,
         searched_in=searched_in(study, form),
-        examples=evaluator.examples,
+        examples=quantization_examples(task, recipe),
     )
 
 

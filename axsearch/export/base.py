@@ -120,7 +120,7 @@ class Bundle:
         ]
         length = min(max([LENGTH, *wanted]), self.base.family.longest(config))
         segments = "token_type_ids" in self.tokenizer.model_input_names
-        return example(self.base.model, length, segments=segments)
+        return example(self.small, length, segments=segments)
 
     @cached_property
     def probe_outputs(self) -> dict[str, Tensor]:

@@ -138,9 +138,9 @@ def _is_written_by_us(
 
 def _config(bundle: Bundle) -> dict[str, Any]:
     model, plan = bundle.base.model, bundle.plan
-    entries = kept_entries(model.config)
+    entries = kept_entries(bundle.small.config)  # which counts layers and tokens that are left
     dtype = str(bundle.dtype).removeprefix("torch.")
-    entries |= {"dtype": dtype, **bundle.base.family.config_of(model.config, plan.layers)}
+    entries |= {"dtype": dtype}
     return entries | own_entries(
         type(model), bundle.auto_class, plan.after, plain=plan.whole, learnt=bundle.learnt
     )

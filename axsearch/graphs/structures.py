@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from axsearch.approximations.choices import Kept
+from axsearch.approximations.choices import Subset
 from axsearch.approximations.site import OUTSIDE
 from axsearch.graphs.onnx import LIMIT, TRANSPOSED, ConversionError, answers, traced
 from axsearch.models.architectures import architecture_of
@@ -79,15 +79,19 @@ def graph_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
 
 
 def structure_key(model: PreTrainedModel) -> str:
-    """What a model's graph depends on beside the weights and their sizes."""
-    config = {name: value for name, value in model.config.to_dict().items() if name != ENTRY}
+    """What a model's graph depends on beside the weights and their sizes, tokens among them."""
+    config = {
+        name: value
+        for name, value in model.config.to_dict().items()
+        if name not in (ENTRY, "vocab_size")
+    }
     family = architecture_of(model.config.model_type)
     origin = family.origin(model)
     places = {layer: place for place, layer in enumerate(origin.layers)} | {OUTSIDE: OUTSIDE}
     choices = [
         (places[site.layer], site.kind, name, None if choice.removes else choice.to_dict())
         for site, name, choice in origin.recipe.choices()
-        if site.layer in places and (choice.removes or not isinstance(choice, Kept))
+        if site.layer in places and (choice.removes or not isinstance(choice, Subset))
     ]
     modules = [(name, type(module).__name__) for name, module in model.named_modules()]
     return json.dumps([config, choices, modules], sort_keys=True, default=str)

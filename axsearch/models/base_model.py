@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from axsearch.approximations import Level, UnitRemoval, recorded, together
 from axsearch.approximations.modeling import apply_choices
 from axsearch.approximations.site import OUTSIDE, Site, SiteId
 from axsearch.models import surgery
@@ -64,6 +65,22 @@ class Base:
         inside = (SiteId(layer, kind) for layer in layers for kind in own)
         outside = (id for id in self.sites if id.layer == OUTSIDE)
         return (*(id for id in inside if id in self.sites or own[id.kind].output), *outside)
+
+    def choices(self, recipe: Recipe) -> dict[str, dict[str, Level]]:
+        """Units kept and k of a recipe's model, layer by layer of the base; 0 units of a block that
+        an export lacks. Raises UsageError where the recipe does not fit the model.
+        """
+        self.plan(recipe)
+        described: dict[str, dict[str, Level]] = {}
+        for id in self.blocks:
+            place, site = described.setdefault(id.place, {}), self.sites.get(id)
+            for name, approximation in recorded(id.kind).items():
+                if site is not None:
+                    level = approximation.value(site, recipe.at(*id).get(name))
+                else:
+                    level = 0 if isinstance(approximation, UnitRemoval) else None
+                place[name] = together(place.get(name), level)
+        return described
 
     @property
     def state(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from axsearch.approximations.choices import Kept
+from axsearch.approximations.choices import Subset
 from axsearch.approximations.site import OUTSIDE
 from axsearch.models.base_model import Base
 from axsearch.space.recipe import Recipe
@@ -78,16 +78,18 @@ def prefixes_of(base: Base, recipe: Recipe, dtype: str) -> list[str]:
     """For each layer that stays, a hash of all choices in it and below it.
 
     Layers with the same hash compute the same from the same inputs, also where their weights were
-    refitted, which is done from the bottom up. There are none where one module is run by several
-    layers, or a choice lies outside of layers. ``dtype`` is that of the computation.
+    refitted, which is done from the bottom up. A smaller vocabulary counts as a choice below all
+    layers. There are none where one module is run by several layers, or another choice lies outside
+    of layers. ``dtype`` is that of the computation.
     """
     lossless = [(site, name) for site, name, choice in recipe.choices() if choice.lossless]
     recipe = recipe.lossy
-    if base.repeats or any(site.layer == OUTSIDE for site, _, _ in recipe.choices()):
+    outside = [choice for site, _, choice in recipe.choices() if site.layer == OUTSIDE]
+    if base.repeats or any(choice.vocabulary is None for choice in outside):
         return []  # one module is run by several layers, or all layers have another input
     stays = base.plan(recipe).layers
     # Any k in a model lets all of its layers attend through another function.
-    attends = any(not isinstance(choice, Kept) for _, _, choice in recipe.choices())
+    attends = any(not isinstance(choice, Subset) for _, _, choice in recipe.choices())
     digest = hashlib.sha256(f"{dtype} {recipe.compensation} {attends}".encode())
     found, choices = [], list(recipe.choices())
     for layer in range(stays[-1] + 1 if stays else 0):

@@ -52,7 +52,10 @@ def plan(
         if layer not in lost or family.stays(model.config, layer, lost)
     )
     after = origin.then(recipe, layers)
-    touched = any(site.layer in (*after.layers, OUTSIDE) for site, _ in after.recipe.sites)
+    touched = any(
+        site.layer in (*after.layers, OUTSIDE) and not recorded(site.kind)[name].plain
+        for site, name, _ in after.recipe.choices()
+    )
     return Plan(layers, not touched and family.plain(model.config, after.layers), after)
 
 

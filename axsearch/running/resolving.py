@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from axsearch.approximations import approximations
+from axsearch.approximations.site import REWRITABLE
 from axsearch.errors import UsageError
 from axsearch.running.engines import check_pool
 from axsearch.running.request import SearchRequest
@@ -17,6 +18,7 @@ from axsearch.store.database import check_database
 from axsearch.study.settings import AUTO, DTYPES, Load, SearchSettings
 from axsearch.study.spec import OBJECTIVES
 from axsearch.system.devices import check_device
+from axsearch.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def resolve(request: SearchRequest) -> Resolved:
     _check_options(settings, sampler)
     settings = _decided(settings, sampler)
     check_names(settings.approximations or ())
+    _check_vocabulary(request.spec, settings)
     check_device(request.device)
     _check_dtype(settings, sampler)
     _check_runtime(request.load, settings)
@@ -88,6 +91,21 @@ def _check_runtime(load: Load, settings: SearchSettings) -> None:
                 f"`approximations={name}` saves no time in the runtime {load.runtime}, which has "
                 "no kernel for it; leave it out, or search with `runtime=torch`."
             )
+
+
+def _check_vocabulary(spec: TaskSpec, settings: SearchSettings) -> None:
+    """Raises UsageError for texts of which no approximation counts the tokens."""
+    if spec.vocabulary_from is None:
+        return
+    names = [name for name, one in approximations().items() if REWRITABLE in one.needs]
+    if not {*names} & {*(settings.approximations or ())}:
+        raise UsageError(
+            f"`vocabulary_from` is for a search with `approximations={','.join(names)}` among "
+            "others, and this one does not try that."
+        )
+    from axsearch.tasks.vocabulary import texts_of  # with transformers
+
+    texts_of(spec.vocabulary_from, spec.encoding)
 
 
 def _check_counts(request: SearchRequest) -> None:

@@ -72,6 +72,7 @@ def search(
     tokenizer: str | None = TaskSpec.tokenizer,
     encoding: str | None = TaskSpec.encoding,
     max_length: int | None = TaskSpec.max_length,
+    vocabulary_from: str | None = TaskSpec.vocabulary_from,
     approximations: Sequence[str] | None = SearchSettings.approximations,
     freeze: Sequence[str] = SearchSettings.freeze,
     compensation: Compensation | None = None,
@@ -295,6 +296,7 @@ def _spec(
         reading=task.reading,
         file_dtype=task.file_dtype,
         max_length=task.max_length,
+        vocabulary_from=None if asked.vocabulary_from is None else _lasting(asked.vocabulary_from),
         search_examples=asked.search_examples,
         objectives=settings.objectives,
         scenario=scenario,
@@ -362,7 +364,7 @@ def _refuse(name: str, spec: StudySpec, known: StudySpec) -> None:
 def _lasting(name: str) -> str:
     # A folder must be found from another working directory too; a hub name stays as it is.
     path = Path(name).expanduser()
-    return str(path.resolve()) if path.is_dir() else name
+    return str(path.resolve()) if path.exists() else name
 
 
 def _known_spec(database: Database, name: str, objectives: Sequence[str]) -> StudySpec | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 
 from axsearch.approximations import Level, approximations
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.site import REWRITABLE, SiteId
 from axsearch.calibration.preparation import prepare
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
@@ -41,6 +41,8 @@ def spaces(
     tried by default when it began. What saves no time in the runtime is not tried by default.
     """
     sites = list(task.base.sites.values())
+    if any(REWRITABLE in approximations()[name].needs for name in settings.approximations or ()):
+        sites = task.counted(sites)
     frozen = frozen_sites(settings.freeze, sites)
     names = settings.approximations
     if names is None and known is not None:

@@ -49,6 +49,15 @@ class Dimension:
 
     def choices(self, index: int) -> dict[SiteId, tuple[str, Choice]]:
         """The choices that level ``index`` writes into a recipe, site by site; none where exact."""
+        if index not in self._written:  # which takes milliseconds for a vocabulary
+            self._written[index] = self._choices(index)
+        return self._written[index]
+
+    @cached_property
+    def _written(self) -> dict[int, dict[SiteId, tuple[str, Choice]]]:
+        return {}
+
+    def _choices(self, index: int) -> dict[SiteId, tuple[str, Choice]]:
         written = {}
         for site, order in zip(self.sites, self.orders, strict=True):
             level = self.approximation.levels(site, self.part)[self._positions[index]]
@@ -151,9 +160,16 @@ class SearchSpace:
         return {d.name: list(d.levels) for d in self.dimensions}
 
     @property
+    def timed(self) -> dict[str, list[Level]]:
+        """The levels of those parameters that change a model's time."""
+        return {d.name: list(d.levels) for d in self.dimensions if d.approximation.timed}
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of levels and orders: equal spaces turn a genome into equal recipes."""
         data: Any = [(d.name, d.levels, d.orders, self.compensation) for d in self.dimensions]
+        uses = [site.token_use for d in self.dimensions for site in d.sites if site.token_use]
+        data += [use.order for use in uses]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()
 
 

@@ -97,8 +97,9 @@ class LatencyTable:
 
         A choice that narrows the last layer has the time that it saves there, below 0.
         """
-        choices = recipe.at(*site)
-        if any(recorded(site.kind)[name].narrows for name in choices):
+        every = recorded(site.kind)
+        choices = {name: c for name, c in recipe.at(*site).items() if every[name].timed}
+        if any(every[name].narrows for name in choices):
             last = self._last(recipe)
             return 0.0 if last is None else self.saved_if_last(recipe, last)
         label = in_group(site.kind, self.groups.get(site.layer, 0))

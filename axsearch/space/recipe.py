@@ -91,6 +91,18 @@ class Recipe(BaseModel):
         }
         return Recipe.of(sites, self.compensation)
 
+    @property
+    def inside(self) -> Recipe:
+        """The recipe without the choices that lie outside of layers."""
+        sites = {site: dict(choices) for site, choices in self.sites if site.layer != OUTSIDE}
+        return Recipe.of(sites, self.compensation)
+
+    @property
+    def vocabulary(self) -> tuple[int, ...] | None:
+        """The tokens that stay where it makes the vocabulary smaller; None where it does not."""
+        kept = (choice.vocabulary for _, _, choice in self.choices())
+        return next((tokens for tokens in kept if tokens is not None), None)
+
     def with_lossless(self, earlier: Recipe) -> Recipe:
         """The recipe and those choices of an earlier one that change no answer."""
         sites = {site: dict(choices) for site, choices in self.sites}

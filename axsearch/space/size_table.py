@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from axsearch.approximations.choices import Kept
+from axsearch.approximations.choices import Subset
 from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.space.latency_table import block_key
 from axsearch.space.recipe import Recipe
@@ -19,7 +19,7 @@ class SizeTable:
     Attributes:
         rest: all that lies in no layer: embeddings, pooler, head, the file's header.
         layers: all of a layer, by layer.
-        units: one unit (head, neuron) of a site.
+        units: one unit (head, neuron) of a site, or one token of the embeddings.
         whole: what is removed with the last unit of a site: its output's bias, its norm.
         others: what a choice without units saves at a site, by the site and its shape as
             :func:`axsearch.space.latency_table.block_key` writes it; 0 where it is missing.
@@ -47,7 +47,7 @@ class SizeTable:
         """The share that a recipe saves in one block."""
         saved = 0.0
         for name, choice in recipe.at(*site).items():
-            if isinstance(choice, Kept):
+            if isinstance(choice, Subset):
                 saved += (choice.of - len(choice.kept)) * self.units[site]
                 if not choice.kept:
                     saved += self.whole[site]

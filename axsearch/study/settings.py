@@ -27,7 +27,7 @@ class SearchSettings:
         tuple[str, ...] | None,
         Option(
             "Approximations to try: heads, ffn, topk, one_token, attention_block, ffn_block, "
-            "layer, ffn_topk; with the axformer sampler head_mask, ffn_mask, topk_hard",
+            "layer, ffn_topk, vocabulary; with the axformer sampler head_mask, ffn_mask, topk_hard",
             omitted="heads, ffn, topk and one_token; with the axformer sampler all of its own",
         ),
     ] = None

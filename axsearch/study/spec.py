@@ -78,6 +78,7 @@ class StudySpec(BaseModel):
     reading: PositiveInt = 1
     file_dtype: Annotated[str, Field(pattern="^(float32|float16|bfloat16)$")] = "float32"
     max_length: PositiveInt = 512
+    vocabulary_from: str | None = None
     search_examples: PositiveInt | None
     objectives: tuple[str, ...]
     scenario: Annotated[Scenario | None, BeforeValidator(_scenario)]

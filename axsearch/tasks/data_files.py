@@ -79,6 +79,17 @@ def read_file(path: Path, encoding: str | None = None) -> datasets.Dataset:
         raise UsageError(f"{path} cannot be read: {cause(error)}.") from None
 
 
+def read_lines(path: Path, encoding: str | None = None) -> list[str]:
+    """The lines of a text file; raises OSError, and UsageError where it is not text."""
+    try:
+        with _text(path, encoding, "\n") as file:
+            return file.read().splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"{path} is not {encoding or 'UTF-8'} text; name its `encoding`, such as cp1252."
+        ) from None
+
+
 def _is_compressed(path: Path) -> bool:
     return path.name.lower().endswith(COMPRESSED)
 

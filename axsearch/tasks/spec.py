@@ -89,6 +89,13 @@ class TaskSpec:
             "finetune` for a model of it",
         ),
     ] = None
+    vocabulary_from: Annotated[
+        str | None,
+        Option(
+            "Text file, a text a line, whose tokens the approximation vocabulary keeps, too",
+            omitted="the training texts alone count",
+        ),
+    ] = None
     search_examples: Annotated[
         int | None, Option("Number of validation examples to evaluate on", omitted="all")
     ] = None

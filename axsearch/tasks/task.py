@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from axsearch.models.architectures import architecture_of
+from axsearch.approximations.site import EMBEDDINGS, REWRITABLE, Site, TokenUse
 from axsearch.models.base_model import Base
-from axsearch.models.origin import ENTRY, is_shaped
+from axsearch.models.fingerprint import model_fingerprint
+from axsearch.space.recipe import Recipe
 from axsearch.tasks.data import Data, read_data
 from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metric
 from axsearch.tasks.kinds.labels import LabelHints, Labels, read_mapping
@@ -33,46 +35,13 @@ from axsearch.tasks.record import learnt_by, length_of
 from axsearch.tasks.spec import LEFT_OUT, UNKNOWN, USUAL, TaskSpec
 from axsearch.tasks.split import Split
 from axsearch.tasks.tokens import tokenise, tokens_read
+from axsearch.tasks.vocabulary import count_tokens, in_parts, texts_of, why_not, with_tokens
 
 CALIBRATION_EXAMPLES = 512
 TRAINING_EXAMPLES = 2_048
 FLOAT32 = "float32"
-FINGERPRINTED = (
-    "activation",
-    "activation_function",
-    "classifier_activation",
-    "classifier_pooling",
-    "conv_act",
-    "conv_kernel_size",
-    "is_decoder",
-    "hidden_act",
-    "hidden_activation",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "layer_types",
-    "local_attention",
-    "max_position_embeddings",
-    "max_relative_positions",
-    "model_type",
-    "norm_eps",
-    "norm_rel_ebd",
-    "num_attention_heads",
-    "num_hidden_groups",
-    "num_hidden_layers",
-    "pad_token_id",
-    "pooler_hidden_act",
-    "pos_att_type",
-    "position_buckets",
-    "position_embedding_type",
-    "relative_attention",
-    "relative_attention_num_buckets",
-    "reorder_and_upcast_attn",
-    "rope_parameters",
-    "scale_attn_by_inverse_layer_idx",
-    "scale_attn_weights",
-    "share_att_key",
-)
-"""Config values that change what a model says while its weights stay the same."""
+VOCABULARIES = 8
+"""Smaller vocabularies whose tokenizers and splits are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +64,8 @@ class Task:
             less.
         cut: a sentence on texts that are longer; empty if none is.
         draw_training: makes :attr:`training`.
+        retokenise: makes one of the three splits, by its name, as another tokenizer reads it.
+        count: makes :attr:`token_use`.
         reading: how splits were cut, see :data:`axsearch.tasks.spec.LEFT_OUT`.
         file_dtype: in which the model's file keeps its weights.
         learnt: SHA-256 of the training examples that the base was fine-tuned on; None where that is
@@ -114,6 +85,8 @@ class Task:
     labels: Labels
     notes: tuple[str, ...]
     draw_training: Callable[[], Split]
+    retokenise: Callable[[str, PreTrainedTokenizerBase], Split]
+    count: Callable[[], TokenUse]
     said: tuple[str, ...] = ()
     max_length: int = USUAL
     cut: str = ""
@@ -211,6 +184,23 @@ class Task:
             split: Split = kind.split("training", some, tokenizer, made.length, labels)
             return split
 
+        def retokenised(name: str, other: PreTrainedTokenizerBase) -> Split:
+            split: Split = kind.split(name, drawn[name], other, made.length, labels)
+            return split
+
+        def counted() -> TokenUse:
+            known = [example for example in train if kind.is_labelled(example, labels)]
+            more = texts_of(spec.vocabulary_from, spec.encoding) if spec.vocabulary_from else []
+            parts = in_parts(
+                known,
+                lambda some: (
+                    one["input_ids"]
+                    for one in kind.split("train", some, tokenizer, made.length, labels).inputs
+                ),
+            )
+            others = in_parts(more, lambda some: tokenizer(some)["input_ids"])
+            return count_tokens(tokenizer, config.vocab_size, chain(parts, others))
+
         said = [read.said, tokens_read(tokenizer, made), made.note, made.cut.advice(limit)]
         loaded = load_model(model, kind.auto_class)  # before its file is looked at
         dtype = spec.file_dtype or dtype_of_file(model, config)
@@ -228,6 +218,8 @@ class Task:
             tokenizer=tokenizer,
             notes=tuple(notes),
             draw_training=training,
+            retokenise=retokenised,
+            count=counted,
             said=tuple(sentence for sentence in said if sentence),
             max_length=asked or made.length,
             cut=made.cut.sentence,
@@ -255,6 +247,52 @@ class Task:
         """
         split: Split = self.draw_training()
         return split
+
+    @cached_property
+    def token_use(self) -> TokenUse:
+        """How often tokens occur in all of train, and in the texts that the user names for it."""
+        return self.count()
+
+    def counted(self, sites: Sequence[Site]) -> list[Site]:
+        """The sites, the embeddings with what :attr:`token_use` says of them, or why not."""
+        reason = why_not(self.tokenizer)
+        if self.kind.in_parts:
+            reason = f"{self.kind.name} compares the places of tokens in parts of texts"
+        return [
+            site
+            if site.id.kind != EMBEDDINGS
+            else replace(site, lacks={**site.lacks, REWRITABLE: reason})
+            if reason
+            else replace(site, token_use=self.token_use)
+            for site in sites
+        ]
+
+    def tokenizer_of(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+        """The tokenizer of a recipe's model: the base's, unless it has fewer tokens."""
+        tokens = recipe.vocabulary
+        if tokens is None:
+            return self.tokenizer
+        if tokens not in self._tokenizers:
+            self._tokenizers[tokens] = with_tokens(self.tokenizer, tokens)
+        return self._tokenizers[tokens]
+
+    def read(self, split: Split, recipe: Recipe) -> Split:
+        """One of the three splits as the tokenizer of a recipe's model reads it."""
+        tokens = recipe.vocabulary
+        if tokens is None:
+            return split
+        key = split.name, tokens
+        if key not in self._read_splits:
+            self._read_splits[key] = self.retokenise(split.name, self.tokenizer_of(recipe))
+        return self._read_splits[key]
+
+    @cached_property
+    def _tokenizers(self) -> LRUCache[tuple[int, ...], PreTrainedTokenizerBase]:
+        return LRUCache(VOCABULARIES)
+
+    @cached_property
+    def _read_splits(self) -> LRUCache[tuple[str, tuple[int, ...]], Split]:
+        return LRUCache(3 * VOCABULARIES)
 
     @cached_property
     def base(self) -> Base:
@@ -323,16 +361,3 @@ def _some(examples: list[Any], most: int | None, seed: int) -> list[Any]:
         return examples
     rows = np.random.default_rng(seed).permutation(len(examples))[:most]
     return [examples[row] for row in sorted(rows)]
-
-
-def model_fingerprint(model: PreTrainedModel) -> str:
-    """SHA-256 of names, shapes, types and bytes of all weights, and of what the config adds."""
-    digest = hashlib.sha256()
-    values = {name: getattr(model.config, name, None) for name in FINGERPRINTED}
-    if is_shaped(model.config):  # a k, and the place of a layer, are in no weights
-        values[ENTRY] = architecture_of(model.config.model_type).origin(model).to_dict()
-    digest.update(json.dumps(values, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from axsearch.approximations import recorded
 from axsearch.evaluation.size import parameter_count, safetensors_bytes
 from axsearch.export import Bundle, formats
 from axsearch.export.manifest import Manifest
@@ -28,11 +27,6 @@ HOLDOUT = Evaluation(0.83, 0.79, 0.87, Outcome("mean", np.ones(10, bool)))
 def measured(base: PreTrainedModel, recipe: Recipe) -> Measurement:
     """The size is the model's own; nothing else was measured."""
     state = Base(base).cut(recipe)
-    choices: dict[str, dict[str, int | None]] = {}
-    for site in Base(base).sites.values():
-        layer = choices.setdefault(site.id.place, {})
-        for name, approximation in recorded(site.id.kind).items():
-            layer[name] = approximation.value(site, recipe.at(*site.id).get(name))
     return Measurement(
         trial=7,
         recipe=recipe.to_dict(),
@@ -43,7 +37,7 @@ def measured(base: PreTrainedModel, recipe: Recipe) -> Measurement:
         size_bytes=safetensors_bytes(state),
         size_ratio=1.0,
         parameters=parameter_count(state),
-        choices=choices,
+        choices=Base(base).choices(recipe),
     )
 
 

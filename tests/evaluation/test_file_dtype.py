@@ -19,11 +19,11 @@ from axsearch.errors import UsageError
 from axsearch.evaluation.loading import MovedError, load_task
 from axsearch.evaluation.size import safetensors_bytes
 from axsearch.models.base_model import Base
+from axsearch.models.fingerprint import model_fingerprint
 from axsearch.models.weights import ClosedForm, Rounded, rounded
 from axsearch.running.holdout import evaluate_front
 from axsearch.study.spec import StudySpec
 from axsearch.tasks.pretrained import load_model
-from axsearch.tasks.task import model_fingerprint
 from axsearch.testing.text import tiny_bert
 
 

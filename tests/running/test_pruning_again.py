@@ -19,6 +19,7 @@ from axsearch.cli.front import front
 from axsearch.errors import UsageError
 from axsearch.models.base_model import Base
 from axsearch.models.exported import open_export
+from axsearch.models.fingerprint import model_fingerprint
 from axsearch.models.weights import shrink
 from axsearch.reporting.figures.latency_table import latency_table_figure
 from axsearch.running.holdout import evaluate_front
@@ -28,7 +29,7 @@ from axsearch.study.tables import Tables
 from axsearch.tasks.data import read_data
 from axsearch.tasks.pretrained import load_model
 from axsearch.tasks.record import RECORD
-from axsearch.tasks.task import Task, model_fingerprint
+from axsearch.tasks.task import Task
 from axsearch.testing.exports import bundle_of, write_export
 from axsearch.testing.text import tiny_bert, tiny_tokenizer
 

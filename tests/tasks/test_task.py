@@ -26,12 +26,13 @@ from transformers import (
 
 from axsearch.errors import UsageError
 from axsearch.models.architectures import architecture_of
+from axsearch.models.fingerprint import model_fingerprint
 from axsearch.tasks import pretrained
 from axsearch.tasks import task as task_module
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.kinds.text_classification import TextClassification
 from axsearch.tasks.pretrained import input_length, load_model, load_tokenizer
-from axsearch.tasks.task import Task, model_fingerprint
+from axsearch.tasks.task import Task
 from axsearch.testing.models import tiny_model
 from axsearch.testing.text import NEUTRAL, reviews, tiny_bert, tiny_tokenizer, write_csv
 

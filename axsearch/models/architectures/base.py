@@ -167,7 +167,9 @@ def _site(
     units = _units(there, prefix, block, config, kept)
     names = [name for name in (*block.inputs, block.output) if name in there]
     modules = tuple(f"{prefix}{name}" for name in names)
-    return Site(id, units, _unit_parameters(module, prefix, units), 1, modules=modules)
+    tables = [there[name] for name in names if isinstance(there[name], nn.Embedding)]
+    rows = tables[0].num_embeddings if tables else 0
+    return Site(id, units, _unit_parameters(module, prefix, units), 1, modules=modules, rows=rows)
 
 
 def _units(

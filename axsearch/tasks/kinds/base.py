@@ -42,6 +42,13 @@ class Columns(NamedTuple):
     switches: bool = False
 
 
+class Read(NamedTuple):
+    """The logits and the target of one feature."""
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+
+
 class TaskKind(ABC, Generic[E, S]):
     """One kind of task: its data, its head, its loss and its metrics.
 
@@ -59,6 +66,8 @@ class TaskKind(ABC, Generic[E, S]):
         auto_class: transformers' class that loads a model with such a head.
         metrics: the names of the metrics that may be the accuracy objective, the default first.
         trivial_answer: :meth:`trivial_answers` in words.
+        in_parts: whether a long example is several features, so that how many there are depends on
+            the tokenizer.
         largest_logit: whether the answer is the largest logit, for a feature or for each token.
     """
 
@@ -67,6 +76,7 @@ class TaskKind(ABC, Generic[E, S]):
     auto_class: ClassVar[Any]
     metrics: ClassVar[tuple[str, ...]]
     trivial_answer: ClassVar[str]
+    in_parts: ClassVar[bool] = False
     largest_logit: ClassVar[bool] = False
 
     @abstractmethod
@@ -200,6 +210,10 @@ class TaskKind(ABC, Generic[E, S]):
         """KL divergence of the model's distribution from the base's, (features,), in nats."""
         ours, theirs = logits.log_softmax(-1), base.log_softmax(-1)
         return (theirs.exp() * (theirs - ours)).sum(-1)
+
+    def divergence_apart(self, ours: Read, base: Read) -> torch.Tensor:
+        """:meth:`divergence` of one example that two tokenizers read, (1,)."""
+        return self.divergence(ours.logits[None], base.logits[None], ours.targets[None])
 
     @abstractmethod
     def decode(self, logits: torch.Tensor, split: S, rows: NDArray[Any]) -> Sequence[Any]:

@@ -21,6 +21,7 @@ from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds.base import (
     Columns,
+    Read,
     TaskKind,
     feature_list,
     refuse_lists_as_text,
@@ -293,6 +294,13 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         words = targets != IGNORED
         each = super().divergence(logits, base, targets)
         return (each * words).sum(1) / words.sum(1).clamp(min=1)
+
+    def divergence_apart(self, ours: Read, base: Read) -> torch.Tensor:
+        """Of the tokens that words begin with, up to where either text is cut, (1,)."""
+        words = [read.logits[: len(read.targets)][read.targets != IGNORED] for read in (ours, base)]
+        count = min(map(len, words))
+        first, second = (one[None, :count] for one in words)
+        return self.divergence(first, second, torch.zeros(1, count, device=first.device))
 
     def margins(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The smallest margin among the words of each example."""

@@ -53,4 +53,5 @@ LAYOUT = encoder_layout(
         activation="albert_layers.0.activation",
     ),
     empty_layer=EmptyGroup,
+    outside={"embeddings": Block(("embeddings.word_embeddings",))},
 )

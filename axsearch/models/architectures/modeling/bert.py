@@ -49,5 +49,8 @@ LAYOUT = encoder_layout(
         leave_output_norm,
         activation="intermediate.intermediate_act_fn",
     ),
-    outside={"stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenBertAttention))},
+    outside={
+        "stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenBertAttention)),
+        "embeddings": Block(("embeddings.word_embeddings",)),
+    },
 )

@@ -116,5 +116,8 @@ LAYOUT = encoder_layout(
         activation="intermediate.intermediate_act_fn",
     ),
     empty_layer=EmptyLayer,
-    outside={"stack": Block(narrow=narrow)},
+    outside={
+        "stack": Block(narrow=narrow),
+        "embeddings": Block(("embeddings.word_embeddings",)),
+    },
 )

@@ -55,5 +55,8 @@ LAYOUT = encoder_layout(
     LAYERS,
     attention=ATTENTION,
     ffn=Block(("ffn.lin1",), "ffn.lin2", remove_ffn, activation="ffn.activation"),
-    outside={"stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenDistilBertAttention))},
+    outside={
+        "stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenDistilBertAttention)),
+        "embeddings": Block(("embeddings.word_embeddings",)),
+    },
 )

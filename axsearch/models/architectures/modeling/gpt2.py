@@ -133,5 +133,8 @@ LAYOUT = encoder_layout(
     attention=ATTENTION,
     ffn=Block(("mlp.c_fc",), "mlp.c_proj", remove_ffn, norm="ln_2", activation="mlp.act"),
     finish=finish,
-    outside={"stack": Block(narrow=narrow)},
+    outside={
+        "stack": Block(narrow=narrow),
+        "embeddings": Block(("wte",)),
+    },
 )

@@ -92,5 +92,8 @@ LAYOUT = encoder_layout(
     attention=ATTENTION,
     ffn=Block(("mlp.Wi",), "mlp.Wo", remove_ffn, parts=2, norm="mlp_norm", activation="mlp.act"),
     finish=finish,
-    outside={"stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenModernBertAttention))},
+    outside={
+        "stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenModernBertAttention)),
+        "embeddings": Block(("embeddings.tok_embeddings",)),
+    },
 )

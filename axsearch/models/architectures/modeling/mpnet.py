@@ -112,5 +112,8 @@ LAYOUT = encoder_layout(
         activation="intermediate.intermediate_act_fn",
     ),
     finish=finish,
-    outside={"stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenMPNetAttention))},
+    outside={
+        "stack": Block(narrow=narrower(LAYERS, ATTENTION, FirstTokenMPNetAttention)),
+        "embeddings": Block(("embeddings.word_embeddings",)),
+    },
 )

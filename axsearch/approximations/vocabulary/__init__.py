@@ -1,0 +1,1 @@
+"""A smaller vocabulary: rows of the embeddings whose tokens the user's texts hardly have."""
