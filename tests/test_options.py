@@ -107,7 +107,11 @@ def test_what_a_command_raises_names_its_options() -> None:
 def test_a_function_takes_the_options_of_its_request(
     function: Any, request_: type, others: dict[str, Any]
 ) -> None:
-    within = {one.name for one in declared(WorkerPool)} if others else {"search_examples"}
+    within = (
+        {one.name for one in declared(WorkerPool)}
+        if others
+        else {"search_examples", "vocabulary_from"}
+    )
     own = {one.name: one for one in declared(request_) if one.name not in within}
     taken = inspect.signature(function).parameters
     assert set(taken) == {*own, *others}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -111,22 +111,40 @@ class TokenUse:
     Attributes:
         counts: of each token, (tokens,).
         needed: those that a tokenizer cannot do without, such as the single characters.
+        ranks: the place of each token among all by how common it is in general, (tokens,), which
+            decides between tokens that occur as often; their ids where empty.
     """
 
     counts: tuple[int, ...]
     needed: frozenset[int] = frozenset()
+    ranks: tuple[int, ...] = ()
 
     @cached_property
     def order(self) -> tuple[int, ...]:
-        """All tokens, the first to be removed first: those with few occurrences, then high ids,
-        then those that are needed.
+        """All tokens, the first to be removed first: those with few occurrences, then those that
+        are less common, then those that are needed.
         """
-        tokens = range(len(self.counts))
-        return tuple(sorted(tokens, key=lambda one: (one in self.needed, self.counts[one], -one)))
+        ranks = self.ranks or range(len(self.counts))
+
+        def key(token: int) -> tuple[bool, int, int]:
+            return token in self.needed, self.counts[token], -ranks[token]
+
+        return tuple(sorted(range(len(self.counts)), key=key))
 
     def at_least(self, count: int) -> int:
         """How many tokens occur at least so often, or are needed."""
         return sum(own >= count or one in self.needed for one, own in enumerate(self.counts))
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """As plain data."""
+        return {
+            "counts": list(self.counts), "needed": sorted(self.needed), "ranks": list(self.ranks),
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Sequence[int]]) -> TokenUse:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(tuple(data["counts"]), frozenset(data["needed"]), tuple(data["ranks"]))
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,7 @@ class Site:
         made: the levels of the choices that the base has here already, by their types, where it is
             an export that is made smaller again; without those that removed units.
         rows: of the embeddings, how many tokens they have; otherwise 0.
+        padding: of the embeddings, the token that pads; None where they know none.
         token_use: of the embeddings, how often these occur; None where nobody counted them.
         lacks: what the model's family cannot do here, such as :data:`SELECTABLE_SCORES`, with the
             reason; an approximation lists what it ``needs``.
@@ -158,6 +177,7 @@ class Site:
     made: Mapping[str, int | None] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     rows: int = 0
+    padding: int | None = None
     token_use: TokenUse | None = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from torch import Tensor
 
@@ -25,12 +25,19 @@ CERTAIN = 2.0
 """Standard errors by which a level must miss that to be left out."""
 
 
-def latency_cost(table: LatencyTable) -> Cost:
-    """The time over the base's, by the table."""
+def latency_cost(
+    table: LatencyTable, lengthening: Callable[[Recipe], float] = lambda _: 1.0
+) -> Cost:
+    """The time over the base's, by the table.
+
+    ``lengthening`` is how many times as many tokens a recipe's model reads. What that adds is taken
+    to be what it adds to the base: more than to any smaller model.
+    """
 
     def layer(recipe: Recipe, layer: int) -> float:
         # A choice that narrows the last layer saves time there, which only the whole model shows.
-        return table.layer(recipe.lossy, layer)
+        longer = lengthening(recipe) - 1 if layer == OUTSIDE else 0.0
+        return table.layer(recipe.lossy, layer) + longer
 
     return Cost(table.rest, layer, table.saved_if_last if table.narrowed else None)
 

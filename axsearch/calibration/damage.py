@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,7 +17,8 @@ from axsearch.evaluation.accuracy import NonFiniteError, Predictor
 from axsearch.models.base_model import Base
 from axsearch.space.genome import Dimension, SearchSpace
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.tasks.kinds.base import Read
+from axsearch.tasks.kinds import TaskKind
+from axsearch.tasks.kinds.base import Answered
 from axsearch.tasks.split import Split
 
 EXAMPLES = 256
@@ -78,6 +80,30 @@ def calibration_sample(split: Split, examples: int = EXAMPLES) -> Split:
     return split.take(np.sort(drawn[:examples]))
 
 
+class _Outputs:
+    """The base's outputs on examples, by batch and one by one, and how far others are from them."""
+
+    def __init__(self, kind: TaskKind[Any, Any]) -> None:
+        self._kind = kind
+        self._batches: dict[int, Tensor] = {}
+        self._features: dict[int, Answered] = {}
+
+    def keep(self, rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
+        self._batches[int(rows[0])] = logits
+        self._features.update(zip(rows.tolist(), map(Answered, logits, targets), strict=True))
+
+    def divergence(
+        self, rows: NDArray[np.int64], logits: Tensor, targets: Tensor, *, other_tokens: bool
+    ) -> float:
+        """The sum over a batch's features, whose texts may have been read as other tokens."""
+        if not other_tokens:
+            theirs = self._batches[int(rows[0])]
+            return float(self._kind.divergence(logits, theirs, targets).sum())
+        pairs = zip(map(Answered, logits, targets), rows.tolist(), strict=True)
+        apart = [self._kind.divergence_apart(own, self._features[row]) for own, row in pairs]
+        return float(torch.cat(apart).sum())
+
+
 def measure_damage(
     base: Base,
     shrink: Callable[[Recipe], PreTrainedModel],
@@ -91,21 +117,13 @@ def measure_damage(
     """Measure each level of each dimension alone, and each dimension with its neighbour.
 
     ``shrink`` makes the smaller model of a recipe, and ``read`` the examples as its tokenizer reads
-    them. Of a dimension with more than ``most`` levels so
-    many are run, the first and the last two among them, and those between are interpolated.
-    Neighbours are dimensions of sites that follow one another in a forward pass. ``on_recipe``
-    receives the number of recipes so far and in all.
+    them. Of a dimension with more than ``most`` levels so many are run, the first and the last two
+    among them, and those between are interpolated. Neighbours are dimensions of sites that follow
+    one another in a forward pass. ``on_recipe`` receives the number of recipes so far and in all.
     """
-    outputs: dict[int, Tensor] = {}
-    apart: dict[int, Read] = {}
-    kind = predictor.kind
-
-    def keep(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
-        outputs[int(rows[0])] = logits
-        apart.update(zip(rows.tolist(), map(Read, logits, targets), strict=True))
-
     sample = read(EXACT)
-    predictor.run(base.model, sample, keep, base, EXACT)
+    outputs = _Outputs(predictor.kind)
+    predictor.run(base.model, sample, outputs.keep, base, EXACT)
     pairs = neighbours(space)
     lossy = [d for d in space.dimensions if not _is_lossless(d)]
     run = {d.name: _run(len(d.levels), most) for d in lossy}
@@ -117,13 +135,9 @@ def measure_damage(
         recipe = space.recipe({**space.exact(), **genome})
         found = 0.0
 
-        def compare(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
+        def compare(*seen: Any) -> None:
             nonlocal found
-            if recipe.vocabulary is None:
-                found += float(kind.divergence(logits, outputs[int(rows[0])], targets).sum())
-                return
-            for row, *own in zip(rows, logits, targets, strict=True):
-                found += float(kind.divergence_apart(Read(*own), apart[int(row)]))
+            found += outputs.divergence(*seen, other_tokens=recipe.vocabulary is not None)
 
         if recipe.sites:
             try:

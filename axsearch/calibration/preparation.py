@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from axsearch.approximations import Level
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.site import SiteId, TokenUse
 from axsearch.calibration.block_timing import ROUNDS, SECONDS, measure_latency_table
 from axsearch.calibration.costs import latency_cost, size_cost, size_table, slower_levels
 from axsearch.calibration.damage import Damage, calibration_sample, effort, measure_damage
@@ -34,15 +34,18 @@ from axsearch.store.calibration_keys import (
     importance_kind,
     latency_kind,
     size_kind,
+    token_kind,
     trivial_kind,
 )
 from axsearch.store.queries import (
     LatencyKey,
     load_calibration,
+    replace_calibration,
     save_calibration,
     save_latency_table,
 )
 from axsearch.store.studies import save_machine
+from axsearch.study.spec import StudySpec
 from axsearch.system.machine import machine_facts, machine_name, measuring
 
 SECONDS_VARIABLE = "AXSEARCH_TABLE_SECONDS"
@@ -87,14 +90,14 @@ def prepare(
     """
     in_order: Orders = {id: range(site.count) for id, site in evaluator.base.sites.items()}
     asked = space_of(in_order, {})
-    costs = {"size": size_cost(_sizes(evaluator))}
+    costs = {"size": size_cost(_sizes(evaluator, asked))}
     # No cost shows that a narrowed layer is faster, where latency is not measured.
     narrowing = [d for d in asked.dimensions if d.approximation.narrows]
     dropped: Mapping[str, Collection[Level]] = {d.name: d.levels[1:] for d in narrowing}
     if evaluator.scenario is not None:
         table = latency_table(evaluator, asked, machine, tables)
         evaluator.table = table
-        costs = {"latency": latency_cost(table), **costs}
+        costs = {"latency": latency_cost(table, evaluator.lengthening), **costs}
         dropped = {}
         if calibrated:
             dropped = slower_levels(asked, table)
@@ -104,6 +107,7 @@ def prepare(
         importance = _importance(evaluator, asked.compensation)
         orders = {**in_order, **{site: importance.order(site) for site in importance.scores}}
     space = space_of(orders, dropped)
+    _keep_token_use(evaluator, space)
     found = _damage(evaluator, space) if calibrated else Damage({}, {})
     neighbours = {tuple(pair.split(" ")): c for pair, c in found.together.items()}
     return Problem(
@@ -118,15 +122,37 @@ def prepare(
     )
 
 
-def _sizes(evaluator: Evaluator) -> SizeTable:
-    return SizeTable.from_dict(
-        _stored(
-            evaluator,
-            (evaluator.task.model_fingerprint, NO_SPLIT, size_kind(evaluator.precision)),
-            "Counting bytes",
-            lambda _: size_table(evaluator.base, evaluator.precision).to_dict(),
-        )
-    )
+def _keep_token_use(evaluator: Evaluator, space: SearchSpace) -> None:
+    """Store how often tokens occur, for workers that do not have the texts."""
+    key = _token_key(evaluator, space.fingerprint)
+    for use in {site.token_use for d in space.dimensions for site in d.sites if site.token_use}:
+        if load_calibration(evaluator.engine, *key) is None:
+            save_calibration(evaluator.engine, *key, use.to_dict())
+
+
+def stored_token_use(evaluator: Evaluator, spec: StudySpec) -> TokenUse | None:
+    """What a search stored for a study's space; None if that needs none."""
+    key = _token_key(evaluator, spec.space_fingerprint)
+    stored = load_calibration(evaluator.engine, *key)
+    return None if stored is None else TokenUse.from_dict(stored)
+
+
+def _token_key(evaluator: Evaluator, fingerprint: str) -> tuple[str, str, str]:
+    return evaluator.task.model_fingerprint, NO_SPLIT, token_kind(fingerprint)
+
+
+def _sizes(evaluator: Evaluator, space: SearchSpace) -> SizeTable:
+    key = evaluator.task.model_fingerprint, NO_SPLIT, size_kind(evaluator.precision)
+
+    def counted(_: Told) -> dict[str, Any]:
+        return size_table(evaluator.base, evaluator.precision).to_dict()
+
+    found = SizeTable.from_dict(_stored(evaluator, key, "Counting bytes", counted))
+    if all(site.id in found.units for d in space.dimensions for site in d.sites):
+        return found
+    # Counted by a version that did not know all of these sites.
+    replace_calibration(evaluator.engine, *key, counted(lambda *_: None))
+    return SizeTable.from_dict(_stored(evaluator, key, "Counting bytes", counted))
 
 
 def _damage(evaluator: Evaluator, space: SearchSpace) -> Damage:
@@ -197,7 +223,7 @@ def latency_table(
     table = LatencyTable.from_dict(
         _stored(
             evaluator,
-            (model, workload, latency_kind(machine, space.timed, tables)),
+            (model, workload, latency_kind(machine, space.to_dict(), tables)),
             "Timing blocks",
             lambda told: _timed(evaluator, space, told),
             total=ROUNDS,

@@ -10,7 +10,8 @@ from axsearch.training.request import FinetuneRequest
 
 
 def finetune(
-    request: Annotated[FinetuneRequest, Without(("search_examples",))], json: Json = False
+    request: Annotated[FinetuneRequest, Without(("search_examples", "vocabulary_from"))],
+    json: Json = False,
 ) -> None:
     """Fine-tune a model on labelled data, so that there is a base to search from.
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -26,6 +27,9 @@ from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.split import Batch, Split
 
 BATCH_SIZE = 64
+
+SPLITS = 32
+"""Splits, and parts of them, whose padded batches are kept."""
 
 
 class NonFiniteError(AxsearchError):
@@ -90,7 +94,8 @@ class Predictor:
         self._lowered: WeakKeyDictionary[PreTrainedModel, Mapping[str, Tensor]] = (
             WeakKeyDictionary()
         )
-        self._batches: dict[str, list[tuple[NDArray[np.int64], Batch, Tensor]]] = {}
+        self._batches: LRUCache[str, list[tuple[NDArray[np.int64], Batch, Tensor]]]
+        self._batches = LRUCache(SPLITS)
 
     def predict(
         self,

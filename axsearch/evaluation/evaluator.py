@@ -19,6 +19,7 @@ from axsearch.evaluation.latency import (
     PAIRS,
     Latency,
     measure_latency,
+    tokens_in,
     workload,
     workload_fingerprint,
 )
@@ -200,9 +201,16 @@ class Evaluator:
         if recipe == EXACT:
             return 1.0  # by definition, whatever a sum of shares is rounded to
         try:
-            return self.table.ratio(recipe)
+            return self.table.ratio(recipe) * self.lengthening(recipe)
         except KeyError:  # a recipe from elsewhere, with a k that the space lacks
             return None
+
+    def lengthening(self, recipe: Recipe) -> float:
+        """How many times as many tokens a recipe's model reads of the texts that are timed."""
+        if self.scenario is None or recipe.vocabulary is None:
+            return 1.0
+        own = self._workload(self.task.search, OWN_LENGTH_BATCHES, recipe)
+        return tokens_in(own) / tokens_in(self.workload[0])
 
     def accuracy(
         self,
@@ -249,8 +257,7 @@ class Evaluator:
     def first_answers(self) -> Sequence[Any] | None:
         """The base's answers on the search split, as the task's kind decodes them.
 
-        They are not stored, but :meth:`accuracy` need not run the base again. None where its
-        evaluation is stored: its answers were seen then.
+        :meth:`accuracy` need not run the base again. None where that is stored: they were seen.
         """
         split = self.task.search
         if load_evaluation(self.engine, self._key(EXACT, split), EXACT.hash) is not None:
@@ -316,8 +323,7 @@ class Evaluator:
     @cached_property
     def _base_ms(self) -> float:
         key = LatencyKey(self.task.model_fingerprint, self.workload[1], self.machine)
-        known = load_latency(self.engine, key, EXACT.hash)
-        if known is not None:
+        if (known := load_latency(self.engine, key, EXACT.hash)) is not None:
             return known["base_ms"]
         measured = self.latency(EXACT)
         assert measured is not None
@@ -350,11 +356,12 @@ class Evaluator:
         if not again and (known := self._timed(key, recipe, pairs)) is not None:
             return known
         model = small() if small is not None else self._weights(recipe).shrink(recipe)
+        own = self._workload(split or self.task.search, batches, recipe)
+        rows = quantization_examples(self.task, recipe) if recipe.vocabulary else self.examples
         with measuring():
             if not again and (known := self._timed(key, recipe, pairs)) is not None:
                 return known  # measured by the worker that this one waited for
-            own = self._workload(split or self.task.search, batches, recipe)
-            measured = self._time(model, recipe, examples, own, pairs)
+            measured = self._time(model, examples, pairs, own, rows)
             if recipe == EXACT:
                 measured = Latency(**{**asdict(measured), "ratio": 1.0})
             save_machine(self.engine, key.machine, machine_facts())
@@ -382,17 +389,12 @@ class Evaluator:
         return workload(read, self.scenario, vocabulary, batches, chosen_by=split)
 
     def _time(
-        self,
-        model: PreTrainedModel,
-        recipe: Recipe,
-        batches: list[Batch],
-        own: list[Batch],
-        pairs: int,
+        self, model: PreTrainedModel, batches: list[Batch], pairs: int, *own: list[Batch]
     ) -> Latency:
         assert self.scenario is not None
-        examples = quantization_examples(self.task, recipe)
+        theirs, rows = own  # the model's batches, and its inputs for int8
         with (
             open_session(self.base.model, self.scenario, self.examples) as base,
-            open_session(model, self.scenario, examples) as small,
+            open_session(model, self.scenario, rows) as other,
         ):
-            return measure_latency(base, small, batches, own, pairs=pairs)
+            return measure_latency(base, other, batches, theirs, pairs=pairs)

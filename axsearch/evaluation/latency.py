@@ -61,6 +61,11 @@ def workload(
     return [split.collate(order[start : start + size]) for start in sorted(set(starts))]
 
 
+def tokens_in(batches: Sequence[Batch]) -> int:
+    """How many tokens batches have, padding among them."""
+    return sum(batch["input_ids"].numel() for batch in batches)
+
+
 def workload_fingerprint(scenario: Scenario, batches: Sequence[Batch]) -> str:
     """SHA-256 of a scenario and the tokens that it times, under which latencies are stored."""
     digest = hashlib.sha256(scenario.key.encode())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 from scipy import optimize
 
@@ -31,6 +32,9 @@ cases.
 
 LEAST_GAIN = 0.002
 """The gain in the front's hypervolume, as a share of it, that is worth evaluating all examples."""
+
+OTHERS = 8
+"""Of so many tokenizers beside the base's the parts are kept."""
 
 LEAST_CONTESTED = 0.05
 """For an example whose answer seems certain, on the scale of :func:`contested`, up to 1/2."""
@@ -94,6 +98,7 @@ class Stages:
         ends = sorted({max(min(FEWEST, count), round(share * count)) for share in SHARES})
         self.examples = [np.sort(part) for part in np.split(order, ends[:-1])]
         self._split = split
+        self._others: LRUCache[str, list[Split]] = LRUCache(OTHERS)
         self.parts = [split.take(part) for part in self.examples]
         self.rows = [np.flatnonzero(np.isin(split.owners, part)) for part in self.examples]
         self._chances = [_chances(weights, end) for end in ends]
@@ -102,7 +107,9 @@ class Stages:
         """The parts of the same examples as another tokenizer reads them."""
         if split is self._split:
             return self.parts
-        return [split.take(part) for part in self.examples]
+        if split.fingerprint not in self._others:  # so that each part is hashed once
+            self._others[split.fingerprint] = [split.take(part) for part in self.examples]
+        return self._others[split.fingerprint]
 
     def name(self, seen: int) -> str:
         """The name of a stage in the store: examples seen, of how many."""

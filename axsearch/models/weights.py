@@ -167,8 +167,7 @@ class ClosedForm(Weights):
     def _in_turn(self, recipe: Recipe) -> Callable[[dict[str, Tensor]], None]:
         """Refits each block on what it receives in the smaller model."""
         assert self._sequential is not None
-        # The rest changes no weight of a layer, but what hooks would see.
-        recipe = recipe.lossy.inside
+        recipe = recipe.refitted  # what else there is changes what hooks would see
         files, device = self._files, self.source.model.device
         found = None if files is None else files.read(recipe, device)
         if found is None:

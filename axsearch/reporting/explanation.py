@@ -179,6 +179,9 @@ def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
             if kept.get(one.name) is not None
         }
         if values and not isinstance(one, UnitRemoval) and not one.choice_type.lossless:
+            if all(layer_of(place) == OUTSIDE for place in values):
+                yield f"It keeps {_and([f'{value:,} {one.unit}' for value in values.values()])}."
+                continue
             shown = ", ".join(f"{layer}: {value}" for layer, value in values.items())
             yield f"{len(values)} of its layers keep only some {one.unit} ({shown})."
     if recipe.compensation != "none":

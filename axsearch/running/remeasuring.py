@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from axsearch.approximations import recorded
-from axsearch.calibration.preparation import latency_table
+from axsearch.calibration.preparation import latency_table, stored_token_use
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
@@ -152,9 +152,9 @@ def _evaluator(study: Study, scenario: Scenario, model: str | None, data: str | 
             f"`sequence_length={scenario.sequence_length}` is above the model's {longest}."
         )
     evaluator = Evaluator(task, study.database.engine, scenario, scenario.device, study.spec.dtype)
-    space = spaces(task, settings, study.spec.compensation, study.spec, scenario.runtime)(
-        {site.id: range(site.count) for site in task.base.sites.values()}, {}
-    )
+    use = stored_token_use(evaluator, study.spec)
+    space_of = spaces(task, settings, study.spec.compensation, study.spec, scenario.runtime, use)
+    space = space_of({site.id: range(site.count) for site in task.base.sites.values()}, {})
     evaluator.table = latency_table(evaluator, space, machine_name())
     return evaluator
 

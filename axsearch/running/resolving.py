@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from axsearch.approximations import approximations
-from axsearch.approximations.site import REWRITABLE
 from axsearch.errors import UsageError
 from axsearch.running.engines import check_pool
 from axsearch.running.request import SearchRequest
@@ -62,7 +61,7 @@ def resolve(request: SearchRequest) -> Resolved:
     _check_options(settings, sampler)
     settings = _decided(settings, sampler)
     check_names(settings.approximations or ())
-    _check_vocabulary(request.spec, settings)
+    _check_vocabulary(request.spec)
     check_device(request.device)
     _check_dtype(settings, sampler)
     _check_runtime(request.load, settings)
@@ -93,16 +92,10 @@ def _check_runtime(load: Load, settings: SearchSettings) -> None:
             )
 
 
-def _check_vocabulary(spec: TaskSpec, settings: SearchSettings) -> None:
-    """Raises UsageError for texts of which no approximation counts the tokens."""
+def _check_vocabulary(spec: TaskSpec) -> None:
+    """Raises UsageError for texts that cannot be read."""
     if spec.vocabulary_from is None:
         return
-    names = [name for name, one in approximations().items() if REWRITABLE in one.needs]
-    if not {*names} & {*(settings.approximations or ())}:
-        raise UsageError(
-            f"`vocabulary_from` is for a search with `approximations={','.join(names)}` among "
-            "others, and this one does not try that."
-        )
     from axsearch.tasks.vocabulary import texts_of  # with transformers
 
     texts_of(spec.vocabulary_from, spec.encoding)

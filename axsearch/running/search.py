@@ -157,7 +157,7 @@ def prepare(resolved: Resolved) -> Prepared:
         known = _known_spec(database, request.study, request.settings.objectives)
         if known is not None:
             began = _as_then(request, known)
-            if any(getattr(task, name) != value for name, value in began.items()):
+            if any(getattr(task, name, value) != value for name, value in began.items()):
                 task = Task.of(replace(request.spec, **began))
     _check_task(resolved, task)
     sites = list(task.base.sites.values())
@@ -227,8 +227,11 @@ def _as_it_began(request: SearchRequest) -> dict[str, Any]:
 
 def _as_then(request: SearchRequest, known: StudySpec) -> dict[str, Any]:
     """What was decided when a study read its data, and the user does not give now."""
-    length = {} if request.spec.max_length is not None else {"max_length": known.max_length}
-    return {"reading": known.reading, "file_dtype": known.file_dtype, **length}
+    found = {"reading": known.reading, "file_dtype": known.file_dtype}
+    for name in ("max_length", "vocabulary_from"):
+        if getattr(request.spec, name) is None:
+            found[name] = getattr(known, name)
+    return found
 
 
 def _check_task(resolved: Resolved, task: Task) -> None:

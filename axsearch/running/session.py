@@ -7,15 +7,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 
 from axsearch.approximations import Level, approximations
-from axsearch.approximations.site import REWRITABLE, SiteId
-from axsearch.calibration.preparation import prepare
+from axsearch.approximations.site import SiteId, TokenUse
+from axsearch.calibration.preparation import prepare, stored_token_use
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
 from axsearch.running.worker import Worker
 from axsearch.runtimes import runtimes
 from axsearch.samplers import sampler_named
-from axsearch.space.genome import SearchSpace, approximations_of, frozen_sites, supported
+from axsearch.space.genome import (
+    SearchSpace,
+    approximations_of,
+    frozen_sites,
+    reads_texts,
+    supported,
+)
 from axsearch.space.problem import Problem
 from axsearch.space.scenario import RUNTIME
 from axsearch.store.database import Database
@@ -34,19 +40,26 @@ def spaces(
     compensation: str,
     known: StudySpec | None = None,
     runtime: str = RUNTIME,
+    use: TokenUse | None = None,
 ) -> SpaceOf:
     """A function that builds a study's search space; raises UsageError for unknown names.
 
     A study that exists, whose specification is ``known``, keeps the approximations that a search
     tried by default when it began. What saves no time in the runtime is not tried by default.
+    ``use`` is how often tokens occur, where that is known and need not be counted.
     """
     sites = list(task.base.sites.values())
-    if any(REWRITABLE in approximations()[name].needs for name in settings.approximations or ()):
-        sites = task.counted(sites)
     frozen = frozen_sites(settings.freeze, sites)
     names = settings.approximations
     if names is None and known is not None:
         names = approximations_of(known.levels)
+    if reads_texts(names or ()):
+        sites = task.with_token_use(sites, use)
+    elif task.source.spec.vocabulary_from is not None:
+        raise UsageError(
+            "`vocabulary_from` is for a search with `approximations=vocabulary` among others, and "
+            "this one does not try that."
+        )
     if not runtimes()[runtime].kernels:
         every = approximations()
         tried = names or supported([n for n, one in every.items() if one.searched], sites)
@@ -67,13 +80,18 @@ def spaces(
     return space_of
 
 
-def problem_of(evaluator: Evaluator, spec: StudySpec, settings: SearchSettings) -> Problem:
+def problem_of(
+    evaluator: Evaluator,
+    spec: StudySpec,
+    settings: SearchSettings,
+    use: TokenUse | None = None,
+) -> Problem:
     """What is measured before a study's first trial, or read where it was; sets the evaluator's
-    latency table.
+    latency table. ``use`` is as for :func:`spaces`.
     """
     return prepare(
         evaluator,
-        spaces(evaluator.task, settings, spec.compensation, spec, _runtime(spec)),
+        spaces(evaluator.task, settings, spec.compensation, spec, _runtime(spec), use),
         spec.machine,
         spec.latency_tables,
         objectives=spec.objectives,
@@ -121,7 +139,7 @@ def work(
     evaluator = Evaluator(
         task, database.engine, spec.scenario, where, spec.dtype, machine=spec.machine
     )
-    problem = problem_of(evaluator, spec, settings)
+    problem = problem_of(evaluator, spec, settings, stored_token_use(evaluator, spec))
     if problem.space.fingerprint != spec.space_fingerprint:
         raise UsageError(f"Study {name!r} exists with another search space; use another name.")
     Worker(study, evaluator, problem, settings).until(wanted)

@@ -14,7 +14,7 @@ from optuna.distributions import IntDistribution
 
 from axsearch.approximations import Approximation, Level, approximations
 from axsearch.approximations.choices import Choice
-from axsearch.approximations.site import FFN, Site, SiteId
+from axsearch.approximations.site import FFN, REWRITABLE, Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.space.recipe import Compensation, Recipe
 
@@ -160,11 +160,6 @@ class SearchSpace:
         return {d.name: list(d.levels) for d in self.dimensions}
 
     @property
-    def timed(self) -> dict[str, list[Level]]:
-        """The levels of those parameters that change a model's time."""
-        return {d.name: list(d.levels) for d in self.dimensions if d.approximation.timed}
-
-    @property
     def fingerprint(self) -> str:
         """SHA-256 of levels and orders: equal spaces turn a genome into equal recipes."""
         data: Any = [(d.name, d.levels, d.orders, self.compensation) for d in self.dimensions]
@@ -193,6 +188,11 @@ def supported(names: Collection[str], sites: Sequence[Site]) -> tuple[str, ...]:
             if site.id.kind in approximations()[name].kinds
         )
     )
+
+
+def reads_texts(names: Collection[str]) -> bool:
+    """Whether one of these approximations depends on which tokens texts have."""
+    return any(REWRITABLE in approximations()[name].needs for name in names)
 
 
 def approximations_of(parameters: Iterable[str]) -> tuple[str, ...]:

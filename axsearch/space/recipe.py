@@ -5,7 +5,7 @@ one choice, such as the heads that stay or the k of top-k attention. Recipes of 
 equal, because everything without an effect is dropped when a recipe is made: keeping every unit,
 other choices for a block that is removed, a choice that is idle beside another one, and
 compensation where no unit is left to make up for others (``sequential`` lets other blocks make up,
-and stays where anything changes).
+and stays where a layer's answers change).
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Recipe(BaseModel):
             if choices:
                 canonical.append((site, tuple(sorted(choices.items()))))
         # Sequentially, blocks above make up for one that is gone as a whole.
-        lossy = any(not choice.lossless for _, own in canonical for _, choice in own)
+        every = [choice for _, own in canonical for _, choice in own]
+        lossy = any(not one.lossless and one.vocabulary is None for one in every)
         of_use = lossy if compensation == "sequential" else partial
         return cls(sites=tuple(canonical), compensation=compensation if of_use else "none")
 
@@ -92,9 +93,15 @@ class Recipe(BaseModel):
         return Recipe.of(sites, self.compensation)
 
     @property
-    def inside(self) -> Recipe:
-        """The recipe without the choices that lie outside of layers."""
-        sites = {site: dict(choices) for site, choices in self.sites if site.layer != OUTSIDE}
+    def refitted(self) -> Recipe:
+        """The recipe with those choices alone that the weights of layers depend on.
+
+        Layers are refitted to the texts as the base reads them, whichever tokens stay.
+        """
+        sites = {
+            site: {name: c for name, c in choices if not c.lossless and c.vocabulary is None}
+            for site, choices in self.sites
+        }
         return Recipe.of(sites, self.compensation)
 
     @property

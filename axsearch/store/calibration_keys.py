@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from axsearch.approximations import UnitRemoval, approximations
+from axsearch.approximations import approximations
+from axsearch.approximations.choices import Subset
 
 NO_SPLIT = "none"
 """In place of a split's fingerprint."""
+
+
+def token_kind(space: str) -> str:
+    """Of a :class:`axsearch.approximations.site.TokenUse`, by the fingerprint of a space."""
+    return f"tokens {space}"
 
 
 def size_kind(precision: str = "float32") -> str:
@@ -16,13 +22,13 @@ def size_kind(precision: str = "float32") -> str:
 
     In int8 numbers take other bytes; in all other precisions the file is the same.
 
-    It also says what approximations save that cut tensors but keep no units, so it depends on which
-    of these there are.
+    It also says what approximations save that cut tensors but keep neither units nor rows, so it
+    depends on which of these there are.
     """
     others = [
         name
         for name, one in approximations().items()
-        if one.cuts and not isinstance(one, UnitRemoval)
+        if one.cuts and not issubclass(one.choice_type, Subset)
     ]
     own = " int8" if precision == "int8" else ""
     if not others:
@@ -41,7 +47,12 @@ def latency_kind(
 
     ``measured`` is the way in which it was, see :data:`LATENCY_TABLES`.
     """
-    asked = [(name, list(values)) for name, values in sorted(levels.items())]
+    untimed = {name for name, one in approximations().items() if not one.timed}
+    asked = [
+        (name, list(values))
+        for name, values in sorted(levels.items())
+        if not untimed & {*name.split(".")}
+    ]
     shapes = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
     way = "" if measured == 1 else f" {measured}"
     return f"latency {hashlib.sha256(f'{machine} {shapes}{way}'.encode()).hexdigest()[:16]}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -35,13 +34,67 @@ from axsearch.tasks.record import learnt_by, length_of
 from axsearch.tasks.spec import LEFT_OUT, UNKNOWN, USUAL, TaskSpec
 from axsearch.tasks.split import Split
 from axsearch.tasks.tokens import tokenise, tokens_read
-from axsearch.tasks.vocabulary import count_tokens, in_parts, texts_of, why_not, with_tokens
+from axsearch.tasks.vocabulary import count_tokens, ids_of, texts_of, why_not, with_tokens
 
 CALIBRATION_EXAMPLES = 512
 TRAINING_EXAMPLES = 2_048
 FLOAT32 = "float32"
 VOCABULARIES = 8
 """Smaller vocabularies whose tokenizers and splits are kept in memory."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The examples of a task as they were read.
+
+    Attributes:
+        kind: of the task.
+        tokenizer: of the base.
+        labels: of the head.
+        length: tokens to which inputs are cut.
+        train: all examples for training.
+        drawn: those of the three splits, by their names.
+        spec: of the task.
+    """
+
+    kind: TaskKind[Any, Any]
+    tokenizer: PreTrainedTokenizerBase
+    labels: Labels
+    length: int
+    train: list[Any]
+    drawn: Mapping[str, list[Any]]
+    spec: TaskSpec
+
+    def read(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Split:
+        """One of the three splits as a tokenizer reads it."""
+        return self._split(name, self.drawn[name], tokenizer)
+
+    def training(self) -> Split:
+        """Up to :data:`TRAINING_EXAMPLES` of train."""
+        some = _some(self._labelled, TRAINING_EXAMPLES, self.spec.seed)
+        return self._split("training", some, self.tokenizer)
+
+    def ids(self) -> Iterator[Sequence[int]]:
+        """The token ids of all of train, and of the texts that the user names for a vocabulary."""
+
+        def of_examples(some: list[Any]) -> Iterable[Sequence[int]]:
+            return (one["input_ids"] for one in self._split("train", some, self.tokenizer).inputs)
+
+        def of_texts(some: list[str]) -> Iterable[Sequence[int]]:
+            found: list[list[int]] = self.tokenizer(some)["input_ids"]
+            return found
+
+        yield from ids_of(self._labelled, of_examples)
+        if self.spec.vocabulary_from is not None:
+            yield from ids_of(texts_of(self.spec.vocabulary_from, self.spec.encoding), of_texts)
+
+    @property
+    def _labelled(self) -> list[Any]:
+        return [one for one in self.train if self.kind.is_labelled(one, self.labels)]
+
+    def _split(self, name: str, some: list[Any], tokenizer: PreTrainedTokenizerBase) -> Split:
+        found: Split = self.kind.split(name, some, tokenizer, self.length, self.labels)
+        return found
 
 
 @dataclass(frozen=True)
@@ -63,9 +116,7 @@ class Task:
         max_length: tokens to which inputs are cut, as given or decided; less if the model reads
             less.
         cut: a sentence on texts that are longer; empty if none is.
-        draw_training: makes :attr:`training`.
-        retokenise: makes one of the three splits, by its name, as another tokenizer reads it.
-        count: makes :attr:`token_use`.
+        source: the texts, to be tokenised when they are needed.
         reading: how splits were cut, see :data:`axsearch.tasks.spec.LEFT_OUT`.
         file_dtype: in which the model's file keeps its weights.
         learnt: SHA-256 of the training examples that the base was fine-tuned on; None where that is
@@ -84,9 +135,7 @@ class Task:
     holdout: Split
     labels: Labels
     notes: tuple[str, ...]
-    draw_training: Callable[[], Split]
-    retokenise: Callable[[str, PreTrainedTokenizerBase], Split]
-    count: Callable[[], TokenUse]
+    source: Source
     said: tuple[str, ...] = ()
     max_length: int = USUAL
     cut: str = ""
@@ -176,31 +225,7 @@ class Task:
         drawn = _drawn(kind, read, labels, spec, notes)
         asked = spec.max_length or length_of(model)
         made = tokenise(kind, tokenizer, drawn, labels, limit=limit, asked=asked)
-        train = read.train
-
-        def training() -> Split:
-            known = [example for example in train if kind.is_labelled(example, labels)]
-            some = _some(known, TRAINING_EXAMPLES, spec.seed)
-            split: Split = kind.split("training", some, tokenizer, made.length, labels)
-            return split
-
-        def retokenised(name: str, other: PreTrainedTokenizerBase) -> Split:
-            split: Split = kind.split(name, drawn[name], other, made.length, labels)
-            return split
-
-        def counted() -> TokenUse:
-            known = [example for example in train if kind.is_labelled(example, labels)]
-            more = texts_of(spec.vocabulary_from, spec.encoding) if spec.vocabulary_from else []
-            parts = in_parts(
-                known,
-                lambda some: (
-                    one["input_ids"]
-                    for one in kind.split("train", some, tokenizer, made.length, labels).inputs
-                ),
-            )
-            others = in_parts(more, lambda some: tokenizer(some)["input_ids"])
-            return count_tokens(tokenizer, config.vocab_size, chain(parts, others))
-
+        source = Source(kind, tokenizer, labels, made.length, read.train, drawn, spec)
         said = [read.said, tokens_read(tokenizer, made), made.note, made.cut.advice(limit)]
         loaded = load_model(model, kind.auto_class)  # before its file is looked at
         dtype = spec.file_dtype or dtype_of_file(model, config)
@@ -217,9 +242,7 @@ class Task:
             model=loaded,
             tokenizer=tokenizer,
             notes=tuple(notes),
-            draw_training=training,
-            retokenise=retokenised,
-            count=counted,
+            source=source,
             said=tuple(sentence for sentence in said if sentence),
             max_length=asked or made.length,
             cut=made.cut.sentence,
@@ -245,25 +268,24 @@ class Task:
 
         They are tokenised when they are first asked for.
         """
-        split: Split = self.draw_training()
-        return split
+        return self.source.training()
 
     @cached_property
     def token_use(self) -> TokenUse:
         """How often tokens occur in all of train, and in the texts that the user names for it."""
-        return self.count()
+        return count_tokens(self.tokenizer, self.model.config, self.source.ids())
 
-    def counted(self, sites: Sequence[Site]) -> list[Site]:
-        """The sites, the embeddings with what :attr:`token_use` says of them, or why not."""
+    def with_token_use(self, sites: Sequence[Site], use: TokenUse | None = None) -> list[Site]:
+        """The sites, the embeddings with ``use``, else :attr:`token_use`, or why they have none."""
         reason = why_not(self.tokenizer)
-        if self.kind.in_parts:
-            reason = f"{self.kind.name} compares the places of tokens in parts of texts"
+        if self.kind.windows:
+            reason = f"{self.kind.name} reads texts in windows, which depend on the tokens"
         return [
             site
             if site.id.kind != EMBEDDINGS
             else replace(site, lacks={**site.lacks, REWRITABLE: reason})
             if reason
-            else replace(site, token_use=self.token_use)
+            else replace(site, token_use=use or self.token_use)
             for site in sites
         ]
 
@@ -283,7 +305,7 @@ class Task:
             return split
         key = split.name, tokens
         if key not in self._read_splits:
-            self._read_splits[key] = self.retokenise(split.name, self.tokenizer_of(recipe))
+            self._read_splits[key] = self.source.read(split.name, self.tokenizer_of(recipe))
         return self._read_splits[key]
 
     @cached_property

@@ -3,13 +3,16 @@
 A tokenizer with fewer tokens reads a text of which it has all tokens as before: WordPiece takes the
 longest piece at each place, Unigram the likeliest pieces, BPE merges in a fixed order, and what is
 missing was not taken. Any other text is spelled with shorter pieces. For that each character that a
-removed piece has must be a piece itself, at the beginning and inside of words where these differ.
+removed piece has must be a piece itself, at the beginning and inside of words where these differ;
+pieces of which that is not so stay. Of WordPiece none such may stand inside of words: the longest
+piece that is left could reach into it, and leave a rest that nothing spells.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from axsearch.approximations.site import TokenUse
 from axsearch.errors import UsageError
@@ -38,35 +41,50 @@ def why_not(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Why a tokenizer cannot do with fewer tokens; None if it can."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         return "its tokenizer has no tokenizer.json, which can be rewritten"
-    kind = _read(tokenizer)["model"]["type"]
-    if kind not in NEEDED:
-        return f"its tokenizer ({kind}) cannot spell a word that it does not have"
+    model = _read(tokenizer)["model"]
+    if model["type"] not in NEEDED:
+        return f"its tokenizer ({model['type']}) cannot spell a word that it does not have"
+    if model["type"] == "WordPiece":
+        prefix = model["continuing_subword_prefix"]
+        inside = [one for one in _of_wordpiece(model) if one.startswith(prefix)]
+        odd = min((one for one in inside if len(one) > len(prefix) + 1), default=None)
+        if odd is not None:
+            return f"its tokenizer has pieces that no single characters spell, such as {odd}"
     return None
 
 
 def count_tokens(
     tokenizer: PreTrainedTokenizerBase,
-    rows: int,
+    config: PreTrainedConfig,
     ids: Iterable[Sequence[int]],
 ) -> TokenUse:
     """How often each token occurs.
 
     Args:
         tokenizer: one that :func:`why_not` has nothing against.
-        rows: of the model's embeddings, which may be more than the tokenizer's tokens.
+        config: of the model, whose embeddings may have more rows than the tokenizer has tokens.
         ids: the token ids of texts.
     """
+    rows = int(config.vocab_size)
     counts: NDArray[np.int64] = np.zeros(rows, np.int64)
     for part in ids:
         counts += np.bincount(np.asarray(part, np.int64), minlength=rows)
     data = _read(tokenizer)
-    vocabulary = _pieces(data["model"])
-    needed = {vocabulary[piece] for piece in NEEDED[data["model"]["type"]](data["model"])}
-    needed |= _special(tokenizer, data)
-    pad = tokenizer.pad_token_id
+    model = data["model"]
+    vocabulary = _pieces(model)
+    needed = {vocabulary[piece] for piece in NEEDED[model["type"]](model)}
+    if model.get("unk_token") in vocabulary:
+        needed.add(vocabulary[model["unk_token"]])
+    entries = config.to_dict().items()
+    named = {token for name, token in entries if name.endswith("_token_id")}
+    named |= {tokenizer.pad_token_id or 0}  # with which batches are filled
+    named = {token for token in named if isinstance(token, int) and 0 <= token < rows}
+    pad = config.pad_token_id
     if isinstance(pad, int) and pad < LOWEST:
-        needed |= {*range(pad + 1)}
-    return TokenUse(_with_parts(data["model"], counts.tolist()), frozenset(needed))
+        named |= {*range(pad + 1)}
+    needed |= named | _special(tokenizer, data)
+    found, ranks = _with_parts(model, counts.tolist())
+    return TokenUse(tuple(found), frozenset(needed), tuple(ranks))
 
 
 def texts_of(path: str, encoding: str | None) -> list[str]:
@@ -80,7 +98,7 @@ def texts_of(path: str, encoding: str | None) -> list[str]:
     return found
 
 
-def in_parts(
+def ids_of(
     texts: Sequence[T], ids: Callable[[list[T]], Iterable[Sequence[int]]]
 ) -> Iterable[list[int]]:
     """The token ids of texts, those of some thousand in one list; ``ids`` tokenises some."""
@@ -171,16 +189,22 @@ def _merges(model: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [(first, second, first + second.removeprefix(prefix)) for first, second in pairs]
 
 
-def _with_parts(model: Mapping[str, Any], counts: Sequence[int]) -> tuple[int, ...]:
-    """The counts, those of what BPE merges to a token no lower than that of the token."""
-    found = list(counts)
-    if "merges" in model:
-        ids = model["vocab"]
-        for *parts, both in reversed(_merges(model)):
-            for part in parts:
-                if part in ids and both in ids:
-                    found[ids[part]] = max(found[ids[part]], found[ids[both]])
-    return tuple(found)
+def _with_parts(model: Mapping[str, Any], counts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Counts and ranks of tokens, those of what BPE merges to a token no worse than the token's."""
+    found, first = list(counts), list(range(len(counts)))
+    ids = model["vocab"] if "merges" in model else {}
+    for *parts, both in reversed(_merges(model)) if ids else ():
+        for part in parts:
+            if part in ids and both in ids:
+                one, other = ids[part], ids[both]
+                found[one] = max(found[one], found[other])
+                first[one] = min(first[one], first[other])
+    lengths = dict.fromkeys(range(len(counts)), 0) | {token: len(one) for one, token in ids.items()}
+    order = sorted(range(len(counts)), key=lambda token: (first[token], lengths[token]))
+    ranks = [0] * len(counts)
+    for rank, token in enumerate(order):
+        ranks[token] = rank
+    return found, ranks
 
 
 def _of_wordpiece(model: Mapping[str, Any]) -> set[str]:
@@ -198,9 +222,16 @@ def _of_wordpiece(model: Mapping[str, Any]) -> set[str]:
 
 def _of_unigram(model: Mapping[str, Any]) -> set[str]:
     pieces = {piece for piece, _ in model["vocab"]}
-    unknown = model.get("unk_id")
     found = _unspelled(pieces, list)
-    return found if unknown is None else found | {model["vocab"][unknown][0]}
+    if model.get("byte_fallback"):  # what spells all that has no piece of its own
+        found |= {piece for piece in pieces if BYTE.fullmatch(piece)}
+    if model.get("unk_id") is not None:
+        found.add(model["vocab"][model["unk_id"]][0])
+    return found
+
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A byte as a piece of Unigram or BPE."""
 
 
 def _of_bpe(model: Mapping[str, Any]) -> set[str]:

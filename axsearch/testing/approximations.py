@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from axsearch.approximations import Approximation, approximations, recorded
 from axsearch.approximations.choices import Choice, Kept, Setting
+from axsearch.approximations.site import TokenUse
 from axsearch.evaluation.size import parameter_count
 from axsearch.models.base_model import Base
 from axsearch.models.weights import shrink
@@ -17,10 +19,20 @@ from axsearch.space.genome import Dimension, SearchSpace
 from axsearch.space.recipe import Recipe
 from axsearch.testing.models import every_site, padded_batch, tensors_of, tiny_model
 
+NEEDED = frozenset(range(8))
+"""Tokens of the tiny models that always stay, those that pad among them."""
+
 
 def dimensions(model_type: str, approximation: Approximation) -> tuple[Dimension, ...]:
-    """Its parameters of a genome, part by part; units go in another order than their own."""
-    sites = every_site(model_type)
+    """Its parameters of a genome, part by part; units go in another order than their own, and
+    tokens by counts that are made up.
+    """
+    sites = [
+        replace(site, token_use=TokenUse(tuple(2 ** (n % 7) for n in range(site.rows)), NEEDED))
+        if site.rows
+        else site
+        for site in every_site(model_type)
+    ]
     orders = {site.id: tuple(reversed(range(site.count))) for site in sites}
     return SearchSpace(sites, orders, names=[approximation.name]).dimensions
 
@@ -38,8 +50,18 @@ def recipes(dimension: Dimension) -> list[Recipe]:
 def logits(model_type: str, recipe: Recipe) -> Tensor:
     """The logits of the tiny model with a recipe for its padded batch, (rows, labels)."""
     with torch.no_grad():
-        result: Tensor = shrink(tiny_model(model_type), recipe)(**padded_batch(model_type)).logits
+        result: Tensor = shrink(tiny_model(model_type), recipe)(**read(model_type, recipe)).logits
     return result
+
+
+def read(model_type: str, recipe: Recipe) -> dict[str, Tensor]:
+    """The padded batch as a recipe's model reads it: a token that it lacks is the last one."""
+    batch, tokens = padded_batch(model_type), recipe.vocabulary
+    if tokens is None:
+        return batch
+    places = {token: place for place, token in enumerate(tokens)}
+    ids = batch["input_ids"].clone().apply_(lambda token: places.get(token, len(tokens) - 1))
+    return {**batch, "input_ids": ids}
 
 
 class ApproximationContract:
@@ -152,8 +174,9 @@ class ApproximationContract:
         base = tiny_model(model_type)
         dimension = dimensions(model_type, approximation)[-1]
         for index in {*range(0, len(dimension.levels), 2), len(dimension.levels) - 1}:
-            small = shrink(base, recipe_of(dimension, index)).train()
-            small(**padded_batch(model_type), labels=torch.tensor([0, 1, 0])).loss.backward()
+            recipe = recipe_of(dimension, index)
+            small = shrink(base, recipe).train()
+            small(**read(model_type, recipe), labels=torch.tensor([0, 1, 0])).loss.backward()
             for name, parameter in small.named_parameters():
                 assert parameter.grad is not None, name
                 assert parameter.grad.isfinite().all(), name

@@ -19,7 +19,11 @@ from transformers import (
 GOOD = ["good", "fine", "great", "lovely", "bright", "superb"]
 BAD = ["bad", "poor", "awful", "dull", "weak", "dreadful"]
 NEUTRAL = [f"word{i}" for i in range(40)]
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+NEVER = [f"never{n}" for n in range(99)]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *GOOD, *BAD, *NEUTRAL]
+PIECES = [*VOCABULARY, *LETTERS, *(f"##{letter}" for letter in LETTERS), *NEVER]
+"""What a tokenizer knows that can spell; texts have none of ``NEVER``."""
 
 
 def tiny_bert(seed: int = 0, layers: int = 3) -> BertForSequenceClassification:
@@ -50,6 +54,21 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _with_special_tokens(words)
+
+
+def spelling_tokenizer() -> PreTrainedTokenizerFast:
+    """WordPiece over PIECES: words have the ids that they have in the word-level one, and others
+    are spelled.
+    """
+    pieces = {piece: place for place, piece in enumerate(PIECES)}
+    words = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _with_special_tokens(words)
+
+
+def _with_special_tokens(words: Tokenizer) -> PreTrainedTokenizerFast:
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -82,7 +82,7 @@ def divergence(space: SearchSpace, genome: Mapping[str, int]) -> float:
 
 def measured(space: SearchSpace, sample: Split = SPLIT, **more: int) -> Damage:
     return measure_damage(
-        Base(BASE), lambda r: shrink(BASE, r), space, sample, Predictor(KIND, **more)
+        Base(BASE), lambda r: shrink(BASE, r), space, lambda _: sample, Predictor(KIND, **more)
     )
 
 
@@ -105,7 +105,7 @@ def test_of_many_levels_some_are_run_and_those_between_have_roots_between_theirs
     space = space_of("heads", "ffn")
     every, told = measured(space), list[int]()
     some = measure_damage(
-        Base(BASE), lambda r: shrink(BASE, r), space, SPLIT, Predictor(KIND),
+        Base(BASE), lambda r: shrink(BASE, r), space, lambda _: SPLIT, Predictor(KIND),
         most=3, on_recipe=lambda _, total: told.append(total),
     )  # fmt: skip
     left_out = 0
@@ -175,7 +175,7 @@ def test_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     space = space_of("heads", frozen=(SiteId(1, "attention"),))
     measure_damage(
-        Base(BASE), lambda r: shrink(BASE, r), space, SPLIT, Predictor(KIND),
+        Base(BASE), lambda r: shrink(BASE, r), space, lambda _: SPLIT, Predictor(KIND),
         on_recipe=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     total = 2 * 4 + 1

@@ -91,10 +91,11 @@ def test_front_as_json(run: Run, where: list[str]) -> None:
     assert data["baselines"] == []  # of a study that is about PyTorch's float32
     for member in (data["baseline"], *data["front"]):
         assert list(member) == FIELDS + DROPS
-        assert set(member["choices"]) == {"layer00", "layer01", "layer02", "stack"}
-        names = {"heads", "ffn", "topk", "ffn_topk", "one_token"}
+        outside = {"stack", "embeddings"}
+        assert set(member["choices"]) == {"layer00", "layer01", "layer02", *outside}
+        names = {"heads", "ffn", "topk", "ffn_topk", "one_token", "vocabulary"}
         assert all(set(kept) == names for kept in member["choices"].values())
-    exact = {"heads": 4, "ffn": 64, "topk": None, "ffn_topk": None, "one_token": None}
+    exact = {**dict.fromkeys(names), "heads": 4, "ffn": 64}
     assert data["baseline"]["choices"]["layer01"] == exact
     assert data["baseline"]["holdout_accuracy"] is None
     assert data["baseline"]["expected"] == {"drop": 0.0, "low": 0.0, "high": 0.0}

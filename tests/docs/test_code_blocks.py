@@ -122,10 +122,12 @@ def _cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def pretrained(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(
+    spelling_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A clone's folder in which the names of the docs exist."""
     folder = tmp_path_factory.mktemp("pretrained")
-    shutil.copytree(base_dir, folder / "bert-base-uncased")
+    shutil.copytree(spelling_dir, folder / "bert-base-uncased")
     for name in ("data", "nyu-mll/glue:sst2"):
         shutil.copytree(data_dir, folder / name)
     for name in ("dashboards", "studies"):

@@ -35,7 +35,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The devices of the models that were timed, the base's first."""
     devices: list[str] = []
 
-    def measured(base: Any, model: Any, batches: Any, *, pairs: int) -> Latency:
+    def measured(base: Any, model: Any, batches: Any, own: Any, *, pairs: int) -> Latency:
         devices.extend(session.model.device.type for session in (base, model))
         return Latency(1.0, 2.0, 0.5, 0.4, 0.6, pairs)
 

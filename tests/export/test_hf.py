@@ -128,7 +128,7 @@ def test_the_card_says_what_was_measured(exported: Path, study: Study) -> None:
     assert ("this model differs from the base there" in text) == held.differs
     assert ("no difference to the base is shown there" in text) != held.differs
     for layer, choices in measured.choices.items():
-        heads = "" if layer == "stack" else choices["heads"]
+        heads = choices["heads"] if layer.startswith("layer") else ""
         assert f"| {layer} | {heads} |" in text
 
 

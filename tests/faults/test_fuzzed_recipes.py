@@ -237,11 +237,11 @@ def test_a_smaller_model_answers_as_the_recipe_says(
 
 
 def test_what_memory_could_not_hold_is_refused() -> None:
-    for of, kept in ((10**12, [10**12 - 1]), (262_145, "1"), (262_144, "f" * 65_537)):
+    for of, kept in ((10**12, [10**12 - 1]), (1_048_577, "1"), (1_048_576, "f" * 262_145)):
         choice = {"of": of, "kept": kept}
         data = {"version": 1, "sites": {"layer00.ffn": {"ffn": choice}}}
         assert_read_rightly(lambda d=data: Recipe.from_dict(d), None)  # type: ignore[misc]
-    widest = Recipe.of({SiteId(0, "ffn"): {"ffn": Kept(of=262_144, kept=(262_143,))}})
+    widest = Recipe.of({SiteId(0, "ffn"): {"ffn": Kept(of=1_048_576, kept=(1_048_575,))}})
     assert Recipe.from_json(widest.to_json()) == widest
 
 

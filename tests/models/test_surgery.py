@@ -342,12 +342,12 @@ def test_shared_layers_are_shared_in_the_smaller_model_too() -> None:
 def test_sites_are_found_once_a_model_and_told_apart_by_model() -> None:
     base, other = tiny_bert(layers=2), tiny_bert(layers=3)
     first = Base(base).sites
-    assert len(first) == 5
-    assert len(Base(other).sites) == 7
+    assert len(first) == 6
+    assert len(Base(other).sites) == 8
     assert {site.length for site in Base(base, 40).sites.values()} == {40}
     assert Base(base).sites == first  # the length of another call is not kept
     first.clear()
-    assert len(Base(base).sites) == 5
+    assert len(Base(base).sites) == 6
 
 
 def test_exact_recipe_copies_no_weight() -> None:
@@ -503,6 +503,7 @@ def test_sites_are_those_of_the_base() -> None:
     assert list(Base(BASE).sites) == [
         *(SiteId(layer, kind) for layer in range(LAYERS) for kind in ("attention", "ffn")),
         SiteId(OUTSIDE, "stack"),
+        SiteId(OUTSIDE, "embeddings"),
     ]
 
 

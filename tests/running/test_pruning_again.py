@@ -141,10 +141,12 @@ class TestSearch:
         base = study.baseline
         assert (base.size_ratio, base.latency_ratio) == (1, 1)
         assert base.size_bytes == (tuned / "model.safetensors").stat().st_size
+        nothing = dict.fromkeys(("heads", "topk", "ffn", "ffn_topk", "one_token", "vocabulary"))
         assert base.choices == {
-            "layer00": {"heads": 3, "topk": 16, "ffn": 48, "ffn_topk": None, "one_token": None},
-            "layer01": {"heads": 4, "topk": None, "ffn": 0, "ffn_topk": None, "one_token": None},
-            "stack": dict.fromkeys(("heads", "topk", "ffn", "ffn_topk", "one_token")),
+            "layer00": {**nothing, "heads": 3, "topk": 16, "ffn": 48},
+            "layer01": {**nothing, "heads": 4, "ffn": 0},
+            "stack": nothing,
+            "embeddings": nothing,
         }
         assert any(m.size_ratio < 1 for m in study.measurements)
 

@@ -459,7 +459,7 @@ def test_examples_of_int8_are_drawn_evenly_from_the_calibration_split(
     from axsearch import Task
 
     task = Task.load(str(base_dir), str(data_dir))
-    found = quantization_examples(task)
+    found = quantization_examples(task, EXACT)
     assert len(found) == min(128, len(task.calibration))
     assert all(batch["input_ids"].shape[0] == 1 for batch in found)
     ids = task.calibration.collate([0])["input_ids"]

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedTokenizerFast,
 )
 
 from axsearch import Study, export_model, search, verify_export
+from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import EMBEDDINGS, OUTSIDE, SiteId, TokenUse
 from axsearch.approximations.vocabulary.choice import KeptTokens, Vocabulary
+from axsearch.calibration.costs import latency_cost
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
+from axsearch.evaluation.serving import served_accuracy
 from axsearch.models.base_model import Base
 from axsearch.models.exported import open_export
-from axsearch.space.recipe import Recipe
+from axsearch.running.session import work
+from axsearch.space.latency_table import LatencyTable
+from axsearch.space.recipe import EXACT, Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.store.database import open_database
+from axsearch.store.studies import ask_for, asked_for
+from axsearch.tasks.kinds import task_kinds
+from axsearch.tasks.kinds.base import Answered
 from axsearch.tasks.task import Task
 from axsearch.testing.models import random_model
-from axsearch.testing.text import BAD, GOOD, VOCABULARY, reviews
+from axsearch.testing.text import BAD, GOOD, NEVER, PIECES, VOCABULARY, reviews
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-NEVER = [f"never{n}" for n in range(99)]
-PIECES = [*VOCABULARY, *LETTERS, *(f"##{one}" for one in LETTERS), *NEVER]
 EMBEDDED = SiteId(OUTSIDE, EMBEDDINGS)
 
 
@@ -44,31 +49,14 @@ def keeping(*pieces: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def wordpiece_dir(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny trained BERT with a WordPiece tokenizer, which knows letters, too."""
-    folder = tmp_path_factory.mktemp("wordpiece")
-    words = Tokenizer(models.WordPiece({w: i for i, w in enumerate(PIECES)}, unk_token="[UNK]"))
-    words.normalizer = normalizers.Lowercase()
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, model_max_length=48, unk_token="[UNK]", pad_token="[PAD]",
-        cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
-    ).save_pretrained(folder)  # fmt: skip
-    model = AutoModelForSequenceClassification.from_pretrained(base_dir)
-    torch.manual_seed(0)
-    model.resize_token_embeddings(len(PIECES), mean_resizing=False)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def task(wordpiece_dir: Path, data_dir: Path) -> Task:
-    return Task.load(str(wordpiece_dir), str(data_dir))
+def task(spelling_dir: Path, data_dir: Path) -> Task:
+    return Task.load(str(spelling_dir), str(data_dir))
 
 
 def test_what_train_has_stays(task: Task) -> None:
-    (site,) = [one for one in task.counted([*task.base.sites.values()]) if one.id == EMBEDDED]
+    (site,) = [
+        one for one in task.with_token_use([*task.base.sites.values()]) if one.id == EMBEDDED
+    ]
     assert site.rows == len(PIECES)
     levels = Vocabulary().levels(site)
     assert levels[0] is None
@@ -81,7 +69,9 @@ def test_what_train_has_stays(task: Task) -> None:
     assert choice == keeping(*VOCABULARY[5:]).at(*EMBEDDED)["vocabulary"]
     assert Vocabulary().misfit(site, choice) is None
     assert "this model has" in (Vocabulary().misfit(site, KeptTokens(of=9, kept=(1,))) or "")
-    assert Vocabulary().misfit(site, KeptTokens(of=len(PIECES), kept=())) == "keeps no token"
+    for kept in ((), (1, 2)):
+        reason = Vocabulary().misfit(site, KeptTokens(of=len(PIECES), kept=kept))
+        assert reason == "removes the token that pads"
 
 
 def test_answers_are_those_of_the_model_that_is_exported(task: Task, tmp_path: Path) -> None:
@@ -110,14 +100,14 @@ def test_answers_are_those_of_the_model_that_is_exported(task: Task, tmp_path: P
 
 
 def test_a_study_from_search_to_export(
-    wordpiece_dir: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spelling_dir: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "more.txt").write_text(" ".join(f"never{n}" for n in range(30)) + "\n")
     url = f"sqlite:///{tmp_path}/study.db"
 
     def run(trials: int, texts: str = "more.txt") -> Study:
         return search(
-            str(wordpiece_dir), str(data_dir), storage=url, study="small", trials=trials,
+            str(spelling_dir), str(data_dir), storage=url, study="small", trials=trials,
             approximations=("heads", "ffn", "layer", "vocabulary"), batch_size=4, threads=1,
             vocabulary_from=str(tmp_path / texts),
         )  # fmt: skip
@@ -177,10 +167,79 @@ def test_in_a_runtime_it_is_timed_and_evaluated_with_its_own_tokens(
                evaluator._workload(task.search, 3, few))  # fmt: skip
     measured = evaluator.measure(few)
     assert measured.latency_ratio is not None
-    from axsearch.evaluation.serving import served_accuracy
-
     served = served_accuracy(engine, task, scenario, few, task.search, evaluator.weights)
     assert abs(served.value - measured.accuracy) < 0.1
+
+
+def test_a_vocabulary_alone_is_no_compensated_recipe() -> None:
+    few = keeping(*GOOD)
+    assert Recipe.of({site: dict(own) for site, own in few.sites}, "sequential") == few
+    heads = {SiteId(0, "attention"): {"heads": Kept(of=4, kept=(0,))}}
+    both = Recipe.of({**heads, EMBEDDED: few.at(*EMBEDDED)}, "sequential")
+    assert both.refitted == Recipe.of(heads, "sequential")
+    assert few.refitted == EXACT
+
+
+def test_a_study_of_vocabularies_alone_goes_on_without_their_texts(
+    spelling_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """With the default compensation; a worker, and a search that names nothing again."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("never1\n")
+    url = f"sqlite:///{tmp_path}/x.db"
+
+    def run(trials: int, **more: Any) -> Study:
+        return search(
+            str(spelling_dir), str(data_dir), storage=url, study="x", trials=trials, batch_size=4,
+            threads=1, staged=False, **more,
+        )  # fmt: skip
+
+    study = run(3, approximations=("vocabulary",), vocabulary_from=str(texts))
+    assert study.count == 3
+    assert run(3).count == 3
+    small = min(study.measurements, key=lambda m: m.size_ratio)
+    level = small.choices["embeddings"]["vocabulary"] or 0
+    assert level < len(PIECES)
+    texts.unlink()
+    database = open_database(url)
+    found = asked_for(database.engine, "x")
+    assert found is not None
+    ask_for(database.engine, "x", 4, found[1])
+    work(database, "x", threads=1)
+    assert Study.open(url, "x").count == 4
+
+
+def test_words_that_are_spelled_take_time(task: Task, tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/x.db", create=True)
+    evaluator = Evaluator(task, database.engine, Scenario(batch_size=4, threads=1))
+    few = keeping(*GOOD)
+    assert evaluator.lengthening(few) > 2
+    assert evaluator.lengthening(keeping(*VOCABULARY[5:])) == 1
+    evaluator.table = LatencyTable(1.0, {}, {}, outside=("embeddings",))
+    evaluator.table = replace(evaluator.table, blocks={"embeddings": 0.0})
+    assert evaluator.predicted_ratio(few) == pytest.approx(evaluator.lengthening(few))
+    cost = latency_cost(evaluator.table, evaluator.lengthening)
+    assert cost.layer(few, OUTSIDE) == pytest.approx(evaluator.lengthening(few) - 1)
+    fixed = Evaluator(task, database.engine, Scenario(4, 16, 1))
+    assert fixed.lengthening(few) == 1
+
+
+def test_long_texts_in_windows_are_refused() -> None:
+    assert [kind.name for kind in task_kinds().values() if kind.windows] == ["question-answering"]
+
+
+def test_tags_are_compared_word_by_word(spelling_dir: Path) -> None:
+    kind: Any = task_kinds()["token-classification"]
+    logits = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
+    skipped = -100
+    base = Answered(logits[0, :4], torch.tensor([skipped, 1, 2, skipped]))
+    ours = Answered(
+        logits[0, [0, 1, 5, 5, 2, 0]], torch.tensor([skipped, 1, skipped, skipped, 2, 0])
+    )
+    assert float(kind.divergence_apart(ours, base)) == pytest.approx(0, abs=1e-6)
+    other = Answered(logits[1, :4], base.targets)
+    expected = kind.divergence(other.logits[None], base.logits[None], base.targets[None])
+    assert float(kind.divergence_apart(other, base)) == pytest.approx(float(expected))
 
 
 def test_a_tokenizer_that_cannot_spell_is_refused(
@@ -196,10 +255,12 @@ def test_a_tokenizer_that_cannot_spell_is_refused(
 def test_texts_for_a_vocabulary_that_is_not_searched_are_refused(
     base_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a text\n")
     with pytest.raises(UsageError, match=r"`vocabulary_from` .* `approximations=vocabulary`"):
         search(
             str(base_dir), str(data_dir), storage=f"sqlite:///{tmp_path}/x.db", study="x", trials=1,
-            vocabulary_from=str(tmp_path / "none.txt"),
+            vocabulary_from=str(texts),
         )  # fmt: skip
 
 
@@ -236,8 +297,6 @@ def test_a_multilingual_model_has_a_quarter_of_its_bytes(tmp_path: Path) -> None
     model = random_model("xlm-roberta", vocab_size=9000, pad_token_id=1)
     rows = TokenUse((*use.counts, *[0] * (9000 - len(use.counts))), use.needed)
     (site,) = [one for one in Base(model).sites.values() if one.id == EMBEDDED]
-    from dataclasses import replace
-
     site = replace(site, token_use=rows)
     choice = Vocabulary().choice(site, Vocabulary().levels(site)[2], ())
     assert choice is not None

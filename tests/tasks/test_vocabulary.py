@@ -17,11 +17,17 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from axsearch.errors import UsageError
 from axsearch.tasks import vocabulary
-from axsearch.tasks.vocabulary import count_tokens, in_parts, texts_of, why_not, with_tokens
+from axsearch.tasks.vocabulary import count_tokens, ids_of, texts_of, why_not, with_tokens
 from axsearch.testing.text import tiny_tokenizer
 
 SYLLABLES = ["ba", "ko", "li", "mu", "ne", "ra", "so", "ti", "vu", "zé", "çà", "þo", "яг", "日本"]
@@ -105,11 +111,12 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
 
 
 def counted(tokenizer: PreTrainedTokenizerBase, some: list[str], rows: int | None = None) -> Any:
-    parts = in_parts(some, lambda own: tokenizer(own)["input_ids"])
-    return count_tokens(tokenizer, rows or len(tokenizer), parts)
+    parts = ids_of(some, lambda own: tokenizer(own)["input_ids"])
+    config = BertConfig(vocab_size=rows or len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+    return count_tokens(tokenizer, config, parts)
 
 
-def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+def pieces_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     return list(tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]))
 
 
@@ -189,9 +196,59 @@ def test_one_that_cannot_spell_is_refused() -> None:
 
 
 def test_a_piece_that_no_others_spell_stays() -> None:
-    words = {"<unk>": 0, "a": 1, "##b": 2, "ab": 3, "##c": 4, "xyz": 5, "##ab": 6, "abc": 7}
+    words = {"<unk>": 0, "a": 1, "##b": 2, "ab": 3, "##c": 4, "xyz": 5, "abc": 6}
     needed = vocabulary._of_wordpiece({"vocab": words, "continuing_subword_prefix": "##"})
-    assert needed == {"<unk>", "a", "##b", "##c", "xyz", "##ab"}  # no ##y, ##z, and no ##a
+    assert needed == {"<unk>", "a", "##b", "##c", "xyz"}  # no ##y, no ##z
+
+
+def test_pieces_inside_of_words_that_no_others_spell_are_refused() -> None:
+    """With ab removed, the longest piece ##bx would leave yz of abxyz, which nothing spells."""
+    words = ["<unk>", "<pad>", "a", "##b", "##x", "##z", "ab", "##xyz", "##bx"]
+    pieces = {word: place for place, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="<unk>"))
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    reason = why_not(wrapped)
+    assert reason == "its tokenizer has pieces that no single characters spell, such as ##xyz"
+
+
+def test_the_models_unknown_piece_stays_though_it_can_be_spelled() -> None:
+    words = ["[UNK]", "[", "##U", "##N", "##K", "##]", "a", "b"]
+    pieces = {word: place for place, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    use = counted(PreTrainedTokenizerFast(tokenizer_object=tokenizer), ["a"])
+    assert 0 in use.needed
+
+
+def test_bytes_that_unigram_falls_back_to_stay() -> None:
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    pieces = [(one, 0.0) for one in ("<unk>", "a", "b", "ab", *"<0x>123456789ABCDEF", *fallback)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    use = counted(wrapped, ["ab"])
+    smaller = with_tokens(wrapped, sorted(use.order[-use.at_least(2) :]))
+    assert pieces_of(smaller, "abé") == ["a", "b", "<0xC3>", "<0xA9>"]
+    assert pieces_of(wrapped, "abé")[-2:] == ["<0xC3>", "<0xA9>"]
+
+
+def test_a_part_of_bpe_stays_as_long_as_what_it_makes_whatever_their_ids() -> None:
+    """RoBERTa's ids are not in the order of its merges."""
+    words = {"<unk>": 0, "cat": 1, "c": 2, "a": 3, "t": 4, "ca": 5, "at": 6}
+    merges = [("c", "a"), ("a", "t"), ("ca", "t")]
+    tokenizer = Tokenizer(models.BPE(words, merges, unk_token="<unk>"))
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    order = counted(wrapped, ["a"]).order
+    assert order.index(6) < order.index(1) < order.index(5)
+    for kept in range(5, 8):
+        smaller = with_tokens(wrapped, sorted(order[-kept:]))
+        assert pieces_of(smaller, "cat") == (["cat"] if kept > 5 else ["ca", "t"])
+
+
+def test_what_the_models_config_names_stays() -> None:
+    tokenizer = byte_bpe()
+    tokenizer.pad_token = None
+    config = GPT2Config(vocab_size=len(tokenizer) + 9, pad_token_id=len(tokenizer) + 5)
+    use = count_tokens(tokenizer, config, [])
+    assert {0, len(tokenizer) + 5} <= use.needed
 
 
 def test_texts_of_a_file(tmp_path: Path) -> None:

@@ -41,5 +41,5 @@ class VocabularyModeling(Modeling):
         config: Any = target.model.config
         config.vocab_size = len(kept)
         for entry, token in list(config.to_dict().items()):
-            if entry.endswith("_token_id") and isinstance(token, int) and token in places:
-                setattr(config, entry, places[token])
+            if entry.endswith("_token_id") and isinstance(token, int):
+                setattr(config, entry, places.get(token))

@@ -168,8 +168,16 @@ def _site(
     names = [name for name in (*block.inputs, block.output) if name in there]
     modules = tuple(f"{prefix}{name}" for name in names)
     tables = [there[name] for name in names if isinstance(there[name], nn.Embedding)]
-    rows = tables[0].num_embeddings if tables else 0
-    return Site(id, units, _unit_parameters(module, prefix, units), 1, modules=modules, rows=rows)
+    rows, padding = (tables[0].num_embeddings, tables[0].padding_idx) if tables else (0, None)
+    return Site(
+        id,
+        units,
+        _unit_parameters(module, prefix, units),
+        1,
+        modules=modules,
+        rows=rows,
+        padding=padding,
+    )
 
 
 def _units(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from axsearch.approximations import Approximation, UnitRemoval, named, removal
+from axsearch.approximations.site import OUTSIDE, layer_of
 from axsearch.reporting.figures import style
 from axsearch.reporting.figures.data import StudyData
 from axsearch.reporting.figures.layer_map import removed_layers
@@ -99,10 +100,14 @@ def _of_approximations(
         if isinstance(one, UnitRemoval):
             label = f"{one.axis} (%)"
             axes.append((label, [100 * _share(m, baseline, one.name) for m in front], False))
-        elif not one.choice_type.lossless:
+        elif not one.choice_type.lossless and _in_layers(baseline, one.name):
             label = f"layers with {one.title}"
             axes.append((label, [_layers_with(m, one) for m in front], False))
     return axes
+
+
+def _in_layers(baseline: Measurement, name: str) -> bool:
+    return any(name in kept and layer_of(p) != OUTSIDE for p, kept in baseline.choices.items())
 
 
 def _share(member: Measurement, baseline: Measurement, unit: str) -> float:

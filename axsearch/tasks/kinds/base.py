@@ -42,8 +42,8 @@ class Columns(NamedTuple):
     switches: bool = False
 
 
-class Read(NamedTuple):
-    """The logits and the target of one feature."""
+class Answered(NamedTuple):
+    """The logits for one feature, and its target."""
 
     logits: torch.Tensor
     targets: torch.Tensor
@@ -66,8 +66,7 @@ class TaskKind(ABC, Generic[E, S]):
         auto_class: transformers' class that loads a model with such a head.
         metrics: the names of the metrics that may be the accuracy objective, the default first.
         trivial_answer: :meth:`trivial_answers` in words.
-        in_parts: whether a long example is several features, so that how many there are depends on
-            the tokenizer.
+        windows: whether a long example is read in windows, whose number depends on the tokenizer.
         largest_logit: whether the answer is the largest logit, for a feature or for each token.
     """
 
@@ -76,7 +75,7 @@ class TaskKind(ABC, Generic[E, S]):
     auto_class: ClassVar[Any]
     metrics: ClassVar[tuple[str, ...]]
     trivial_answer: ClassVar[str]
-    in_parts: ClassVar[bool] = False
+    windows: ClassVar[bool] = False
     largest_logit: ClassVar[bool] = False
 
     @abstractmethod
@@ -211,7 +210,7 @@ class TaskKind(ABC, Generic[E, S]):
         ours, theirs = logits.log_softmax(-1), base.log_softmax(-1)
         return (theirs.exp() * (theirs - ours)).sum(-1)
 
-    def divergence_apart(self, ours: Read, base: Read) -> torch.Tensor:
+    def divergence_apart(self, ours: Answered, base: Answered) -> torch.Tensor:
         """:meth:`divergence` of one example that two tokenizers read, (1,)."""
         return self.divergence(ours.logits[None], base.logits[None], ours.targets[None])
 

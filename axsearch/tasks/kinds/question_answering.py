@@ -105,6 +105,7 @@ class QuestionAnswering(TaskKind[Question, Windows]):
     auto_class = AutoModelForQuestionAnswering
     metrics = ("f1", "exact_match")
     trivial_answer = "no answer"
+    windows = True
 
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
         """Whether there are answers, or questions with contexts, and no labels."""

@@ -20,8 +20,8 @@ from transformers import (
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds.base import (
+    Answered,
     Columns,
-    Read,
     TaskKind,
     feature_list,
     refuse_lists_as_text,
@@ -295,7 +295,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         each = super().divergence(logits, base, targets)
         return (each * words).sum(1) / words.sum(1).clamp(min=1)
 
-    def divergence_apart(self, ours: Read, base: Read) -> torch.Tensor:
+    def divergence_apart(self, ours: Answered, base: Answered) -> torch.Tensor:
         """Of the tokens that words begin with, up to where either text is cut, (1,)."""
         words = [read.logits[: len(read.targets)][read.targets != IGNORED] for read in (ours, base)]
         count = min(map(len, words))

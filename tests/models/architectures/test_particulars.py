@@ -133,7 +133,8 @@ class TestAlbert:
         self, layers: int, groups: int, repeats: list[int]
     ) -> None:
         base = random_model("albert", num_hidden_layers=layers, num_hidden_groups=groups)
-        sites = list(Base(base).sites.values())
+        *sites, embeddings = Base(base).sites.values()
+        assert embeddings.repeats == 1
         assert [site.repeats for site in sites[::2]] == repeats
         assert [site.repeats for site in sites[1::2]] == repeats
         runs: list[int] = []
