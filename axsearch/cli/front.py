@@ -137,7 +137,7 @@ def print_front(study: Study, order: By = "latency") -> None:
     if study.baseline.latency_ratio is not None:
         columns["latency"] = [ratio(m.latency_ratio, measured=m.latency_measured) for m in models]
     columns["size"] = [ratio(m.size_ratio) for m in models]
-    layers = [" ".join(_layer(choices) for choices in m.choices.values()) for m in models]
+    layers = [" ".join(filter(None, map(_layer, m.choices.values()))) for m in models]
     console = stdout()
     for interval in (INTERVAL, f"{INTERVAL} "):  # columns that a narrow terminal has no room for
         if width(columns, between=2) > console.width:

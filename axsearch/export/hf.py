@@ -59,7 +59,8 @@ print(json.dumps(torch.stack([
 class HuggingFace(ExportFormat):
     """safetensors, config, tokenizer, model card and a self-contained modeling file.
 
-    Where only whole layers were removed, it is a plain checkpoint of the family without the file.
+    Where only whole layers or tokens were removed, it is a plain checkpoint of the family without
+    the file.
     """
 
     name = "hf"
