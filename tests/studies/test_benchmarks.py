@@ -64,6 +64,17 @@ def test_topk_attention(tmp_path: Path) -> None:
     assert json.loads(results.read_bytes()) == json.loads(before)
 
 
+def test_vocabulary(spelling_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    run("vocabulary.py", spelling_dir, data_dir, "--out", tmp_path)
+    base, first, *_ = rows = json.loads((tmp_path / "vocabulary.json").read_text())
+    assert (base["size_ratio"], base["tokens_a_text"]["search"]) == (1, 1)
+    assert first["accuracy"] == base["accuracy"]  # texts have none of what is removed first
+    tokens, sizes = ([row[name] for row in rows] for name in ("tokens", "size_ratio"))
+    assert tokens == sorted(tokens, reverse=True)
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(row["texts_with_unknown"] == {"search": 0, "holdout": 0} for row in rows)
+
+
 def test_topk_zero_shot(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     run("topk_zero_shot.py", base_dir, data_dir, "--threads", 1, "--out", tmp_path)
     rows = json.loads((tmp_path / "topk_zero_shot.json").read_text())["rows"]
