@@ -19,6 +19,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
 from axsearch.evaluation.serving import predictions, quantization_examples, served_accuracy
 from axsearch.graphs.onnx import ConversionError
+from axsearch.reporting.baselines import served_words
 from axsearch.reporting.dashboard.annotating import study_note
 from axsearch.reporting.explanation import explain_trial, export_command
 from axsearch.reporting.report import Report
@@ -169,6 +170,36 @@ def test_a_model_that_cannot_be_served_is_left_as_it_is(
     assert serving.serve_front(study, evaluator) == 0
     assert {m.trial: m.accuracy for m in study.front()} == before
     assert "an operator that nobody knows" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_front_says_which_of_its_models_were_not_served(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = "ONNX Runtime int8"
+    assert served_words(study, baselines(study)).endswith(
+        f"The accuracies of the front are those in {where}."
+    )
+    first, base, found = others(study)[0], study.baseline, baselines(study)
+    monkeypatch.setattr(Study, "served", lambda *_: {})
+    monkeypatch.setattr(Study, "front", lambda *_: [base, first])
+    words = served_words(study, found)
+    assert f"those in {where}; trials not evaluated there" in words
+    assert words.endswith(f"are PyTorch's: {first.trial}.")
+    monkeypatch.setattr(Study, "front", lambda *_: [first])
+    assert f"No model of the front was evaluated in {where}" in served_words(study, found)
+
+
+def test_what_cannot_be_served_is_told_with_its_trials(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = study.spec.scenario
+    assert scenario is not None
+    failed = {Recipe.from_dict(m.recipe).hash: "no kernel" for m in others(study)}
+    serving._say_failed(study, scenario, failed)
+    said = " ".join(capsys.readouterr().err.split())
+    trials = ", ".join(str(m.trial) for m in others(study))
+    assert f"onnxruntime int8 cannot serve the models of trials {trials}," in said
+    assert said.endswith("whose accuracies stay those of PyTorch: no kernel")
 
 
 def test_a_study_of_int8_is_ranked_for_pytorch_by_what_pytorch_answers(
