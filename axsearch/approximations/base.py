@@ -28,7 +28,8 @@ class Approximation(ABC):
 
     - A search builds its genome: :meth:`group` returns the sites of a layer that one parameter
       sets, :meth:`parts` how many parameters there are, :meth:`levels` the values that each may
-      take. The parameter is called ``layer03.<name>``, or ``layer03.<name>.05`` with several parts.
+      take. The parameter is called ``layer03.<name>``, or ``layer03.<name>.05`` with several parts;
+      one that is :attr:`shared` by all layers is called ``layers.<name>``.
       Of a base that is an export only the levels that go :meth:`further` are left.
     - A trial turns levels into a recipe: :meth:`choice` returns what a level writes, and
       :meth:`recorded` the name that it is written under. A recipe knows fewer names than a genome,
@@ -54,6 +55,9 @@ class Approximation(ABC):
         timed: whether its choices change a model's time, so that it has to be measured.
         plain: whether a class of transformers that holds the base holds a model with its choices,
             by the entries of the config alone.
+        portable: whether its parameters can leave a plain checkpoint, as whole layers do; of such
+            a search with ``portable`` is made.
+        shared: whether one parameter, ``layers.<name>``, sets its sites in all layers alike.
         unit: what its value counts, as in '4 heads'.
         short: what stands before its value in a cell of a front's table.
         title: the name of its panel in figures; its own name if empty.
@@ -73,6 +77,8 @@ class Approximation(ABC):
     kernel: ClassVar[bool] = False
     timed: ClassVar[bool] = True
     plain: ClassVar[bool] = False
+    portable: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
     unit: ClassVar[str] = "units"
     short: ClassVar[str] = ""
     title: ClassVar[str] = ""

@@ -112,7 +112,7 @@ def slower_levels(space: SearchSpace, table: LatencyTable) -> Mapping[str, Colle
     """
     found: dict[str, list[Level]] = {}
     for dimension in space.dimensions:
-        if len(dimension.sites) > 1:  # whole layers
+        if len(dimension.sites) > 1 and not dimension.approximation.shared:  # whole layers
             continue
         if dimension.approximation.parts(dimension.sites[0]) > 1:
             continue

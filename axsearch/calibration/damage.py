@@ -186,7 +186,7 @@ def neighbours(space: SearchSpace) -> list[tuple[str, str]]:
     levels: dict[tuple[int, int], int] = {}
     positions = {site.id: position for position, site in enumerate(space.sites)}
     for dimension in space.dimensions:
-        if _is_lossless(dimension):
+        if _is_lossless(dimension) or dimension.approximation.shared:
             continue
         for site in dimension.sites:
             place = (site.id.layer, positions[site.id])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from axsearch.calibration.block_fit import LOST, Blocks, fit_whole
 from axsearch.calibration.narrowed_layer import narrowed, narrowed_models, units_of
 from axsearch.calibration.timed_models import Group, groups_of, outside_models, removes
 from axsearch.evaluation.latency import Latency, measure_latency
+from axsearch.graphs.structures import structure_key
 from axsearch.models.base_model import Base
 from axsearch.runtimes import Session, open_session
 from axsearch.runtimes.base import Inputs
@@ -45,7 +47,7 @@ OF_ONE_SIZE = 2
 LEAST_PASS = 0.05
 """Seconds that a measured pass takes at least: shorter ones are repeated within one."""
 
-FEWEST, MOST = 3, 15
+FEWEST, MOST = 3, 9
 """Pairs of passes of a model and the base."""
 
 SPREAD = 1.349
@@ -100,6 +102,7 @@ def measure_whole_models(
     every = list(dict.fromkeys(models))
     with open_session(base.model, scenario, examples) as session:
         timer = _Timer(session, batches, seconds / len(every))
+        _convert_first(base, every, scenario, examples)
         times: dict[str, Latency] = {}
         for number, recipe in enumerate(every, 1):
             small = base.shrink(recipe, base.cut(recipe))
@@ -107,6 +110,28 @@ def measure_whole_models(
             if on_model is not None:
                 on_model(number, len(every))
     return _table(base, groups, models, times)
+
+
+def _convert_first(
+    base: Base, recipes: Iterable[Recipe], scenario: Scenario, examples: Sequence[Inputs]
+) -> None:
+    """Convert one model of each structure, before any is timed.
+
+    The others need neither to be traced nor to be looked at by a quantizer. That is in a process of
+    its own, so the next model can be traced meanwhile.
+    """
+    first: dict[str, PreTrainedModel] = {}
+    for recipe in recipes:
+        small = base.shrink(recipe, base.cut(recipe))
+        first.setdefault(structure_key(small), small)
+
+    def convert(model: PreTrainedModel) -> None:
+        with open_session(model, scenario, examples, lasting=False):
+            pass
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(convert, first.values()):
+            pass
 
 
 class _Timer:

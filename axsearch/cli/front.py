@@ -30,7 +30,14 @@ from axsearch.options import Option
 from axsearch.reporting.baselines import served_words
 from axsearch.reporting.drops import EXPECTED
 from axsearch.reporting.explanation import explain_trial
-from axsearch.running.request import DataHere, ModelHere, Storage, StudyName
+from axsearch.running.request import (
+    DataHere,
+    ModelHere,
+    RankedPrecision,
+    RankedRuntime,
+    Storage,
+    StudyName,
+)
 from axsearch.statistics.measurement import Measurement
 from axsearch.study.baselines import Baseline, baselines
 from axsearch.study.choosing import ORDERS, By
@@ -42,6 +49,7 @@ from axsearch.study.comparison import (
     selection_bias,
     ties,
 )
+from axsearch.study.rankings import ranked
 from axsearch.study.study import Study
 
 INTERVAL = "95 % interval"
@@ -57,6 +65,8 @@ def front(
         bool,
         Option("Evaluate the front on the holdout split, once, and show the selection bias"),
     ] = False,
+    runtime: RankedRuntime = None,
+    precision: RankedPrecision = None,
     model: ModelHere = None,
     data: DataHere = None,
     json: Json = False,
@@ -72,8 +82,9 @@ def front(
     Examples:
       axsearch front --storage sqlite:///studies.db --study reviews
       axsearch front --storage sqlite:///studies.db --study reviews --holdout
+      axsearch front --storage sqlite:///studies.db --study reviews --runtime openvino
     """
-    opened = Study.open(storage, study)
+    opened = ranked(Study.open(storage, study), runtime, precision)
     if holdout and any(
         member.holdout_accuracy is None for member in (opened.baseline, *opened.front())
     ):

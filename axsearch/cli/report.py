@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from axsearch.options import Option
-from axsearch.running.request import Storage, StudyName
+from axsearch.running.request import RankedPrecision, RankedRuntime, Storage, StudyName
+from axsearch.study.rankings import ranked
 from axsearch.study.study import Study
 
 
@@ -25,6 +26,8 @@ def report(
             minimum=0,
         ),
     ] = None,
+    runtime: RankedRuntime = None,
+    precision: RankedPrecision = None,
 ) -> None:
     """Write a report as one file that opens offline: the front, the figures, one model explained.
 
@@ -35,4 +38,5 @@ def report(
     """
     from axsearch.reporting.report import write_report
 
-    print(write_report(Study.open(storage, study), out, format=format, trial=trial))
+    opened = ranked(Study.open(storage, study), runtime, precision)
+    print(write_report(opened, out, format=format, trial=trial))

@@ -59,8 +59,8 @@ print(json.dumps(torch.stack([
 class HuggingFace(ExportFormat):
     """safetensors, config, tokenizer, model card and a self-contained modeling file.
 
-    Where only whole layers or tokens were removed, it is a plain checkpoint of the family without
-    the file.
+    Where only whole layers or tokens were removed, or all FFNs have the same new width, it is a
+    plain checkpoint of the family without the file.
     """
 
     name = "hf"
@@ -143,7 +143,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
     dtype = str(bundle.dtype).removeprefix("torch.")
     entries |= {"dtype": dtype}
     return entries | own_entries(
-        type(model), bundle.auto_class, plan.after, plain=plan.whole, learnt=bundle.learnt
+        type(model), bundle.auto_class, plan.after, plain=plan.plain, learnt=bundle.learnt
     )
 
 

@@ -47,10 +47,10 @@ def _cache() -> FolderCache:
     return FolderCache("graphs", MOST_BYTES, [*versions(PACKAGES), *code])
 
 
-def content_key(model: PreTrainedModel) -> str:
-    """SHA-256 of a model's structure and of all its weights."""
+def content_key(model: PreTrainedModel, *, weights: bool = True) -> str:
+    """SHA-256 of a model's structure and of all its weights, or of the structure alone."""
     digest = hashlib.sha256(structures.structure_key(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(model.state_dict().items()) if weights else ():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,106 +28,15 @@ from axsearch.graphs.onnx import ConversionError
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
 
-KEY = "nncf 2"
+KEY = "nncf 3"
 """Which way of quantizing this is, for the keys of what depends on it."""
 
 EXAMPLES = "examples.npz"
 
-ROUGHLY = 8
+ROUGHLY = 2
 """Examples for a model that is timed only, whose ranges need not be right."""
 
-SCRIPT = """
-import json, os, sys
-for package in ("axsearch", "openvino_telemetry"):
-    sys.modules[package] = None
-said = os.fdopen(os.dup(1), "w")
-silent = os.open(os.devnull, os.O_WRONLY)
-os.dup2(silent, 1)  # progress bars
-os.dup2(silent, 2)
-import logging
-import numpy
-try:
-    import nncf, openvino, openvino.opset13
-    nncf.set_log_level(logging.ERROR)
-    core = openvino.Core()
-    error = None
-except Exception as caught:
-    error = f"{type(caught).__name__}: {caught}"
-for line in sys.stdin:
-    source, folder, rough, saturates = json.loads(line)
-    try:
-        if error is not None:
-            raise RuntimeError(error)
-        rows = {}
-        with numpy.load(folder + "/examples.npz") as arrays:
-            for name in arrays.files:
-                number, _, own = name.partition(" ")
-                rows.setdefault(int(number), {})[own] = arrays[name]
-        more = {}
-        if saturates:
-            more["overflow_fix"] = nncf.OverflowFix.ENABLE
-        if rough:
-            more["disable_bias_correction"] = True
-            more["smooth_quant_alphas"] = nncf.AdvancedSmoothQuantParameters(matmul=-1)
-        read = core.read_model(source)
-        names = [one.any_name for one in read.inputs]
-        examples = []
-        for number in sorted(rows):
-            none = numpy.zeros_like(next(iter(rows[number].values())))  # as for a single text
-            examples.append({name: rows[number].get(name, none) for name in names})
-        # A table of one row, as for the one kind of text, cannot be opened once it is quantized.
-        single = [
-            one.get_friendly_name()
-            for one in read.get_ordered_ops()
-            if one.get_type_name() == "Gather"
-            and one.input_value(0).get_node().get_type_name() == "Constant"
-            and list(one.input_value(0).get_shape())[:1] == [1]
-        ]
-        # SmoothQuant fails where one product is of several matrices, as in a narrowed last layer:
-        # these are small, stay in float32, and are no weights while it looks.
-        held, products = {}, []
-        for one in list(read.get_ordered_ops()):
-            for port in one.input_values() if one.get_type_name() == "MatMul" else ():
-                node = port.get_node()
-                while node.get_type_name() in ("Reshape", "Transpose", "Unsqueeze"):
-                    node = node.input_value(0).get_node()
-                if port.get_partial_shape().rank.get_length() < 3:
-                    continue
-                if node.get_friendly_name() in held:  # by another product of the same
-                    products.append(one.get_friendly_name())
-                if node.get_type_name() != "Constant":
-                    continue
-                name = f"held {len(held)}"
-                held[name] = numpy.array(node.data)
-                given = openvino.opset13.parameter(held[name].shape, held[name].dtype, name=name)
-                given.output(0).set_names({name})
-                node.output(0).replace(given.output(0))
-                read.add_parameters([given])
-                products.append(one.get_friendly_name())
-        read.validate_nodes_and_infer_types()
-        examples = [{**one, **held} for one in examples]
-        left = [*single, *products]
-        scope = {"ignored_scope": nncf.IgnoredScope(names=left)} if left else {}
-        model = nncf.quantize(
-            read,
-            nncf.Dataset(examples),
-            subset_size=len(examples),
-            **scope,
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(**more),
-        )
-        for given in list(model.get_parameters()):
-            if (name := given.get_friendly_name()) in held:
-                given.output(0).replace(openvino.opset13.constant(held[name]).output(0))
-                model.remove_parameter(given)
-        model.validate_nodes_and_infer_types()
-        openvino.save_model(model, folder + "/model.xml", compress_to_fp16=False)
-        answer = None
-    except Exception as caught:
-        answer = f"{type(caught).__name__}: {caught}"
-    print(json.dumps(answer), file=said, flush=True)
-"""
+SCRIPT = Path(__file__).with_name("nncf_process.py")
 
 
 class _Quantizer:
@@ -134,13 +44,18 @@ class _Quantizer:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
 
-    def quantize(self, source: Path, folder: Path, *, rough: bool) -> None:
+    def quantize(self, source: Path, folder: Path, *, rough: str | None) -> None:
+        with self._lock:
+            self._quantize(source, folder, rough)
+
+    def _quantize(self, source: Path, folder: Path, rough: str | None) -> None:
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            line = [str(source), str(folder), rough, saturates()]
+            line = [str(source), str(folder), rough is not None, saturates(), rough]
             process.stdin.write(json.dumps(line) + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
@@ -167,7 +82,7 @@ class _Quantizer:
             self.end()
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", SCRIPT],
+                [sys.executable, "-I", str(SCRIPT)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -181,7 +96,11 @@ atexit.register(_quantizer.end)
 
 
 def quantize(
-    source: Path, folder: Path, examples: Sequence[Mapping[str, Tensor]], *, rough: bool = False
+    source: Path,
+    folder: Path,
+    examples: Sequence[Mapping[str, Tensor]],
+    *,
+    rough: str | None = None,
 ) -> None:
     """Quantize an ONNX file to ``model.xml`` and ``model.bin`` in a folder.
 
@@ -193,13 +112,16 @@ def quantize(
         source: the ONNX file.
         folder: where to write.
         examples: inputs by name, each of one row; zeros stand for inputs that they lack.
-        rough: without SmoothQuant and the correction of biases, in less time: of the same speed,
-            and not to be evaluated.
+        rough: the structure of a model that is only timed, see
+            :func:`axsearch.graphs.structures.structure_key`: it is quantized in less time, with
+            few examples, without a correction of biases, and with the weights of the first model
+            of this structure. It is as fast as one that is quantized well, and answers nothing of
+            use.
 
     Raises:
         ConversionError: NNCF cannot do it.
     """
-    every = max(1, len(examples) // ROUGHLY) if rough else 1
+    every = 1 if rough is None else max(1, len(examples) // ROUGHLY)
     np.savez(folder / EXAMPLES, **_arrays(examples[::every]))
     try:
         _quantizer.quantize(source.resolve(), folder.resolve(), rough=rough)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -41,8 +43,8 @@ class ConversionError(AxsearchError):
 ROWS, LENGTH = 4, 24
 """The inputs of :func:`example`; a traced input is smaller in both sizes."""
 
-TRANSPOSED = ".transposed"
-"""What is added to the name of a weight that a graph holds transposed."""
+STEP = re.compile(r"\.(reshaped|permuted)\(([-\d,]+)\)$")
+"""What is added to the name of a weight that a graph holds in another shape, or transposed."""
 
 
 def missing(packages: Iterable[str]) -> str | None:
@@ -87,8 +89,8 @@ def answers(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, T
 def traced(model: PreTrainedModel, inputs: Mapping[str, Tensor], outputs: Iterable[str]) -> Any:
     """The graph of a model, as an ``onnx.ModelProto`` without the paths and code of its origin.
 
-    Its weights have their names in ``model.state_dict()`` after ``model.``, with
-    :data:`TRANSPOSED` where they are held transposed.
+    Its weights have their names in ``model.state_dict()`` after ``model.``, and after them how they
+    are held, see :func:`held`.
 
     Args:
         model: in evaluation mode, on the CPU.
@@ -127,7 +129,8 @@ def traced(model: PreTrainedModel, inputs: Mapping[str, Tensor], outputs: Iterab
             verbose=False,
         )
         assert program is not None
-        _transpose_weights(program.model.graph, ir)
+        _turn_weights(program.model.graph, ir)
+        _leave_open(program.model.graph, ir)
         optimize(program.model)
     _forget_origin(program.model)
     return ir.serde.serialize_model(program.model)
@@ -148,31 +151,99 @@ class _Answers(nn.Module):
         return tuple(answer[name] for name in self.outputs)
 
 
-def _transpose_weights(graph: Any, ir: Any) -> None:
-    """Put the transposed weights of linear layers in place of weights and their transposition.
+def held(name: str) -> tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]:
+    """The name of a weight in the model, and the steps from there to the one in a graph.
+
+    Args:
+        name: in a graph, such as ``layer.0.dense.weight.permuted(1,0)``.
+    """
+    steps: list[tuple[str, tuple[int, ...]]] = []
+    while (found := STEP.search(name)) is not None:
+        name = name[: found.start()]
+        steps.insert(0, (found[1], tuple(map(int, found[2].split(",")))))
+    return name, tuple(steps)
+
+
+def turned(values: Any, steps: Iterable[tuple[str, tuple[int, ...]]]) -> Any:
+    """An array after these steps: reshaped, where -1 is what is left, or its axes permuted."""
+    for step, numbers in steps:
+        values = values.reshape(numbers) if step == "reshaped" else values.transpose(numbers)
+    return np.ascontiguousarray(values)
+
+
+def _turn_weights(graph: Any, ir: Any) -> None:
+    """Put weights in place of themselves and the nodes that reshape or transpose them.
 
     The optimizer would, too, but under a name that says nothing.
     """
     made: dict[str, Any] = {}
     for node in list(graph):
-        weight = node.inputs[0] if node.op_type == "Transpose" else None
-        order = None if weight is None else node.attributes.get("perm")
-        if weight is None or order is None or list(order.as_ints()) != [1, 0]:
+        weight, numbers = node.inputs[0] if node.inputs else None, _turns(node)
+        if weight is None or not numbers:
             continue
         if weight.name not in graph.initializers or weight.const_value is None:
             continue
-        name = f"{weight.name}{TRANSPOSED}"
+        step = "reshaped" if node.op_type == "Reshape" else "permuted"
+        name = f"{weight.name}.{step}({','.join(map(str, numbers))})"
         if name not in made:
-            turned = ir.tensor(weight.const_value.numpy().T.copy(), name=name)
-            made[name] = ir.Value(
-                name=name,
-                shape=ir.Shape(turned.shape),
-                type=ir.TensorType(turned.dtype),
-                const_value=turned,
-            )
-            graph.register_initializer(made[name])
+            values = turned(weight.const_value.numpy(), [(step, numbers)])
+            made[name] = _constant(graph, ir, name, values)
         ir.convenience.replace_all_uses_with(node.outputs[0], made[name])
         graph.remove(node, safe=True)
+
+
+def _leave_open(graph: Any, ir: Any) -> None:
+    """Write the shapes that leave a size open, as the number of heads is, as constants.
+
+    The optimizer would put in the sizes that this model has.
+    """
+    for node in list(graph):
+        shape = node.inputs[1].producer() if node.op_type == "Reshape" else None
+        if shape is None or shape.op_type != "Concat":
+            continue
+        first, rest = shape.inputs[0], [_numbers(one) for one in shape.inputs[1:]]
+        numbers = [number for part in rest for number in part]
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if _numbers(first) or not all(rest) or -1 not in numbers or not before or not after:
+            continue
+        if before[0] == after[0]:  # 0 is for the size that there is
+            name, values = f"{node.outputs[0].name}_shape", np.array([0, *numbers])
+            node.replace_input_with(1, _constant(graph, ir, name, values))
+            node.attributes["allowzero"] = ir.AttrInt64("allowzero", 0)
+
+
+def _constant(graph: Any, ir: Any, name: str, values: Any) -> Any:
+    """A new initializer of a graph."""
+    tensor = ir.tensor(values, name=name)
+    made = ir.Value(
+        name=name,
+        shape=ir.Shape(tensor.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(made)
+    return made
+
+
+def _turns(node: Any) -> tuple[int, ...]:
+    """The new shape or the order of axes, where a node gives its input these; else none."""
+    if node.op_type == "Transpose" and "perm" in node.attributes:
+        return tuple(node.attributes["perm"].as_ints())
+    return _numbers(node.inputs[1]) if node.op_type == "Reshape" else ()
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """What a value that does not depend on the inputs holds; nothing for others."""
+    producer = value.producer()
+    if producer is not None and producer.op_type == "Concat":
+        parts = [_numbers(one) for one in producer.inputs]
+        return tuple(number for part in parts for number in part) if all(parts) else ()
+    if producer is not None and producer.op_type == "Constant" and "value" in producer.attributes:
+        return tuple(producer.attributes["value"].as_tensor().numpy().reshape(-1).tolist())
+    if producer is not None and producer.op_type == "Constant":
+        (attribute,) = producer.attributes.values()
+        return tuple(attribute.as_ints())
+    return () if value.const_value is None else tuple(value.const_value.numpy().tolist())
 
 
 @contextmanager

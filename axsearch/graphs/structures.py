@@ -8,7 +8,8 @@ transformers writes the number of heads as what is left of the width.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 
 from axsearch.approximations.choices import Subset
 from axsearch.approximations.site import OUTSIDE
-from axsearch.graphs.onnx import LIMIT, TRANSPOSED, ConversionError, answers, traced
+from axsearch.graphs.onnx import LIMIT, ConversionError, answers, held, traced, turned
 from axsearch.models.architectures import architecture_of
 from axsearch.models.origin import ENTRY
 
@@ -36,15 +37,14 @@ PREFIX = "model."
 
 @dataclass(frozen=True)
 class _Structure:
-    """A graph without weights, and which weights it lacks: names in the model and whether they are
-    transposed, by their names in the graph.
-    """
+    """A graph without weights, and the names of those that it lacks."""
 
     graph: Any
-    weights: Mapping[str, tuple[str, bool]]
+    weights: Sequence[str]
 
 
 _known: LRUCache[str, _Structure] = LRUCache(MOST)
+_one_at_a_time = threading.Lock()  # as tracing is
 
 
 def graph_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
@@ -64,6 +64,11 @@ def graph_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
             f"The weights of this model take {size:,} bytes in float32, and an ONNX graph holds 2 "
             "GiB; only PyTorch can run it."
         )
+    with _one_at_a_time:
+        return _graph_of(model, inputs)
+
+
+def _graph_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
     expected = answers(model, inputs)
     key = f"{structure_key(model)} {list(inputs)}"
     if key in _known:
@@ -80,12 +85,12 @@ def graph_of(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
 
 def structure_key(model: PreTrainedModel) -> str:
     """What a model's graph depends on beside the weights and their sizes, tokens among them."""
+    family = architecture_of(model.config.model_type)
     config = {
         name: value
         for name, value in model.config.to_dict().items()
-        if name not in (ENTRY, "vocab_size")
+        if name not in (ENTRY, "vocab_size", *family.widths.values())
     }
-    family = architecture_of(model.config.model_type)
     origin = family.origin(model)
     places = {layer: place for place, layer in enumerate(origin.layers)} | {OUTSIDE: OUTSIDE}
     choices = [
@@ -101,14 +106,14 @@ def _without_weights(graph: Any, model: PreTrainedModel) -> _Structure:
     import onnx
 
     state = model.state_dict()
-    weights: dict[str, tuple[str, bool]] = {}
+    weights = []
     bare = onnx.ModelProto()
     bare.CopyFrom(graph)
     constants = []
     for tensor in bare.graph.initializer:
-        own = tensor.name.removeprefix(PREFIX).removesuffix(TRANSPOSED)
+        own, _ = held(tensor.name.removeprefix(PREFIX))
         if tensor.name.startswith(PREFIX) and own in state:
-            weights[tensor.name] = own, tensor.name.endswith(TRANSPOSED)
+            weights.append(tensor.name)
         else:
             constants.append(tensor)
     kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in constants]
@@ -125,11 +130,11 @@ def _with_weights(structure: _Structure, model: PreTrainedModel) -> Any | None:
     state = model.state_dict()
     graph = onnx.ModelProto()
     graph.CopyFrom(structure.graph)
-    for name, (own, transposed) in structure.weights.items():
+    for name in structure.weights:
+        own, steps = held(name.removeprefix(PREFIX))
         if own not in state:
             return None
-        values = state[own].detach().cpu().numpy()
-        values = np.ascontiguousarray(values.T if transposed else values)
+        values = turned(state[own].detach().cpu().numpy(), steps)
         graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     return graph
 

@@ -137,7 +137,8 @@ class Base:
                 surgery.halves_of(made),
                 origin.gone(),
             )
-        setattr(small.config, ENTRY, plan.after.to_dict())
+        for name, value in {**plan.entries, ENTRY: plan.after.to_dict()}.items():
+            setattr(small.config, name, value)
         small.load_state_dict(state, assign=True)
         small.eval()
         return small

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -25,15 +25,17 @@ class Plan:
 
     Attributes:
         layers: the base's layers that stay.
-        whole: whether each of them is as it was in the original, so that the class of that can hold
-            the model.
+        plain: whether the class of the original can hold the model: its layers are as they were, or
+            all have the same new width.
+        entries: the entries of the config that change, beside those of layers and tokens.
         after: the original of the smaller model, and all that was done to it. Where the base is no
             export it is the base itself.
     """
 
     layers: tuple[int, ...]
-    whole: bool
+    plain: bool
     after: Origin
+    entries: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan(
@@ -52,11 +54,32 @@ def plan(
         if layer not in lost or family.stays(model.config, layer, lost)
     )
     after = origin.then(recipe, layers)
-    touched = any(
-        site.layer in (*after.layers, OUTSIDE) and not recorded(site.kind)[name].plain
-        for site, name, _ in after.recipe.choices()
-    )
-    return Plan(layers, not touched and family.plain(model.config, after.layers), after)
+    entries = _plain_entries(family, after)
+    plain = entries is not None and family.plain(model.config, after.layers)
+    if not plain or entries is None:
+        # The code of an export counts from the original's widths, which a plain one has not.
+        entries = {
+            family.widths[site.kind]: choice.of
+            for site, _, choice in after.recipe.choices()
+            if site.kind in family.widths and isinstance(choice, Kept)
+        }
+    now = {name: getattr(model.config, name, None) for name in entries}
+    changed = {n: v for n, v in entries.items() if now[n] != v and (plain or now[n] is not None)}
+    return Plan(layers, plain, after, changed)
+
+
+def _plain_entries(family: Architecture, after: Origin) -> dict[str, int] | None:
+    """The widths with which the original's class makes layers like these; None if it cannot."""
+    widths: dict[str, list[int]] = {}
+    for site, name, choice in after.recipe.choices():
+        if site.layer not in (*after.layers, OUTSIDE) or recorded(site.kind)[name].plain:
+            continue
+        if site.kind not in family.widths or not isinstance(choice, Kept) or choice.removes:
+            return None
+        widths.setdefault(family.widths[site.kind], []).append(choice.level)
+    if any(len(own) < len(after.layers) or len({*own}) > 1 for own in widths.values()):
+        return None
+    return {entry: own[0] for entry, own in widths.items()}
 
 
 def check_fit(model: PreTrainedModel, sites: Mapping[SiteId, Site], recipe: Recipe) -> None:

@@ -24,6 +24,16 @@ ModelHere = Annotated[
 DataHere = Annotated[
     str | None, Option("Where the data are on this machine", omitted="where the search found them")
 ]
+RankedRuntime = Annotated[
+    str | None,
+    Option("Runtime that the models were ranked for, by axsearch remeasure", omitted="the study's"),
+]
+RankedPrecision = Annotated[
+    str | None,
+    Option(
+        "Precision that they were ranked for", omitted="float32 with --runtime, else the study's"
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from axsearch.approximations import approximations
+from axsearch.approximations.ffn_width.choice import FfnWidth
+from axsearch.approximations.layer.choice import Layer
 from axsearch.errors import UsageError
 from axsearch.running.engines import check_pool
 from axsearch.running.request import SearchRequest
@@ -141,6 +143,7 @@ def _decided(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
         raise UsageError(
             f"`staged=True` cannot go with the sampler {settings.sampler}, which needs every loss."
         )
+    settings = _portable(settings, sampler) if settings.portable else settings
     own, given = sampler.approximations, settings.approximations or ()
     if own is not None and not set(given) <= set(own):
         raise UsageError(
@@ -154,6 +157,24 @@ def _decided(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
         )
     staged = not sampler.needs_exact_losses if settings.staged is None else settings.staged
     return replace(settings, staged=staged)
+
+
+def _portable(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
+    """The settings with approximations that can leave plain checkpoints; raises UsageError."""
+    if sampler.approximations is not None:
+        raise UsageError(
+            f"`portable=True` cannot go with the sampler {settings.sampler}, which works with "
+            f"{', '.join(sampler.approximations)} only."
+        )
+    fit = [name for name, one in approximations().items() if one.portable]
+    for name in settings.approximations or ():
+        if name in approximations() and name not in fit:
+            raise UsageError(
+                f"`approximations={name}` leaves layers that no class of transformers makes; with "
+                f"`portable=True` there are {', '.join(fit)}."
+            )
+    names = settings.approximations or (Layer.name, FfnWidth.name)
+    return replace(settings, approximations=names)
 
 
 def _check_dtype(settings: SearchSettings, sampler: Sampler) -> None:

@@ -74,6 +74,7 @@ def search(
     max_length: int | None = TaskSpec.max_length,
     vocabulary_from: str | None = TaskSpec.vocabulary_from,
     approximations: Sequence[str] | None = SearchSettings.approximations,
+    portable: bool = SearchSettings.portable,
     freeze: Sequence[str] = SearchSettings.freeze,
     compensation: Compensation | None = None,
     sampler: str = SearchSettings.sampler,

@@ -68,7 +68,7 @@ def spaces(
     def space_of(
         orders: Mapping[SiteId, Sequence[int]], dropped: Mapping[str, Collection[Level]]
     ) -> SearchSpace:
-        return SearchSpace(
+        space = SearchSpace(
             sites,
             orders,
             names=names,
@@ -76,8 +76,32 @@ def spaces(
             compensation=compensation,  # type: ignore[arg-type]
             dropped=dropped,
         )
+        odd = _not_plain(task, space) if settings.portable else {}
+        if not odd:
+            return space
+        if all(len(odd.get(d.name, ())) == len(d.levels) - 1 for d in space.dimensions):
+            raise UsageError(
+                "`portable=True` leaves nothing to search: no class of transformers holds a "
+                f"smaller {task.model.config.model_type} like this one."
+            )
+        every = {name: {*dropped.get(name, ()), *odd.get(name, ())} for name in {*dropped, *odd}}
+        return space_of(orders, every)
 
     return space_of
+
+
+def _not_plain(task: Task, space: SearchSpace) -> dict[str, list[Level]]:
+    """The levels that leave no plain checkpoint, by the names of their parameters.
+
+    A family may need its first layer, say, or give layers a scale by their place.
+    """
+    found: dict[str, list[Level]] = {}
+    for dimension in space.dimensions:
+        for number, level in enumerate(dimension.levels[1:], 1):
+            recipe = space.recipe({**space.exact(), dimension.name: number})
+            if not task.base.plan(recipe).plain:
+                found.setdefault(dimension.name, []).append(level)
+    return found
 
 
 def problem_of(

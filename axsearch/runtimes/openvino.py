@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from axsearch.graphs import nncf
-from axsearch.graphs.conversion import converted, onnx_file, versions
+from axsearch.graphs.conversion import content_key, converted, onnx_file, versions
 from axsearch.graphs.onnx import PACKAGES, ConversionError, example, missing, taken
 from axsearch.runtimes.base import Inputs, Runtime, Session, of_export
 
@@ -139,7 +139,8 @@ def _file(
         ]
 
         def quantize(source: Path, folder: Path) -> None:
-            nncf.quantize(source, folder, rows, rough=not lasting)
+            structure = None if lasting else content_key(model, weights=False)
+            nncf.quantize(source, folder, rows, rough=structure)
 
         with converted(model, key, quantize, lasting=lasting) as folder:
             yield folder / nncf.MODEL

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +46,8 @@ class Options:
 class Knapsack:
     """Finds the genomes with the least damage for their costs.
 
-    One choice is made for each layer. Damage is that of each layer plus what neighbours add, which
+    One choice is made for each layer, for each setting of what all layers share. Damage is that of
+    each layer plus what neighbours add, which
     makes the layers a chain; the least of ``damage + weights . costs`` is then found exactly, layer
     by layer, for any weights (dynamic programming). Sweeping the weights gives the lower convex
     hull of damage against costs. Options of a layer that others beat in damage and all costs are
@@ -68,23 +71,37 @@ class Knapsack:
         self.scale = np.ones(len(problem.levels)) if scale is None else scale
         self.together = problem.together if together is None else together
         self.layers = sorted(problem.layers)
-        self.options = [self._options(layer) for layer in self.layers]
+        levels = [range(problem.levels[column]) for column in problem.shared]
+        self.settings = {
+            setting: [self._options(layer, setting) for layer in self.layers]
+            for setting in itertools.product(*levels)
+        }
+        """The options of each layer, for each setting of what all layers share."""
 
     def solve(self, weights: Floats) -> Genomes:
-        """The best genome for each row of weights of the costs, (weights, dimensions).
+        """The best genome for each row of weights of the costs, (weights, dimensions)."""
+        solved = [self._solve(weights, *setting) for setting in self.settings.items()]
+        genomes, values = (np.stack(found) for found in zip(*solved, strict=True))
+        best: Genomes = genomes[values.argmin(axis=0), np.arange(len(weights))]
+        return best
+
+    def _solve(
+        self, weights: Floats, setting: tuple[int, ...], options: Sequence[Options]
+    ) -> tuple[Genomes, Floats]:
+        """The best genome with a setting of what all layers share, and its value, (weights,).
 
         Layers are taken from the last one down. For each option of a layer the least value is known
         with no layer left so far, and with some, (2, weights, options): the first one that stays on
         this way is the last of the model, which may be narrowed.
         """
-        own = self.options[-1]
+        own = options[-1]
         value = own.damage + weights @ own.costs.T  # (weights, options)
         none = np.where(own.lost, value, np.inf)
         some = np.where(own.lost, np.inf, value + weights @ own.if_last.T)
         back: list[tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]] = []
         fixed_is_last: dict[int, NDArray[np.bool_]] = {}
         for number in range(len(self.layers) - 2, -1, -1):
-            above, own = own, self.options[number]
+            above, own = own, options[number]
             if self.layers[number] < self.problem.highest_fixed < self.layers[number + 1]:
                 # Between the two is a layer that stays: the last one, where none stays above it.
                 lifted = none + (weights @ self._fixed_if_last())[:, None]
@@ -101,7 +118,10 @@ class Knapsack:
                 np.where(own.lost, none + value, np.inf),
                 np.where(ends, none + last, some + value),
             )
-        return self._traced(none, some, back[::-1], fixed_is_last)
+        least = np.minimum(none.min(axis=1), some.min(axis=1))
+        for column, level in zip(self.problem.shared, setting, strict=True):
+            least = least + self._alone(column, level)
+        return self._traced(none, some, options, back[::-1], fixed_is_last), least
 
     def _fixed_if_last(self) -> Floats:
         """What the last layer that no dimension changes costs more as a narrowed one, (costs,)."""
@@ -116,6 +136,7 @@ class Knapsack:
         self,
         none: Floats,
         some: Floats,
+        options: Sequence[Options],
         back: Sequence[tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]],
         fixed_is_last: Mapping[int, NDArray[np.bool_]],
     ) -> Genomes:
@@ -131,7 +152,7 @@ class Knapsack:
         stays = some.min(axis=1) <= none.min(axis=1)
         choice = np.where(stays, some.argmin(axis=1), none.argmin(axis=1))
         for number, layer in enumerate(self.layers):
-            found[:, self.problem.layers[layer]] = self.options[number].levels[choice]
+            found[:, self.problem.layers[layer]] = options[number].levels[choice]
             if number < len(back):
                 ends, without, beside = (one[rows, choice] for one in back[number])
                 stays = stays & ~ends
@@ -146,10 +167,20 @@ class Knapsack:
         before, here = (self.problem.layers[self.layers[i]] for i in (number - 1, number))
         return sum(c for (a, b), c in self.together.items() if a in before and b in here)
 
-    def _options(self, layer: int) -> Options:
+    def _alone(self, column: int, levels: Any) -> Any:
+        """The damage of levels of a dimension alone."""
+        problem = self.problem
+        return self.scale[column] * problem.damage[problem.space.dimensions[column].name][levels]
+
+    def _options(self, layer: int, setting: Sequence[int]) -> Options:
         problem, columns = self.problem, self.problem.layers[layer]
         rows = np.zeros((1, len(columns)), np.int64)
+        for column, level in zip(problem.shared, setting, strict=True):
+            if column in columns:
+                rows[:, columns.index(column)] = level
         for place, column in enumerate(columns):
+            if column in problem.shared:
+                continue
             # One dimension after the other, so that the number of options stays small on the way.
             rows = np.repeat(rows, problem.levels[column], axis=0)
             rows[:, place] = np.arange(len(rows)) % problem.levels[column]
@@ -166,11 +197,8 @@ class Knapsack:
 
     def _values(self, layer: int, rows: Genomes) -> tuple[Floats, Floats, Floats, Floats]:
         problem, columns = self.problem, self.problem.layers[layer]
-        alone = np.stack(
-            [
-                self.scale[c] * problem.damage[problem.space.dimensions[c].name][rows[:, i]]
-                for i, c in enumerate(columns)
-            ],
+        alone = np.stack(  # what all layers share counts once, and not here
+            [self._alone(c, rows[:, i]) * (c not in problem.shared) for i, c in enumerate(columns)],
             axis=1,
         )
         roots = np.sqrt(alone)

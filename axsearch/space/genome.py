@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from optuna.distributions import IntDistribution
 
 from axsearch.approximations import Approximation, Level, approximations
 from axsearch.approximations.choices import Choice
-from axsearch.approximations.site import FFN, REWRITABLE, Site, SiteId
+from axsearch.approximations.site import FFN, OUTSIDE, REWRITABLE, Site, SiteId
 from axsearch.errors import UsageError
 from axsearch.space.recipe import Compensation, Recipe
 
@@ -23,7 +23,8 @@ from axsearch.space.recipe import Compensation, Recipe
 class Dimension:
     """One parameter of the genome: an approximation of a layer, as a level index.
 
-    ``sites`` are the sites that it sets together (two for whole layers), ``levels`` those of the
+    ``sites`` are the sites that it sets together (two for whole layers, one of each layer where
+    all share the parameter), ``levels`` those of the
     first without those ``dropped``, ``levels[0]`` being exact; ``orders`` list each site's units,
     least important first. ``part`` tells apart the parameters of an approximation that has several
     at a site.
@@ -37,8 +38,11 @@ class Dimension:
 
     @cached_property
     def name(self) -> str:
-        """The Optuna parameter: ``layer03.heads``, or ``layer03.head_mask.05`` for one of parts."""
-        name = f"{self.sites[0].id.place}.{self.approximation.name}"
+        """The Optuna parameter: ``layer03.heads``, ``layer03.head_mask.05`` for one of parts, or
+        ``layers.ffn_width`` for one of all layers.
+        """
+        place = "layers" if self.approximation.shared else self.sites[0].id.place
+        name = f"{place}.{self.approximation.name}"
         return f"{name}.{self.part:02d}" if self.approximation.parts(self.sites[0]) > 1 else name
 
     @cached_property
@@ -121,10 +125,8 @@ class SearchSpace:
         ordered = {site.id: tuple(orders[site.id]) if site.units else () for site in sites}
         every = [
             Dimension(group, approximation, tuple(ordered[site.id] for site in group), part)
-            for together in _by_place(sites)
-            for approximation in approximations().values()
+            for approximation, group in _groups(sites, frozen)
             if (approximation in chosen if chosen is not None else approximation.searched)
-            and (group := _group(approximation, together, frozen))
             for part in range(approximation.parts(group[0]))
         ]
         _check_dropped(dropped, every)
@@ -244,6 +246,33 @@ def _by_place(sites: Sequence[Site]) -> list[list[Site]]:
     for site in sorted(sites, key=lambda site: (site.id.stack, site.id.layer)):
         places.setdefault(site.id.place, []).append(site)
     return list(places.values())
+
+
+def _groups(
+    sites: Sequence[Site], frozen: Collection[SiteId]
+) -> Iterator[tuple[Approximation, tuple[Site, ...]]]:
+    """What each parameter of a genome sets, layer by layer; what all layers share comes last."""
+    every = approximations().values()
+    for together in _by_place(sites):
+        for approximation in every:
+            if not approximation.shared and (group := _group(approximation, together, frozen)):
+                yield approximation, group
+    for approximation in every:
+        if approximation.shared and (group := _of_all_layers(approximation, sites, frozen)):
+            yield approximation, group
+
+
+def _of_all_layers(
+    approximation: Approximation, sites: Sequence[Site], frozen: Collection[SiteId]
+) -> tuple[Site, ...]:
+    """The sites of all layers; none where a layer has no such, or another number of units."""
+    found: list[Site] = []
+    for together in _by_place(sites):
+        group = _group(approximation, together, frozen)
+        if not group and together[0].id.layer != OUTSIDE:
+            return ()
+        found += group
+    return tuple(found) if len({site.count for site in found}) == 1 else ()
 
 
 def _group(

@@ -76,11 +76,18 @@ class Problem:
 
     @cached_property
     def layers(self) -> dict[int, list[int]]:
-        """The dimensions (columns of a genome) that set each layer."""
+        """The dimensions (columns of a genome) that set each layer, some of them several."""
         columns: dict[int, list[int]] = {}
         for column, dimension in enumerate(self.space.dimensions):
-            columns.setdefault(dimension.sites[0].id.layer, []).append(column)
+            for layer in dict.fromkeys(site.id.layer for site in dimension.sites):
+                columns.setdefault(layer, []).append(column)
         return columns
+
+    @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """The columns of the dimensions that set several layers."""
+        found = enumerate(self.space.dimensions)
+        return tuple(column for column, one in found if one.approximation.shared)
 
     @cached_property
     def together(self) -> dict[tuple[int, int], float]:

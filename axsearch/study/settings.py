@@ -27,10 +27,19 @@ class SearchSettings:
         tuple[str, ...] | None,
         Option(
             "Approximations to try: heads, ffn, topk, one_token, attention_block, ffn_block, "
-            "layer, ffn_topk, vocabulary; with the axformer sampler head_mask, ffn_mask, topk_hard",
-            omitted="heads, ffn, topk and one_token; with the axformer sampler all of its own",
+            "layer, ffn_width, ffn_topk, vocabulary; with the axformer sampler head_mask, "
+            "ffn_mask, topk_hard",
+            omitted="heads, ffn, topk and one_token; with --portable layer and ffn_width; with "
+            "the axformer sampler all of its own",
         ),
     ] = None
+    portable: Annotated[
+        bool,
+        Option(
+            "Try only models that transformers' own classes hold, exported as plain checkpoints "
+            "that open without trust_remote_code, in other servers too"
+        ),
+    ] = False
     freeze: Annotated[
         tuple[str, ...],
         Option("Layers and blocks to leave as they are, such as layer00 or layer05.ffn"),

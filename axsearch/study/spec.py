@@ -165,6 +165,7 @@ class StoredSettings(BaseModel):
     staged: bool
     approximations: tuple[str, ...] | None
     freeze: tuple[str, ...]
+    portable: bool = False
 
     @classmethod
     def of(cls, settings: SearchSettings) -> StoredSettings:

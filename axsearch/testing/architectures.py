@@ -307,7 +307,7 @@ class ArchitectureContract:
             once, twice = shrink(base, joint.recipe), shrink(small.model, second)
             if any(found.units for found in Base(twice).sites.values()):  # else any layer may stay
                 assert joint.layers == Base(base).plan(joint.recipe).layers
-            assert small.plan(second).whole == Base(base).plan(joint.recipe).whole
+            assert small.plan(second).plain == Base(base).plan(joint.recipe).plain
             state = twice.state_dict()
             assert list(once.state_dict()) == list(state)
             assert all(torch.equal(t, state[n]) for n, t in once.state_dict().items())

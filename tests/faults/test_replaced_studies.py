@@ -352,7 +352,8 @@ def test_deleting_a_study_leaves_the_rows_of_one_that_has_its_number_since(
 def test_a_ranking_is_not_kept_with_a_study_that_was_made_again(tmp_path: Path) -> None:
     url = made_studies.make(tmp_path / "studies.db")
     study = Study.open(url, made_studies.NAME)
-    keep_ranking(study, Scenario(), "w", "here", [1, 2])
+    members = [study.trial(1), study.trial(2)]
+    keep_ranking(study, Scenario(), "w", "here", members, study.baseline)
     assert [ranking["trials"] for ranking in rankings(study).values()] == [[1, 2]]
     database = open_database(url)
     optuna.delete_study(study_name=made_studies.NAME, storage=database.storage)
@@ -361,7 +362,7 @@ def test_a_ranking_is_not_kept_with_a_study_that_was_made_again(tmp_path: Path) 
     )
     assert id_of_study(again) == study.id
     with pytest.raises(AxsearchError, match="deleted or replaced"):
-        keep_ranking(study, Scenario(), "w", "here", [1, 2])
+        keep_ranking(study, Scenario(), "w", "here", members, members[0])
     assert again.user_attrs == {}
     database.close()
     study.database.close()

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from axsearch.approximations.choices import Kept
 from axsearch.approximations.one_token.choice import Tokens
 from axsearch.approximations.site import OUTSIDE, STACK, SiteId
 from axsearch.errors import AxsearchError, UsageError
@@ -65,7 +66,7 @@ def test_onnx_runtimes_int8_has_a_scale_for_each_output(tmp_path: Path) -> None:
     graph = onnx.load(tmp_path / "model.onnx").graph
     kinds = {node.op_type for node in graph.node}
     assert {"MatMulInteger", "DynamicQuantizeLinear"} <= kinds
-    scales = [t for t in graph.initializer if t.name.endswith("weight.transposed_scale")]
+    scales = [t for t in graph.initializer if t.name.endswith("weight.permuted(1,0)_scale")]
     assert scales
     assert all(len(tensor.dims) == 1 and tensor.dims[0] > 1 for tensor in scales[:-1])
     bytes_of = {t.name: onnx.numpy_helper.to_array(t).itemsize for t in graph.initializer}
@@ -152,3 +153,30 @@ def test_a_file_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no model")
         with pytest.raises(UsageError, match=f"{name} cannot be opened: .*; export the model"):
             open_session(tmp_path, Scenario(runtime=runtime))
+
+
+def test_a_timed_model_takes_what_nncf_found_for_another_of_its_structure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the layers and the bytes that it would have if it was quantized by itself."""
+    monkeypatch.setattr(nncf, "_quantizer", nncf._Quantizer())
+    base, scenario = random_model("bert"), Scenario(runtime="openvino", precision="int8", threads=1)
+    batch = short_batch("bert")
+    examples = [{name: t[row : row + 1] for name, t in batch.items()} for row in range(3)] * 4
+    kept = {SiteId(0, "attention"): {"heads": Kept(of=4, kept=(0, 2))},
+            SiteId(1, "ffn"): {"ffn": Kept(of=64, kept=tuple(range(24)))}}  # fmt: skip
+    narrowed = {SiteId(OUTSIDE, STACK): {"one_token": Tokens(tokens=1)}}
+    sizes: dict[str, list[int]] = {"first": [], "second": []}
+    for sites in ({}, narrowed):
+        for model in (shrink(base, Recipe.of(sites)), shrink(base, Recipe.of({**kept, **sites}))):
+            with open_session(model, scenario, examples, lasting=False) as session:
+                assert session.run(session.prepare(batch))["logits"].isfinite().all()
+                sizes["first"].append(session.size_bytes)
+    for sites in ({}, narrowed):
+        for model in (shrink(base, Recipe.of(sites)), shrink(base, Recipe.of({**kept, **sites}))):
+            nncf._quantizer.end()  # which forgets the structures
+            with open_session(model, scenario, examples, lasting=False) as session:
+                sizes["second"].append(session.size_bytes)
+    for found, wanted in zip(sizes["first"], sizes["second"], strict=True):
+        assert found == pytest.approx(wanted, rel=0.005)  # of which names take some
+    nncf._quantizer.end()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from axsearch.approximations.choices import Choice, Kept, Setting
-from axsearch.approximations.site import SiteId
+from axsearch.approximations.one_token.choice import Tokens
+from axsearch.approximations.site import OUTSIDE, STACK, SiteId
 from axsearch.errors import AxsearchError
 from axsearch.graphs import structures
 from axsearch.graphs.onnx import answers, example, taken
@@ -52,6 +53,17 @@ def test_models_that_differ_in_units_are_traced_once(kind: str, traces: list[Any
         graph = graph_of(small, example(small))
         names = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
         assert sum(map(len, names)) > 0
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "vit"])
+def test_so_are_those_whose_last_layer_computes_one_token(kind: str, traces: list[Any]) -> None:
+    base = random_model(kind)
+    narrow = {SiteId(OUTSIDE, STACK): {"one_token": Tokens(tokens=1)}}
+    for recipe in (units(4, 64), units(2, 32), units(3, 16)):
+        sites = {site: dict(own) for site, own in recipe.sites}
+        small = shrink(base, Recipe.of({**sites, **narrow}))
+        graph_of(small, example(small))  # which compares the answers
     assert len(traces) == 1
 
 

@@ -445,7 +445,7 @@ def test_plan_lists_the_layers_that_stay() -> None:
     )
     wanted = Base(BASE).plan(recipe)
     assert wanted.layers == (1, 2)
-    assert not wanted.whole
+    assert not wanted.plain
     first, second = shrink(BASE, recipe).bert.encoder.layer
     assert isinstance(first.output, NormOnlyOutput)
     assert not hasattr(first.attention.self, "topk")
@@ -494,9 +494,9 @@ def test_a_family_is_told_where_each_layer_stands() -> None:
 
 @pytest.mark.parametrize("layers", [(), (0,), (1, 2), (0, 1, 2)], ids=str)
 def test_whole_layers_are_told_from_changed_ones(layers: tuple[int, ...]) -> None:
-    assert Base(BASE).plan(no_layer(*layers)).whole
+    assert Base(BASE).plan(no_layer(*layers)).plain
     for choices in (NO_ATTENTION, {"topk": Setting(value=3, mode="hard")}):
-        assert not Base(BASE).plan(Recipe.of({SiteId(1, "attention"): choices})).whole
+        assert not Base(BASE).plan(Recipe.of({SiteId(1, "attention"): choices})).plain
 
 
 def test_sites_are_those_of_the_base() -> None:

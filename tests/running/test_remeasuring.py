@@ -16,7 +16,9 @@ from axsearch.evaluation.latency import Latency
 from axsearch.reporting.gallery import fronts
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
+from axsearch.space.scenario import Scenario
 from axsearch.statistics.measurement import Measurement
+from axsearch.study.rankings import keep_ranking, ranked
 from tests.common_fixtures import copied
 
 
@@ -97,6 +99,28 @@ def test_batches_of_1_and_of_32_are_two_rankings(study: Study, clock: Clock) -> 
     assert [[m.trial for m in front] for _, front in drawn[1:]] == [
         [m.trial for m in ranking.front] for ranking in (one, many)
     ]
+
+
+def test_a_ranking_is_shown_again_as_a_study(study: Study, clock: Clock) -> None:
+    found = remeasure(study, batch_size=1)
+    scenario = {**found.scenario, "precision": "int8", "runtime": "openvino"}
+    own = found.front[0].model_copy(update={"size_bytes": 7, "size_ratio": 0.01})
+    members = [own, *found.front[1:]]
+    study.refresh()
+    keep_ranking(study, Scenario.from_dict(scenario), "w", "m", members, found.baseline)
+    study = Study.open(str(study.database.engine.url), study.name)
+    shown = ranked(study, "openvino", "int8")
+    assert [m.trial for m in shown.front()] == [m.trial for m in found.front]
+    assert [m.latency_ratio for m in shown.front()] == [m.latency_ratio for m in found.front]
+    assert all(m.latency_measured for m in shown.front())
+    assert (shown.front()[0].size_bytes, shown.front()[0].size_ratio) == (7, 0.01)
+    assert (shown.baseline.latency_ratio, shown.baseline.latency_ms) == (1.0, 10.0)
+    assert shown.scenario is not None
+    assert "openvino int8" in shown.scenario
+    assert ranked(study, None, None) is study
+    assert ranked(study, "torch", None) is study  # what it is about
+    with pytest.raises(UsageError, match="--runtime onnxruntime --precision float32` first"):
+        ranked(study, "onnxruntime", None)
 
 
 def test_real_models_are_timed(study: Study) -> None:

@@ -145,7 +145,7 @@ def test_a_study_from_search_to_export(
 
 def test_whole_layers_and_a_vocabulary_leave_a_plain_checkpoint(task: Task) -> None:
     base = Base(task.model)
-    assert base.plan(keeping(*GOOD)).whole
+    assert base.plan(keeping(*GOOD)).plain
     small = base.shrink(keeping(*BAD), base.cut(keeping(*BAD)))
     assert type(small) is type(task.model)
     again = Base(small)  # of which fewer tokens stay

@@ -50,6 +50,8 @@ SPACES: dict[str, tuple[list[str], dict[SiteKind, int]]] = {
     "heads ffn layer": (["heads", "ffn", "layer"], {"attention": 2, "ffn": 2}),
     "masks": (["head_mask", "ffn_mask"], {"attention": 2, "ffn": 2}),
     "heads": (["heads"], {"attention": 12, "ffn": 2}),
+    "layer width": (["layer", "ffn_width"], {"attention": 2, "ffn": 8}),
+    "heads width": (["heads", "ffn_width"], {"attention": 3, "ffn": 4}),
 }
 
 
@@ -185,7 +187,7 @@ class TestThinned:
 
     def test_a_layer_of_many_options_keeps_the_best(self) -> None:
         problem = problem_of(["heads", "ffn", "layer"], {"attention": 40, "ffn": 60}, 1)
-        layer = Knapsack(problem).options[0]
+        layer = Knapsack(problem).settings[()][0]
         assert len(layer.damage) <= module_under_test.MOST_OPTIONS
         assert not layer.levels[0].any()  # the exact one
         assert layer.damage[0] == 0

@@ -14,7 +14,7 @@ from axsearch.approximations import approximations
 from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.site import SELECTABLE_SCORES, Site, SiteId, SiteKind
 from axsearch.errors import UsageError
-from axsearch.space.genome import SearchSpace, frozen_sites
+from axsearch.space.genome import SearchSpace, approximations_of, frozen_sites
 from axsearch.space.recipe import Recipe
 from axsearch.testing.problems import sites_of
 
@@ -42,6 +42,30 @@ def test_a_parameter_for_each_layer_and_approximation() -> None:
     assert SPACE.distributions()["layer01.topk"] == IntDistribution(0, 3)
     assert SPACE.to_dict()["layer01.topk"] == [None, 32, 16, 8]
     assert SPACE.to_dict()["layer00.heads"] == [4, 3, 2, 1, 0]
+
+
+def test_what_all_layers_share_is_one_parameter() -> None:
+    space = SearchSpace(sites(), orders(), names=["layer", "ffn_width"])
+    assert list(space.distributions()) == ["layer00.layer", "layer01.layer", "layers.ffn_width"]
+    assert 0 not in space.to_dict()["layers.ffn_width"]
+    found = space.recipe({"layer00.layer": 0, "layer01.layer": 1, "layers.ffn_width": 2})
+    (kept,) = found.at(0, "ffn").values()
+    assert isinstance(kept, Kept)
+    assert len(kept.kept) == space.to_dict()["layers.ffn_width"][2]
+    assert found.removed(1, "ffn")
+    assert approximations_of(space.distributions()) == ("layer", "ffn_width")
+
+
+def test_layers_that_differ_share_no_width() -> None:
+    first, *others = sites()
+    ffn = next(one for one in others if one.id == SiteId(0, "ffn"))
+    assert ffn.units is not None
+    smaller = replace(ffn, units=replace(ffn.units, count=NEURONS // 2))
+    uneven = [first, *(smaller if one is ffn else one for one in others)]
+    space = SearchSpace(uneven, orders(), names=["layer", "ffn_width"])
+    assert list(space.distributions()) == ["layer00.layer", "layer01.layer"]
+    with pytest.raises(UsageError, match="Nothing is left"):
+        SearchSpace(sites(), orders(), names=["ffn_width"], frozen=[SiteId(0, "ffn")])
 
 
 def test_exact_genome_is_the_base() -> None:

@@ -17,6 +17,7 @@ class Layer(BlockRemoval):
     name = "layer"
     kinds = (ATTENTION, FFN)
     summary = "layer kept"
+    portable = True
 
     def group(self, sites: Sequence[Site]) -> tuple[Site, ...]:
         """All blocks of the layer, those of other kinds too."""

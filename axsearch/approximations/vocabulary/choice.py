@@ -44,6 +44,7 @@ class Vocabulary(Approximation):
     choice_type = KeptTokens
     timed = False
     plain = True
+    portable = True
     unit = "tokens of the vocabulary"
     short = "v"
     title = "vocabulary"

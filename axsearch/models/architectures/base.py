@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from axsearch.approximations.modeling import Block, Layout, fan_in
-from axsearch.approximations.site import ONE_TOKEN, OUTSIDE, Axis, Site, SiteId, Units
+from axsearch.approximations.site import FFN, ONE_TOKEN, OUTSIDE, Axis, Site, SiteId, Units
 from axsearch.models.origin import Origin
 
 READS_FIRST = ("ForSequenceClassification", "ForImageClassification")
@@ -34,6 +34,8 @@ class Architecture(ABC):
     modeling_module: ClassVar[str]
     layout: ClassVar[Layout]
     lacks: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    widths: ClassVar[Mapping[str, str]] = MappingProxyType({FFN: "intermediate_size"})
+    """The config's entry with the number of units that a kind of block has in all layers."""
     attention: ClassVar[str] = "sdpa"
     """The attention implementation of transformers that the family is loaded with."""
     reads_text: ClassVar[bool] = True

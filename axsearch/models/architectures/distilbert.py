@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from axsearch.approximations.site import FFN
 from axsearch.models.architectures.base import Architecture
 from axsearch.models.architectures.modeling import distilbert as modeling
 
@@ -19,6 +21,7 @@ class DistilBert(Architecture):
     layout = modeling.LAYOUT
     embeddings = "embeddings"
     positions = "embeddings.position_embeddings"
+    widths = MappingProxyType({FFN: "hidden_dim"})
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
         """DistilBERT's own name for the number of layers."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from axsearch.approximations.site import FFN
 from axsearch.models.architectures.base import Architecture
 from axsearch.models.architectures.modeling import gpt2 as modeling
 
@@ -18,6 +20,7 @@ class Gpt2(Architecture):
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
     positions = "wpe"
+    widths = MappingProxyType({FFN: "n_inner"})
 
     def config_of(self, config: PreTrainedConfig, layers: Sequence[int]) -> dict[str, Any]:
         """GPT-2's own name for the number of layers."""

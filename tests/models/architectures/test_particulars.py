@@ -148,7 +148,7 @@ class TestAlbert:
         base = tiny_model("albert")
         wanted = Base(base).plan(without_layers(0))
         assert wanted.layers == (0, 1)
-        assert not wanted.whole
+        assert not wanted.plain
         small = shrink(base, without_layers(0))
         assert not list(architecture_of("albert").layers(small)[0].parameters())
 
@@ -162,8 +162,8 @@ class TestDeberta:
         base = tiny_model("deberta-v2")
         assert Base(base).plan(without_layers(0)).layers == (0, 1)
         assert Base(base).plan(without_layers(1)).layers == (0,)
-        assert not Base(base).plan(without_layers(0)).whole
-        assert Base(base).plan(without_layers(1)).whole
+        assert not Base(base).plan(without_layers(0)).plain
+        assert Base(base).plan(without_layers(1)).plain
         small = shrink(base, without_layers(0))
         assert not list(architecture_of("deberta-v2").layers(small)[0].parameters())
         assert list(small.base_model.encoder.conv.parameters())
@@ -238,8 +238,8 @@ class TestGpt2:
     def test_scales_that_depend_on_the_layer_need_the_modeling_file(self) -> None:
         plain = tiny_model("gpt2")
         scaled = random_model("gpt2", scale_attn_by_inverse_layer_idx=True)
-        assert Base(plain).plan(without_layers(0)).whole
-        assert not Base(scaled).plan(without_layers(0)).whole
+        assert Base(plain).plan(without_layers(0)).plain
+        assert not Base(scaled).plan(without_layers(0)).plain
 
 
 class TestModernBert:
@@ -252,7 +252,7 @@ class TestModernBert:
             assert shrink(base, recipe).config.layer_types == left
             assert difference(base, recipe, short_batch("modernbert")) <= 1e-5
             # The first layer alone has no norm before its attention.
-            assert Base(base).plan(recipe).whole is (0 not in gone)
+            assert Base(base).plan(recipe).plain is (0 not in gone)
 
     def test_the_layer_that_becomes_the_first_keeps_its_norm(self) -> None:
         base, family = tiny_model("modernbert"), architecture_of("modernbert")

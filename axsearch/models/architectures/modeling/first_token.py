@@ -142,12 +142,13 @@ def attend_once(
     probabilities = _probabilities(scores, getattr(core, "topk", None), core)
     if reaches is not None:
         probabilities = probabilities * reaches
-    heads, width = query.shape[1:]
+    width = query.shape[-1]
     gathered = (probabilities @ HANDED.states).transpose(0, 1)
-    output = (gathered @ weight.unflatten(0, (heads, width)).transpose(1, 2)).transpose(0, 1)
+    output = (gathered @ by_heads(weight, width).transpose(1, 2)).transpose(0, 1)
     if bias is not None:
-        output = output + probabilities.sum(-1, keepdim=True) * bias.unflatten(0, (heads, width))
-    joined: Tensor = output.flatten(1)[:, None]
+        output = output + probabilities.sum(-1, keepdim=True) * bias.reshape(-1, width)
+    # A tracer keeps the -1 of a view, but not that of a reshape which copies.
+    joined: Tensor = output.contiguous().view(output.shape[0], 1, -1)
     return joined
 
 
@@ -160,20 +161,27 @@ def folded_scores(key: Any) -> Callable[[Tensor], Tensor]:
     weight, bias = key
 
     def scores(query: Tensor) -> Tensor:
-        heads = query.shape[1:]
-        folded = (query.transpose(0, 1) @ weight.unflatten(0, heads)).transpose(0, 1)
+        width = query.shape[-1]
+        folded = (query.transpose(0, 1) @ by_heads(weight, width)).transpose(0, 1)
         found: Tensor = folded @ HANDED.states.transpose(1, 2)
         if bias is not None:  # the same for all keys
-            found = found + (query * bias.unflatten(0, heads)).sum(-1, keepdim=True)
+            found = found + (query * bias.reshape(-1, width)).sum(-1, keepdim=True)
         return found
 
     return scores
 
 
 def of_heads(projected: Tensor, width: int) -> Tensor:
-    """(batch, 1, heads x width) as (batch, heads, width)."""
-    apart: Tensor = projected[:, 0].unflatten(-1, (-1, width))
-    return apart
+    """(batch, 1, heads x width) as (batch, heads, width).
+
+    Here and below the number of heads is what is left: a graph then holds models with fewer, too.
+    """
+    return projected.reshape(projected.shape[0], -1, width)
+
+
+def by_heads(weight: Tensor, width: int) -> Tensor:
+    """A weight, (heads x width, hidden), as (heads, width, hidden)."""
+    return weight.reshape(-1, width, weight.shape[1])
 
 
 def parameters(projection: nn.Linear) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,1 @@
+"""The width that the FFNs of all layers share."""
