@@ -55,9 +55,9 @@ class Approximation(ABC):
         timed: whether its choices change a model's time, so that it has to be measured.
         plain: whether a class of transformers that holds the base holds a model with its choices,
             by the entries of the config alone.
-        portable: whether its parameters can leave a plain checkpoint, as whole layers do; of such
-            a search with ``portable`` is made.
-        shared: whether one parameter, ``layers.<name>``, sets its sites in all layers alike.
+        portable: whether its parameters can leave a plain checkpoint, as whole layers do. A search
+            with ``portable`` takes no others.
+        shared: whether one parameter, ``layers.<name>``, sets its sites in all layers.
         unit: what its value counts, as in '4 heads'.
         short: what stands before its value in a cell of a front's table.
         title: the name of its panel in figures; its own name if empty.

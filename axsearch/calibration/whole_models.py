@@ -25,9 +25,10 @@ from axsearch.calibration.block_fit import LOST, Blocks, fit_whole
 from axsearch.calibration.narrowed_layer import narrowed, narrowed_models, units_of
 from axsearch.calibration.timed_models import Group, groups_of, outside_models, removes
 from axsearch.evaluation.latency import Latency, measure_latency
+from axsearch.evaluation.size import INT8
 from axsearch.graphs.structures import structure_key
 from axsearch.models.base_model import Base
-from axsearch.runtimes import Session, open_session
+from axsearch.runtimes import Session, open_session, runtimes
 from axsearch.runtimes.base import Inputs
 from axsearch.space.genome import SearchSpace
 from axsearch.space.latency_table import LatencyTable, block_key, in_group
@@ -115,11 +116,13 @@ def measure_whole_models(
 def _convert_first(
     base: Base, recipes: Iterable[Recipe], scenario: Scenario, examples: Sequence[Inputs]
 ) -> None:
-    """Convert one model of each structure, before any is timed.
+    """Convert one model of each structure before any is timed, where that takes two processes.
 
-    The others need neither to be traced nor to be looked at by a quantizer. That is in a process of
-    its own, so the next model can be traced meanwhile.
+    The next model can then be traced while a quantizer looks at this one. Afterwards the others of
+    the same structure need neither.
     """
+    if scenario.precision != INT8 or not runtimes()[scenario.runtime].quantizes_apart:
+        return
     first: dict[str, PreTrainedModel] = {}
     for recipe in recipes:
         small = base.shrink(recipe, base.cut(recipe))
@@ -129,9 +132,12 @@ def _convert_first(
         with open_session(model, scenario, examples, lasting=False):
             pass
 
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(convert, first.values()):
-            pass
+    pool = ThreadPoolExecutor(2)
+    try:
+        for one in [pool.submit(convert, model) for model in first.values()]:
+            one.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Timer:

@@ -108,7 +108,8 @@ def front(
 def print_json(study: Study) -> None:
     """``{"study", "baseline", "front"}``, then ``ties`` and ``selection_bias``, null if unknown.
 
-    ``baselines`` is the base in each runtime and precision that it was measured in.
+    ``baselines`` is the base in each runtime and precision that it was measured in; ``scenario``
+    and ``machine`` say what latencies are about, null where there are none.
     """
     found, bias = ties(study), selection_bias(study)
     held = against_base(study, study.front(), "holdout")
@@ -124,6 +125,8 @@ def print_json(study: Study) -> None:
         },
         "selection_bias": bias and bias.mean._asdict(),
         "baselines": [baseline_as_json(one) for one in baselines(study)],
+        "scenario": None if study.spec.scenario is None else study.spec.scenario.to_dict(),
+        "machine": study.spec.machine,
     }
     print(json.dumps(data))
 
@@ -255,7 +258,8 @@ def _footnotes(
     if study.scenario:
         measured = all(m.latency_measured for m in members)
         shown = "measured" if measured else "~ where it is predicted"
-        notes[0] += f" Latency, {shown}: {study.scenario}."
+        where = "" if study.searched is study else f", on {study.spec.machine}"
+        notes[0] += f" Latency, {shown}: {study.scenario}{where}."
     used = dict.fromkeys(n for m in members for c in m.choices.values() for n in c if c[n])
     notes += [one.note for one in named(used) if one.note]
     if study.spec.polished and any(m.accuracy_tried is not None for m in members):

@@ -47,10 +47,10 @@ def _cache() -> FolderCache:
     return FolderCache("graphs", MOST_BYTES, [*versions(PACKAGES), *code])
 
 
-def content_key(model: PreTrainedModel, *, weights: bool = True) -> str:
-    """SHA-256 of a model's structure and of all its weights, or of the structure alone."""
+def content_key(model: PreTrainedModel) -> str:
+    """SHA-256 of a model's structure and of all its weights."""
     digest = hashlib.sha256(structures.structure_key(model).encode())
-    for name, tensor in sorted(model.state_dict().items()) if weights else ():
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -28,7 +28,7 @@ from axsearch.graphs.onnx import ConversionError
 
 MODEL, WEIGHTS = "model.xml", "model.bin"
 
-KEY = "nncf 3"
+KEY = "nncf 2"
 """Which way of quantizing this is, for the keys of what depends on it."""
 
 EXAMPLES = "examples.npz"
@@ -46,16 +46,16 @@ class _Quantizer:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def quantize(self, source: Path, folder: Path, *, rough: str | None) -> None:
+    def quantize(self, source: Path, folder: Path, *, structure: str | None) -> None:
         with self._lock:
-            self._quantize(source, folder, rough)
+            self._quantize(source, folder, structure)
 
-    def _quantize(self, source: Path, folder: Path, rough: str | None) -> None:
+    def _quantize(self, source: Path, folder: Path, structure: str | None) -> None:
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            line = [str(source), str(folder), rough is not None, saturates(), rough]
+            line = [str(source), str(folder), saturates(), structure]
             process.stdin.write(json.dumps(line) + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
@@ -100,7 +100,7 @@ def quantize(
     folder: Path,
     examples: Sequence[Mapping[str, Tensor]],
     *,
-    rough: str | None = None,
+    structure: str | None = None,
 ) -> None:
     """Quantize an ONNX file to ``model.xml`` and ``model.bin`` in a folder.
 
@@ -112,19 +112,19 @@ def quantize(
         source: the ONNX file.
         folder: where to write.
         examples: inputs by name, each of one row; zeros stand for inputs that they lack.
-        rough: the structure of a model that is only timed, see
-            :func:`axsearch.graphs.structures.structure_key`: it is quantized in less time, with
-            few examples, without a correction of biases, and with the weights of the first model
-            of this structure. It is as fast as one that is quantized well, and answers nothing of
-            use.
+        structure: the key of the structure of a model that is only timed, see
+            :func:`axsearch.graphs.structures.structure_key`. Such a model is quantized in less
+            time: with few examples, without a correction of biases, and with the weights of the
+            first model of its structure. It is as fast as one that is quantized well, but its
+            answers are wrong.
 
     Raises:
         ConversionError: NNCF cannot do it.
     """
-    every = 1 if rough is None else max(1, len(examples) // ROUGHLY)
+    every = 1 if structure is None else max(1, len(examples) // ROUGHLY)
     np.savez(folder / EXAMPLES, **_arrays(examples[::every]))
     try:
-        _quantizer.quantize(source.resolve(), folder.resolve(), rough=rough)
+        _quantizer.quantize(source.resolve(), folder.resolve(), structure=structure)
     finally:
         (folder / EXAMPLES).unlink(missing_ok=True)
 

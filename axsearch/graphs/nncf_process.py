@@ -1,6 +1,6 @@
 """The process in which NNCF quantizes: run as a script, it imports nothing of axsearch.
 
-It reads requests as lines of JSON, ``[source, folder, rough, saturates, structure]``, and answers
+It reads requests as lines of JSON, ``[source, folder, saturates, structure]``, and answers
 each with null or with what went wrong, see :mod:`axsearch.graphs.nncf`.
 
 A model that is only timed takes what NNCF found for the first one of its structure, with the sizes
@@ -14,9 +14,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,27 +41,28 @@ class Quantizer:
         nncf.set_log_level(logging.ERROR)
         self._nncf, self._openvino, self._operators = nncf, openvino, operators
         self._core = openvino.Core()
-        self._known: dict[str, tuple[Any, Any]] = {}
+        self._known: dict[str, tuple[list[_Operation], Any]] = {}
 
-    def run(
-        self, source: str, folder: str, rough: bool, saturates: bool, structure: str | None
-    ) -> None:
-        """Quantize one file to ``model.xml`` in the folder, which has ``examples.npz``."""
+    def run(self, source: str, folder: str, saturates: bool, structure: str | None) -> None:
+        """Quantize one file to ``model.xml`` in the folder, which has ``examples.npz``.
+
+        A structure is given for a model that is timed only.
+        """
         read = self._core.read_model(source)
+        operations = _operations(read)  # before they are quantized
         found = None
-        if rough and structure in self._known:
-            found = self._resized(*self._known[structure], read)
+        if structure in self._known:
+            found = self._resized(*self._known[structure], operations)
         if found is None:
-            # As it was read, since quantizing changes it.
-            before = read.clone()
-            found = self._quantized(read, Path(folder), rough, saturates)
-            if rough and structure is not None:
+            found = self._quantized(read, Path(folder), saturates, rough=structure is not None)
+            if structure is not None:
+                self._known.pop(structure, None)
                 while len(self._known) >= MOST:
                     del self._known[next(iter(self._known))]
-                self._known[structure] = before, found.clone()
+                self._known[structure] = operations, found.clone()
         self._openvino.save_model(found, f"{folder}/model.xml", compress_to_fp16=False)
 
-    def _quantized(self, read: Any, folder: Path, rough: bool, saturates: bool) -> Any:
+    def _quantized(self, read: Any, folder: Path, saturates: bool, *, rough: bool) -> Any:
         nncf = self._nncf
         more: dict[str, Any] = {}
         if saturates:
@@ -118,20 +119,21 @@ class Quantizer:
                 left.append(one.get_friendly_name())
         return held
 
-    def _resized(self, before: Any, quantized: Any, read: Any) -> Any | None:
+    def _resized(
+        self, before: Sequence[_Operation], quantized: Any, other: Sequence[_Operation]
+    ) -> Any | None:
         """A quantized model with the sizes of another one of its structure; None if it is not.
 
         Args:
-            before: what was quantized, as it was read.
+            before: the operations of what was quantized, as it was read.
             quantized: what NNCF made of it.
-            read: the other one.
+            other: the operations of the other one.
         """
-        pairs = list(zip(_operations(before), _operations(read), strict=False))
-        if any(one.get_type_name() != other.get_type_name() for one, other in pairs):
+        if [one.like for one in before] != [one.like for one in other]:
             return None
-        sizes = {one.get_friendly_name(): (_sizes(one), _sizes(other)) for one, other in pairs}
+        sizes = {one.name: (one.sizes, its.sizes) for one, its in zip(before, other, strict=True)}
         model = quantized.clone()
-        for operation in _operations(model):
+        for operation in model.get_ordered_ops():
             was, now = sizes.get(operation.get_friendly_name(), ([], []))
             ports = [port.get_node() for port in operation.input_values()]
             for node, old, new in zip(ports, was, now, strict=False):
@@ -160,13 +162,37 @@ class Quantizer:
             constant.output(0).replace(made.output(0))
 
 
-def _operations(model: Any) -> list[Any]:
+class _Operation(NamedTuple):
+    """What is remembered of an operation that was read.
+
+    Attributes:
+        name: that it keeps when it is quantized.
+        like: its type, and the integers that it takes as constants, such as a number of heads in a
+            new shape: an operation that differs in these is another one.
+        sizes: the shape of each input, with 0 for sizes that are open.
+    """
+
+    name: str
+    like: tuple[str, tuple[bytes, ...]]
+    sizes: list[list[int]]
+
+
+def _operations(model: Any) -> list[_Operation]:
     """All but constants, in an order that models of one structure share."""
-    return [one for one in model.get_ordered_ops() if one.get_type_name() != "Constant"]
+    every = [one for one in model.get_ordered_ops() if one.get_type_name() != "Constant"]
+    return [
+        _Operation(one.get_friendly_name(), (one.get_type_name(), _integers(one)), _sizes(one))
+        for one in every
+    ]
+
+
+def _integers(operation: Any) -> tuple[bytes, ...]:
+    nodes = [port.get_node() for port in operation.input_values()]
+    values = [np.array(one.data) for one in nodes if one.get_type_name() == "Constant"]
+    return tuple(one.tobytes() for one in values if one.dtype.kind in "iub")
 
 
 def _sizes(operation: Any) -> list[list[int]]:
-    """The shape of each input of an operation, with 0 for sizes that are open."""
     shapes = [port.get_partial_shape() for port in operation.input_values()]
     return [
         [0 if size.is_dynamic else size.get_length() for size in shape]

@@ -134,7 +134,10 @@ def _with_weights(structure: _Structure, model: PreTrainedModel) -> Any | None:
         own, steps = held(name.removeprefix(PREFIX))
         if own not in state:
             return None
-        values = turned(state[own].detach().cpu().numpy(), steps)
+        try:
+            values = turned(state[own].detach().cpu().numpy(), steps)
+        except ValueError:  # a tracer wrote the sizes that the other model had
+            return None
         graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
     return graph
 

@@ -57,7 +57,7 @@ def plan(
     entries = _plain_entries(family, after)
     plain = entries is not None and family.plain(model.config, after.layers)
     if not plain or entries is None:
-        # The code of an export counts from the original's widths, which a plain one has not.
+        # The code of an export starts from the original's widths; a plain base has others.
         entries = {
             family.widths[site.kind]: choice.of
             for site, _, choice in after.recipe.choices()

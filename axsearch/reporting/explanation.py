@@ -115,9 +115,12 @@ def export_command(study: Study, trial: int | str, storage: str = "URL") -> str:
         one for one in timed_bases(study) if spec.scenario and one.runtime == spec.scenario.runtime
     ]
     format = own[0].format if own else "hf"
+    precision = ""
+    if study.searched is not study and spec.scenario is not None and format != "hf":
+        precision = f"--precision {spec.scenario.precision} "  # not that of the study
     return (
         f"axsearch export --storage {storage} --study {name} --trial {trial} --format {format} "
-        f"--out trial-{trial}"
+        f"{precision}--out trial-{trial}"
     )
 
 
@@ -267,6 +270,7 @@ def cuts_of(
     """The cuts of a finished trial's model, block by block; ``params`` are the trial's levels."""
     base, recipe = study.baseline, Recipe.from_dict(member.recipe)
     damage = _damage_by_block(tables, params, recipe)
+    yield from _of_all_layers(tables, params)
     for name, kept in member.choices.items():
         layer = layer_of(name)
         cut = [site for site, _ in recipe.sites if site.place == name]
@@ -290,6 +294,18 @@ def cuts_of(
                 _time(tables, recipe, site),
                 None if tables.size is None else tables.size.saved(recipe, site),
             )
+
+
+def _of_all_layers(tables: Tables, params: Mapping[str, int]) -> Iterable[Cut]:
+    """What a parameter took of all layers; what that saves stands with each of them."""
+    for parameter, level in params.items():
+        levels, damage = tables.levels.get(parameter, ()), tables.damage.get(parameter, ())
+        _, name, *_ = parameter.split(".")
+        one = approximations().get(name)
+        if one is None or not one.shared or not 0 < level < min(len(levels), len(damage)):
+            continue
+        words = f"{levels[level]} of {levels[0]} {one.unit} in each"
+        yield Cut("all layers", one.kinds[0], words, damage[level], None, None)
 
 
 def _damage_by_block(

@@ -15,7 +15,7 @@ from axsearch.store.queries import LatencyKey, load_ratios
 from axsearch.store.studies import TrialHistory, trial_history
 from axsearch.study.choosing import ORDERS
 from axsearch.study.comparison import Ties, selection_bias, ties
-from axsearch.study.rankings import rankings
+from axsearch.study.rankings import rankings, read_ranking
 from axsearch.study.study import Study
 from axsearch.study.tables import Tables
 
@@ -44,7 +44,9 @@ def study_data(study: Study, tied: Ties | None = None) -> StudyData:
         "max_latency_ratio": spec.max_latency_ratio,
         "max_size_ratio": spec.max_size_ratio,
     }
-    history = trial_history(study.database.engine, study.id)
+    # Of a ranking only its models are known; when trials ran is a matter of the search.
+    own = study.searched is study
+    history = trial_history(study.database.engine, study.id) if own else []
     front = study.front() if study.has_baseline else []
     baseline = study.baseline if study.has_baseline else None
     tied = tied or (ties(study) if study.has_baseline else None)
@@ -56,11 +58,7 @@ def study_data(study: Study, tied: Ties | None = None) -> StudyData:
         limits={name: limit for name, limit in limits.items() if limit is not None},
         reference=tables.trivial or 0.0,
         baseline=baseline,
-        points=[
-            Point(h.number, h.accuracy, h.latency_ratio, h.size_ratio, bool(h.feasible))
-            for h in history
-            if h.accuracy is not None and h.size_ratio is not None
-        ],
+        points=_points(study, history),
         front=front,
         ties=tied.groups if tied else (),
         holdout=study.holdout([baseline, *front]) if baseline else {},
@@ -72,6 +70,19 @@ def study_data(study: Study, tied: Ties | None = None) -> StudyData:
         scenario=study.scenario or "",
         importance=tables.head_importance,
     )
+
+
+def _points(study: Study, history: Sequence[TrialHistory]) -> list[Point]:
+    if study.searched is study:
+        return [
+            Point(h.number, h.accuracy, h.latency_ratio, h.size_ratio, bool(h.feasible))
+            for h in history
+            if h.accuracy is not None and h.size_ratio is not None
+        ]
+    return [
+        Point(m.trial or 0, m.accuracy, m.latency_ratio, m.size_ratio, True)
+        for m in study.measurements
+    ]
 
 
 def compare_fronts(studies: Sequence[Study]) -> go.Figure:
@@ -95,9 +106,10 @@ def fronts(study: Study) -> dict[str, tuple[Measurement, list[Measurement]]]:
     takes them.
     """
     found = {study.name: (study.baseline, study.front())}
-    for name, ranking in rankings(study).items():
-        key = LatencyKey(study.spec.model_fingerprint, ranking["workload"], ranking["machine"])
-        members = [study.trial(number) for number in ranking["trials"]]
+    for name, data in rankings(study).items():
+        ranking = read_ranking(study, name, data)
+        key = LatencyKey(study.spec.model_fingerprint, ranking.workload, ranking.machine)
+        members = [study.trial(number) for number in ranking.trials]
         recipes = [Recipe.from_dict(m.recipe).hash for m in members]
         ratios = load_ratios(study.database.engine, key, recipes)
         timed = [

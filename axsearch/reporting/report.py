@@ -292,14 +292,21 @@ class Report:
         name = shlex.quote(self.study.name)
         trial = self.chosen.member.trial if self.chosen else None
         where = f"--storage URL --study {name}"
-        commands = [search_command(self.study), f"axsearch front {where} --holdout"]
+        spec, ranked = self.study.spec, self.study.searched is not self.study
+        served = ""
+        if ranked and spec.scenario is not None:
+            served = f" --runtime {spec.scenario.runtime} --precision {spec.scenario.precision}"
+        commands = [search_command(self.study)]
+        if served:
+            commands.append(f"axsearch remeasure {where}{served}")
+        commands.append(f"axsearch front {where}{served} --holdout")
         if trial is not None:
             commands += [
                 f"axsearch explain {where} --trial {trial}",
                 export_command(self.study, trial),
                 f"axsearch verify trial-{trial}",
             ]
-        if self.study.scenario is not None:
+        if self.study.scenario is not None and not served:
             commands.append(f"axsearch remeasure {where} --batch-size 1")
         return commands
 
@@ -342,6 +349,7 @@ def _of_one_size(table: LatencyTable, spec: StudySpec) -> str:
 
 def search_command(study: Study) -> str:
     """The command that starts a study like this one; folders are shown without their paths."""
+    study = study.searched
     spec = study.spec
     scenario = {} if spec.scenario is None else spec.scenario.to_dict()
     given: dict[str, object] = {
@@ -382,4 +390,4 @@ def search_command(study: Study) -> str:
     options = " ".join(
         f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None
     )
-    return f"axsearch search {options}"
+    return f"axsearch search {options}{' --portable' if spec.portable else ''}"

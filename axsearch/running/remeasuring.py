@@ -27,8 +27,7 @@ from axsearch.statistics.outcome import Estimate
 from axsearch.study.choosing import ORDERS
 from axsearch.study.evaluations import with_accuracy
 from axsearch.study.fronts import front_of
-from axsearch.study.rankings import keep_ranking
-from axsearch.study.spec import StudySpec
+from axsearch.study.rankings import keep_ranking, with_latency
 from axsearch.study.study import Study
 from axsearch.system.devices import check_device
 from axsearch.system.machine import machine_name
@@ -219,7 +218,7 @@ def _served_front(
     Accuracies change when a model is served, so that others may come onto the front; these are
     served in turn.
     """
-    scenario, task, spec = evaluator.scenario, evaluator.task, _any_latency(view.spec)
+    scenario, task, spec = evaluator.scenario, evaluator.task, with_latency(view.spec)
     assert scenario is not None
     models, known = [*models], view.served([Recipe.from_dict(m.recipe).hash for m in models])
     while True:
@@ -238,15 +237,6 @@ def _served_front(
                 known[recipe.hash] = Estimate(own.value, own.low, own.high)
                 at = next(i for i, m in enumerate(models) if m.recipe == recipe.to_dict())
                 models[at] = with_accuracy(models[at], known[recipe.hash])
-
-
-def _any_latency(spec: StudySpec) -> StudySpec:
-    """The same with latency among the objectives, and without a limit on it.
-
-    A limit was given for the scenario that the study was searched for.
-    """
-    objectives = tuple(dict.fromkeys((*spec.objectives, "latency")))
-    return spec.model_copy(update={"objectives": objectives, "max_latency_ratio": None})
 
 
 def _with(

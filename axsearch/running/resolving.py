@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from axsearch.approximations import approximations
-from axsearch.approximations.ffn_width.choice import FfnWidth
-from axsearch.approximations.layer.choice import Layer
 from axsearch.errors import UsageError
 from axsearch.running.engines import check_pool
 from axsearch.running.request import SearchRequest
@@ -143,7 +141,8 @@ def _decided(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
         raise UsageError(
             f"`staged=True` cannot go with the sampler {settings.sampler}, which needs every loss."
         )
-    settings = _portable(settings, sampler) if settings.portable else settings
+    if settings.portable:
+        _check_portable(settings, sampler)
     own, given = sampler.approximations, settings.approximations or ()
     if own is not None and not set(given) <= set(own):
         raise UsageError(
@@ -159,8 +158,8 @@ def _decided(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
     return replace(settings, staged=staged)
 
 
-def _portable(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
-    """The settings with approximations that can leave plain checkpoints; raises UsageError."""
+def _check_portable(settings: SearchSettings, sampler: Sampler) -> None:
+    """Raises UsageError for approximations that leave no plain checkpoints."""
     if sampler.approximations is not None:
         raise UsageError(
             f"`portable=True` cannot go with the sampler {settings.sampler}, which works with "
@@ -173,8 +172,6 @@ def _portable(settings: SearchSettings, sampler: Sampler) -> SearchSettings:
                 f"`approximations={name}` leaves layers that no class of transformers makes; with "
                 f"`portable=True` there are {', '.join(fit)}."
             )
-    names = settings.approximations or (Layer.name, FfnWidth.name)
-    return replace(settings, approximations=names)
 
 
 def _check_dtype(settings: SearchSettings, sampler: Sampler) -> None:

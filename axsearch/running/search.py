@@ -252,6 +252,8 @@ def _space(
     Raises UsageError where they have no such approximations, or nothing to be compensated.
     """
     sampler, settings = resolved.sampler, resolved.request.settings
+    if known is not None and known.portable:
+        settings = replace(settings, portable=True)
     if sampler.approximations is not None and not settings.approximations:
         own = supported(sampler.approximations, sites)
         settings = replace(settings, approximations=own)
@@ -313,6 +315,7 @@ def _spec(
         levels=space.to_dict(),
         compensation=settings.compensation,  # type: ignore[arg-type]
         dtype=settings.dtype,
+        portable=settings.portable,
         weights=CLOSED_FORM,
         polished=_polished(settings, task) if known is None else known.polished,
         latency_tables=LATENCY_TABLES if known is None else known.latency_tables,

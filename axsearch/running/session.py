@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 
 from axsearch.approximations import Level, approximations
+from axsearch.approximations.ffn_width.choice import FfnWidth
+from axsearch.approximations.layer.choice import Layer
 from axsearch.approximations.site import SiteId, TokenUse
 from axsearch.calibration.preparation import prepare, stored_token_use
 from axsearch.errors import UsageError
@@ -53,6 +55,8 @@ def spaces(
     names = settings.approximations
     if names is None and known is not None:
         names = approximations_of(known.levels)
+    elif names is None and settings.portable:
+        names = (Layer.name, FfnWidth.name)
     if reads_texts(names or ()):
         sites = task.with_token_use(sites, use)
     elif task.source.spec.vocabulary_from is not None:
@@ -96,11 +100,21 @@ def _not_plain(task: Task, space: SearchSpace) -> dict[str, list[Level]]:
     A family may need its first layer, say, or give layers a scale by their place.
     """
     found: dict[str, list[Level]] = {}
+
+    def plain(levels: Mapping[str, int]) -> bool:
+        return task.base.plan(space.recipe({**space.exact(), **levels})).plain
+
     for dimension in space.dimensions:
         for number, level in enumerate(dimension.levels[1:], 1):
-            recipe = space.recipe({**space.exact(), dimension.name: number})
-            if not task.base.plan(recipe).plain:
+            if not plain({dimension.name: number}):
                 found.setdefault(dimension.name, []).append(level)
+    # A family may have to keep some layer where all are lost: the first ones then stay.
+    last = {d.name: len(d.levels) - 1 for d in space.dimensions if d.name not in found}
+    for dimension in space.dimensions:
+        if plain(last):
+            break
+        if last.pop(dimension.name, 0):
+            found[dimension.name] = list(dimension.levels[1:])
     return found
 
 

@@ -164,6 +164,8 @@ class Runtime(ABC):
         converts: whether it runs a model in another form, so that opening one takes seconds. Then
             :meth:`open` takes ``examples`` and ``lasting``.
         kernels: whether it runs axsearch's own kernels, without which top-k saves no time.
+        quantizes_apart: whether int8 is made in a process of its own, while the next model can be
+            converted here.
     """
 
     name: ClassVar[str]
@@ -173,6 +175,7 @@ class Runtime(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")
     converts: ClassVar[bool] = False
     kernels: ClassVar[bool] = True
+    quantizes_apart: ClassVar[bool] = False
 
     def missing(self, precision: str) -> str | None:
         """Which packages are not installed and how to get them; None if all are there."""

@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from axsearch.graphs import nncf
-from axsearch.graphs.conversion import content_key, converted, onnx_file, versions
+from axsearch.graphs.conversion import converted, onnx_file, versions
 from axsearch.graphs.onnx import PACKAGES, ConversionError, example, missing, taken
+from axsearch.graphs.structures import structure_key
 from axsearch.runtimes.base import Inputs, Runtime, Session, of_export
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -80,6 +81,7 @@ class OpenVino(Runtime):
     devices = ("cpu",)
     converts = True
     kernels = False
+    quantizes_apart = True
 
     def missing(self, precision: str) -> str | None:
         """Those of the extra ``export``."""
@@ -139,8 +141,8 @@ def _file(
         ]
 
         def quantize(source: Path, folder: Path) -> None:
-            structure = None if lasting else content_key(model, weights=False)
-            nncf.quantize(source, folder, rows, rough=structure)
+            structure = None if lasting else f"{structure_key(model)} {nncf.fingerprint(rows)}"
+            nncf.quantize(source, folder, rows, structure=structure)
 
         with converted(model, key, quantize, lasting=lasting) as folder:
             yield folder / nncf.MODEL

@@ -47,11 +47,11 @@ class Knapsack:
     """Finds the genomes with the least damage for their costs.
 
     One choice is made for each layer, for each setting of what all layers share. Damage is that of
-    each layer plus what neighbours add, which
-    makes the layers a chain; the least of ``damage + weights . costs`` is then found exactly, layer
-    by layer, for any weights (dynamic programming). Sweeping the weights gives the lower convex
-    hull of damage against costs. Options of a layer that others beat in damage and all costs are
-    dropped first; only where neighbours add much could one of them have been better.
+    each layer plus what neighbours add, which makes the layers a chain; the least of ``damage +
+    weights . costs`` is then found exactly, layer by layer, for any weights (dynamic programming).
+    Sweeping the weights gives the lower convex hull of damage against costs. Options of a layer
+    that others beat in damage and all costs are dropped first; only where neighbours add much could
+    one of them have been better.
 
     Args:
         problem: the space, its damage and its costs.
@@ -197,7 +197,7 @@ class Knapsack:
 
     def _values(self, layer: int, rows: Genomes) -> tuple[Floats, Floats, Floats, Floats]:
         problem, columns = self.problem, self.problem.layers[layer]
-        alone = np.stack(  # what all layers share counts once, and not here
+        alone = np.stack(  # the damage of shared parameters counts once, in _solve
             [self._alone(c, rows[:, i]) * (c not in problem.shared) for i, c in enumerate(columns)],
             axis=1,
         )

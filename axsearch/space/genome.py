@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import IntDistribution
 
 from axsearch.approximations import Approximation, Level, approximations
+from axsearch.approximations.base import BlockRemoval
 from axsearch.approximations.choices import Choice
 from axsearch.approximations.site import FFN, OUTSIDE, REWRITABLE, Site, SiteId
 from axsearch.errors import UsageError
@@ -121,6 +122,8 @@ class SearchSpace:
                 raise UsageError(f"{site_id} cannot be frozen: the model does not have it.")
         check_names(names or ())
         chosen = [_approximation(name, sites) for name in names] if names is not None else None
+        for one in chosen or ():
+            _check_shared(one, chosen or (), sites, frozen)
         self.compensation = compensation
         ordered = {site.id: tuple(orders[site.id]) if site.units else () for site in sites}
         every = [
@@ -260,6 +263,26 @@ def _groups(
     for approximation in every:
         if approximation.shared and (group := _of_all_layers(approximation, sites, frozen)):
             yield approximation, group
+
+
+def _check_shared(
+    one: Approximation,
+    others: Sequence[Approximation],
+    sites: Sequence[Site],
+    frozen: Collection[SiteId],
+) -> None:
+    """Raises UsageError where one that sets all layers cannot, or another one sets the same."""
+    if not one.shared:
+        return
+    if any(site.id in frozen for site in sites if site.id.kind in one.kinds):
+        raise UsageError(f"{one.name!r} sets all layers, so that none of them can be frozen.")
+    if not _of_all_layers(one, sites, frozen):
+        raise UsageError(f"{one.name!r} sets all layers, which differ in this model.")
+    for other in others:
+        if other is not one and other.kinds == one.kinds and not isinstance(other, BlockRemoval):
+            written = {kind: other.recorded(kind) for kind in other.kinds}
+            if written == {kind: one.recorded(kind) for kind in one.kinds}:
+                raise UsageError(f"{other.name!r} and {one.name!r} set the same units; take one.")
 
 
 def _of_all_layers(

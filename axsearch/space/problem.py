@@ -81,7 +81,7 @@ class Problem:
         for column, dimension in enumerate(self.space.dimensions):
             for layer in dict.fromkeys(site.id.layer for site in dimension.sites):
                 columns.setdefault(layer, []).append(column)
-        return columns
+        return dict(sorted(columns.items()))
 
     @cached_property
     def shared(self) -> tuple[int, ...]:

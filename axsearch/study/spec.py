@@ -52,7 +52,8 @@ OBJECTIVES: Mapping[str, Objective] = {
 """The objectives by their name on the command line."""
 
 
-def _scenario(given: object) -> object:
+def stored_scenario(given: object) -> object:
+    """A scenario of its plain data, before a record with it is validated."""
     return Scenario.from_dict(given) if isinstance(given, Mapping) else given
 
 
@@ -81,7 +82,7 @@ class StudySpec(BaseModel):
     vocabulary_from: str | None = None
     search_examples: PositiveInt | None
     objectives: tuple[str, ...]
-    scenario: Annotated[Scenario | None, BeforeValidator(_scenario)]
+    scenario: Annotated[Scenario | None, BeforeValidator(stored_scenario)]
     max_drop: float | None
     max_latency_ratio: PositiveFloat | None
     max_size_ratio: PositiveFloat | None = None
@@ -94,6 +95,7 @@ class StudySpec(BaseModel):
     compensation: Compensation = "none"
     dtype: Annotated[str, Field(pattern="^(float32|bfloat16)$")] = "float32"
     space_fingerprint: str = ""
+    portable: bool = False
     weights: str = CLOSED_FORM
     polished: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     workload: str | None = None
@@ -141,7 +143,7 @@ class StudySpec(BaseModel):
             found.append("search space")
         for name in (
             "metric", "objectives", "scenario", "max_drop", "max_latency_ratio", "max_size_ratio",
-            "compensation", "dtype",
+            "compensation", "dtype", "portable",
         ):  # fmt: skip
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
@@ -165,7 +167,6 @@ class StoredSettings(BaseModel):
     staged: bool
     approximations: tuple[str, ...] | None
     freeze: tuple[str, ...]
-    portable: bool = False
 
     @classmethod
     def of(cls, settings: SearchSettings) -> StoredSettings:
@@ -179,6 +180,7 @@ class StoredSettings(BaseModel):
             objectives=spec.objectives,
             compensation=spec.compensation,
             dtype=spec.dtype,
+            portable=spec.portable,
         )
 
 

@@ -65,6 +65,7 @@ class Study:
         name: its name.
         spec: what it is about.
         identity: tells it from a later study of its name, see :mod:`axsearch.store.identity`.
+        searched: the study itself, or the one of which it is a ranking.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Study:
         self.name = name
         self.spec = spec
         self.identity = identity
+        self.searched = self
 
     @classmethod
     def open(cls, storage: str, name: str) -> Study:

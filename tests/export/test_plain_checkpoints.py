@@ -20,6 +20,8 @@ from axsearch.models.architectures import architecture_of, architectures
 from axsearch.models.base_model import Base
 from axsearch.models.exported import open_export
 from axsearch.models.weights import shrink
+from axsearch.reporting.explanation import explain_trial
+from axsearch.reporting.report import search_command
 from axsearch.running.session import _not_plain
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import Recipe
@@ -96,7 +98,7 @@ def test_no_family_makes_layers_of_other_widths_by_per_layer_config(model_type: 
 
 def test_levels_that_leave_no_plain_checkpoint_are_told() -> None:
     found = {}
-    for kind in ("bert", "modernbert", "albert"):
+    for kind in ("bert", "modernbert", "albert", "deberta-v2"):
         base = Base(random_model(kind))
         sites = list(base.sites.values())
         orders = {id: range(site.count) for id, site in base.sites.items()}
@@ -104,6 +106,7 @@ def test_levels_that_leave_no_plain_checkpoint_are_told() -> None:
         found[kind] = _not_plain(SimpleNamespace(base=base), space)  # type: ignore[arg-type]
     assert found["bert"] == {}
     assert list(found["modernbert"]) == ["layer00.layer"]  # which alone has no norm
+    assert list(found["deberta-v2"]) == ["layer00.layer"]  # which stays where all are lost
     assert {name.partition(".")[2] for name in found["albert"]} == {"layer"}  # its layers share
 
 
@@ -121,6 +124,16 @@ def test_a_portable_search_makes_plain_checkpoints_only(
               for recipe in recipes]  # fmt: skip
     assert max(widths) == 1
     assert study.asked[1].portable
+    again = search(  # which keeps what it is
+        str(base_dir), str(data_dir), storage=f"sqlite:///{tmp_path / 's.db'}", study="s",
+        trials=9, objectives=("accuracy", "size"),
+    )  # fmt: skip
+    assert again.count >= 8
+    assert " --portable" in search_command(again)
+    cuts = [cut for one in again.front() for cut in explain_trial(again, one.trial or 0).cuts]
+    shared = [cut for cut in cuts if cut.layer == "all layers"]
+    assert all(cut.damage is not None and cut.damage > 0 for cut in shared)
+    assert shared
     trial = next(one.trial for one in study.front() if one.size_ratio < 1)
     assert trial is not None
     folder = Path(export_model(study, trial, str(tmp_path / "small"), force=True))
@@ -136,7 +149,7 @@ def test_a_portable_search_makes_plain_checkpoints_only(
     [
         ({"approximations": ("heads",)}, "`approximations=heads` leaves layers that no class"),
         ({"sampler": "axformer"}, "cannot go with the sampler axformer"),
-        ({"freeze": ("layer00",), "approximations": ("ffn_width",)}, "Nothing is left to search"),
+        ({"freeze": ("layer00",)}, "'ffn_width' sets all layers, so that none"),
     ],
 )
 def test_what_leaves_no_plain_checkpoint_is_refused(

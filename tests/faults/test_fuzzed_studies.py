@@ -81,7 +81,7 @@ FIELDS: dict[str, Check] = {
     "space_fingerprint": text, "weights": text, "workload": optional(text),
     "latency_tables": whole(1), "labels": optional(list_of(text)), "tokenizer": optional(text),
     "encoding": optional(text), "reading": whole(1), "max_length": whole(1),
-    "vocabulary_from": optional(text),
+    "vocabulary_from": optional(text), "portable": lambda v: type(v) is bool,
     "file_dtype": lambda v: v in ("float32", "float16", "bfloat16"),
     "polished": lambda v: text(v) and re.fullmatch("([0-9a-f]{64})?", v) is not None,
 }  # fmt: skip
@@ -89,7 +89,7 @@ DEFAULTS = {
     "max_size_ratio": None, "compensation": "none", "dtype": "float32", "space_fingerprint": "",
     "weights": "", "workload": None, "latency_tables": 1, "labels": None, "tokenizer": None,
     "encoding": None, "reading": 1, "file_dtype": "float32", "max_length": 512, "polished": "",
-    "vocabulary_from": None,
+    "vocabulary_from": None, "portable": False,
 }  # fmt: skip
 
 

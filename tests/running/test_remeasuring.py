@@ -13,12 +13,15 @@ from axsearch import Study, UsageError, holdout_speed, remeasure
 from axsearch.evaluation.accuracy import Predictor
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.latency import Latency
-from axsearch.reporting.gallery import fronts
+from axsearch.reporting.gallery import fronts, study_data
+from axsearch.reporting.report import Report
 from axsearch.space.latency_table import LatencyTable
 from axsearch.space.recipe import Recipe
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.measurement import Measurement
-from axsearch.study.rankings import keep_ranking, ranked
+from axsearch.store.optuna_internals import STUDY_USER_ATTRS
+from axsearch.store.studies import change_attributes
+from axsearch.study.rankings import RANKED, keep_ranking, ranked
 from tests.common_fixtures import copied
 
 
@@ -119,8 +122,20 @@ def test_a_ranking_is_shown_again_as_a_study(study: Study, clock: Clock) -> None
     assert "openvino int8" in shown.scenario
     assert ranked(study, None, None) is study
     assert ranked(study, "torch", None) is study  # what it is about
-    with pytest.raises(UsageError, match="--runtime onnxruntime --precision float32` first"):
+    with pytest.raises(UsageError, match="not ranked for onnxruntime float32, only for"):
         ranked(study, "onnxruntime", None)
+    with pytest.raises(UsageError, match="Trial 999 is not on the front of study"):
+        shown.trial(999)
+    words = Report(shown).commands
+    assert "--runtime openvino" not in words[0]
+    assert words[2].endswith("--runtime openvino --precision int8 --holdout")
+    assert len(study_data(shown).points) == len(shown.measurements)
+    change_attributes(
+        study.database.engine, study.id, lambda _: {f"{RANKED}nothing": {"trials": "all"}},
+        identity=study.identity, attrs=STUDY_USER_ATTRS,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"The ranking of study .* for nothing is damaged"):
+        ranked(Study.open(str(study.database.engine.url), study.name), "openvino", "int8")
 
 
 def test_real_models_are_timed(study: Study) -> None:

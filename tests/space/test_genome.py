@@ -62,10 +62,12 @@ def test_layers_that_differ_share_no_width() -> None:
     assert ffn.units is not None
     smaller = replace(ffn, units=replace(ffn.units, count=NEURONS // 2))
     uneven = [first, *(smaller if one is ffn else one for one in others)]
-    space = SearchSpace(uneven, orders(), names=["layer", "ffn_width"])
-    assert list(space.distributions()) == ["layer00.layer", "layer01.layer"]
-    with pytest.raises(UsageError, match="Nothing is left"):
+    with pytest.raises(UsageError, match="'ffn_width' sets all layers, which differ"):
+        SearchSpace(uneven, orders(), names=["layer", "ffn_width"])
+    with pytest.raises(UsageError, match="so that none of them can be frozen"):
         SearchSpace(sites(), orders(), names=["ffn_width"], frozen=[SiteId(0, "ffn")])
+    with pytest.raises(UsageError, match="'ffn' and 'ffn_width' set the same units; take one"):
+        SearchSpace(sites(), orders(), names=["ffn", "ffn_width"])
 
 
 def test_exact_genome_is_the_base() -> None:

@@ -137,6 +137,24 @@ def test_fronts(
     assert results.read_bytes() == before
 
 
+def test_ranked(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    monkeypatch.setattr(Worker, "_time", lambda *_: None)
+    run(
+        "ranked.py", base_dir, data_dir, "--cache", tmp_path / "ranked.db", "--seeds", 1,
+        "--trials", 8, "--threads", 1, "--out", tmp_path, "--runtime", "torch",
+        "--precision", "bfloat16",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "ranked_torch_bfloat16.json").read_text())
+    (row,) = found["rows"]
+    for split in ("search", "holdout"):
+        ratio = row["searched"][split] / row["ranked"][split]
+        assert found["searched_over_ranked"][split] == [pytest.approx(ratio, abs=1e-4)]
+        assert found["means"][split] == found["searched_over_ranked"][split][0]
+
+
 def test_a_seed_without_a_volume_has_no_ratio() -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(BENCHMARKS)

@@ -30,7 +30,7 @@ def test_a_study_of_before_there_were_runtimes_is_the_same_study() -> None:
     assert older.model_dump(mode="json") == {
         **SPEC, "weights": "", "latency_tables": 1, "labels": None, "tokenizer": None,
         "encoding": None, "reading": 1, "file_dtype": "float32", "max_length": 512, "polished": "",
-        "vocabulary_from": None,
+        "vocabulary_from": None, "portable": False,
     }  # fmt: skip  # as it is written from now on
 
 

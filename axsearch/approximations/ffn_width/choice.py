@@ -8,14 +8,14 @@ from axsearch.approximations.site import Site, SiteKind
 
 
 class FfnWidth(FfnNeurons):
-    """Keep as many neurons in the FFN of every layer, each layer its own most important ones.
+    """Keep the same number of neurons in every FFN, each layer its own most important ones.
 
     The classes of transformers make all layers of one width, so such a model is a plain checkpoint,
     which a search with ``ffn`` rarely leaves. The search has one parameter, ``layers.ffn_width``.
     """
 
     name = "ffn_width"
-    summary = "FFN neurons kept, as many in every layer"
+    summary = "FFN neurons kept, the same number in every layer"
     searched = False
     portable = True
     shared = True

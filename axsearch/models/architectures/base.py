@@ -73,7 +73,7 @@ class Architecture(ABC):
         return False
 
     def plain(self, config: PreTrainedConfig, layers: Sequence[int]) -> bool:
-        """Whether the base's own class can hold exactly these whole layers."""
+        """Whether the base's own class can hold exactly these layers."""
         return True
 
     def repeats(self, config: PreTrainedConfig, layer: int) -> int:
