@@ -48,7 +48,7 @@ OF_ONE_SIZE = 2
 LEAST_PASS = 0.05
 """Seconds that a measured pass takes at least: shorter ones are repeated within one."""
 
-FEWEST, MOST = 3, 9
+FEWEST, MOST = 3, 15
 """Pairs of passes of a model and the base."""
 
 SPREAD = 1.349
