@@ -54,12 +54,12 @@ def run(seed: int, options: argparse.Namespace) -> dict[str, object]:
         seconds[name] = round(time.perf_counter() - began, 1)
         return study
 
-    theirs = searched("torch")
+    theirs = searched("in PyTorch")
     began = time.perf_counter()
     remeasure(theirs, **served)
     seconds["ranking"] = round(time.perf_counter() - began, 1)
     theirs.refresh()
-    ours = searched(options.runtime, **served)
+    ours = searched(f"in {options.runtime} {options.precision}", **served)
     trivial = Tables(ours).trivial
     assert trivial is not None
     fronts = {"ranked": points_of(ranked(theirs, **served)), "searched": points_of(ours)}

@@ -87,7 +87,9 @@ def test_front_as_json(run: Run, where: list[str]) -> None:
     done = run("front", *where, "--json")
     assert (done.status, done.err) == (0, "")
     data = json.loads(done.out)
-    assert list(data) == ["study", "baseline", "front", "ties", "selection_bias", "baselines"]
+    assert list(data) == [
+        "study", "baseline", "front", "ties", "selection_bias", "baselines", "scenario", "machine",
+    ]  # fmt: skip
     assert data["baselines"] == []  # of a study that is about PyTorch's float32
     for member in (data["baseline"], *data["front"]):
         assert list(member) == FIELDS + DROPS

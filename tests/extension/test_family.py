@@ -129,7 +129,7 @@ def test_positions_alone_change_nothing_that_is_short(base: Base) -> None:
     ids = torch.tensor([[2, 5, 7, 3]])
     with torch.no_grad():
         torch.testing.assert_close(small(ids).logits, base.model(ids).logits)
-    assert not base.plan(recipe).whole
+    assert not base.plan(recipe).plain
 
 
 def test_the_genome_and_the_tables_know_its_sites(study: Study) -> None:
