@@ -342,7 +342,7 @@ class Study:
             trial.user_attrs.get(MEASUREMENT_ATTR),
             recipes.get(recipe),
             None if opened is None else opened.value,
-            [OBJECTIVES[name].field for name in self.spec.objectives],
+            [OBJECTIVES[name].field for name in self.searched.spec.objectives],
         )
         if recipe not in timed or measured.latency_ms is None or measured.latency_ratio is None:
             return measured

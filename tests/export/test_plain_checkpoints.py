@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from axsearch import export_model, search, verify_export
+from axsearch import export_model, remeasure, search, verify_export
 from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import FFN, SiteId
 from axsearch.errors import UsageError
@@ -25,6 +25,7 @@ from axsearch.reporting.report import search_command
 from axsearch.running.session import _not_plain
 from axsearch.space.genome import SearchSpace
 from axsearch.space.recipe import Recipe
+from axsearch.study.rankings import ranked
 from axsearch.testing.exports import bundle_of, write_export
 from axsearch.testing.models import padded_batch, random_model
 
@@ -134,6 +135,10 @@ def test_a_portable_search_makes_plain_checkpoints_only(
     shared = [cut for cut in cuts if cut.layer == "all layers"]
     assert all(cut.damage is not None and cut.damage > 0 for cut in shared)
     assert shared
+    found = remeasure(study, runtime="torch", precision="bfloat16")
+    shown = ranked(again, "torch", "bfloat16")  # though the study has no latencies
+    assert [one.trial for one in shown.front()] == [one.trial for one in found.front]
+    assert shown.spec.objectives == ("accuracy", "size", "latency")
     trial = next(one.trial for one in study.front() if one.size_ratio < 1)
     assert trial is not None
     folder = Path(export_model(study, trial, str(tmp_path / "small"), force=True))
