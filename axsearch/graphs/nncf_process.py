@@ -1,7 +1,7 @@
 """The process in which NNCF quantizes: run as a script, it imports nothing of axsearch.
 
-It reads requests as lines of JSON, ``[source, folder, saturates, structure]``, and answers
-each with null or with what went wrong, see :mod:`axsearch.graphs.nncf`.
+It reads requests as lines of JSON, ``[source, folder, saturates, structure]``, and answers each
+with null or with what went wrong, see :mod:`axsearch.graphs.nncf`.
 
 A model that is only timed takes what NNCF found for the first one of its structure, with the sizes
 of its own weights: where quantizers go is half of the work, and depends on the structure alone. Its
@@ -194,12 +194,18 @@ def _integers(operation: Any) -> tuple[bytes, ...]:
 
 def _sizes(operation: Any) -> list[list[int]]:
     shapes = [port.get_partial_shape() for port in operation.input_values()]
-    return [
+    found = [
         [0 if size.is_dynamic else size.get_length() for size in shape]
         if shape.rank.is_static
         else []
         for shape in shapes
     ]
+    if operation.get_type_name() == "MatMul" and all(len(shape) > 1 for shape in found):
+        # The size that is summed over: open where heads were joined, known of the weight.
+        turned = operation.get_attributes()
+        left, right = -2 if turned["transpose_a"] else -1, -1 if turned["transpose_b"] else -2
+        found[0][left] = found[1][right] = found[0][left] or found[1][right]
+    return found
 
 
 def _constants(node: Any, known: Collection[str]) -> Iterator[Any]:
