@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from axsearch.reporting.gallery import compare_fronts, study_figures
     from axsearch.reporting.report import write_report
     from axsearch.running.holdout import evaluate_front, holdout_speed
+    from axsearch.running.recovering import recover
     from axsearch.running.remeasuring import remeasure
     from axsearch.running.search import search
     from axsearch.space.recipe import Recipe
@@ -42,6 +43,7 @@ _HOME = {
     "export_model": "export",
     "finetune": "training.finetuning",
     "holdout_speed": "running.holdout",
+    "recover": "running.recovering",
     "remeasure": "running.remeasuring",
     "search": "running.search",
     "selection_bias": "study.comparison",
@@ -66,6 +68,7 @@ __all__ = [
     "export_model",
     "finetune",
     "holdout_speed",
+    "recover",
     "remeasure",
     "search",
     "selection_bias",

@@ -30,6 +30,7 @@ from axsearch.store.database import (
 )
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.sqlite import file_of
+from axsearch.store.trained_weights import REMEDY, weights_kept, weights_named, weights_store
 from axsearch.store.urls import shown_url
 from axsearch.study.misplaced import misplaced
 from axsearch.system.cores import THREAD_VARIABLES, processors
@@ -226,6 +227,8 @@ def _database(storage: str) -> Iterator[Finding]:
         yield _look("clock", _clock, database)
         if database.engine.dialect.name == "sqlite":
             yield _look("disk", _disk, database)
+        if weights_kept(database.engine)[0]:
+            yield _look("recovered weights", _weights, database)
         for study in database.storage.get_all_studies():
             name = study.study_name
             given = database, name, id_of_study(study)
@@ -287,6 +290,17 @@ def _disk(database: Database) -> Finding:
     found = f"{free / 2**30:.1f} GiB free beside the database"
     advice = "make room: a full disk ends a search"
     return _judged("disk", found, free >= LITTLE_DISK, advice)
+
+
+def _weights(database: Database) -> Finding:
+    name, (count, size) = "recovered weights", weights_kept(database.engine)
+    kept = weights_store(database.engine)
+    broken = weights_named(database.engine, kept.check())
+    if broken:
+        found = f"those of {'; '.join(broken)} are missing from {kept.place} or were changed there"
+        return Finding(name, "failure", found, REMEDY)
+    found = f"{count} in {kept.place}, {size / 1e6:.1f} MB, open and match their checksums"
+    return Finding(name, "ok", found)
 
 
 def _heartbeat(database: Database, study: str, study_id: int) -> Finding:

@@ -23,10 +23,12 @@ from axsearch.store.claims import Assignment
 from axsearch.store.database import open_database
 from axsearch.store.identified_storage import IdentifiedStorage
 from axsearch.store.optuna_internals import id_of_study
+from axsearch.store.trained_weights import weights_store
+from axsearch.store.weights_files import WEIGHTS_VARIABLE
 from axsearch.system.liveness import worker_name
 from tests.common_fixtures import copied
-from tests.faults.cheap import Cheap, a_loop
-from tests.faults.test_replaced_studies import Another, Meanwhile, delete_study
+from tests.faults.cheap import Cheap, a_loop, recipe_of
+from tests.faults.test_replaced_studies import PARAMS, Another, Meanwhile, delete_study
 
 STUDY = "cheap"
 
@@ -68,6 +70,7 @@ def test_all_is_well(searched: str) -> None:
     assert findings[f"heartbeats of {STUDY}"].found == "0 trials are running"
     assert findings[f"artifacts of {STUDY}"].found == "4 open and match their checksums"
     assert ("disk" in findings) == searched.startswith("sqlite")
+    assert "recovered weights" not in findings  # there are none
     assert findings["commit"].found.startswith("a commit takes ")
 
 
@@ -201,6 +204,57 @@ def test_an_artifact_that_was_removed_in_the_dashboard(searched: str) -> None:
         )
     database.close()
     assert found(searched)[f"artifacts of {STUDY}"].found == "0 open and match their checksums"
+
+
+@pytest.fixture
+def recovered(searched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of trained weights, two of which the database has."""
+    folder = tmp_path / "weights"
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(folder))
+    database = open_database(searched)
+    kept, file = weights_store(database.engine), tmp_path / "trained"
+    for number in (3, 5):
+        file.write_bytes(bytes([number]) * 1_700_000)
+        made = {"study": STUDY, "trial": number}
+        kept.save(f"{number}" * 64, recipe_of(PARAMS), file, made, 1.0)
+    database.close()
+    return folder
+
+
+def test_recovered_weights(searched: str, recovered: Path) -> None:
+    finding = found(searched)["recovered weights"]
+    assert finding == Finding(
+        "recovered weights", "ok", f"2 in {recovered}, 3.4 MB, open and match their checksums"
+    )
+    (first,) = recovered.glob("3*")
+    (second,) = recovered.glob("5*")
+    second.write_bytes(b"changed")
+    before = {path: path.stat().st_mtime_ns for path in recovered.iterdir()}
+    finding = found(searched)["recovered weights"]
+    assert finding.state == "failure"
+    assert finding.found == (
+        f"those of trial 5 of study '{STUDY}' are missing from {recovered} or were changed there"
+    )
+    assert "`axsearch recover` again" in finding.advice
+    assert WEIGHTS_VARIABLE in finding.advice
+    first.unlink()
+    assert f"trial 3 of study '{STUDY}'; trial 5 of" in found(searched)["recovered weights"].found
+    assert {path: path.stat().st_mtime_ns for path in recovered.iterdir()} == {
+        second: before[second]
+    }
+
+
+def test_recovered_weights_that_are_elsewhere(
+    searched: str, recovered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(WEIGHTS_VARIABLE)
+    finding = found(searched)["recovered weights"]
+    assert finding.state == "failure"
+    if searched.startswith("sqlite"):
+        assert f"are missing from {recovered.parent / 'studies.db.weights'}" in finding.found
+        assert not (recovered.parent / "studies.db.weights").exists()
+    else:
+        assert f"set {WEIGHTS_VARIABLE} to a folder" in finding.found
 
 
 def test_what_cannot_be_looked_at_is_a_finding(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from rich.table import Table
+from rich.text import Text
 
 from axsearch.cli.options import Json
 from axsearch.cli.output import stdout
@@ -14,7 +15,7 @@ from axsearch.errors import AxsearchError
 from axsearch.options import like
 from axsearch.running.request import SearchRequest
 
-MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failure": "[red]failure[/]"}
+COLOURS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 
 def doctor(
@@ -38,7 +39,7 @@ def doctor(
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for finding in findings:
             words = finding.found + (f"; {finding.advice}" if finding.advice else "")
-            table.add_row(MARKS[finding.state], finding.name, words)
+            table.add_row(Text(finding.state, COLOURS[finding.state]), finding.name, words)
         stdout().print(table)
     failures = [finding.name for finding in findings if finding.state == "failure"]
     if failures:

@@ -56,6 +56,10 @@ INTERVAL = "95 % interval"
 POLISHED = (
     "Models of the front were refitted on more examples than in their trials, and evaluated again."
 )
+RECOVERED = (
+    "Trials with '(from N)' are models of trials N that were trained further, with the base as "
+    "their teacher."
+)
 
 
 def front(
@@ -140,7 +144,7 @@ def print_front(study: Study, order: By = "latency") -> None:
         members = [m for m in members if m.recipe != study.baseline.recipe]
     rows = rows or [_Row("base", study.baseline)]
     bases = len(rows)
-    rows += [_Row(str(member.trial), member) for member in members]
+    rows += [_Row(member.label, member) for member in members]
     models = [row.member for row in rows]
     columns: dict[str, list[str]] = {
         "trial": [row.label for row in rows],
@@ -264,6 +268,8 @@ def _footnotes(
     notes += [one.note for one in named(used) if one.note]
     if study.spec.polished and any(m.accuracy_tried is not None for m in members):
         notes.append(POLISHED)
+    if any(m.recovered_from is not None for m in members):
+        notes.append(RECOVERED)
     if study.expected:
         notes.append(EXPECTED)
     if tied is not None:

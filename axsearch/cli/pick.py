@@ -67,7 +67,7 @@ def pick(
         return
     latency = "" if chosen.latency_ratio is None else f"latency {chosen.latency_ratio:.3f}, "
     print(
-        f"trial {chosen.trial}: {opened.spec.metric} {chosen.accuracy:.4f} "
+        f"trial {chosen.label}: {opened.spec.metric} {chosen.accuracy:.4f} "
         f"({chosen.accuracy_low:.4f} to {chosen.accuracy_high:.4f}), {latency}"
         f"size {chosen.size_ratio:.3f} of the base"
     )

@@ -33,6 +33,7 @@ from axsearch.evaluation.stages import (
     contested,
     joined,
 )
+from axsearch.evaluation.trained import with_trained
 from axsearch.models.refit.compensation import Moments
 from axsearch.models.weights import Weights
 from axsearch.runtimes import open_session
@@ -73,7 +74,7 @@ class Evaluator:
         dtype: precision in which the search split is run, float32 or bfloat16; answers are those of
             float32 in both, see :mod:`axsearch.evaluation.bfloat16`.
         machine: whose milliseconds to report, if they were measured; this one's if None.
-        weights: the source of the recipes' tensors; the base's, refitted in closed form, if None.
+        weights: the source of the recipes' tensors; the base's, refitted or trained, if None.
 
     Attributes:
         base: the user's model, the reference that all others are compared with; the recipe without
@@ -101,7 +102,7 @@ class Evaluator:
         self.base = task.base
         on_device(self.base.model, device)
         self.reference = closed_form(task, device)
-        self.weights: Weights = weights or self.reference
+        self.weights: Weights = weights or with_trained(self.reference, engine)
         self.table: LatencyTable | None = None
         self.predictor = Predictor(task.kind, device)
         self._first: Predictions | None = None  # of the base, on the search split
@@ -198,8 +199,8 @@ class Evaluator:
         """A recipe's time over the base's by the table; None where the table lacks its shapes."""
         if self.table is None or self.scenario is None:
             return None
-        if recipe == EXACT:
-            return 1.0  # by definition, whatever a sum of shares is rounded to
+        if not recipe.sites:  # by definition, whatever a sum of shares is rounded to
+            return 1.0
         try:
             return self.table.ratio(recipe) * self.lengthening(recipe)
         except KeyError:  # a recipe from elsewhere, with a k that the space lacks
@@ -370,9 +371,8 @@ class Evaluator:
 
     def _timed(self, key: LatencyKey, recipe: Recipe, pairs: int) -> Latency | None:
         known = load_latency(self.engine, key, recipe.hash)
-        if known is None or known["pairs"] < pairs:
-            return None
-        return Latency(**known)  # type: ignore[arg-type]
+        enough = known is not None and known["pairs"] >= pairs
+        return Latency(**known) if enough else None  # type: ignore[arg-type]
 
     @cached_property
     def workload(self) -> tuple[list[Batch], str]:

@@ -79,9 +79,11 @@ def prefixes_of(base: Base, recipe: Recipe, dtype: str) -> list[str]:
 
     Layers with the same hash compute the same from the same inputs, also where their weights were
     refitted, which is done from the bottom up. A smaller vocabulary counts as a choice below all
-    layers. There are none where one module is run by several layers, or another choice lies outside
-    of layers. ``dtype`` is that of the computation.
+    layers. There are none where one module is run by several layers, another choice lies outside of
+    layers, or weights were trained. ``dtype`` is that of the computation.
     """
+    if recipe.recovery is not None:
+        return []
     lossless = [(site, name) for site, name, choice in recipe.choices() if choice.lossless]
     recipe = recipe.lossy
     outside = [choice for site, _, choice in recipe.choices() if site.layer == OUTSIDE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -133,7 +133,14 @@ class ClosedForm(Weights):
             _ = self.moments
 
     def state(self, recipe: Recipe) -> dict[str, Tensor]:
-        """Cut, then refitted; raises UsageError where it compensates and the data are missing."""
+        """Cut, then refitted; raises UsageError where it compensates and the data are missing, and
+        where the weights were trained.
+        """
+        if recipe.recovery is not None:
+            raise UsageError(
+                "The recipe's weights were trained and cannot be computed from it; `axsearch "
+                "export` takes them from the files of the study that trained them."
+            )
         if recipe.compensation == "none":
             return self.source.cut(recipe)
         in_turn = recipe.compensation == "sequential"
@@ -181,6 +188,51 @@ class ClosedForm(Weights):
                 state.update({f"{prefix}{name}": tensor for name, tensor in tensors.items()})
 
         return refit
+
+
+class WithTrained(Weights):
+    """The weights of recipes, those that were trained being read from where they are kept.
+
+    Args:
+        computed: the weights of all other recipes.
+        read: returns the tensors that training changed, by their names in the smaller model, from
+            the key of the weights; raises UsageError where they are missing.
+    """
+
+    KEPT = 2
+    """Trained models whose tensors are kept: one is read several times in a row."""
+
+    def __init__(self, computed: Weights, read: Callable[[str], dict[str, Tensor]]) -> None:
+        self._computed = computed
+        self.key = computed.key  # a recipe says itself which trained weights are its own
+        self.source = computed.source
+        self._read = lru_cache(self.KEPT)(read)
+
+    def prepare(self, compensation: Compensation) -> None:
+        """Prepare the other weights."""
+        self._computed.prepare(compensation)
+
+    def release(self) -> None:
+        """Free what the other weights keep, and what was read."""
+        self._computed.release()
+        self._read.cache_clear()
+
+    def state(self, recipe: Recipe) -> dict[str, Tensor]:
+        """Computed, or cut and then as training left them.
+
+        Raises UsageError where trained weights are missing, or are not those of the recipe's model.
+        """
+        if recipe.recovery is None:
+            return self._computed.state(recipe)
+        state, trained = self.source.cut(recipe), self._read(recipe.recovery)
+        for name, tensor in rounded(trained, self.source.dtype).items():
+            if name not in state or state[name].shape != tensor.shape:
+                raise UsageError(
+                    f"The trained weights {recipe.recovery[:12]} are not those of the recipe's "
+                    f"model: {name} has another shape, or is not in it."
+                )
+            state[name] = tensor.to(state[name])
+        return state
 
 
 class Rounded(Weights):

@@ -189,6 +189,11 @@ def _given_up(study: Study, member: Measurement, recipe: Recipe) -> Iterable[str
             yield f"{len(values)} of its layers keep only some {one.unit} ({shown})."
     if recipe.compensation != "none":
         yield f"Its remaining weights make up for what was left out ({recipe.compensation})."
+    if member.recovered_from is not None:
+        yield (
+            f"Its weights were trained further than those of trial {member.recovered_from}, which "
+            "has the same layers, with the base as their teacher."
+        )
     for one in every:
         yield from one.remarks([c for _, name, c in recipe.choices() if name == one.name])
 

@@ -168,7 +168,7 @@ class Report:
         expected, opened = self.study.expected.get(trial), held.get(trial)
         against = self.ties and self.ties.against_base.get(trial)
         return Row(
-            "base" if m is self.baseline else str(m.trial),
+            "base" if m is self.baseline else m.label,
             m,
             self.ties.letters.get(trial, "") if self.ties else "",
             bool(against and against.differs),

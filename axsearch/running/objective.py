@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from axsearch.store.attributes import (
 from axsearch.store.optuna_internals import id_of_trial
 from axsearch.study.spec import OBJECTIVES, limits
 from axsearch.study.study import Study
+from axsearch.study.trial_records import KNOWN_OTHERWISE
 
 if TYPE_CHECKING:
     from axsearch.evaluation.evaluator import Evaluator
@@ -111,7 +113,7 @@ class RecipeObjective:
         base, base_losses = self._evaluator.baseline, self._evaluator.losses(EXACT)
         trial.set_user_attr(
             MEASUREMENT_ATTR,
-            found.model_dump(mode="json", exclude={"trial", "recipe", "holdout_accuracy"}),
+            found.model_dump(mode="json", exclude=KNOWN_OTHERWISE),
         )
         trial.set_user_attr(MEAN_LOSS_ATTR, float(losses.mean(dtype=np.float64)))
         trial.set_user_attr(NOT_WORSE_ATTR, float((losses <= base_losses).mean()))
@@ -180,19 +182,25 @@ class RecipeObjective:
         columns: dict[str, Any] = {"seconds": seconds, "worker": self._worker}
         if found is None:
             return columns
-        names = self._study.spec.objectives
-        return columns | {
-            "feasible": feasible,
-            "accuracy": found.accuracy,
-            "accuracy_low": found.accuracy_low,
-            "accuracy_high": found.accuracy_high,
-            "latency": found.objective_latency if "latency" in names else None,
-            "size": found.size_ratio if "size" in names else None,
-            "latency_ratio": found.latency_ratio,
-            "size_ratio": found.size_ratio,
-            "size_bytes": found.size_bytes,
-            "parameters": found.parameters,
-        }
+        return {**columns, **columns_of(found, self._study.spec.objectives, feasible=feasible)}
+
+
+def columns_of(
+    found: Measurement, objectives: Collection[str], *, feasible: bool
+) -> dict[str, Any]:
+    """What ``ax_trials`` has of a measured model; ``objectives`` are the study's."""
+    return {
+        "feasible": feasible,
+        "accuracy": found.accuracy,
+        "accuracy_low": found.accuracy_low,
+        "accuracy_high": found.accuracy_high,
+        "latency": found.objective_latency if "latency" in objectives else None,
+        "size": found.size_ratio if "size" in objectives else None,
+        "latency_ratio": found.latency_ratio,
+        "size_ratio": found.size_ratio,
+        "size_bytes": found.size_bytes,
+        "parameters": found.parameters,
+    }
 
 
 def files_of(recipe: Recipe, found: Measurement) -> dict[str, bytes]:

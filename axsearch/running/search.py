@@ -23,6 +23,7 @@ from axsearch.options import describes, gather
 from axsearch.progress import console, steps
 from axsearch.running.base_check import check_base
 from axsearch.running.engines import run_workers
+from axsearch.running.finishing import finish_front, note
 from axsearch.running.memory_check import check_room
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
@@ -175,8 +176,8 @@ def prepare(resolved: Resolved) -> Prepared:
         check_room(evaluator, calibrated=resolved.sampler.needs_calibration)
         check_base(evaluator, force=request.force)
     measure_baselines(evaluator)
-    for note in (*task.said, *task.notes, *shared_layers(sites)):
-        console.print(note, style="dim")
+    for sentence in (*task.said, *task.notes, *shared_layers(sites)):
+        console.print(sentence, style="dim")
     problem = problem_of(evaluator, spec, settings)
     spec = spec.model_copy(
         update={
@@ -212,8 +213,8 @@ def run(prepared: Prepared) -> Study:
         return study
     worker.until(1)  # the base, which all workers compare with
     run_workers(request.place, WorkerRequest(request.storage, study.name))
-    worker.finish()
-    worker.note()
+    finish_front(study, prepared.evaluator)
+    note(study)
     return study
 
 

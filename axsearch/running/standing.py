@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Standing:
-    """The complete trials of a study and the front that they make.
+    """The complete trials of a study's searches and the front that they make.
 
     Attributes:
         finished: their measurements, in the order in which this process saw them, as they were when
@@ -39,7 +39,7 @@ class Standing:
 
     def refresh(self) -> None:
         """Read the trials that were finished, here and elsewhere, since the last call."""
-        trials = self._study.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        trials = self._study.searching.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         new = [trial for trial in trials if trial.number not in self._seen]
         if not new:
             return

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from axsearch.errors import AxsearchError, cause
+from axsearch.errors import AxsearchError
 from axsearch.progress import console, progress_bar
-from axsearch.running.objective import RecipeObjective, files_of
+from axsearch.running.finishing import finish_front, note, time_front
+from axsearch.running.objective import RecipeObjective
 from axsearch.running.standing import Standing
 from axsearch.running.trial_loop import TrialLoop
 from axsearch.samplers import sampler_named
 from axsearch.samplers.base import finished
 from axsearch.samplers.warm_start import warm_start
 from axsearch.space.problem import Problem
-from axsearch.space.recipe import Recipe
-from axsearch.store.artifacts import attach_later, with_files
-from axsearch.store.optuna_internals import id_of_trial
-from axsearch.store.outages import DatabaseAwayError, at_once, is_of_database
+from axsearch.store.outages import DatabaseAwayError, at_once
 from axsearch.study.settings import SearchSettings
 from axsearch.study.study import Study
 from axsearch.system.liveness import is_alive, is_dead, worker_name
-from axsearch.system.machine import machine_name
 
 if TYPE_CHECKING:
     from axsearch.evaluation.evaluator import Evaluator
-    from axsearch.statistics.measurement import Measurement
 
 
 def is_due(count: int) -> bool:
@@ -59,7 +55,7 @@ class Worker:
         self.problem = problem
         self.space = problem.space
         sampler = sampler_named(settings.sampler)
-        self.optuna = study.optuna
+        self.optuna = study.searching
         self.optuna.sampler = sampler.build(problem, study.spec.seed)
         self.storage = study.database.storage
         self.name = worker_name()
@@ -93,9 +89,9 @@ class Worker:
                 console.print(f"Study {self.study.name!r} already has {self._count()} trials.")
             self.standing.refresh()
             if not (polish and self.study.spec.served):  # where they are timed when polished
-                self._time(self.standing.front)
+                time_front(self.evaluator, self.standing.front, self.study.spec.machine)
             if polish:
-                self.finish()
+                finish_front(self.study, self.evaluator)
         except DatabaseAwayError:
             raise
         except BaseException:
@@ -105,58 +101,11 @@ class Worker:
             raise
         self.note()
 
-    def finish(self) -> None:
-        """Polish the front, and time and evaluate it where it is served, until all of it is."""
-        # Not at the top: it imports transformers, as the evaluator does.
-        from axsearch.running.polishing import polish_front
-        from axsearch.running.serving import serve_front
-
-        done = 1
-        while done:
-            self.study.refresh()
-            done = polish_front(self.study, self.evaluator)
-            if self.study.spec.served:
-                done += serve_front(self.study, self.evaluator)
-            elif self.study.has_baseline:  # those that were timed already are not timed again
-                self._time(self.study.front())
-        self._attach()
-
-    def _attach(self) -> None:
-        """Give their files to models that came onto the front after their trials had ended."""
-        if not self.study.has_baseline:
-            return
-        engine = self.study.database.engine
-        known = with_files(engine, self.study.id)
-        new = {m.trial: m for m in self.study.front() if m.trial is not None}
-        new = {number: m for number, m in new.items() if number not in known}
-        attach_later(
-            engine,
-            {
-                id_of_trial(trial): files_of(Recipe.from_dict(new[number].recipe), new[number])
-                for number, trial in self.study.frozen([*new]).items()
-            },
-        )
-
     def note(self) -> None:
         """Update the notes and figures in the dashboard."""
         self.standing.refresh()
-        if not self.standing.has_base:
-            return
-        self.study.refresh()
-        try:
-            # Not at the top: it imports plotly, which no trial needs.
-            from axsearch.reporting.dashboard.annotating import annotate
-
-            annotate(self.study)
-        except Exception as error:
-            if is_of_database(error):
-                raise
-            # A search of hours must not end because of figures, which can be drawn later.
-            console.print(
-                "The notes and figures for the dashboard could not be brought up to date: "
-                f"{type(error).__name__}: {cause(error)}.",
-                style="yellow",
-            )
+        if self.standing.has_base:
+            note(self.study)
 
     def _run(self, wanted: int) -> None:
         # With its own progress bar, not in the midst of a trial.
@@ -229,14 +178,6 @@ class Worker:
 
     def _queue(self, genome: Mapping[str, int]) -> str:
         return self.storage.enqueue(self.study.id, self.space.recipe(genome), genome).state
-
-    def _time(self, front: Sequence[Measurement]) -> None:
-        """Time the real models of a front, each in turn with the base."""
-        if self.evaluator.scenario is None or self.study.spec.machine != machine_name():
-            return
-        with progress_bar() as progress:
-            for member in progress.track(front, description="Timing the front"):
-                self.evaluator.latency(Recipe.from_dict(member.recipe))
 
     def _count(self) -> int:
         return self.storage.finished(self.study.id)

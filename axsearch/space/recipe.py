@@ -5,13 +5,14 @@ one choice, such as the heads that stay or the k of top-k attention. Recipes of 
 equal, because everything without an effect is dropped when a recipe is made: keeping every unit,
 other choices for a block that is removed, a choice that is idle beside another one, and
 compensation where no unit is left to make up for others (``sequential`` lets other blocks make up,
-and stays where a layer's answers change).
+and stays where a layer's answers change), or where weights are trained.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,12 +31,17 @@ from axsearch.errors import UsageError
 
 Compensation = Literal["none", "bias", "least_squares", "sequential"]
 
+KEY = re.compile("[0-9a-f]{64}")
+"""Of trained weights: the SHA-256 of what made them."""
+
 
 class Recipe(BaseModel):
     """Everything a trial changes; frozen, hashable, equal where the model is the same.
 
     ``compensation`` says how the units that are left make up for those removed, see
-    :mod:`axsearch.models.refit.compensation`.
+    :mod:`axsearch.models.refit.compensation`. ``recovery`` is the key of the weights where they
+    were trained after the cut (:mod:`axsearch.training.recovery`): files, which cannot be computed
+    from the recipe.
 
     Example:
         >>> recipe = Recipe.of({SiteId(0, "attention"): {"heads": Kept(of=12, kept=(0, 3))}})
@@ -48,12 +54,14 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
     sites: tuple[tuple[SiteId, tuple[tuple[str, Choice], ...]], ...] = ()
     compensation: Compensation = "none"
+    recovery: str | None = None
 
     @classmethod
     def of(
         cls,
         sites: Mapping[SiteId, Mapping[str, Choice]],
         compensation: Compensation = "none",
+        recovery: str | None = None,
     ) -> Recipe:
         """Make the canonical recipe of these choices, in any order."""
         canonical = []
@@ -66,8 +74,13 @@ class Recipe(BaseModel):
         # Sequentially, blocks above make up for one that is gone as a whole.
         every = [choice for _, own in canonical for _, choice in own]
         lossy = any(not one.lossless and one.vocabulary is None for one in every)
-        of_use = lossy if compensation == "sequential" else partial
-        return cls(sites=tuple(canonical), compensation=compensation if of_use else "none")
+        of_use = recovery is None and (lossy if compensation == "sequential" else partial)
+        used: Compensation = compensation if of_use else "none"
+        return cls(sites=tuple(canonical), compensation=used, recovery=recovery)
+
+    def recovered(self, key: str | None) -> Recipe:
+        """The same choices with trained weights of this key; with None, those of a cut."""
+        return Recipe.of({site: dict(choices) for site, choices in self.sites}, recovery=key)
 
     def at(self, layer: int, kind: SiteKind, stack: str = "") -> dict[str, Choice]:
         """The choices at one site; empty where the site is exact."""
@@ -90,7 +103,7 @@ class Recipe(BaseModel):
             site: {name: choice for name, choice in choices if not choice.lossless}
             for site, choices in self.sites
         }
-        return Recipe.of(sites, self.compensation)
+        return Recipe.of(sites, self.compensation, self.recovery)
 
     @property
     def refitted(self) -> Recipe:
@@ -116,7 +129,7 @@ class Recipe(BaseModel):
         for site, name, choice in earlier.choices():
             if choice.lossless:
                 sites.setdefault(site, {}).setdefault(name, choice)
-        return Recipe.of(sites, self.compensation)
+        return Recipe.of(sites, self.compensation, self.recovery)
 
     def renumbered(self, layers: Sequence[int]) -> Recipe:
         """The same choices, where layer ``i`` has the number ``layers[i]``."""
@@ -126,21 +139,22 @@ class Recipe(BaseModel):
             )
             for site, choices in self.sites
         }
-        return Recipe.of(sites, self.compensation)
+        return Recipe.of(sites, self.compensation, self.recovery)
 
     def after(self, earlier: Recipe) -> Recipe:
         """The recipe with the effect of an earlier one and then this one.
 
         Layers have the same numbers in both; units are counted here as the earlier one leaves them,
         and in the result as the earlier one counts them. The compensation is that of the later one
-        of the two that has any.
+        of the two that has any; weights that were trained before the last cut are not the model's.
         """
         sites = {site: dict(choices) for site, choices in earlier.sites}
         for site, name, choice in self.choices():
             before = sites.setdefault(site, {})
             before[name] = choice.after(before[name]) if name in before else choice
         ways = (self.compensation, earlier.compensation)
-        return Recipe.of(sites, next((way for way in ways if way != "none"), "none"))
+        last: Compensation = next((way for way in ways if way != "none"), "none")
+        return Recipe.of(sites, last, self.recovery)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as plain data."""
@@ -148,8 +162,9 @@ class Recipe(BaseModel):
             str(site): {name: choice.to_dict() for name, choice in choices}
             for site, choices in self.sites
         }
-        extra = {} if self.compensation == "none" else {"compensation": self.compensation}
-        return {"version": self.version, "sites": sites, **extra}
+        extra = {"compensation": self.compensation, "recovery": self.recovery}
+        given = {name: value for name, value in extra.items() if value not in ("none", None)}
+        return {"version": self.version, "sites": sites, **given}
 
     def to_json(self) -> str:
         """Canonical JSON: one line, sorted keys."""
@@ -164,9 +179,11 @@ class Recipe(BaseModel):
     def from_dict(cls, data: Any, source: str = "the recipe") -> Recipe:
         """Read the JSON form; raises UsageError naming ``source`` where it is not a recipe."""
         try:
-            if not isinstance(data, dict) or set(data) - {"compensation"} != {"version", "sites"}:
+            more = {"compensation", "recovery"}
+            if not isinstance(data, dict) or set(data) - more != {"version", "sites"}:
                 raise ValueError(
-                    "a recipe has the keys 'version' and 'sites', and may have 'compensation'"
+                    "a recipe has the keys 'version' and 'sites', and may have 'compensation' and "
+                    "'recovery'"
                 )
             if data["version"] != 1 or type(data["version"]) is not int:
                 raise ValueError(
@@ -178,13 +195,16 @@ class Recipe(BaseModel):
                     f"compensation {compensation!r} is not one of "
                     f"{', '.join(get_args(Compensation))}"
                 )
+            trained = data.get("recovery")
+            if "recovery" in data and not (isinstance(trained, str) and KEY.fullmatch(trained)):
+                raise ValueError("recovery is not the SHA-256 of what made the weights")
             sites: dict[SiteId, dict[str, Choice]] = {}
             for key, choices in _object("sites", data["sites"]).items():
                 sites[SiteId.parse(key)] = {
                     name: _choice(f"{key}, {name!r}", name, choice)
                     for name, choice in _object(key, choices).items()
                 }
-            recipe = cls.of(sites, compensation)
+            recipe = cls.of(sites, compensation, trained)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{source} is not a valid recipe: {error}.") from None
         except RecursionError:

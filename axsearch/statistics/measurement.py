@@ -28,6 +28,8 @@ class Measurement(BaseModel):
         size_bytes: bytes of the exported safetensors file; in a study of int8 those of the weights
             in int8.
         parameters: how many numbers the model holds.
+        recovered_from: the trial whose model was trained further to this one; None of a model as it
+            was cut.
         choices: units kept and k of every layer, ``{"layer00": {"heads": 10, …}}``; a layer that
             was removed keeps 0 units of each block. Sites outside of layers have their own name.
     """
@@ -48,6 +50,7 @@ class Measurement(BaseModel):
     size_bytes: PositiveInt
     size_ratio: PositiveFloat
     parameters: PositiveInt
+    recovered_from: int | None = None
     choices: dict[str, dict[str, int | None]]
 
     @model_validator(mode="after")
@@ -60,6 +63,13 @@ class Measurement(BaseModel):
             if not kept or (_is_layer(layer) and all(v is None for v in kept.values())):
                 raise ValueError(f"choices does not say what {layer!r} keeps")
         return self
+
+    @property
+    def label(self) -> str:
+        """Its trial, and the one that it was recovered from, for a table."""
+        if self.recovered_from is None:
+            return str(self.trial)
+        return f"{self.trial} (from {self.recovered_from})"
 
     @property
     def objective_latency(self) -> float | None:

@@ -20,6 +20,11 @@ DIVERGENCE_ATTR = "divergence"
 STOPPED_ATTR = "stopped"
 """Of a trial that was stopped early: its partial result, or the reason."""
 
+RECOVERED_ATTR = "recovered_from"
+"""Of a complete trial: the number of the trial whose model was recovered, which is to say trained
+further. No search asked for it: it is part of no budget, and samplers do not see it.
+"""
+
 FAILED_ATTR = "failed"
 """Of a failed trial: why."""
 

@@ -85,8 +85,8 @@ def check_budget(session: Session, assignment: Assignment, *, begun: int = 0) ->
 
 
 def finished_recipes(session: Session, study_id: int) -> int:
-    """How many distinct recipes of a study are finished."""
-    own = (ROWS.c.study_id == study_id, ROWS.c.finished)
+    """How many distinct recipes of a study are finished; recovered models are part of no budget."""
+    own = (ROWS.c.study_id == study_id, ROWS.c.finished, ROWS.c.recovered_from.is_(None))
     return session.scalar(select(func.count()).select_from(ROWS).where(*own)) or 0
 
 

@@ -125,10 +125,12 @@ class TrialRow(TableBase):
 
     A row exists from the moment a trial is queued for the recipe or takes it; ``attempt`` counts
     the trials that have had it. ``finished`` is set with the end of the trial, in one transaction:
-    these rows are what the budget of a study counts. ``accuracy`` is null where the evaluation was
-    stopped early or nothing is finished yet. ``latency`` and ``size`` are what the study minimises
-    (null where they are no objective), ``latency_ratio`` and ``size_ratio`` what is known.
-    ``feasible`` says whether all limits of the study are kept, ``seconds`` how long the trial took.
+    these rows are what the budget of a study counts, without those of recovered models.
+    ``accuracy`` is null where the evaluation was stopped early or nothing is finished yet.
+    ``latency`` and ``size`` are what the study minimises (null where they are no objective),
+    ``latency_ratio`` and ``size_ratio`` what is known. ``feasible`` says whether all limits of the
+    study are kept, ``seconds`` how long the trial took. ``recovered_from`` is the number of the
+    trial whose model was trained further to make this one; null of a trial that a search made.
     """
 
     __tablename__ = "ax_trials"
@@ -150,6 +152,7 @@ class TrialRow(TableBase):
     parameters: Mapped[int | None] = mapped_column(BigInteger)
     seconds: Mapped[float | None]
     worker: Mapped[str | None] = mapped_column(MACHINE)
+    recovered_from: Mapped[int | None]
 
     __table_args__ = (
         # What ax_front looks through for each trial: those at least as accurate.
@@ -244,6 +247,27 @@ class ArtifactRow(TableBase):
     sha256: Mapped[str] = mapped_column(SHA256)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     data: Mapped[bytes] = mapped_column(Blob)
+    created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+
+
+class WeightsRow(TableBase):
+    """Trained weights, which are a file outside of the database.
+
+    ``key`` is a SHA-256 of all that they were made from, ``recipe`` that of the model that was
+    trained, before its weights had a key. ``artifact`` is the file's name in the folder or bucket
+    (see :mod:`axsearch.store.trained_weights`), ``sha256`` its checksum, ``made`` how they were
+    made: study, trial, learning rate, epochs, seed. ``seconds`` is how long the training took.
+    """
+
+    __tablename__ = "ax_weights"
+
+    key: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    recipe: Mapped[str] = mapped_column(SHA256, ForeignKey(RecipeRow.hash))
+    artifact: Mapped[str] = mapped_column(String(200))
+    sha256: Mapped[str] = mapped_column(SHA256)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    made: Mapped[dict[str, Any]]
+    seconds: Mapped[float]
     created: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
 
 

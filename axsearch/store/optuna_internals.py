@@ -10,6 +10,7 @@ any of them loads its web app.)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -30,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Table
 from sqlalchemy.orm import Session
 
+from axsearch.store.attributes import RECOVERED_ATTR
 from axsearch.store.schema_version import recorded_version
 
 # Optuna's tables. Read and written as such they are several times faster than as its classes.
@@ -116,6 +118,32 @@ def elite(study: optuna.Study, trials: list[FrozenTrial], size: int) -> list[Fro
     last, by how far they break it.
     """
     return NSGAIIElitePopulationSelectionStrategy(population_size=size)(study, trials)
+
+
+class SearchedStudy(optuna.Study):
+    """A study whose recovered models are hidden: from its sampler, and from all that read it.
+
+    A sampler would learn from them that a genome is better than it is, and draw other genomes than
+    in a study in which nothing was recovered.
+    """
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        found = super()._get_trials(deepcopy=False, states=states, use_cache=use_cache)
+        kept = [trial for trial in found if RECOVERED_ATTR not in trial.user_attrs]
+        return copy.deepcopy(kept) if deepcopy else kept
+
+
+def searched_study(name: str, storage: BaseStorage) -> optuna.Study:
+    """Load a study as ``optuna.load_study`` does, without its recovered models.
+
+    Raises KeyError where there is no such study.
+    """
+    return SearchedStudy(study_name=name, storage=storage)
 
 
 # Storage

@@ -173,10 +173,14 @@ def front_candidates(engine: Engine, study_id: int, base: str, shown: Sequence[s
 
 @outlast
 def evaluated_recipes(engine: Engine, study_id: int) -> list[str]:
-    """The hashes of the recipes that a study evaluated on all examples, the smallest first."""
+    """The hashes of the recipes that a study evaluated on all examples, the smallest first.
+
+    Those of models that were trained further are left out.
+    """
+    own = TrialRow.study_id == study_id, TrialRow.recovered_from.is_(None)
     wanted = (
         select(TrialRow.recipe)
-        .where(TrialRow.study_id == study_id, TrialRow.accuracy.is_not(None))
+        .where(*own, TrialRow.accuracy.is_not(None))
         .order_by(TrialRow.size_ratio, TrialRow.recipe)
     )
     with Session(engine) as session:

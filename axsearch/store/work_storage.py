@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from axsearch.space.recipe import Recipe
-from axsearch.store import claims, heartbeats
+from axsearch.store import claims, heartbeats, recovered
 from axsearch.store.artifacts import attach
 from axsearch.store.attributes import (
     FIXED_ATTR,
@@ -207,6 +207,18 @@ class WorkStorage(IdentifiedStorage):
                 return Claim("own", trial_id, attempt)
         except IntegrityError:  # the recipe was just written for another study
             return self.enqueue(study_id, recipe, params)
+
+    def add_recovered(
+        self,
+        study_id: int,
+        recipe: Recipe,
+        template: FrozenTrial,
+        columns: Mapping[str, Any],
+        files: Mapping[str, bytes],
+    ) -> tuple[int, bool]:
+        """Add a recovered model as a complete trial, see :func:`axsearch.store.recovered.add`."""
+        model = recovered.Recovered(recipe, template, columns, files)
+        return recovered.add(self, study_id, self._identity(study_id), model)
 
     # Trials end
 

@@ -20,7 +20,7 @@ from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.outcome import Estimate
 from axsearch.store.attributes import MEASUREMENT_ATTR, RECIPE_ATTR
 from axsearch.store.database import Database, open_database
-from axsearch.store.optuna_internals import id_of_study
+from axsearch.store.optuna_internals import id_of_study, searched_study
 from axsearch.store.queries import (
     Evaluation,
     LatencyKey,
@@ -99,6 +99,11 @@ class Study:
             hint = f"it holds {', '.join(names)}" if names else "it holds no study yet"
             raise UsageError(f"There is no study {name!r} in this database; {hint}.")
         return cls(database, name, StudySpec.stored(name, spec), identity)
+
+    @cached_property
+    def searching(self) -> optuna.Study:
+        """It as samplers are to see it: without the models that were trained further."""
+        return searched_study(self.name, self.database.storage)
 
     @cached_property
     def optuna(self) -> optuna.Study:

@@ -14,10 +14,11 @@ from optuna.trial import FrozenTrial
 from axsearch.approximations import together
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
+from axsearch.store.attributes import RECOVERED_ATTR
 from axsearch.store.records import damaged, read_record
 
 KNOWN_OTHERWISE = {
-    "trial", "recipe", "accuracy_tried", "holdout_accuracy", "latency_predicted",
+    "trial", "recipe", "accuracy_tried", "holdout_accuracy", "latency_predicted", "recovered_from",
 }  # fmt: skip
 """Fields of a measurement that are not kept with its trial."""
 
@@ -47,7 +48,15 @@ def read_measurement(
         raise damaged(where, "it names no recipe of this database")
     if not isinstance(stored, dict) or stored.keys() & KNOWN_OTHERWISE:
         raise damaged(where, "it has no measurement")
-    found = {"trial": trial.number, "recipe": recipe.to_dict(), "holdout_accuracy": holdout}
+    before = trial.user_attrs.get(RECOVERED_ATTR)
+    if (before is None) != (recipe.recovery is None):
+        raise damaged(where, "its recipe does not say whether its weights were trained")
+    found = {
+        "trial": trial.number,
+        "recipe": recipe.to_dict(),
+        "holdout_accuracy": holdout,
+        "recovered_from": before,
+    }
     measured = read_record(Measurement, {**stored, **found}, where)
     ours, told = [getattr(measured, field) for field in fields], trial.values or []
     if len(ours) != len(told) or any(

@@ -67,32 +67,34 @@ class Source:
 
     def read(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Split:
         """One of the three splits as a tokenizer reads it."""
-        return self._split(name, self.drawn[name], tokenizer)
+        return self.split(name, self.drawn[name], tokenizer)
 
     def training(self) -> Split:
         """Up to :data:`TRAINING_EXAMPLES` of train."""
-        some = _some(self._labelled, TRAINING_EXAMPLES, self.spec.seed)
-        return self._split("training", some, self.tokenizer)
+        some = _some(self.labelled, TRAINING_EXAMPLES, self.spec.seed)
+        return self.split("training", some, self.tokenizer)
 
     def ids(self) -> Iterator[Sequence[int]]:
         """The token ids of all of train, and of the texts that the user names for a vocabulary."""
 
         def of_examples(some: list[Any]) -> Iterable[Sequence[int]]:
-            return (one["input_ids"] for one in self._split("train", some, self.tokenizer).inputs)
+            return (one["input_ids"] for one in self.split("train", some, self.tokenizer).inputs)
 
         def of_texts(some: list[str]) -> Iterable[Sequence[int]]:
             found: list[list[int]] = self.tokenizer(some)["input_ids"]
             return found
 
-        yield from ids_of(self._labelled, of_examples)
+        yield from ids_of(self.labelled, of_examples)
         if self.spec.vocabulary_from is not None:
             yield from ids_of(texts_of(self.spec.vocabulary_from, self.spec.encoding), of_texts)
 
     @property
-    def _labelled(self) -> list[Any]:
+    def labelled(self) -> list[Any]:
+        """The examples for training whose label the head knows."""
         return [one for one in self.train if self.kind.is_labelled(one, self.labels)]
 
-    def _split(self, name: str, some: list[Any], tokenizer: PreTrainedTokenizerBase) -> Split:
+    def split(self, name: str, some: list[Any], tokenizer: PreTrainedTokenizerBase) -> Split:
+        """Examples as a tokenizer reads them."""
         found: Split = self.kind.split(name, some, tokenizer, self.length, self.labels)
         return found
 

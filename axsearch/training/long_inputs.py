@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
@@ -73,13 +74,24 @@ def prepared(model: PreTrainedModel, longest: int, positions: int | None) -> Pre
     return model
 
 
-def in_parts(split: Split, rows: Sequence[int], device: str = "cpu") -> dict[str, list[Part]]:
-    """A batch of these features, in parts of bounded memory, with their targets as ``labels``."""
+def in_parts(
+    split: Split,
+    rows: Sequence[int],
+    device: str = "cpu",
+    more: Callable[[NDArray[np.int64]], Part] = lambda _: {},
+) -> dict[str, list[Part]]:
+    """A batch of these features, in parts of bounded memory, with their targets as ``labels``.
+
+    ``more`` returns other tensors of some features, which their part is to have.
+    """
     every, whole = np.asarray(rows), WHOLE if device == "cpu" else FULL
     short = split.lengths[every].max() <= whole
     parts = [every] if short else split.groups(every, len(every), whole)
     return {
-        "parts": [{**split.collate(own), "labels": split.collate_targets(own)} for own in parts]
+        "parts": [
+            {**split.collate(own), "labels": split.collate_targets(own), **more(own)}
+            for own in parts
+        ]
     }
 
 

@@ -1,4 +1,4 @@
-"""FinetuneRequest: all arguments of fine-tuning, as plain data. Needs no torch."""
+"""The arguments of fine-tuning and of recovery, as plain data. Needs no torch."""
 
 from __future__ import annotations
 
@@ -26,3 +26,25 @@ class FinetuneRequest:
         if self.epochs < 1:
             raise UsageError(f"`epochs` must be at least 1, not {self.epochs}.")
         self.spec.check()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverySettings:
+    """How the models of a study are trained further."""
+
+    epochs: Annotated[int, Option("Most passes over the training examples", minimum=1)] = 6
+    learning_rate: Annotated[
+        float | None, Option("Learning rate", omitted="the best of a few short runs")
+    ] = None
+    seed: Annotated[int, Option("Seed of the order of examples and of dropout", minimum=0)] = 0
+
+    def check(self) -> None:
+        """Raises UsageError for a number that cannot be used."""
+        if self.epochs < 1:
+            raise UsageError(f"`epochs` must be at least 1, not {self.epochs}.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
+            raise UsageError(
+                f"`learning_rate` must be between 0 and 1, such as 3e-4, not {self.learning_rate}."
+            )
+        if self.seed < 0:
+            raise UsageError(f"`seed` must be at least 0, not {self.seed}.")

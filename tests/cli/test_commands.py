@@ -24,6 +24,7 @@ from axsearch.export.manifest import Manifest
 from axsearch.testing import processes
 from axsearch.testing.processes import Process
 from axsearch.testing.text import reviews, write_csv
+from tests.common_fixtures import copied
 
 SPEED = ("--batch-size", "4", "--threads", "1")
 
@@ -73,7 +74,7 @@ def where(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFacto
 FIELDS = [
     "trial", "recipe", "accuracy", "accuracy_low", "accuracy_high", "holdout_accuracy",
     "latency_ms", "latency_ratio", "latency_measured", "size_bytes", "size_ratio", "parameters",
-    "choices",
+    "recovered_from", "choices",
 ]  # fmt: skip
 DROPS = ["expected", "holdout_drop"]
 """What `front` and `pick` have of a model beside its measurement."""
@@ -278,6 +279,54 @@ def test_remeasure_ranks_for_another_scenario(run: Run, where: list[str]) -> Non
         assert member["latency_ratio"] == data["latencies"][str(member["trial"])]["ratio"]
 
 
+def smallest(run: Run, place: list[str]) -> int:
+    """The trial of the front's smallest model."""
+    front = json.loads(run("front", *place, "--json").out)["front"]
+    return int(min(front, key=lambda m: m["size_bytes"])["trial"])
+
+
+def test_recover_trains_a_model_further(run: Run, where: list[str], tmp_path: Path) -> None:
+    place = ["--storage", copied(where[1], tmp_path), *where[2:]]
+    refused = run("recover", *place)
+    assert refused.status == 2
+    assert "--trial, --front and --max-drop" in refused.err
+    number = smallest(run, place)
+    given = ["--trial", number, "--epochs", 2, "--learning-rate", "5e-4"]
+    done = run("recover", *place, *given)
+    assert done.status == 0, done.err
+    assert f"Trial {number} recovered as trial" in done.err
+    assert "recovered models" in done.out
+    data = json.loads(run("recover", *place, *given, "--json").out)
+    (member,) = data["recovered"]
+    assert [*member] == [*FIELDS, *DROPS, "seconds"]
+    assert member["recovered_from"] == number
+    assert run("explain", *place, "--trial", member["trial"]).status == 0
+    doctor = run("doctor", *place[:2]).out
+    assert doctor.startswith("ok ")  # no markup
+    assert "recovered weights" in doctor
+
+
+def test_ctrl_c_keeps_the_best_of_a_training(run: Run, where: list[str], tmp_path: Path) -> None:
+    place = ["--storage", copied(where[1], tmp_path), *where[2:]]
+    number = smallest(run, place)
+    given = ["--trial", str(number), "--epochs", "40", "--learning-rate", "5e-4"]
+    with Process("-m", "axsearch", "recover", *place, *given) as training:
+        for line in training.stderr:
+            if line.startswith(f"trial {number}: step"):
+                break
+        training.send_signal(signal.SIGINT)
+        try:
+            out, err = training.communicate(timeout=60)
+        finally:
+            training.kill()
+    assert training.returncode == 1
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("axsearch: stopped; recovered models are kept")
+    shown = run("explain", *place, "--trial", 8).out
+    assert f"trained further than those of trial {number}" in shown
+
+
 def test_quiet_says_nothing_but_errors(
     run: Run, where: list[str], base_dir: Path, data_dir: Path
 ) -> None:
@@ -466,7 +515,7 @@ def test_the_storage_may_come_from_the_environment(
 def test_every_command_has_help_with_an_example_and_stands_in_the_readme(run: Run) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     commands = Commands()
-    assert len(commands) == 12
+    assert len(commands) == 13
     listed = " ".join(run("--help").out.split())
     for command, summary in commands.summaries.items():
         assert f" {command} {summary}" in listed

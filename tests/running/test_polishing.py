@@ -24,9 +24,9 @@ from axsearch.evaluation.closed_form import (
 )
 from axsearch.evaluation.loading import load_task
 from axsearch.models.refit.sample import POLISHING, SampleSize
+from axsearch.running.finishing import finish_front
 from axsearch.running.holdout import evaluate_front
 from axsearch.running.polishing import polish_front
-from axsearch.running.worker import Worker
 from axsearch.space.recipe import Recipe
 from axsearch.store.artifacts import PREFIX, attached
 from axsearch.testing.latency import MEASURE, table_by_units
@@ -125,11 +125,13 @@ def test_models_that_a_polished_one_no_longer_beats_are_polished_in_turn(
 def test_the_front_is_timed_after_it_was_polished_until_nothing_is_new(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker, left, timed = object.__new__(Worker), [2, 1, 0], []
+    left, timed = [2, 1, 0], []
     monkeypatch.setattr("axsearch.running.polishing.polish_front", lambda *_: left.pop(0))
-    monkeypatch.setattr(Worker, "_time", lambda _, front: timed.append([m.trial for m in front]))
-    worker.study, worker.evaluator = study, evaluator(study)
-    worker.finish()
+    monkeypatch.setattr(
+        "axsearch.running.finishing.time_front",
+        lambda _, front, machine: timed.append([m.trial for m in front]),
+    )
+    finish_front(study, evaluator(study))
     assert left == []
     assert timed == 3 * [[m.trial for m in study.front()]]
 
@@ -154,13 +156,11 @@ def test_models_that_are_new_on_the_front_get_their_files(
                 )
     before = {file.id for file in attached(engine, study.id)}
     new = [m for m in study.measurements if m.trial == newest]
-    worker = object.__new__(Worker)
-    worker.study, worker.evaluator = study, evaluator(study)
     monkeypatch.setattr("axsearch.running.polishing.polish_front", lambda *_: 0)
-    monkeypatch.setattr(Worker, "_time", lambda *_: None)
+    monkeypatch.setattr("axsearch.running.finishing.time_front", lambda *_: None)
     monkeypatch.setattr(Study, "front", lambda self: self.measurements)
     for _ in range(2):
-        worker.finish()
+        finish_front(study, evaluator(study))
         added = [file for file in attached(engine, study.id) if file.id not in before]
         assert sorted((file.trial, file.name) for file in added) == sorted(
             (m.trial, name) for m in new for name in ("recipe.json", "layers.csv")
@@ -339,7 +339,7 @@ def test_what_trials_kept_to_be_quick_is_freed_first(study: Study) -> None:
     searching = evaluator(study)
     recipe = next(Recipe.from_dict(m.recipe) for m in study.front() if m.choices)
     searching.weights.state(recipe)
-    kept = searching.weights._sequential  # type: ignore[attr-defined]
+    kept = searching.reference._sequential
     assert kept._base_layers
     forgotten(study)
     assert polish_front(study, searching) > 0

@@ -31,10 +31,13 @@ from axsearch.store.database import Database, open_database
 from axsearch.store.limits import Limits
 from axsearch.store.optuna_internals import id_of_study
 from axsearch.store.outages import database_error
+from axsearch.store.trained_weights import weights_store
+from axsearch.store.weights_files import WEIGHTS_VARIABLE
 from axsearch.testing import processes
 from tests.faults import cheap
 from tests.faults.definition import check_nothing_lost, complete, trials_of
 from tests.store import test_database as migrated
+from tests.store import test_recovered_trials, test_trained_weights
 from tests.store.test_heartbeats import BERLIN, CHANGES, check_heartbeats_of_version_0005
 
 CHEAP = str(Path(cheap.__file__))
@@ -251,6 +254,26 @@ def test_processes_share_a_study_and_its_front_is_found(url: str) -> None:
         for a, (high, size) in values.items()
         if not any(h >= high and s <= size and (h, s) != (high, size) for h, s in values.values())
     }
+
+
+def test_recovered_models_and_their_weights(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "weights"))
+    database = open_database(url, create=True)
+    test_recovered_trials.search(database, 4)
+    running = [processes.Process("-c", test_recovered_trials.ADD, url) for _ in range(4)]
+    told = sorted(process.communicate()[0] for process in running)
+    assert told == ["4 False\n"] * 3 + ["4 True\n"]
+    assert database.storage.finished(1) == 4
+    kept = weights_store(database.engine)
+    for _ in range(2):
+        file = test_trained_weights.weights(tmp_path)
+        kept.save("a" * 64, test_trained_weights.small(), file, test_trained_weights.MADE, 1.0)
+    assert kept.made("a" * 64) == test_trained_weights.MADE
+    assert kept.check() == []
+    database.close()
+    assert {finding.name: finding.state for finding in examine(url)}["recovered weights"] == "ok"
 
 
 def test_the_doctor_finds_it_well(url: str) -> None:

@@ -53,6 +53,12 @@ EXPECTED = {
         "suppress_warning=False",
         "end_trial",
     ),
+    "optuna:Study.__init__": Expected(
+        "self, study_name, storage, sampler=None, pruner=None", "SearchedStudy"
+    ),
+    "optuna:Study._get_trials": Expected(
+        "self, deepcopy=True, states=None, use_cache=False", "SearchedStudy"
+    ),
     f"{ELITE}:{STRATEGY}.__init__": Expected(
         "self, *, population_size, constraints_func=None", "elite"
     ),

@@ -17,8 +17,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+from axsearch import search
 from axsearch.running.session import work
-from axsearch.running.worker import Worker
 from axsearch.store.database import open_database
 from axsearch.testing import processes
 from axsearch.testing.latency import MEASURE, table_by_units
@@ -117,7 +117,8 @@ def test_fronts(
 ) -> None:
     # By a clock, on a busy machine, no tiny model may be faster than the base.
     monkeypatch.setattr(MEASURE, table_by_units)
-    monkeypatch.setattr(Worker, "_time", lambda *_: None)
+    for module in ("worker", "finishing"):
+        monkeypatch.setattr(f"axsearch.running.{module}.time_front", lambda *_: None)
     arguments = (
         base_dir, data_dir, "--cache", tmp_path / "fronts.db", "--seeds", 1, "--most", 8,
         "--threads", 1, "--out", tmp_path,
@@ -141,7 +142,8 @@ def test_ranked(
     base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MEASURE, table_by_units)
-    monkeypatch.setattr(Worker, "_time", lambda *_: None)
+    for module in ("worker", "finishing"):
+        monkeypatch.setattr(f"axsearch.running.{module}.time_front", lambda *_: None)
     run(
         "ranked.py", base_dir, data_dir, "--cache", tmp_path / "ranked.db", "--seeds", 1,
         "--trials", 8, "--threads", 1, "--out", tmp_path, "--runtime", "torch",
@@ -153,6 +155,38 @@ def test_ranked(
         ratio = row["searched"][split] / row["ranked"][split]
         assert found["searched_over_ranked"][split] == [pytest.approx(ratio, abs=1e-4)]
         assert found["means"][split] == found["searched_over_ranked"][split][0]
+
+
+def test_recovery(
+    base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    search(
+        str(base_dir), str(data_dir), storage=url, study="reviews", trials=10, batch_size=4,
+        threads=1, approximations=("heads", "ffn", "layer"), compensation="none",
+    )  # fmt: skip
+    given = (
+        "recovery.py", base_dir, data_dir, "--storage", url, "--study", "reviews", "--targets",
+        "0.3", "--epochs", 1, "--rate", 1e-3, "--threads", 1, "--out", tmp_path, "--name", "tiny",
+    )  # fmt: skip
+    run(*given)
+    found = json.loads((tmp_path / "recovery_tiny.json").read_text())
+    rows = {row["what"]: row for row in found["rows"]}
+    assert list(rows) == ["base", "recovered", "layers", "dense"]
+    for row in found["rows"]:
+        for split in ("search", "holdout"):
+            own = row[split]
+            drop = own["after"]["value"] - own["base"]
+            assert own["against_base"]["value"] == pytest.approx(drop)
+    assert rows["recovered"]["divergence"] < rows["recovered"]["divergence_before"]
+    # One that begins with random weights answers like nobody, so it is far from the base.
+    assert rows["dense"]["divergence_before"] > rows["recovered"]["divergence_before"]
+    for what in ("layers", "dense"):
+        assert rows[what]["recipe"] != rows["recovered"]["recipe"]
+    before = (tmp_path / "recovery_tiny.json").read_bytes()
+    run(*given)
+    assert (tmp_path / "recovery_tiny.json").read_bytes() == before
 
 
 def test_a_seed_without_a_volume_has_no_ratio() -> None:

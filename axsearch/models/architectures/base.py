@@ -26,14 +26,16 @@ class Architecture(ABC):
 
     One file in this folder is one family. ``modeling_module`` names the module whose source an
     export carries, ``layout`` is the layout of a layer in that module. ``lacks`` maps what the
-    family cannot do, which approximations may need, to the reason. Most families differ in these
-    alone; the methods are for those that differ in more.
+    family cannot do, which approximations may need, to the reason; ``reads`` is the token that
+    heads read which read only one, 0 for the first or -1 for the last. Most families differ in
+    these alone; the methods are for those that differ in more.
     """
 
     model_types: ClassVar[tuple[str, ...]]
     modeling_module: ClassVar[str]
     layout: ClassVar[Layout]
     lacks: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    reads: ClassVar[int] = 0
     widths: ClassVar[Mapping[str, str]] = MappingProxyType({FFN: "intermediate_size"})
     """The config's entry with the number of units that a kind of block has in all layers."""
     attention: ClassVar[str] = "sdpa"

@@ -19,6 +19,7 @@ class Gpt2(Architecture):
     model_types = ("gpt2",)
     modeling_module = modeling.__name__
     layout = modeling.LAYOUT
+    reads = -1
     positions = "wpe"
     widths = MappingProxyType({FFN: "n_inner"})
 

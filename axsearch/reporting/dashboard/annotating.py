@@ -103,7 +103,7 @@ def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) 
     relative = served_words(study, served) if served else RELATIVE
     apart = {t for t, one in tied.against_base.items() if one.differs} if tied else set()
     rows = [
-        f"| {m.trial} | {m.accuracy:.4f}{STAR if m.trial in apart else ''} "
+        f"| {m.label} | {m.accuracy:.4f}{STAR if m.trial in apart else ''} "
         f"({m.accuracy_low:.4f} to {m.accuracy_high:.4f}) | {_expected(study, m)} "
         f"| {letters.get(m.trial or 0, '')} | {_ratio(m.latency_ratio)} | {m.size_ratio:.3f} |"
         for m in members

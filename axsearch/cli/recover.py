@@ -1,0 +1,106 @@
+"""``axsearch recover``."""
+
+from __future__ import annotations
+
+import json as to_json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from axsearch.cli.options import Json
+from axsearch.cli.output import as_json, numbers, ratio, say, stdout
+from axsearch.errors import AxsearchError
+from axsearch.options import Option
+from axsearch.running.request import DataHere, ModelHere, Storage, StudyName
+from axsearch.study.comparison import against_base
+from axsearch.study.study import Study
+from axsearch.training.request import RecoverySettings
+
+if TYPE_CHECKING:
+    from axsearch.running.recovering import Recovered
+
+
+def recover(
+    storage: Storage,
+    study: StudyName,
+    settings: RecoverySettings,
+    trial: Annotated[
+        int | None, Option("Number of the trial whose model to train further", minimum=0)
+    ] = None,
+    front: Annotated[bool, Option("Train all models of the front further")] = False,
+    max_drop: Annotated[
+        float | None,
+        Option(
+            "Train models of the front until the fastest is found that is then expected to lose at "
+            "most this much on new data"
+        ),
+    ] = None,
+    model: ModelHere = None,
+    data: DataHere = None,
+    json: Json = False,
+) -> None:
+    """Train models of a study further, with the base as their teacher.
+
+    A recovered model becomes a trial of its own, which front, pick, explain and export know like
+    any other; the model as it was cut stays. Its weights are files: beside a SQLite database
+    STUDIES.db in the folder STUDIES.db.weights, or where AXSEARCH_WEIGHTS says, a folder or
+    s3://bucket.
+
+    Ctrl-C keeps the best model so far; the same command goes on with the training.
+
+    \b
+    Examples:
+      axsearch recover --storage sqlite:///studies.db --study reviews --trial 12
+      axsearch recover --storage sqlite:///studies.db --study reviews --max-drop 0.01
+    """
+    opened = Study.open(storage, study)
+    from axsearch.running.recovering import recover as run
+
+    try:
+        found = run(
+            opened,
+            trial=trial,
+            front=front,
+            max_drop=max_drop,
+            settings=settings,
+            model=model,
+            data=data,
+        )
+    except KeyboardInterrupt:
+        raise AxsearchError(
+            "stopped; recovered models are kept, and the same command goes on from there."
+        ) from None
+    if json:
+        held = against_base(opened, [one.after for one in found], "holdout")
+        members = [{**as_json(opened, one.after, held), "seconds": one.seconds} for one in found]
+        print(to_json.dumps({"study": opened.name, "recovered": members}))
+        return
+    print_recovered(opened, found)
+
+
+def print_recovered(study: Study, found: Sequence[Recovered]) -> None:
+    """A table of recovered models."""
+    console = stdout()
+    if not found:
+        say(console, "No model was recovered.")
+        return
+    models = [one.after for one in found]
+    columns = {
+        "trial": [str(one.trial) for one in found],
+        "from": [str(one.before.trial) for one in found],
+        study.spec.metric: [f"{m.accuracy:.4f}" for m in models],
+        "as cut": [f"{one.before.accuracy:.4f}" for one in found],
+        "latency": [ratio(m.latency_ratio, measured=m.latency_measured) for m in models],
+        "size": [ratio(m.size_ratio) for m in models],
+    }
+    if study.spec.scenario is None:
+        del columns["latency"]
+    table = numbers(columns, console, title=f"{study.name}: recovered models")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    console.print(table)
+    say(
+        console,
+        f"The base has {study.spec.metric} {study.baseline.accuracy:.4f} on the search split. "
+        "Latency and size are relative to it.",
+        f"axsearch front --study {study.name} shows them among all others.",
+    )

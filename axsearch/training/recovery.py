@@ -1,0 +1,354 @@
+"""Recovery: what a cut has left is trained, with the base as its teacher.
+
+The loss is the divergence of the model's outputs from the base's, both softened (knowledge
+distillation, Hinton et al., arXiv 1503.02531, section 2), and the distance of the hidden states of
+the layers that stay from the base's (as in TinyBERT, arXiv 1909.10351, section 3.1, but of the
+token alone that the head reads: with all tokens small models came out further from the base). The
+base computes both once, since texts do not change between passes. Training starts from the refitted
+weights. A part of train that nothing is learnt from says when the model was best; the splits that
+rank and report models are not touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import set_seed
+
+from axsearch.errors import AxsearchError
+from axsearch.evaluation.accuracy import NonFiniteError, Predictor
+from axsearch.evaluation.bfloat16 import is_fast
+from axsearch.models.architectures import architecture_of
+from axsearch.models.base_model import Base
+from axsearch.tasks.kinds import TaskKind
+from axsearch.tasks.split import FULL
+from axsearch.training.checkpoints import Kept, last_checkpoint
+from axsearch.training.lesson import Lesson, read_token, watched
+from axsearch.training.long_inputs import InParts, Part, check_room, in_parts, prepared
+
+BATCH_SIZE = 32
+TEMPERATURE = 2.0
+"""By which logits of both are divided: a base is nearly sure of texts that it was trained on."""
+WARM_UP_SHARE = 0.06
+DROPOUT = 0.0
+LOOK = 250
+"""Steps after which the held part is looked at and a checkpoint written, at most. The best look
+counts, but none ends a training: with the first, large steps a model is further from the base than
+it was, and with the last, small ones it comes near."""
+
+
+RATES = (1e-4, 2e-4, 4e-4)
+SHORT = 100
+"""The learning rates that are tried where none is given, and for how many steps."""
+
+
+class NotFiniteError(AxsearchError):
+    """Training led to numbers that are not finite."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a recovery has found.
+
+    Attributes:
+        state: the tensors that training changed, by their names in the smaller model, on the CPU.
+        divergence: from the base's outputs on the held part, in nats a feature.
+        before: the same before training.
+        steps: how many were made, of ``planned``.
+        planned: the most steps.
+        rate: the learning rate.
+    """
+
+    state: dict[str, Tensor]
+    divergence: float
+    before: float
+    steps: int
+    planned: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """What the model is that is trained.
+
+    Attributes:
+        kind: of its task.
+        base: that it was made from.
+        layers: for each of its layers the number in the base.
+    """
+
+    kind: TaskKind[Any, Any]
+    base: Base
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: where it keeps its checkpoints, and whom it tells how far it is.
+
+    Attributes:
+        folder: of checkpoints; a run with the same inputs goes on from the last in it.
+        rate: the learning rate; None takes the best of a few short runs, see :func:`choose_rate`.
+        epochs: the most passes over what is learnt from.
+        seed: of the order of examples and of dropout.
+        told: called after each step with the steps made and planned.
+        stopped: whether the run is to end now, with the best that it has found.
+        most: steps, if fewer than the passes have.
+    """
+
+    folder: Path
+    rate: float | None
+    epochs: int
+    seed: int
+    told: Callable[[int, int], None] = lambda done, planned: None
+    stopped: Callable[[], bool] = lambda: False
+    most: int | None = None
+
+
+def recover(
+    make: Callable[[], PreTrainedModel], lesson: Lesson, pupil: Pupil, run: Run, device: str
+) -> Trained:
+    """Train a smaller model, with the learning rate that is best for it if none is given.
+
+    Args:
+        make: makes the model, with refitted weights, each time as one of its own.
+        lesson: see :func:`train`, as for all else.
+        pupil: see there.
+        run: see there.
+        device: see there.
+
+    Raises:
+        UsageError: too little memory.
+        AxsearchError: the loss is not finite.
+        KeyboardInterrupt: the run was stopped before it had begun to train.
+    """
+    if run.rate is None:
+        run = replace(run, rate=choose_rate(make, lesson, pupil, run, device))
+    return train(make(), lesson, pupil, run, device)
+
+
+def choose_rate(
+    make: Callable[[], PreTrainedModel], lesson: Lesson, pupil: Pupil, run: Run, device: str
+) -> float:
+    """The one of :data:`RATES` with which a short run comes nearest to the teacher.
+
+    Each has its own decay, so that a high rate is not judged in the midst of its way. What was
+    chosen is kept in the run's folder. Raises KeyboardInterrupt where the run is stopped.
+    """
+    kept = run.folder / "rate"
+    if kept.is_file():
+        return float(kept.read_text())
+    found: dict[float, float] = {}
+    for rate in RATES:
+        folder = run.folder / f"rate-{rate:g}"
+        shutil.rmtree(folder, ignore_errors=True)
+        short = Run(folder, rate, run.epochs, run.seed, stopped=run.stopped, most=SHORT)
+        try:
+            found[rate] = train(make(), lesson, pupil, short, device).divergence
+        except NotFiniteError:
+            found[rate] = math.inf
+        shutil.rmtree(folder, ignore_errors=True)
+        if run.stopped():
+            raise KeyboardInterrupt
+    best = min(found, key=lambda rate: found[rate])
+    part = run.folder / "rate.part"
+    part.write_text(f"{best:g}")
+    part.rename(kept)
+    return best
+
+
+def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device: str) -> Trained:
+    """Train a smaller model towards its teacher; the model itself is changed.
+
+    Input embeddings stay as they are: they are most of a small model's numbers, and hardly move in
+    a short training.
+
+    Args:
+        model: with refitted weights, of its own: it shares no tensor with another.
+        lesson: what is learnt from and what is held, with the teacher's outputs.
+        pupil: what the model is.
+        run: how; with a learning rate.
+        device: where.
+
+    Raises:
+        UsageError: too little memory.
+        NotFiniteError: the loss is not finite.
+    """
+    longest = int(max(lesson.train.lengths.max(), lesson.held.lengths.max()))
+    set_seed(run.seed)
+    model = prepared(model, longest, None)
+    if longest <= FULL and architecture_of(model.config.model_type).attention == "sdpa":
+        model.set_attn_implementation("eager")  # its backward pass is faster on a CPU
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = DROPOUT  # it has no room to overfit, and dropout is a tenth of the time
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.get_input_embeddings().requires_grad_(False)
+    check_room(model, lesson.train, device)
+    trainer = _Distilling(model, lesson, pupil, run, device)
+    before = trainer.divergence()
+    trainer.learn()
+    found = trainer.state
+    best = before if found.best_metric is None else float(found.best_metric)
+    state = {
+        name: parameter.detach().float().cpu().contiguous()
+        for name, parameter in model.eval().named_parameters()
+        if parameter.requires_grad
+    }
+    rate = trainer.args.learning_rate
+    return Trained(state, best, before, found.global_step, found.max_steps, rate)
+
+
+def own_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A model that shares no tensor with the base, to be trained."""
+    with torch.no_grad():
+        return copy.deepcopy(model)
+
+
+class _Distilling(InParts):
+    """A trainer whose loss is the divergence from a teacher's outputs."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        lesson: Lesson,
+        pupil: Pupil,
+        run: Run,
+        device: str,
+    ) -> None:
+        self._lesson, self._kind, self._run, self._device = lesson, pupil.kind, run, device
+        self._reads = pupil.base.family.reads
+        # Its own layers whose hidden states the teacher has, and their places in the lesson.
+        there = {layer: place for place, layer in enumerate(lesson.layers)}
+        pairs = [(own, there[n]) for own, n in enumerate(pupil.layers) if n in there]
+        layers = pupil.base.layers(model)
+        self._layers = [layers[own] for own, _ in pairs]
+        self._places = torch.tensor([place for _, place in pairs], dtype=torch.long)
+        self._scales = torch.ones(0)
+        if lesson.hidden is not None:
+            some = lesson.hidden[:: -(-len(lesson.hidden) // 1024)].float()
+            self._scales = some.var(dim=(0, 2))[self._places].clamp(min=1e-6)
+        super().__init__(
+            model,
+            _arguments(run, len(lesson.train), device),
+            train_dataset=datasets.Dataset.from_dict(
+                {"row": range(len(lesson.train)), "length": lesson.train.lengths}
+            ),
+            eval_dataset=datasets.Dataset.from_dict({"row": range(len(lesson.held))}),
+            data_collator=self._parts,
+        )
+        self.remove_callback(PrinterCallback)  # it prints to stdout
+        self.add_callback(Kept(run.folder, run.told, run.stopped))
+
+    def _parts(self, features: Sequence[Mapping[str, int]]) -> dict[str, list[Part]]:
+        rows = [feature["row"] for feature in features]
+        return in_parts(self._lesson.train, rows, self._device, self._lesson.taught)
+
+    def compute_loss(self, model: nn.Module, inputs: Part, *_: Any, **__: Any) -> Tensor:
+        """The sum of the divergences of a part's features, as a share of the batch's."""
+        given = dict(inputs)
+        targets, taught = given.pop("labels"), given.pop("taught")
+        states, lengths = given.pop("hidden", None), given.pop("lengths", None)
+        with watched(self._layers) as seen:
+            logits = self._kind.logits(model(**given)).float()
+        divergence: Tensor = self._kind.divergence(
+            logits / TEMPERATURE, taught / TEMPERATURE, targets
+        )
+        # Else its gradients would be smaller by the square.
+        loss = divergence.sum() * TEMPERATURE**2
+        if states is not None and lengths is not None and seen:
+            loss = loss + self._distance(seen, states, lengths)
+        return loss / self._features
+
+    def _distance(self, seen: Sequence[Tensor], states: Tensor, lengths: Tensor) -> Tensor:
+        """The mean over layers of the squared distances of hidden states, as shares of their
+        variance in the base, summed over features.
+
+        Args:
+            seen: the model's hidden states, layer by layer, (rows, tokens, width).
+            states: the teacher's, (rows, layers, width).
+            lengths: tokens of each row, (rows,).
+        """
+        own = torch.stack([read_token(one, lengths, self._reads) for one in seen], dim=1).float()
+        apart = (own - states[:, self._places].float()).square().mean(2)
+        distance: Tensor = (apart / self._scales.to(apart.device)).mean(1).sum()
+        return distance
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """The divergence on the held part."""
+        found = {"eval_divergence": self.divergence()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    def divergence(self) -> float:
+        """The mean divergence from the teacher's outputs on the held part, in nats a feature."""
+        held, total = self._lesson.held, 0.0
+        model = self.model
+        assert isinstance(model, PreTrainedModel)
+        model.eval()
+
+        def see(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
+            nonlocal total
+            taught = self._lesson.held_taught(rows, logits.device)
+            total += float(self._kind.divergence(logits, taught, targets).sum())
+
+        try:
+            Predictor(self._kind, self._device, memory=0).run(model, held, see)
+        except NonFiniteError:
+            raise NotFiniteError(
+                "The model's numbers are not finite in training; give a smaller `learning_rate`."
+            ) from None
+        return total / len(held)
+
+    def learn(self) -> None:
+        """Train, from the last whole checkpoint where there is one; the best model is left."""
+        self.train(resume_from_checkpoint=last_checkpoint(self._run.folder))
+
+
+def _arguments(run: Run, features: int, device: str) -> TrainingArguments:
+    assert run.rate is not None
+    per_epoch = -(-features // BATCH_SIZE)
+    looks = -(-per_epoch // LOOK)
+    steps = min(run.epochs * per_epoch, run.most or sys.maxsize)
+    every = min(steps, -(-per_epoch // looks))
+    return TrainingArguments(
+        str(run.folder),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=run.rate,
+        warmup_steps=WARM_UP_SHARE,
+        bf16=is_fast(device),
+        use_cpu=device == "cpu",
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        load_best_model_at_end=True,
+        metric_for_best_model="divergence",
+        greater_is_better=False,
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=run.seed,
+    )

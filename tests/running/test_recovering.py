@@ -1,0 +1,343 @@
+"""Models of a study are trained further, and are trials of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from filelock import FileLock
+from safetensors.torch import load_file
+from sqlalchemy import text
+from transformers import AutoModelForSequenceClassification
+
+import axsearch.running.recovering as recovering
+from axsearch import (
+    Evaluator,
+    Recipe,
+    Study,
+    UsageError,
+    export_model,
+    recover,
+    search,
+    shrink,
+    verify_export,
+)
+from axsearch.evaluation.accuracy import predict
+from axsearch.evaluation.loading import load_task
+from axsearch.running.holdout import evaluate_front
+from axsearch.store.trained_weights import weights_store
+from axsearch.study.comparison import ties
+from axsearch.system.cache import private_folder
+from axsearch.testing.latency import MEASURE, table_by_units
+from axsearch.training.request import RecoverySettings
+from tests.common_fixtures import copied
+
+NAME = "recovered"
+QUICK = RecoverySettings(epochs=2, learning_rate=2e-3)
+
+
+@pytest.fixture(scope="module")
+def searched(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a study of twelve trials."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('recovered') / 'studies.db'}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, table_by_units)
+        search(str(base_dir), str(data_dir), **asked(url))
+    return url
+
+
+def asked(url: str, trials: int = 12) -> Any:
+    return {
+        "storage": url, "study": NAME, "trials": trials, "batch_size": 4, "threads": 1,
+        "approximations": ("heads", "ffn", "layer"), "compensation": "none",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def study(searched: str, tmp_path: Path) -> Study:
+    return Study.open(copied(searched, tmp_path), NAME)
+
+
+def smallest(study: Study) -> int:
+    """The trial of the smallest model."""
+    found = min(study.measurements, key=lambda m: m.size_bytes).trial
+    assert found is not None
+    return found
+
+
+def test_a_recovered_model_is_a_trial_of_its_own(study: Study) -> None:
+    number = smallest(study)
+    before, count = study.trial(number), study.count
+    (found,) = recover(study, trial=number, settings=QUICK)
+    assert found.before == before
+    assert study.count == count + 1
+    after = study.trial(found.trial)
+    assert after == found.after
+    assert after.recovered_from == number
+    assert after.label == f"{found.trial} (from {number})"
+    assert study.trial(number) == before  # as it was cut it stays
+    recipe, source = Recipe.from_dict(after.recipe), Recipe.from_dict(before.recipe)
+    assert recipe.sites == source.sites
+    assert recipe.hash != source.hash
+    assert recipe.compensation == "none"
+    assert (after.size_bytes, after.choices) == (before.size_bytes, before.choices)
+    trial = study.frozen([found.trial])[found.trial]
+    assert trial.params == study.frozen([number])[number].params
+    # Its accuracy is that of its weights, read from their file.
+    task = load_task(study.spec)
+    weights = Evaluator(task, study.database.engine, None).weights
+    answers = predict(weights.shrink(recipe), task.search, task.kind)
+    outcome = task.kind.outcome(task.metric, task.search, answers)
+    assert after.accuracy == pytest.approx(outcome.values.mean())
+    assert trial.values[0] == after.accuracy
+    # They are the cut ones but for what was trained.
+    trained, cut = weights.state(recipe), task.base.cut(source)
+    assert trained.keys() == cut.keys()
+    word = next(name for name in cut if name.endswith("word_embeddings.weight"))
+    assert (trained[word] == cut[word]).all()
+    assert not all((trained[name] == cut[name]).all() for name in cut)
+
+
+def test_training_brings_a_model_nearer_to_the_base(study: Study) -> None:
+    number = smallest(study)
+    (found,) = recover(study, trial=number, settings=QUICK)
+    made = weights_store(study.database.engine).made(found.after.recipe["recovery"])
+    assert made is not None
+    assert made["divergence"] < made["divergence_before"]
+    assert (made["trial"], made["epochs"], made["seed"]) == (number, 2, 0)
+    losses = study.outcomes([Recipe.from_dict(m.recipe) for m in (found.before, found.after)])
+    before, after = (
+        np.mean(losses[Recipe.from_dict(m.recipe).hash].losses) for m in (found.before, found.after)
+    )
+    assert after < before
+
+
+def test_nothing_is_trained_twice(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = smallest(study)
+    (first,) = recover(study, trial=number, settings=QUICK)
+    monkeypatch.setattr(recovering, "train_model", None)
+    (again,) = recover(study, trial=number, settings=QUICK)
+    assert again.trial == first.trial
+    # Weights that were kept when the process died before its trial was written are used.
+    with study.database.engine.begin() as connection:
+        trial = {"id": study.database.storage.get_trial_id_from_study_id_trial_number(
+            study.id, first.trial
+        )}  # fmt: skip
+        connection.execute(text("DELETE FROM ax_trials WHERE trial_id = :id"), trial)
+        for table in ("trial_values", "trial_params", "trial_user_attributes", "trials"):
+            connection.execute(text(f"DELETE FROM {table} WHERE trial_id = :id"), trial)
+    reopened = Study.of(study.database, NAME)
+    (found,) = recover(reopened, trial=number, settings=QUICK)
+    assert found.after.accuracy == first.after.accuracy
+
+
+def test_other_settings_are_another_model(study: Study) -> None:
+    number = smallest(study)
+    (first,) = recover(study, trial=number, settings=QUICK)
+    (other,) = recover(study, trial=number, settings=RecoverySettings(epochs=1, learning_rate=1e-3))
+    assert first.trial != other.trial
+    # A recovered model can be trained further.
+    (further,) = recover(study, trial=first.trial, settings=QUICK)
+    assert further.after.recovered_from == first.trial
+
+
+def test_the_front_its_ties_and_the_holdout_split_have_both(study: Study) -> None:
+    before = {m.trial for m in study.front()}
+    found = recover(study, front=True, settings=QUICK)
+    cut = {one.before.trial for one in found}
+    assert cut == before - {study.baseline.trial}
+    front = study.front()
+    members = {m.trial for m in front}
+    assert members & {one.trial for one in found}
+    evaluate_front(study)
+    held = study.holdout(study.front())
+    assert set(held) >= members
+    known = ties(study)
+    assert known is not None
+    assert set(known.against_base) >= members - {study.baseline.trial}
+    with study.database.engine.connect() as connection:
+        rows = connection.execute(text("SELECT trial, recovered_from FROM ax_front")).all()
+    shown = {row.trial: row.recovered_from for row in rows}
+    assert {t for t, origin in shown.items() if origin is not None} <= {one.trial for one in found}
+    assert any(origin is not None for origin in shown.values())
+    # What is on the front is timed, as everything is.
+    assert all(m.latency_measured for m in front)
+
+
+def test_a_search_goes_on_as_if_there_were_no_recovered_models(
+    searched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MEASURE, table_by_units)
+    urls = []
+    for name in ("plain", "other"):
+        (tmp_path / name).mkdir()
+        urls.append(copied(searched, tmp_path / name))
+    plain, other = urls
+    study = Study.open(other, NAME)
+    recover(study, trial=smallest(study), settings=QUICK)
+    study.database.close()
+    spec = study.spec
+    found = []
+    for url in (plain, other):
+        done = search(spec.model, spec.data, **asked(url, 15))
+        trials = done.optuna.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+        found.append([t.params for t in trials if "recovered_from" not in t.user_attrs])
+    assert len(found[0]) >= 13
+    assert found[0] == found[1]
+
+
+def test_recovered_models_are_exported_with_their_weights(study: Study, tmp_path: Path) -> None:
+    (found,) = recover(study, trial=smallest(study), settings=QUICK)
+    folder = export_model(study, found.trial, str(tmp_path / "small"), force=True)
+    assert verify_export(str(folder)).difference <= 1e-5
+    recipe = Recipe.from_dict(found.after.recipe)
+    assert Recipe.read(folder / "recipe.json") == recipe
+    task = load_task(study.spec)
+    own = Evaluator(task, study.database.engine, None).weights.state(recipe)
+    written = load_file(folder / "model.safetensors")
+    assert all((written[name] == own[name]).all() for name in own)
+    assert "trained further" in (folder / "README.md").read_text()
+    opened = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    assert sum(p.numel() for p in opened.parameters()) == found.after.parameters
+
+
+def test_missing_and_changed_weights_are_named(study: Study, tmp_path: Path) -> None:
+    (found,) = recover(study, trial=smallest(study), settings=QUICK)
+    recipe = Recipe.from_dict(found.after.recipe)
+    with pytest.raises(UsageError, match="were trained"):
+        shrink(load_task(study.spec).model, recipe)
+    folder = next(tmp_path.glob("*.weights"))
+    file = next(path for path in folder.rglob("*") if path.is_file())
+    file.rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="AXSEARCH_WEIGHTS"):
+        export_model(study, found.trial, str(tmp_path / "small"), force=True)
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_stop_keeps_the_best_so_far_and_the_next_call_goes_on(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = smallest(study)
+    whole = RecoverySettings(epochs=4, learning_rate=2e-3)
+    shown = recovering._shown
+
+    def stopping(trial: int | None) -> Any:
+        context = shown(trial)
+        told = context.__enter__()
+
+        def tell(done: int, planned: int) -> None:
+            told(done, planned)
+            if done == planned // 2:
+                signal_arrives()
+
+        class Context:
+            __enter__ = staticmethod(lambda: tell)
+            __exit__ = context.__exit__
+
+        return Context()
+
+    def signal_arrives() -> None:
+        open_ones = recovering.Interrupts.__init__.__globals__["_open"]
+        open_ones[-1].stopped = True
+
+    monkeypatch.setattr(recovering, "_shown", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        recover(study, trial=number, settings=whole)
+    (kept,) = [m for m in study.measurements if m.recovered_from == number]
+    monkeypatch.setattr(recovering, "_shown", shown)
+    (found,) = recover(study, trial=number, settings=whole)
+    assert found.trial != kept.trial
+    store = weights_store(study.database.engine)
+    half, full = (store.made(m.recipe["recovery"]) for m in (kept, found.after))
+    assert half is not None
+    assert full is not None
+    assert half["stopped_after"] == half["steps"] == full["steps"] // 2
+
+
+def test_what_another_process_trains_is_left_for_last(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [m.trial for m in study.front() if m.recipe != study.baseline.recipe]
+    assert len(wanted) >= 2
+    folder, asked_for = recovering.run_folder, []
+
+    @contextmanager
+    def busy(key: str, *, wait: bool) -> Iterator[Path]:
+        asked_for.append((key, wait))
+        cache = private_folder("recovery")
+        assert cache is not None
+        first = len(asked_for) == 1
+        other = FileLock(cache / f"{key}.lock") if first else nullcontext()
+        with other, folder(key, wait=wait) as found:
+            yield found
+
+    monkeypatch.setattr(recovering, "run_folder", busy)
+    found = recover(study, front=True, settings=QUICK)
+    assert [one.before.trial for one in found] == [*wanted[1:], wanted[0]]
+    assert asked_for[-1] == (asked_for[0][0], True)
+    assert not any(wait for _, wait in asked_for[:-1])
+
+
+def test_halving_finds_the_fastest_within_a_drop(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = [m for m in study.front() if m.recipe != study.baseline.recipe]
+    found = recover(study, max_drop=0.999, settings=QUICK)  # which all keep
+    tried = [one.before.trial for one in found]
+    assert tried[-1] == front[0].trial
+    assert len(tried) <= int(np.log2(len(front))) + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "one of `trial`, `front` and `max_drop`"),
+        ({"trial": 1, "front": True}, "one of `trial`, `front` and `max_drop`"),
+        ({"max_drop": -0.1}, "`max_drop` must be from 0"),
+        ({"trial": 99}, "no finished trial 99"),
+        ({"front": True, "settings": RecoverySettings(epochs=0)}, "`epochs`"),
+        ({"front": True, "settings": RecoverySettings(learning_rate=3)}, "`learning_rate`"),
+        ({"front": True, "settings": RecoverySettings(seed=-1)}, "`seed`"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    study: Study, given: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovering, "load_task", None)  # before anything is loaded
+    with pytest.raises(UsageError, match=sentence):
+        recover(study, **given)
+
+
+def test_a_training_that_brings_nothing_is_discarded(study: Study) -> None:
+    count = study.count
+    high = RecoverySettings(epochs=1, learning_rate=0.99)
+    assert recover(study, trial=smallest(study), settings=high) == []
+    assert study.count == count
+
+
+def test_the_command_prints_both(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    from axsearch.cli.front import print_front, print_json
+    from axsearch.cli.recover import print_recovered
+    from axsearch.reporting.explanation import explain_trial
+
+    number = smallest(study)
+    found = recover(study, trial=number, settings=QUICK)
+    print_recovered(study, found)
+    said = capsys.readouterr().out
+    assert f"{found[0].after.accuracy:.4f}" in said
+    assert f"{found[0].before.accuracy:.4f}" in said
+    sentences = explain_trial(study, found[0].trial).sentences
+    assert any(f"trained further than those of trial {number}" in one for one in sentences)
+    print_front(study)
+    front = capsys.readouterr().out
+    assert (f"{found[0].trial} (from {number})" in front) == (found[0].after in study.front())
+    print_json(study)
+    members = json.loads(capsys.readouterr().out)["front"]
+    origins = {m["trial"]: m["recovered_from"] for m in members}
+    assert origins == {m.trial: m.recovered_from for m in study.front()}

@@ -1,0 +1,268 @@
+"""Training what a cut has left, with the base as teacher."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from axsearch import Task, shrink
+from axsearch.approximations.choices import Kept
+from axsearch.approximations.ffn.choice import FfnNeurons
+from axsearch.errors import AxsearchError, UsageError
+from axsearch.space.recipe import EXACT, Recipe
+from axsearch.testing.text import reviews, write_csv
+from axsearch.training.lesson import HELD_SHARE, Lesson, Teacher, _moved, read_token
+from axsearch.training.recovery import (
+    BATCH_SIZE,
+    RATES,
+    SHORT,
+    NotFiniteError,
+    Pupil,
+    Run,
+    Trained,
+    choose_rate,
+    own_copy,
+    recover,
+    train,
+)
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def task(base_dir: Path, data_dir: Path) -> Task:
+    return Task.load(str(base_dir), str(data_dir))
+
+
+@pytest.fixture(scope="module")
+def teacher(task: Task) -> Teacher:
+    return Teacher(task, "cpu")
+
+
+@pytest.fixture(scope="module")
+def half(task: Task) -> Recipe:
+    """A quarter of all neurons of the tiny BERT."""
+    sites = {
+        id: {FfnNeurons.name: Kept(of=site.count, kept=tuple(range(site.count // 4)))}
+        for id, site in task.base.sites.items()
+        if id.kind == "ffn" and site.units is not None
+    }
+    return Recipe.of(sites)
+
+
+def trained(
+    task: Task,
+    recipe: Recipe,
+    lesson: Lesson,
+    folder: Path,
+    *,
+    told: Callable[[int, int], None] = lambda done, planned: None,
+    stopped: Callable[[], bool] = lambda: False,
+    rate: float = 1e-3,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    run = Run(folder, rate, EPOCHS, seed, told, stopped)
+    return train(
+        own_copy(shrink(task.model, recipe)), lesson, pupil(task, recipe), run, "cpu"
+    ).state
+
+
+def pupil(task: Task, recipe: Recipe) -> Pupil:
+    return Pupil(task.kind, task.base, task.base.plan(recipe).layers)
+
+
+def test_a_lesson_is_cut_from_train_alone_and_its_parts_are_apart(
+    task: Task, teacher: Teacher
+) -> None:
+    lesson = teacher.lesson(EXACT)
+    texts = [{str(one) for one in split.inputs} for split in (lesson.train, lesson.held)]
+    assert len(lesson.train) + len(lesson.held) == len(task.source.labelled)
+    assert len(lesson.held) >= HELD_SHARE * len(task.source.labelled)
+    rows = [one["input_ids"] for split in (lesson.train, lesson.held) for one in split.inputs]
+    whole = task.source.split("train", task.source.labelled, task.tokenizer)
+    every = [one["input_ids"] for one in whole.inputs]
+    assert sorted(rows) == sorted(every)
+    assert texts[0] != texts[1]
+    # The teacher's outputs are the base's own.
+    for split, taught in (
+        (lesson.train, lesson.taught(np.arange(5))["taught"]),
+        (lesson.held, lesson.held_taught(np.arange(5), torch.device("cpu"))),
+    ):
+        with torch.inference_mode():
+            own = task.model(**split.collate(np.arange(5))).logits
+        torch.testing.assert_close(taught, own, atol=0.05, rtol=0.05)  # computed in bfloat16
+
+
+def test_the_model_comes_nearer_to_the_base_and_the_base_stays(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    small = own_copy(shrink(task.model, half))
+    run = Run(tmp_path, 1e-3, EPOCHS, 0)
+    found = train(small, teacher.lesson(half), pupil(task, half), run, "cpu")
+    assert found.divergence < 0.9 * found.before
+    assert (
+        found.steps == found.planned == EPOCHS * -(-len(teacher.lesson(half).train) // BATCH_SIZE)
+    )
+    assert all((before[name] == own).all() for name, own in task.model.state_dict().items())
+    word = task.model.get_input_embeddings().weight
+    assert all(tensor.data_ptr() != word.data_ptr() for tensor in found.state.values())
+    assert not any("word_embeddings" in name for name in found.state)
+
+
+def test_a_training_killed_at_any_of_ten_moments_ends_with_the_same_weights(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    lesson = teacher.lesson(half)
+    whole = trained(task, half, lesson, tmp_path / "whole")
+    steps = EPOCHS * -(-len(lesson.train) // BATCH_SIZE)
+
+    class Killed(BaseException):
+        """In place of a signal that nothing catches."""
+
+    for moment in np.linspace(1, steps - 1, 10).round().astype(int):
+        folder = tmp_path / str(moment)
+
+        def kill(done: int, planned: int, moment: int = moment) -> None:
+            assert planned == steps
+            if done == moment:
+                raise Killed
+
+        with pytest.raises(Killed):
+            trained(task, half, lesson, folder, told=kill)
+        done: list[int] = []
+        found = trained(task, half, lesson, folder, told=lambda n, _, done=done: done.append(n))
+        assert all((found[name] == whole[name]).all() for name in whole), moment
+        per_epoch = steps // EPOCHS
+        assert done[0] == (moment - 1) // per_epoch * per_epoch + 1  # the checkpoint before
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_read(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    lesson = teacher.lesson(half)
+    whole = trained(task, half, lesson, tmp_path / "whole")
+    broken = tmp_path / "cut" / "checkpoint-7"
+    broken.mkdir(parents=True)
+    (broken / "model.safetensors").write_bytes(b"half")
+    found = trained(task, half, lesson, tmp_path / "cut")
+    assert all((found[name] == whole[name]).all() for name in whole)
+
+
+def test_a_stop_within_a_pass_loses_nothing(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    lesson = teacher.lesson(half)
+    whole = trained(task, half, lesson, tmp_path / "whole")
+    count = itertools.count(1)
+    trained(task, half, lesson, tmp_path / "own", stopped=lambda: next(count) == 4)
+    done: list[int] = []
+    found = trained(task, half, lesson, tmp_path / "own", told=lambda n, _: done.append(n))
+    assert done[0] == 5
+    assert all((found[name] == whole[name]).all() for name in whole)
+
+
+def test_another_seed_is_another_training(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    lesson = teacher.lesson(half)
+    first, other = (trained(task, half, lesson, tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    assert not all((first[name] == other[name]).all() for name in first)
+
+
+def test_numbers_that_overflow_are_named(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(AxsearchError, match="learning_rate"):
+        trained(task, half, teacher.lesson(half), tmp_path, rate=1e38)
+
+
+def test_the_rate_of_the_best_short_run_is_taken_and_kept(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = dict(zip(RATES, (0.3, 0.1, math.inf), strict=True))
+    tried = []
+
+    def short(_: object, lesson: Lesson, own: Pupil, run: Run, device: str) -> Trained:
+        tried.append((run.rate, run.most))
+        assert run.rate is not None
+        if apart[run.rate] == math.inf:
+            raise NotFiniteError("overflow")
+        return Trained({}, apart[run.rate], 0.5, SHORT, SHORT, run.rate)
+
+    monkeypatch.setattr("axsearch.training.recovery.train", short)
+    run = Run(tmp_path, None, EPOCHS, 0)
+    given = (lambda: task.model, teacher.lesson(half), pupil(task, half), run, "cpu")
+    assert choose_rate(*given) == RATES[1]
+    assert tried == [(rate, SHORT) for rate in RATES]
+    assert choose_rate(*given) == RATES[1]
+    assert len(tried) == len(RATES)
+    found = recover(*given)
+    assert found.rate == RATES[1]
+    assert tried[-1] == (RATES[1], None)
+
+
+def test_a_stop_while_the_rate_is_chosen_ends_at_once(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    small = [own_copy(shrink(task.model, half))]
+    run = Run(tmp_path, None, EPOCHS, 0, stopped=lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        recover(small.pop, teacher.lesson(half), pupil(task, half), run, "cpu")
+    assert not (tmp_path / "rate").exists()
+
+
+@pytest.mark.parametrize("name", ["first", "last", "one"])
+def test_the_token_that_a_head_reads(name: str) -> None:
+    states = torch.arange(24.0).reshape(2, 4, 3)
+    lengths = torch.tensor([4, 2])
+    if name == "first":
+        assert (read_token(states, lengths, 0) == states[:, 0]).all()
+    elif name == "last":
+        assert (read_token(states, lengths, -1) == states[[0, 1], [3, 1]]).all()
+    else:
+        assert (read_token(states[:, :1], lengths, -1) == states[:, 0]).all()
+
+
+def test_hidden_states_are_the_bases_and_of_the_layers_that_fit(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = Teacher(task, "cpu").lesson(EXACT)
+    assert lesson.hidden is not None
+    assert lesson.layers == tuple(range(len(task.base.layers(task.model))))
+    rows = np.arange(4)
+    with torch.inference_mode():
+        own = task.model(**lesson.train.collate(rows), output_hidden_states=True).hidden_states
+    taught = lesson.taught(rows)["hidden"]
+    for place, layer in enumerate(lesson.layers):
+        near = {"atol": 0.1, "rtol": 0.1}  # the teacher computes in bfloat16
+        torch.testing.assert_close(taught[:, place].float(), own[layer + 1][:, 0], **near)
+    one = len(lesson.train) * task.model.config.hidden_size * 2
+    monkeypatch.setattr("axsearch.training.lesson.MOST_HIDDEN", one)
+    assert Teacher(task, "cpu").lesson(EXACT).layers == lesson.layers[-1:]
+    monkeypatch.setattr("axsearch.training.lesson.MOST_HIDDEN", one - 1)
+    assert Teacher(task, "cpu").lesson(EXACT).hidden is None
+
+
+def test_too_few_examples_are_refused(base_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    for split, count in (("train", 40), ("validation", 40), ("test", 40)):
+        write_csv(tmp_path / f"{split}.csv", list(reviews(count, 0)), ("text", "label"))
+    with pytest.raises(UsageError, match="too few to train on"):
+        Teacher(Task.load(str(base_dir), str(tmp_path)), "cpu")
+
+
+def test_outputs_go_to_the_words_of_another_tokenizer() -> None:
+    output = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    moved = _moved(output, [-100, 0, 1, -100], [-100, 0, -100, 1, -100])
+    assert moved[1].tolist() == [3.0, 4.0]
+    assert moved[3].tolist() == [5.0, 6.0]
+    assert moved[[0, 2, 4]].abs().sum() == 0
+    whole = torch.tensor([1.0, 2.0])
+    assert _moved(whole, 1, 1) is whole
