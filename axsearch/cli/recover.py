@@ -16,7 +16,7 @@ from axsearch.study.study import Study
 from axsearch.training.request import RecoverySettings
 
 if TYPE_CHECKING:
-    from axsearch.running.recovering import Recovered
+    from axsearch.running.recovered_trials import Recovered
 
 
 def recover(

@@ -99,7 +99,7 @@ def print_ranking(
     known = [before.get(m.trial, ("", None)) for m in found.front]
     columns = {
         "rank": [str(rank) for rank, _ in enumerate(found.front, 1)],
-        "trial": [str(m.trial) for m in found.front],
+        "trial": [m.label for m in found.front],
         study.spec.metric: [f"{m.accuracy:.4f}" for m in found.front],
         "latency": [ratio(m.latency_ratio) for m in found.front],
         "quartiles": [f"{latency.low:.3f}-{latency.high:.3f}" for latency in own],

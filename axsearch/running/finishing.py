@@ -46,9 +46,15 @@ def time_front(evaluator: Evaluator, front: Sequence[Measurement], machine: str)
     """Time the real models of a front, each in turn with the base, where this is the machine."""
     if evaluator.scenario is None or machine != machine_name():
         return
+    # Not at the top: it imports transformers, as the evaluator does.
+    from axsearch.evaluation.trained import MissingWeightsError
+
     with progress_bar() as progress:
         for member in progress.track(front, description="Timing the front"):
-            evaluator.latency(Recipe.from_dict(member.recipe))
+            try:
+                evaluator.latency(Recipe.from_dict(member.recipe))
+            except MissingWeightsError as error:  # a search can do without
+                console.print(f"Trial {member.trial} is not timed: {error}", style="yellow")
 
 
 def _attach(study: Study) -> None:

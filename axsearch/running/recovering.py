@@ -5,71 +5,50 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 from filelock import Timeout
-from optuna.trial import TrialState
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from axsearch.errors import UsageError
+from axsearch.evaluation.accuracy import predict
+from axsearch.evaluation.bfloat16 import is_fast
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task, shown_evaluators
+from axsearch.evaluation.trained import read_trained
+from axsearch.models.weights import WithTrained
 from axsearch.progress import console, progress_bar, steps
 from axsearch.running.finishing import finish_front, note
-from axsearch.running.objective import columns_of, files_of
-from axsearch.space.recipe import EXACT, Recipe
-from axsearch.statistics.divergence import divergence_of_losses
+from axsearch.running.recovered_trials import Recovered, add_recovered
+from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
-from axsearch.store.attributes import (
-    CONSTRAINTS_ATTR,
-    DIVERGENCE_ATTR,
-    MEASUREMENT_ATTR,
-    RECIPE_ATTR,
-    RECOVERED_ATTR,
-    WORKER_ATTR,
-)
+from axsearch.statistics.metrics import value
 from axsearch.store.outages import at_once
 from axsearch.store.trained_weights import WeightsStore, weights_store
 from axsearch.study.choosing import ORDERS
-from axsearch.study.spec import OBJECTIVES, limits
 from axsearch.study.study import Study
-from axsearch.study.trial_records import KNOWN_OTHERWISE
 from axsearch.system.interrupts import Interrupts
-from axsearch.system.liveness import worker_name
 from axsearch.training.checkpoints import run_folder
 from axsearch.training.lesson import Teacher
-from axsearch.training.recovery import Pupil, Run, Trained, own_copy
+from axsearch.training.recovery import NotFiniteError, Pupil, Run, Trained, own_copy
 from axsearch.training.recovery import recover as train_model
 from axsearch.training.request import RecoverySettings
+from axsearch.training.soup import State, greedy_soup
 
 WEIGHTS = "weights.safetensors"
 
+IN_VAIN = "in-vain"
+"""The file in a training's folder that says that it brought nothing."""
+
 PROCEDURE = 1
 """Of the training: weights that another one made have other keys."""
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """A model that was trained further.
-
-    Attributes:
-        trial: of the recovered model.
-        before: the model as it was cut.
-        after: the recovered model.
-        seconds: of its training; 0 where the model was trained before.
-    """
-
-    trial: int
-    before: Measurement
-    after: Measurement
-    seconds: float
 
 
 def recover(
@@ -107,7 +86,7 @@ def recover(
         UsageError: none or several of ``trial``, ``front`` and ``max_drop`` are given, nothing can
             be trained, model or data are not the study's, the database can only be read, or it is a
             server's and there is no place for files (``AXSEARCH_WEIGHTS``).
-        AxsearchError: the loss is not finite.
+        NotFiniteError: the loss of a single model is not finite; of a front it is left out.
         KeyboardInterrupt: stopped by the user; what was recovered is kept.
     """
     settings = settings or RecoverySettings()
@@ -155,22 +134,26 @@ def _wanted(
     """The models to train, the fastest first; raises UsageError where there is none."""
     if (trial is not None) + front + (max_drop is not None) != 1:
         raise UsageError("Say what to recover: one of `trial`, `front` and `max_drop`.")
-    base = study.baseline  # or there is nothing to compare with
+    _ = study.baseline  # or there is nothing to compare with
     if trial is not None:
-        return [study.trial(trial)]
+        one = study.trial(trial)
+        if Recipe.from_dict(one.recipe).lossy.sites == ():
+            raise UsageError(
+                f"The model of trial {trial} answers as the base does: there is nothing to recover."
+            )
+        return [one]
     if max_drop is not None and not 0 <= max_drop < 1:
         raise UsageError(f"`max_drop` must be from 0 to below 1, such as 0.01, not {max_drop}.")
-    own = [m for m in study.front() if m.recipe != base.recipe and m.recovered_from is None]
-    # A recovered model may have pushed the one that it was made from off the front.
-    before = {m.recovered_from for m in study.front()} - {None}
-    own += [m for m in study.measurements if m.trial in before and m.recovered_from is None]
-    found = {m.trial: m for m in own if Recipe.from_dict(m.recipe).lossy != EXACT}
+    # Of models as they were cut: a recovered one may have pushed others off the front, and a call
+    # that goes on where another was stopped must train the same.
+    front_as_cut = study.front_as_cut()
+    found = [m for m in front_as_cut if Recipe.from_dict(m.recipe).lossy.sites]
     if not found:
         raise UsageError(
             f"The front of study {study.name!r} has no model that was made smaller at a loss; "
             "`trial` names any other."
         )
-    return sorted(found.values(), key=ORDERS["latency"])
+    return sorted(found, key=ORDERS["latency"])
 
 
 def _each(work: _Recovering, models: Sequence[Measurement]) -> Iterator[Recovered]:
@@ -183,6 +166,10 @@ def _each(work: _Recovering, models: Sequence[Measurement]) -> Iterator[Recovere
                 yield from work.recover(one, wait=wait)
             except Timeout:
                 later.append(one)
+            except NotFiniteError as error:
+                if len(models) == 1:
+                    raise
+                console.print(f"Trial {one.trial} is not recovered: {error}", style="yellow")
         left = later
 
 
@@ -223,44 +210,102 @@ class _Recovering:
     def recover(self, before: Measurement, *, wait: bool = True) -> list[Recovered]:
         """Train one model; nothing where training brings it no nearer to the base.
 
-        Raises KeyboardInterrupt once the best so far is kept, where a signal came, and Timeout
-        where another process trains it and ``wait`` is false.
+        With a soup the last one is the soup, or else the best of its members. Raises
+        KeyboardInterrupt once the best so far is kept, where a signal came, and Timeout where
+        another process trains it and ``wait`` is false.
         """
+        settings = self._settings
+        first = self._train(before, settings, wait)
+        if settings.soup == 1 or first is None:
+            return [] if first is None else [first]
+        rate = (self._store.made(_key_of(first)) or {})["learning_rate"]
+        others = (
+            replace(settings, seed=seed, learning_rate=rate)
+            for seed in range(settings.seed + 1, settings.seed + settings.soup)
+        )
+        more = [self._train(before, one, wait=True) for one in others]
+        members = [first, *(one for one in more if one is not None)]
+        members.sort(key=lambda one: one.after.accuracy)
+        return [*members, *self._soup(before, members)]
+
+    def _train(
+        self, before: Measurement, settings: RecoverySettings, wait: bool
+    ) -> Recovered | None:
+        """One training of a model, as :meth:`recover` describes."""
         self.interrupts.check()
         recipe = Recipe.from_dict(before.recipe)
         shown = shown_evaluators(self.study, self._evaluator.task, [recipe])[recipe.hash]
-        made = self._made(recipe, shown.weights.key, before)
-        key = _key(made)
-        seconds = 0.0
-        with run_folder(key, wait=wait) as folder:
-            if not self._store.known(key):
+        made = self._made(recipe, shown.weights.key, before, settings)
+        key, seconds = _key(made), 0.0
+        with run_folder(key, wait=wait, check=self.interrupts.check) as folder:
+            if (folder / IN_VAIN).is_file():
+                return _in_vain(before)
+            if not self._store.is_whole(key):
                 began = time.monotonic()
                 small = shown.weights.shrink(recipe)
                 shown.weights.release()  # or its caches would take gigabytes of the training's room
                 with _shown(before.trial) as told:
-                    trained = self._trained(small, recipe, folder, told)
+                    trained = self._trained(small, recipe, settings, folder, told)
                 if not trained.divergence < trained.before:
-                    console.print(
-                        f"Training brings the model of trial {before.trial} no nearer to the base; "
-                        "it stays as it is.",
-                        style="yellow",
-                    )
                     self.interrupts.check()
-                    return []
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir(exist_ok=True)
+                    (folder / IN_VAIN).touch()
+                    return _in_vain(before)
                 if trained.steps < trained.planned and self.interrupts.stopped:
                     made = {**made, "stopped_after": trained.steps}
                     key = _key(made)
                 seconds = time.monotonic() - began
-                self._keep(key, recipe, trained, made, folder, seconds)
+                facts = {
+                    **made,
+                    "learning_rate": trained.rate,
+                    "divergence": trained.divergence,
+                    "divergence_before": trained.before,
+                    "steps": trained.steps,
+                }
+                self._keep(key, recipe, trained.state, facts, seconds)
             if not self.interrupts.stopped:
                 shutil.rmtree(folder, ignore_errors=True)
-        found = self._add(before, recipe.recovered(key), seconds)
+        found = add_recovered(self.study, self._evaluator, before, recipe.recovered(key), seconds)
         self.interrupts.check()
-        return [found]
+        return found
 
-    def _made(self, recipe: Recipe, weights: str, before: Measurement) -> dict[str, Any]:
+    def _soup(self, before: Measurement, members: Sequence[Recovered]) -> list[Recovered]:
+        """The greedy soup of trainings of one model; nothing where it is one training alone."""
+        evaluator, recipe = self._evaluator, Recipe.from_dict(before.recipe)
+        task, keys = evaluator.task, [_key_of(one) for one in members]
+        states = [read_trained(evaluator.engine, key) for key in keys]
+
+        def score(state: State) -> float:
+            weights = WithTrained(evaluator.reference, lambda _: dict(state))
+            split = task.read(task.search, recipe)
+            model = weights.shrink(recipe.recovered("soup"))
+            answers = predict(model, split, task.kind, device=evaluator.device)
+            return value(task.kind.outcome(task.metric, split, answers))
+
+        began = time.monotonic()
+        chosen, state = greedy_soup(states, score)
+        if len(chosen) == 1:
+            console.print(
+                f"No mean of the {len(members)} trainings of trial {before.trial} is as good on "
+                "the search split as the best of them."
+            )
+            return []
+        made = {
+            "procedure": PROCEDURE, "study": self.study.name, "trial": before.trial,
+            "soup_of": sorted(keys[place] for place in chosen),
+        }  # fmt: skip
+        key, seconds = _key(made), time.monotonic() - began
+        if not self._store.is_whole(key):
+            self._keep(key, recipe, state, made, seconds)
+        return [add_recovered(self.study, evaluator, before, recipe.recovered(key), seconds)]
+
+    def _made(
+        self, recipe: Recipe, weights: str, before: Measurement, settings: RecoverySettings
+    ) -> dict[str, Any]:
         """All that the trained weights follow from."""
-        task, own = self._evaluator.task, asdict(self._settings)
+        task, own, device = self._evaluator.task, asdict(settings), self._evaluator.device
+        del own["soup"]  # of which this is one member
         return {
             "procedure": PROCEDURE,
             "study": self.study.name,
@@ -269,14 +314,20 @@ class _Recovering:
             "recipe": recipe.hash,
             "calibration": task.calibration.fingerprint,
             "weights": weights,
+            "computed": f"{device}{', bfloat16' if is_fast(device) else ''}",
             "lesson": hashlib.sha256(self._teacher.fingerprint.encode()).hexdigest(),
             **own,
         }
 
     def _trained(
-        self, small: PreTrainedModel, recipe: Recipe, folder: Path, told: Callable[[int, int], None]
+        self,
+        small: PreTrainedModel,
+        recipe: Recipe,
+        settings: RecoverySettings,
+        folder: Path,
+        told: Callable[[int, int], None],
     ) -> Trained:
-        task, settings = self._evaluator.task, self._settings
+        task = self._evaluator.task
         run = Run(
             folder,
             settings.learning_rate,
@@ -290,77 +341,26 @@ class _Recovering:
         return train_model(lambda: own_copy(small), lesson, pupil, run, self._evaluator.device)
 
     def _keep(
-        self,
-        key: str,
-        recipe: Recipe,
-        trained: Trained,
-        made: dict[str, Any],
-        folder: Path,
-        seconds: float,
+        self, key: str, recipe: Recipe, state: State, made: dict[str, Any], seconds: float
     ) -> None:
-        path = folder / WEIGHTS
-        save_file(trained.state, path)
-        facts = {
-            **made,
-            "learning_rate": trained.rate,
-            "divergence": trained.divergence,
-            "divergence_before": trained.before,
-            "steps": trained.steps,
-        }
-        self._store.save(key, recipe, path, facts, seconds)
+        with tempfile.TemporaryDirectory(prefix="axsearch-") as folder:
+            path = Path(folder) / WEIGHTS
+            save_file(dict(state), path)
+            self._store.save(key, recipe, path, made, seconds)
 
-    def _add(self, before: Measurement, recipe: Recipe, seconds: float) -> Recovered:
-        """Evaluate a recovered model and make it a trial, where it is none yet."""
-        study, evaluator = self.study, self._evaluator
-        assert before.trial is not None
-        found = evaluator.accuracy(recipe, evaluator.task.search)
-        source = study.frozen([before.trial])[before.trial]
-        given = source.user_attrs[MEASUREMENT_ATTR]
-        after = Measurement.model_validate(
-            {
-                **given,
-                "recipe": recipe.to_dict(),
-                "accuracy": found.value,
-                "accuracy_low": found.low,
-                "accuracy_high": found.high,
-            }
-        )
-        stored = after.model_dump(mode="json", exclude=KNOWN_OTHERWISE)
-        losses, exact = evaluator.losses(recipe), evaluator.losses(EXACT)
-        excess = limits(study.spec, study.baseline.accuracy, after)
-        feasible = all(value <= 1e-12 for value in excess.values())
-        objectives = study.spec.objectives
-        template = optuna.trial.create_trial(
-            state=TrialState.COMPLETE,
-            params=source.params,
-            distributions=source.distributions,
-            values=[OBJECTIVES[name].value(after) for name in objectives],
-            user_attrs={
-                RECIPE_ATTR: recipe.hash,
-                RECOVERED_ATTR: before.trial,
-                MEASUREMENT_ATTR: stored,
-                DIVERGENCE_ATTR: divergence_of_losses(losses, exact),
-            },
-            system_attrs={WORKER_ATTR: worker_name()}
-            | ({CONSTRAINTS_ATTR: list(excess.values())} if excess else {}),
-        )
-        columns = {
-            **columns_of(after, objectives, feasible=feasible),
-            "seconds": seconds,
-            "worker": worker_name(),
-        }
-        files = files_of(recipe, after) if feasible else {}
-        number, new = study.database.storage.add_recovered(
-            study.id, recipe, template, columns, files
-        )
-        study.refresh()
-        words = "recovered" if new else "was recovered before"
-        base, metric = study.baseline.accuracy, study.spec.metric
-        console.print(
-            f"Trial {before.trial} {words} as trial {number}: {metric} {after.accuracy:.4f} "
-            f"({before.accuracy:.4f} as cut, {base:.4f} of the base), {seconds:.0f} s."
-        )
-        return Recovered(number, before, study.trial(number), seconds)
+
+def _in_vain(before: Measurement) -> Recovered | None:
+    console.print(
+        f"Training brings the model of trial {before.trial} no nearer to the base; it stays as "
+        "it is.",
+        style="yellow",
+    )
+    return None
+
+
+def _key_of(one: Recovered) -> str:
+    """The key of a recovered model's weights."""
+    return str(one.after.recipe["recovery"])
 
 
 def _key(made: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from axsearch.evaluation.latency import measure_latency
 from axsearch.evaluation.loading import shown_evaluators
 from axsearch.evaluation.serving import served_accuracy
 from axsearch.evaluation.size import model_bytes
+from axsearch.evaluation.trained import MissingWeightsError
 from axsearch.graphs.onnx import ConversionError
 from axsearch.models.weights import Weights
 from axsearch.progress import console, progress_bar, steps
@@ -238,7 +239,7 @@ def serve_front(study: Study, evaluator: Evaluator) -> int:
                 try:
                     _serve(study, evaluator, scenario, recipe, shown[recipe.hash].weights)
                     done += 1
-                except (NonFiniteError, ConversionError) as error:
+                except (NonFiniteError, ConversionError, MissingWeightsError) as error:
                     failed[recipe.hash] = str(error)
         study.refresh()
     _say_failed(study, scenario, failed)

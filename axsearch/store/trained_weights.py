@@ -123,6 +123,11 @@ class WeightsStore:
         finally:
             part.unlink(missing_ok=True)
 
+    def is_whole(self, key: str) -> bool:
+        """Whether there are weights of a key, with a file that is as it was written."""
+        row = self._row(key)
+        return row is not None and self._is_whole(row)
+
     def check(self) -> list[str]:
         """The keys of weights whose files are missing or damaged; reads all of them."""
         return [row.key for row in _rows(self._engine) if not self._is_whole(row)]

@@ -204,9 +204,12 @@ class Study:
         """The candidates, the base being as the study's runtime serves it; drops are below the
         user's own model all the same.
         """
+        return self._with_served_base(self._candidates)
+
+    def _with_served_base(self, models: Sequence[Measurement]) -> list[Measurement]:
         served = self.served([EXACT.hash]).get(EXACT.hash) if self.spec.served else None
         exact = EXACT.to_dict()
-        return [with_accuracy(m, served) if m.recipe == exact else m for m in self._candidates]
+        return [with_accuracy(m, served) if m.recipe == exact else m for m in models]
 
     @property
     def baseline(self) -> Measurement:
@@ -232,6 +235,13 @@ class Study:
         polished count with the accuracy that they have since.
         """
         return front_of(self.spec, self.baseline, self._members)
+
+    def front_as_cut(self) -> list[Measurement]:
+        """The front that there would be without models that were trained further."""
+        # Of all: the candidates lack what trained models beat.
+        members = self._with_served_base(self.measurements)
+        cut = [m for m in members if m.recovered_from is None]
+        return front_of(self.spec, self.baseline, cut)
 
     @cached_property
     def expected(self) -> Mapping[int, Expected]:

@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from axsearch.system.cache import private_folder
 
@@ -25,7 +30,7 @@ class Kept(TrainerCallback):
     Args:
         folder: of checkpoints.
         told: called after each step with the steps made and planned.
-        stopped: whether training is to end now, after a last look and checkpoint.
+        stopped: whether training is to end now, after a last checkpoint.
     """
 
     def __init__(
@@ -39,7 +44,8 @@ class Kept(TrainerCallback):
         """Called by Trainer."""
         self._told(state.global_step, state.max_steps)
         if self._stopped():
-            control.should_evaluate = control.should_save = control.should_training_stop = True
+            # No look: one more than an undisturbed training has could become its best.
+            control.should_save = control.should_training_stop = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -65,18 +71,58 @@ def last_checkpoint(folder: Path) -> str | None:
     return None if found is None else str(found)
 
 
+class Order(Sampler[int]):
+    """The order of examples in each pass, which follows from the seed and the pass alone.
+
+    Trainer's own sampler draws from the process's random numbers, which are other ones where a
+    training is resumed within a pass.
+
+    Args:
+        lengths: of the examples, in tokens; those of similar length come together.
+        size: of a batch.
+        seed: of the training.
+        epoch: the number of the pass that is about to begin, or to be resumed.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int64], size: int, seed: int, epoch: Callable[[], int]
+    ) -> None:
+        self._lengths, self._size, self._seed, self._epoch = lengths.tolist(), size, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = np.random.SeedSequence((self._seed, self._epoch())).generate_state(1)
+        generator = torch.Generator().manual_seed(int(drawn[0]))
+        return iter(get_length_grouped_indices(self._lengths, self._size, generator=generator))
+
+
 @contextmanager
-def run_folder(key: str, *, wait: bool) -> Iterator[Path]:
+def run_folder(key: str, *, wait: bool, check: Callable[[], None]) -> Iterator[Path]:
     """The folder of a training's checkpoints, in the user's cache; one process has it at a time.
 
-    Raises Timeout where another one has it and this one is not to wait.
+    Args:
+        key: of the training.
+        wait: for another process that has it; if false, Timeout is raised.
+        check: called every second of waiting, to raise where that is to end.
     """
     cache = private_folder("recovery")
-    if cache is None:  # nothing can be gone on with
+    if cache is None:  # it cannot be resumed
         with tempfile.TemporaryDirectory(prefix="axsearch-", ignore_cleanup_errors=True) as made:
             yield Path(made)
         return
-    with FileLock(cache / f"{key}.lock", timeout=-1 if wait else 0):
+    lock = FileLock(cache / f"{key}.lock")
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=1 if wait else 0)
+        except Timeout:
+            if not wait:
+                raise
+            check()
+    try:
         folder = cache / key
         folder.mkdir(exist_ok=True)
         yield folder
+    finally:
+        lock.release()

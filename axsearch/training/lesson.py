@@ -16,11 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from axsearch.approximations.site import ONE_TOKEN
 from axsearch.errors import UsageError
-from axsearch.evaluation.accuracy import Predictor
+from axsearch.evaluation.accuracy import NonFiniteError, Predictor
 from axsearch.evaluation.bfloat16 import is_fast, lowered
 from axsearch.models.partial import hidden_of
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.system.memory import budget
 from axsearch.tasks.split import IGNORED, Split
 from axsearch.tasks.task import Task
 
@@ -42,7 +41,7 @@ class Lesson:
         held: the part of train that says when to stop.
         outputs: the base's logits for each feature of both, those of ``train`` first.
         hidden: of the base after each layer in ``layers``, for the token that the head reads,
-            (features of ``train``, layers, width), float16; None where heads read more tokens.
+            (features of ``train``, layers, width), bfloat16; None where heads read more tokens.
         layers: numbers of layers in the base.
     """
 
@@ -126,40 +125,46 @@ class Teacher:
             layers = self._layers(len(train))
             outputs, hidden = self._answers(train, layers)
             more, _ = self._answers(held, ())
-            states = torch.stack(hidden, dim=1) if layers else None
-            self._own = Lesson(train, held, [*outputs, *more], states, layers)
+            self._own = Lesson(train, held, [*outputs, *more], hidden if layers else None, layers)
         return self._own
 
     def _layers(self, features: int) -> tuple[int, ...]:
-        """The layers whose hidden states are kept: all, or, from the top, those that fit."""
+        """The layers whose hidden states are kept: all, or, from the top, those that fit.
+
+        That does not depend on the memory of this moment, or a resumed training would be another.
+        """
         base = self._task.base
         reads_one = any(not site.refusal((ONE_TOKEN,)) for site in base.sites.values())
         if base.repeats or not reads_one:
             return ()
         count = len(base.layers(base.model))
-        room = budget(share=1 / 8, most=MOST_HIDDEN)
-        fit = room // (features * base.model.config.hidden_size * 2)
+        fit = MOST_HIDDEN // (features * base.model.config.hidden_size * 2)
         return tuple(range(max(0, count - fit), count))
 
-    def _answers(self, split: Split, layers: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """The base's logits, feature by feature, and its hidden states, layer by layer."""
+    def _answers(self, split: Split, layers: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
+        """The base's logits, feature by feature, and its hidden states, as a lesson has them."""
         base, model = self._task.base, self._task.model
         found: list[Tensor] = [torch.empty(0)] * len(split)
         width = model.config.hidden_size if layers else 0
-        hidden = [torch.empty(len(split), width, dtype=torch.float16) for _ in layers]
+        hidden = torch.empty(len(split), len(layers), width, dtype=torch.bfloat16)
 
         def see(rows: NDArray[np.int64], logits: Tensor, _: Tensor) -> None:
             lengths = torch.from_numpy(split.lengths[rows]).to(logits.device)
-            for own, states in zip(hidden, seen, strict=True):
-                own[rows] = read_token(states, lengths, base.family.reads).half().cpu()
+            for place, states in enumerate(seen):
+                own = read_token(states, lengths, base.family.reads)
+                hidden[rows, place] = own.to("cpu", torch.bfloat16)
             for row, answer in zip(rows, logits.cpu(), strict=True):
                 # A copy: a view would keep its whole batch.
                 whole = answer.ndim == 1
                 found[row] = (answer if whole else answer[: split.lengths[row]]).clone()
 
-        half = lowered(model) if is_fast(self._device) else None
+        predictor = Predictor(self._task.kind, self._device, memory=0)
         with watched([base.layers(model)[layer] for layer in layers]) as seen:
-            Predictor(self._task.kind, self._device, memory=0).run(model, split, see, half=half)
+            try:
+                half = lowered(model) if is_fast(self._device) else None
+                predictor.run(model, split, see, half=half)
+            except NonFiniteError:
+                predictor.run(model, split, see)  # as an evaluation does
         return found, hidden
 
 

@@ -70,8 +70,14 @@ def prepared(model: PreTrainedModel, longest: int, positions: int | None) -> Pre
             # transformers has renamed it
             name = "activation_checkpointing_enable"
             getattr(model, name, model.gradient_checkpointing_enable)({"use_reentrant": False})
-        model.set_attn_implementation(architecture_of(model.config.model_type).attention)
+        attend_as(model, architecture_of(model.config.model_type).attention)
     return model
+
+
+def attend_as(model: PreTrainedModel, implementation: str) -> None:
+    """Give a model another implementation of attention, unless its own attends to fewer keys."""
+    if model.config._attn_implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
 
 
 def in_parts(

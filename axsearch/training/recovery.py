@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import (
     PreTrainedModel,
     TrainingArguments,
@@ -39,9 +40,16 @@ from axsearch.models.architectures import architecture_of
 from axsearch.models.base_model import Base
 from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.split import FULL
-from axsearch.training.checkpoints import Kept, last_checkpoint
+from axsearch.training.checkpoints import Kept, Order, last_checkpoint
 from axsearch.training.lesson import Lesson, read_token, watched
-from axsearch.training.long_inputs import InParts, Part, check_room, in_parts, prepared
+from axsearch.training.long_inputs import (
+    InParts,
+    Part,
+    attend_as,
+    check_room,
+    in_parts,
+    prepared,
+)
 
 BATCH_SIZE = 32
 TEMPERATURE = 2.0
@@ -57,6 +65,9 @@ it was, and with the last, small ones it comes near."""
 RATES = (1e-4, 2e-4, 4e-4)
 SHORT = 100
 """The learning rates that are tried where none is given, and for how many steps."""
+
+
+SMALLER = "The model's numbers are not finite in training; give a smaller `learning_rate`."
 
 
 class NotFiniteError(AxsearchError):
@@ -86,7 +97,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Pupil:
-    """What the model is that is trained.
+    """The model that is trained, as its teacher knows it.
 
     Attributes:
         kind: of its task.
@@ -168,6 +179,8 @@ def choose_rate(
         if run.stopped():
             raise KeyboardInterrupt
     best = min(found, key=lambda rate: found[rate])
+    if found[best] == math.inf:
+        raise NotFiniteError(SMALLER)
     part = run.folder / "rate.part"
     part.write_text(f"{best:g}")
     part.rename(kept)
@@ -195,7 +208,7 @@ def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device
     set_seed(run.seed)
     model = prepared(model, longest, None)
     if longest <= FULL and architecture_of(model.config.model_type).attention == "sdpa":
-        model.set_attn_implementation("eager")  # its backward pass is faster on a CPU
+        attend_as(model, "eager")  # its backward pass is faster on a CPU
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = DROPOUT  # it has no room to overfit, and dropout is a tenth of the time
@@ -207,7 +220,8 @@ def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device
     before = trainer.divergence()
     trainer.learn()
     found = trainer.state
-    best = before if found.best_metric is None else float(found.best_metric)
+    # Without one it was stopped before its first look.
+    best = trainer.divergence() if found.best_metric is None else float(found.best_metric)
     state = {
         name: parameter.detach().float().cpu().contiguous()
         for name, parameter in model.eval().named_parameters()
@@ -257,6 +271,12 @@ class _Distilling(InParts):
         )
         self.remove_callback(PrinterCallback)  # it prints to stdout
         self.add_callback(Kept(run.folder, run.told, run.stopped))
+
+    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler[int]:
+        return Order(self._lesson.train.lengths, BATCH_SIZE, self._run.seed, self._epoch)
+
+    def _epoch(self) -> int:
+        return int((self.state.epoch or 0.0) + 1e-6)
 
     def _parts(self, features: Sequence[Mapping[str, int]]) -> dict[str, list[Part]]:
         rows = [feature["row"] for feature in features]
@@ -311,11 +331,9 @@ class _Distilling(InParts):
             total += float(self._kind.divergence(logits, taught, targets).sum())
 
         try:
-            Predictor(self._kind, self._device, memory=0).run(model, held, see)
+            Predictor(self._kind, str(model.device), memory=0).run(model, held, see)
         except NonFiniteError:
-            raise NotFiniteError(
-                "The model's numbers are not finite in training; give a smaller `learning_rate`."
-            ) from None
+            raise NotFiniteError(SMALLER) from None
         return total / len(held)
 
     def learn(self) -> None:
@@ -329,7 +347,7 @@ def _arguments(run: Run, features: int, device: str) -> TrainingArguments:
     looks = -(-per_epoch // LOOK)
     steps = min(run.epochs * per_epoch, run.most or sys.maxsize)
     every = min(steps, -(-per_epoch // looks))
-    return TrainingArguments(
+    arguments = TrainingArguments(
         str(run.folder),
         max_steps=steps,
         per_device_train_batch_size=BATCH_SIZE,
@@ -352,3 +370,5 @@ def _arguments(run: Run, features: int, device: str) -> TrainingArguments:
         dataloader_pin_memory=False,
         seed=run.seed,
     )
+    arguments._n_gpu = 1  # or it would split batches between all GPUs
+    return arguments

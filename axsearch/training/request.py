@@ -36,12 +36,21 @@ class RecoverySettings:
     learning_rate: Annotated[
         float | None, Option("Learning rate", omitted="the best of a few short runs")
     ] = None
-    seed: Annotated[int, Option("Seed of the order of examples and of dropout", minimum=0)] = 0
+    seed: Annotated[int, Option("Seed of the order of examples", minimum=0)] = 0
+    soup: Annotated[
+        int,
+        Option(
+            "Number of trainings of each model, with seeds from --seed up, whose weights are "
+            "averaged where the search split says so",
+            minimum=1,
+        ),
+    ] = 1
 
     def check(self) -> None:
         """Raises UsageError for a number that cannot be used."""
-        if self.epochs < 1:
-            raise UsageError(f"`epochs` must be at least 1, not {self.epochs}.")
+        for name in ("epochs", "soup"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError(f"`{name}` must be at least 1, not {value}.")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise UsageError(
                 f"`learning_rate` must be between 0 and 1, such as 3e-4, not {self.learning_rate}."

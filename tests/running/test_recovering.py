@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 from sqlalchemy import text
@@ -30,11 +32,15 @@ from axsearch import (
 )
 from axsearch.evaluation.accuracy import predict
 from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.trained import read_trained
+from axsearch.running.finishing import time_front
 from axsearch.running.holdout import evaluate_front
 from axsearch.store.trained_weights import weights_store
 from axsearch.study.comparison import ties
 from axsearch.system.cache import private_folder
 from axsearch.testing.latency import MEASURE, table_by_units
+from axsearch.training.lesson import Teacher
+from axsearch.training.recovery import Pupil, Run, own_copy, train
 from axsearch.training.request import RecoverySettings
 from tests.common_fixtures import copied
 
@@ -221,7 +227,7 @@ def test_missing_and_changed_weights_are_named(study: Study, tmp_path: Path) -> 
 
 
 def test_a_stop_keeps_the_best_so_far_and_the_next_call_goes_on(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     number = smallest(study)
     whole = RecoverySettings(epochs=4, learning_rate=2e-3)
@@ -258,6 +264,83 @@ def test_a_stop_keeps_the_best_so_far_and_the_next_call_goes_on(
     assert half is not None
     assert full is not None
     assert half["stopped_after"] == half["steps"] == full["steps"] // 2
+    # The weights are those of a training that nobody stopped.
+    task = load_task(study.spec)
+    own = store_state(study, found.after.recipe["recovery"])
+    source = Recipe.from_dict(found.before.recipe)
+    teacher, model = Teacher(task, "cpu"), shrink(task.model, source)
+    pupil = Pupil(task.kind, task.base, task.base.plan(source).layers)
+    run = Run(tmp_path / "whole", 2e-3, 4, 0)
+    undisturbed = train(own_copy(model), teacher.lesson(source), pupil, run, "cpu").state
+    assert all((own[name] == undisturbed[name]).all() for name in undisturbed)
+
+
+def store_state(study: Study, key: str) -> dict[str, torch.Tensor]:
+    return read_trained(study.database.engine, key)
+
+
+def test_lost_weights_are_trained_again(study: Study, tmp_path: Path) -> None:
+    number = smallest(study)
+    (first,) = recover(study, trial=number, settings=QUICK)
+    key = first.after.recipe["recovery"]
+    before = store_state(study, key)
+    file = next(path for path in tmp_path.rglob("*.weights/**/*") if path.is_file())
+    file.unlink()
+    (again,) = recover(study, trial=number, settings=QUICK)
+    assert again.trial == first.trial
+    assert again.seconds > 0
+    after = store_state(study, key)
+    assert all((after[name] == before[name]).all() for name in before)
+
+
+def test_a_front_is_the_same_one_however_much_of_it_is_recovered(study: Study) -> None:
+    wanted = [m.trial for m in study.front_as_cut()]
+    found = recover(study, front=True, settings=QUICK)
+    assert [m.trial for m in study.front_as_cut()] == wanted
+    again = recover(study, front=True, settings=QUICK)
+    assert [one.trial for one in again] == [one.trial for one in found]
+
+
+def test_a_search_does_without_weights_that_are_missing(
+    study: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (found,) = recover(study, trial=smallest(study), settings=QUICK)
+    for file in [path for path in tmp_path.rglob("*.weights/**/*") if path.is_file()]:
+        file.unlink()
+    with study.database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM ax_latencies WHERE recipe = :own"), {
+            "own": Recipe.from_dict(found.after.recipe).hash,
+        })  # fmt: skip
+    evaluator = Evaluator(load_task(study.spec), study.database.engine, study.spec.scenario)
+    time_front(evaluator, [found.after], study.spec.machine)
+    assert f"Trial {found.trial} is not timed" in capfd.readouterr().err
+
+
+def test_a_soup_is_never_worse_than_its_best_member_on_search(study: Study) -> None:
+    number = smallest(study)
+    found = recover(study, trial=number, settings=replace(QUICK, soup=3, seed=5))
+    store = weights_store(study.database.engine)
+    made = [store.made(one.after.recipe["recovery"]) for one in found]
+    members = [one for one in made if one is not None and "seed" in one]
+    assert sorted(one["seed"] for one in members) == [5, 6, 7]
+    assert len({one["learning_rate"] for one in members}) == 1
+    best = max(one.after.accuracy for one in found[: len(members)])
+    assert found[-1].after.accuracy >= best
+    if len(found) > len(members):
+        task = load_task(study.spec)
+        weights = Evaluator(task, study.database.engine, None).weights
+        of = [
+            weights.state(Recipe.from_dict(one.after.recipe))
+            for one in found[:-1]
+            if one.after.recipe["recovery"] in made[-1]["soup_of"]
+        ]
+        soup = weights.state(Recipe.from_dict(found[-1].after.recipe))
+        name = next(name for name in soup if name.endswith("query.weight"))
+        expected = sum(state[name] for state in of) / len(of)
+        torch.testing.assert_close(soup[name], expected)
+    # Asked for again, nothing is trained.
+    again = recover(study, trial=number, settings=replace(QUICK, soup=3, seed=5))
+    assert [one.trial for one in again] == [one.trial for one in found]
 
 
 def test_what_another_process_trains_is_left_for_last(
@@ -268,13 +351,13 @@ def test_what_another_process_trains_is_left_for_last(
     folder, asked_for = recovering.run_folder, []
 
     @contextmanager
-    def busy(key: str, *, wait: bool) -> Iterator[Path]:
+    def busy(key: str, *, wait: bool, check: Any) -> Iterator[Path]:
         asked_for.append((key, wait))
         cache = private_folder("recovery")
         assert cache is not None
         first = len(asked_for) == 1
         other = FileLock(cache / f"{key}.lock") if first else nullcontext()
-        with other, folder(key, wait=wait) as found:
+        with other, folder(key, wait=wait, check=check) as found:
             yield found
 
     monkeypatch.setattr(recovering, "run_folder", busy)
@@ -301,9 +384,11 @@ def test_halving_finds_the_fastest_within_a_drop(
         ({"trial": 1, "front": True}, "one of `trial`, `front` and `max_drop`"),
         ({"max_drop": -0.1}, "`max_drop` must be from 0"),
         ({"trial": 99}, "no finished trial 99"),
+        ({"trial": 0}, "nothing to recover"),
         ({"front": True, "settings": RecoverySettings(epochs=0)}, "`epochs`"),
         ({"front": True, "settings": RecoverySettings(learning_rate=3)}, "`learning_rate`"),
         ({"front": True, "settings": RecoverySettings(seed=-1)}, "`seed`"),
+        ({"front": True, "settings": RecoverySettings(soup=0)}, "`soup`"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(

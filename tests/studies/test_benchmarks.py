@@ -173,7 +173,7 @@ def test_recovery(
     run(*given)
     found = json.loads((tmp_path / "recovery_tiny.json").read_text())
     rows = {row["what"]: row for row in found["rows"]}
-    assert list(rows) == ["base", "recovered", "layers", "dense"]
+    assert list(rows) == ["recovered", "layers", "dense"]
     for row in found["rows"]:
         for split in ("search", "holdout"):
             own = row[split]

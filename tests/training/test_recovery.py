@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from axsearch import Task, shrink
-from axsearch.approximations.choices import Kept
+from axsearch.approximations import choice_types, recorded
+from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.ffn.choice import FfnNeurons
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import EXACT, Recipe
+from axsearch.testing.models import recipe_of_any
 from axsearch.testing.text import reviews, write_csv
+from axsearch.training.checkpoints import Order
 from axsearch.training.lesson import HELD_SHARE, Lesson, Teacher, _moved, read_token
 from axsearch.training.recovery import (
     BATCH_SIZE,
@@ -117,12 +120,20 @@ def test_the_model_comes_nearer_to_the_base_and_the_base_stays(
     assert not any("word_embeddings" in name for name in found.state)
 
 
+@pytest.mark.parametrize("look", [250, 2])
 def test_a_training_killed_at_any_of_ten_moments_ends_with_the_same_weights(
-    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+    task: Task,
+    teacher: Teacher,
+    half: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    look: int,
 ) -> None:
+    monkeypatch.setattr("axsearch.training.recovery.LOOK", look)  # steps between checkpoints
     lesson = teacher.lesson(half)
     whole = trained(task, half, lesson, tmp_path / "whole")
-    steps = EPOCHS * -(-len(lesson.train) // BATCH_SIZE)
+    per_epoch = -(-len(lesson.train) // BATCH_SIZE)
+    steps, every = EPOCHS * per_epoch, -(-per_epoch // -(-per_epoch // look))
 
     class Killed(BaseException):
         """In place of a signal that nothing catches."""
@@ -140,8 +151,7 @@ def test_a_training_killed_at_any_of_ten_moments_ends_with_the_same_weights(
         done: list[int] = []
         found = trained(task, half, lesson, folder, told=lambda n, _, done=done: done.append(n))
         assert all((found[name] == whole[name]).all() for name in whole), moment
-        per_epoch = steps // EPOCHS
-        assert done[0] == (moment - 1) // per_epoch * per_epoch + 1  # the checkpoint before
+        assert done[0] == (moment - 1) // every * every + 1  # the checkpoint before
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_read(
@@ -156,17 +166,70 @@ def test_a_checkpoint_that_was_cut_off_is_not_read(
     assert all((found[name] == whole[name]).all() for name in whole)
 
 
+@pytest.mark.parametrize("step", [4, 12, 18])
 def test_a_stop_within_a_pass_loses_nothing(
-    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path, step: int
 ) -> None:
     lesson = teacher.lesson(half)
     whole = trained(task, half, lesson, tmp_path / "whole")
     count = itertools.count(1)
-    trained(task, half, lesson, tmp_path / "own", stopped=lambda: next(count) == 4)
+    trained(task, half, lesson, tmp_path / "own", stopped=lambda: next(count) == step)
     done: list[int] = []
     found = trained(task, half, lesson, tmp_path / "own", told=lambda n, _: done.append(n))
-    assert done[0] == 5
+    assert done[0] == step + 1
     assert all((found[name] == whole[name]).all() for name in whole)
+
+
+def test_each_pass_has_every_example_once_in_an_order_of_its_own() -> None:
+    epoch = [0]
+    lengths = np.random.default_rng(0).integers(3, 60, 500)
+    order = Order(lengths, BATCH_SIZE, 7, lambda: epoch[0])
+    first, again = list(order), list(order)
+    epoch[0] = 1
+    second = list(order)
+    assert first == again
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(500))
+    spread = [np.ptp(lengths[first[i : i + BATCH_SIZE]]) for i in range(0, 480, BATCH_SIZE)]
+    assert np.mean(spread) < np.ptp(lengths) / 2  # batches of similar lengths
+
+
+@pytest.mark.parametrize("name", ["topk", "topk_hard"])
+def test_attention_to_few_keys_is_trained_as_it_is_measured(
+    task: Task, teacher: Teacher, tmp_path: Path, name: str
+) -> None:
+    mode = recorded("attention")["topk"].modes[name == "topk_hard"]
+    sites = [id for id in task.base.sites if id.kind == "attention"]
+    recipe = Recipe.of({id: {"topk": Setting(value=1, mode=mode)} for id in sites})
+    lesson = teacher.lesson(recipe)
+    small = shrink(task.model, recipe)
+    with torch.inference_mode():
+        rows = np.arange(len(lesson.held))
+        logits = small(**lesson.held.collate(rows)).logits
+        taught = lesson.held_taught(rows, logits.device)
+        apart = task.kind.divergence(logits, taught, lesson.held.collate_targets(rows)).mean()
+    run = Run(tmp_path, 1e-4, 1, 0, most=1)
+    found = train(own_copy(small), lesson, pupil(task, recipe), run, "cpu")
+    assert found.before == pytest.approx(float(apart), rel=0.02)
+    assert found.before > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", [n for n in choice_types() if n != "vocabulary"])
+def test_models_of_every_approximation_can_be_trained(
+    task: Task, teacher: Teacher, tmp_path: Path, name: str, seed: int
+) -> None:
+    recipe = recipe_of_any(task.base.sites.values(), f"{name} {seed}", [name])
+    if not recipe.sites:
+        pytest.skip("nothing was drawn")
+    run = Run(tmp_path, 3e-4, 1, 0, most=2)
+    small = own_copy(shrink(task.model, recipe))
+    before = {n: p.detach().clone() for n, p in small.named_parameters()}
+    found = train(small, teacher.lesson(recipe), pupil(task, recipe), run, "cpu")
+    assert found.steps == 2
+    assert all(tensor.isfinite().all() for tensor in found.state.values())
+    head = next(n for n in before if n.startswith("classifier"))
+    assert (found.state[head] != before[head]).any() or found.divergence == found.before
 
 
 def test_another_seed_is_another_training(

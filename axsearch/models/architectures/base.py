@@ -26,9 +26,9 @@ class Architecture(ABC):
 
     One file in this folder is one family. ``modeling_module`` names the module whose source an
     export carries, ``layout`` is the layout of a layer in that module. ``lacks`` maps what the
-    family cannot do, which approximations may need, to the reason; ``reads`` is the token that
-    heads read which read only one, 0 for the first or -1 for the last. Most families differ in
-    these alone; the methods are for those that differ in more.
+    family cannot do, which approximations may need, to the reason; ``reads`` is the token
+    that a classifier reads, 0 for the first or -1 for the last. Most families differ in these
+    alone; the methods are for those that differ in more.
     """
 
     model_types: ClassVar[tuple[str, ...]]
