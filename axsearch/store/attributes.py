@@ -21,8 +21,9 @@ STOPPED_ATTR = "stopped"
 """Of a trial that was stopped early: its partial result, or the reason."""
 
 RECOVERED_ATTR = "recovered_from"
-"""Of a complete trial: the number of the trial whose model was recovered, which is to say trained
-further. No search asked for it: it is part of no budget, and samplers do not see it.
+"""Of a complete trial: the number of the trial whose model was trained further to its own.
+
+No search asked for it: it is part of no budget, and samplers do not see it.
 """
 
 FAILED_ATTR = "failed"

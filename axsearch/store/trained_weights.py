@@ -193,7 +193,7 @@ class WeightsStore:
         except Exception as error:
             reason = getattr(error, "strerror", None) or cause(error)
             raise AxsearchError(
-                f"Trained weights cannot be {what} {self.place} ({reason}); mend that, or set "
+                f"Trained weights cannot be {what} {self.place} ({reason}); put that right, or set "
                 f"{WEIGHTS_VARIABLE} to another folder or bucket."
             ) from error
 
