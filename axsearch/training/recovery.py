@@ -118,7 +118,7 @@ class Run:
         folder: of checkpoints; a run with the same inputs goes on from the last in it.
         rate: the learning rate; None takes the best of a few short runs, see :func:`choose_rate`.
         epochs: the most passes over what is learnt from.
-        seed: of the order of examples and of dropout.
+        seed: of the order of examples.
         told: called after each step with the steps made and planned.
         stopped: whether the run is to end now, with the best that it has found.
         most: steps, if fewer than the passes have.
