@@ -249,5 +249,5 @@ def _rows(engine: Engine, key: str | None = None) -> list[WeightsRow]:
             raise damaged("A record of trained weights", cause(error)) from None
     for row in found:
         if not isinstance(row.made, dict):
-            raise damaged(f"The record of trained weights {row.key}", "`made` is not an object")
+            raise damaged(f"The record of trained weights {row.key}", "'made' is not an object")
     return found

@@ -126,7 +126,7 @@ def replay(study: Study, task: Task, recipes: list[Recipe]) -> dict[str, Any]:
         }
         for evaluator in ours.values():
             refit_all(evaluator, recipes)
-        moments = ours["float32"].weights.moments
+        moments = ours["float32"].moments
         plainly = RDBStorage(f"sqlite:///{folder}/plain.db")
         for trial, recipe in track(
             list(zip(trials, recipes, strict=False)), description="replaying"
