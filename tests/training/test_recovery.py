@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from axsearch import Task, shrink
 from axsearch.approximations import choice_types, recorded
@@ -18,8 +19,9 @@ from axsearch.approximations.choices import Kept, Setting
 from axsearch.approximations.ffn.choice import FfnNeurons
 from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import EXACT, Recipe
-from axsearch.testing.models import recipe_of_any
-from axsearch.testing.text import reviews, write_csv
+from axsearch.testing.models import random_model, recipe_of_any
+from axsearch.testing.samples import KINDS, with_head, write_data
+from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training.checkpoints import Order
 from axsearch.training.lesson import HELD_SHARE, Lesson, Teacher, _moved, read_token
 from axsearch.training.recovery import (
@@ -51,13 +53,7 @@ def teacher(task: Task) -> Teacher:
 
 @pytest.fixture(scope="module")
 def half(task: Task) -> Recipe:
-    """A quarter of all neurons of the tiny BERT."""
-    sites = {
-        id: {FfnNeurons.name: Kept(of=site.count, kept=tuple(range(site.count // 4)))}
-        for id, site in task.base.sites.items()
-        if id.kind == "ffn" and site.units is not None
-    }
-    return Recipe.of(sites)
+    return quarter(task)
 
 
 def trained(
@@ -212,6 +208,58 @@ def test_attention_to_few_keys_is_trained_as_it_is_measured(
     found = train(own_copy(small), lesson, pupil(task, recipe), run, "cpu")
     assert found.before == pytest.approx(float(apart), rel=0.02)
     assert found.before > 1e-3
+
+
+def quarter(task: Task) -> Recipe:
+    """A quarter of all neurons, the first ones."""
+    sites = {
+        id: {FfnNeurons.name: Kept(of=site.count, kept=tuple(range(site.count // 4)))}
+        for id, site in task.base.sites.items()
+        if id.kind == "ffn" and site.units is not None
+    }
+    return Recipe.of(sites)
+
+
+def check_that_it_learns(task: Task, folder: Path) -> Lesson:
+    recipe, teacher = quarter(task), Teacher(task, "cpu")
+    lesson = teacher.lesson(recipe)
+    small = own_copy(shrink(task.model, recipe))
+    found = train(small, lesson, pupil(task, recipe), Run(folder, 2e-3, 4, 0), "cpu")
+    assert found.divergence < found.before
+    assert all(tensor.isfinite().all() for tensor in found.state.values())
+    return lesson
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_every_kind_of_task_learn_from_their_base(kind: str, tmp_path: Path) -> None:
+    model = with_head(kind, tiny_bert())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    folder = write_base(tmp_path / "base", model)
+    (tmp_path / "data").mkdir()
+    data = write_data(kind, tmp_path / "data")
+    lesson = check_that_it_learns(Task.load(str(folder), str(data), task=kind), tmp_path / "run")
+    reads_one = type(model).__name__.endswith("SequenceClassification")
+    assert (lesson.hidden is not None) == reads_one
+
+
+@pytest.mark.parametrize("model_type", ["albert", "deberta-v2", "distilbert", "gpt2", "modernbert"])
+def test_models_of_other_families_learn_from_their_base(
+    model_type: str, data_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    model = random_model(model_type, vocab_size=len(tokenizer))
+    folder = write_base(tmp_path / "base", model)
+    task = Task.load(str(folder), str(data_dir), max_length=48)
+    lesson = check_that_it_learns(task, tmp_path / "run")
+    assert (lesson.hidden is None) == task.base.repeats or model_type == "modernbert"
+
+
+def write_base(folder: Path, model: PreTrainedModel) -> Path:
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize("seed", range(4))
