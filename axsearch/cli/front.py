@@ -28,7 +28,7 @@ from axsearch.cli.output import (
 from axsearch.errors import UsageError
 from axsearch.options import Option
 from axsearch.reporting.baselines import served_words
-from axsearch.reporting.drops import EXPECTED
+from axsearch.reporting.drops import EXPECTED, recovered_words
 from axsearch.reporting.explanation import explain_trial
 from axsearch.running.request import (
     DataHere,
@@ -55,10 +55,6 @@ from axsearch.study.study import Study
 INTERVAL = "95 % interval"
 POLISHED = (
     "Models of the front were refitted on more examples than in their trials, and evaluated again."
-)
-RECOVERED = (
-    "Trials with '(from N)' are models of trials N that were trained further, with the base as "
-    "their teacher."
 )
 
 
@@ -268,8 +264,8 @@ def _footnotes(
     notes += [one.note for one in named(used) if one.note]
     if study.spec.polished and any(m.accuracy_tried is not None for m in members):
         notes.append(POLISHED)
-    if any(m.recovered_from is not None for m in members):
-        notes.append(RECOVERED)
+    if words := recovered_words(members):
+        notes.append(words)
     if study.expected:
         notes.append(EXPECTED)
     if tied is not None:

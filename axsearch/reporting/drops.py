@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from axsearch.statistics.measurement import Measurement
@@ -66,3 +67,13 @@ def paired_words(found: AgainstBase, metric: str) -> str:
 def signed(change: Estimate) -> str:
     """A change with its interval."""
     return f"{change.value:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
+
+
+def recovered_words(members: Iterable[Measurement]) -> str:
+    """What the labels of recovered models mean; empty where there are none."""
+    if all(one.recovered_from is None for one in members):
+        return ""
+    return (
+        "Trials with '(from N)' are models of trials N that were trained further, with the base as "
+        "their teacher."
+    )

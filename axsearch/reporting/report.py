@@ -18,7 +18,7 @@ from plotly import offline
 from axsearch.errors import UsageError
 from axsearch.progress import steps
 from axsearch.reporting.baselines import served_words
-from axsearch.reporting.drops import EXPECTED, UNKNOWN
+from axsearch.reporting.drops import EXPECTED, UNKNOWN, recovered_words
 from axsearch.reporting.explanation import Explanation, explain_trial, export_command, in_markdown
 from axsearch.reporting.gallery import study_figures
 from axsearch.space.latency_table import LatencyTable
@@ -210,6 +210,11 @@ class Report:
                 f"The holdout split has not been opened: {study.spec.metric} is that of the search "
                 "split, by which the front was chosen, so it is too high by some selection bias."
             )
+
+    @property
+    def recovered(self) -> str:
+        """What the labels of recovered models mean."""
+        return recovered_words(row.member for row in self.rows)
 
     @property
     def marked(self) -> bool:

@@ -29,6 +29,7 @@ from axsearch import (
     search,
     shrink,
     verify_export,
+    write_report,
 )
 from axsearch.evaluation.accuracy import predict
 from axsearch.evaluation.loading import load_task
@@ -406,9 +407,12 @@ def test_a_training_that_brings_nothing_is_discarded(study: Study) -> None:
     assert study.count == count
 
 
-def test_the_command_prints_both(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_both(
+    study: Study, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     from axsearch.cli.front import print_front, print_json
     from axsearch.cli.recover import print_recovered
+    from axsearch.reporting.dashboard.annotating import study_note
     from axsearch.reporting.explanation import explain_trial
 
     number = smallest(study)
@@ -422,6 +426,11 @@ def test_the_command_prints_both(study: Study, capsys: pytest.CaptureFixture[str
     print_front(study)
     front = capsys.readouterr().out
     assert (f"{found[0].trial} (from {number})" in front) == (found[0].after in study.front())
+    words = "models of trials N that were trained further"
+    assert (words in front) == (found[0].after in study.front())
+    assert (words in study_note(study, study.front(), None)) == (words in front)
+    report = write_report(study, str(tmp_path / "report.html")).read_text()
+    assert (words in report) == (words in front)
     print_json(study)
     members = json.loads(capsys.readouterr().out)["front"]
     origins = {m["trial"]: m["recovered_from"] for m in members}

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from axsearch.approximations import in_cell
 from axsearch.reporting.baselines import served_words
-from axsearch.reporting.drops import EXPECTED, UNKNOWN
+from axsearch.reporting.drops import EXPECTED, UNKNOWN, recovered_words
 from axsearch.reporting.explanation import (
     cuts_of,
     export_command,
@@ -121,6 +121,7 @@ def study_note(study: Study, members: Sequence[Measurement], tied: Ties | None) 
             f"{relative} {EXPECTED if study.expected else UNKNOWN}",
             "",
             tied.words.replace("*", STAR) if tied else "",
+            recovered_words(members),
             "",
             f"| trial | {spec.metric} | expected drop | ties | latency | size |",
             "|--:|--:|--:|---|--:|--:|",
