@@ -54,12 +54,10 @@ class WeightsStore:
         self._engine = engine
         self._files = files
 
-    def known(self, key: str) -> bool:
-        """Whether weights were kept under a key; their file may have been lost since."""
-        return self._row(key) is not None
-
     def made(self, key: str) -> dict[str, Any] | None:
-        """How the weights of a key were made; None where there are none."""
+        """How the weights of a key were made, whose file may have been lost since; None where none
+        were kept.
+        """
         row = self._row(key)
         return None if row is None else dict(row.made)
 
@@ -206,12 +204,6 @@ def weights_store(engine: Engine) -> WeightsStore:
     """
     files, place = weights_files(engine)
     return WeightsStore(engine, files, place)
-
-
-def weights_made(engine: Engine, key: str) -> dict[str, Any] | None:
-    """As :meth:`WeightsStore.made`, for commands that need no file of weights."""
-    row = next(iter(_rows(engine, key)), None)
-    return None if row is None else dict(row.made)
 
 
 @outlast

@@ -18,7 +18,7 @@ from axsearch.errors import AxsearchError, UsageError
 from axsearch.space.recipe import Recipe
 from axsearch.store import trained_weights, weights_files
 from axsearch.store.database import Database, open_database
-from axsearch.store.trained_weights import weights_kept, weights_made, weights_store
+from axsearch.store.trained_weights import weights_kept, weights_store
 from axsearch.store.weights_files import WEIGHTS_VARIABLE
 from axsearch.testing.processes import Process, run
 from tests.common_fixtures import copied
@@ -59,14 +59,14 @@ def weights(folder: Path, data: bytes = BYTES) -> Path:
 def test_weights_are_kept_and_found(database: Database, folder: Path, tmp_path: Path) -> None:
     kept = weights_store(database.engine)
     assert kept.place == str(folder)
-    assert not kept.known(KEY)
+    assert kept.made(KEY) is None
     assert kept.made(KEY) is None
     assert not folder.exists()
     kept.save(KEY, small(), weights(tmp_path), MADE, 12.5)
     kept.save(OTHER, small(), weights(tmp_path, b"other"), {"seed": 1}, 1.0)
     again = weights_store(database.engine)
-    assert again.known(KEY)
-    assert again.made(KEY) == weights_made(database.engine, KEY) == MADE
+    assert again.made(KEY) == MADE
+    assert again.is_whole(KEY)
     assert weights_kept(database.engine) == (2, len(BYTES) + 5)
     assert again.check() == []
     for _ in range(2):  # a file that is there is replaced
@@ -156,7 +156,7 @@ def test_a_process_that_is_killed_leaves_no_row_without_its_file(
     file = weights(tmp_path)
     assert run("-c", DIE + patch + SAVE, url, file).returncode == -signal.SIGKILL
     kept = weights_store(database.engine)
-    assert not kept.known(KEY)
+    assert kept.made(KEY) is None
     assert kept.check() == []
     (left,) = folder.iterdir()
     assert left.name.endswith(".part") == (killed == "within the file")
@@ -207,7 +207,7 @@ def test_a_lost_or_changed_file_is_said_and_made_again(
     assert (tmp_path / "fetched").read_bytes() == b"before"
     assert not [*tmp_path.glob(".*.part")]
     assert kept.check() == ([KEY, OTHER] if fault == "no folder" else [KEY])
-    assert kept.known(KEY)
+    assert kept.made(KEY) == MADE
     kept.save(KEY, small(), weights(tmp_path), {**MADE, "seed": 1}, 1.0)
     assert kept.check() == ([OTHER] if fault == "no folder" else [])
     assert kept.made(KEY) == {**MADE, "seed": 1}
@@ -245,7 +245,7 @@ def test_what_cannot_be_written_is_said(
     assert str(caught.value).startswith(
         f"Trained weights cannot be written to {folder} (No space left on device); "
     )
-    assert not kept.known(KEY)
+    assert kept.made(KEY) is None
     assert not [*folder.iterdir()]
 
 
@@ -283,7 +283,6 @@ def test_a_server_s_weights_need_a_place(
     engine = create_engine(postgresql_url)
     with pytest.raises(UsageError, match=f"{WEIGHTS_VARIABLE} to a folder that all machines reach"):
         weights_store(engine)
-    assert weights_made(engine, KEY) is None
     engine.dispose()
 
 
@@ -307,7 +306,6 @@ def test_a_database_that_can_only_be_read(
     before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
     read_only = open_database(f"sqlite:///file:{there / 'studies.db'}?mode=ro&uri=true")
     kept = weights_store(read_only.engine)
-    assert kept.known(KEY)
     assert kept.made(KEY) == MADE
     kept.fetch(KEY, tmp_path / "fetched")
     assert (tmp_path / "fetched").read_bytes() == BYTES
