@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as to_json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from axsearch.cli.options import Json
@@ -61,7 +62,7 @@ def recover(
             trial=trial,
             front=front,
             max_drop=max_drop,
-            settings=settings,
+            **asdict(settings),
             model=model,
             data=data,
         )

@@ -24,6 +24,7 @@ from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task, shown_evaluators
 from axsearch.evaluation.trained import read_trained
 from axsearch.models.weights import WithTrained
+from axsearch.options import describes
 from axsearch.progress import console, progress_bar, steps
 from axsearch.running.finishing import finish_front, note
 from axsearch.running.recovered_trials import Recovered, add_recovered
@@ -51,13 +52,29 @@ PROCEDURE = 1
 """Of the training: weights that another one made have other keys."""
 
 
+@describes(
+    RecoverySettings,
+    {
+        "study": "with finished trials.",
+        "trial": "whose model to train.",
+        "front": "train all models of the front.",
+        "max_drop": "train models of the front until the fastest (else the smallest) is found that "
+        "is expected to lose at most this much on new data once it is trained. That takes as many "
+        "trainings as halving the front does.",
+        "model": "where the base lies on this machine, if elsewhere than where the study began.",
+        "data": "the same for the data.",
+    },
+)
 def recover(
     study: Study,
     *,
     trial: int | None = None,
     front: bool = False,
     max_drop: float | None = None,
-    settings: RecoverySettings | None = None,
+    epochs: int = RecoverySettings.epochs,
+    learning_rate: float | None = RecoverySettings.learning_rate,
+    seed: int = RecoverySettings.seed,
+    soup: int = RecoverySettings.soup,
     model: str | None = None,
     data: str | None = None,
 ) -> list[Recovered]:
@@ -66,21 +83,8 @@ def recover(
     A recovered model is a trial of its own: as it was cut, it stays. Each is kept when it is done,
     and one that was interrupted goes on from its last checkpoint in the next call. Where a signal
     stops a training, the best model that it has found so far is added as well. Calls in several
-    processes of one user on one machine share the models of a front.
-
-    Args:
-        study: with finished trials.
-        trial: whose model to train.
-        front: train all models of the front.
-        max_drop: train models of the front until the fastest (else the smallest) is found that is
-            expected to lose at most this much on new data once it is trained. That takes as many
-            trainings as halving the front does.
-        settings: how to train; the usual ones if None.
-        model: where the base lies on this machine, if elsewhere than where the study began.
-        data: the same for the data.
-
-    Returns:
-        What was recovered, in the order in which it was.
+    processes of one user on one machine share the models of a front. Returns what was recovered,
+    in the order in which it was.
 
     Raises:
         UsageError: none or several of ``trial``, ``front`` and ``max_drop`` are given, nothing can
@@ -89,7 +93,7 @@ def recover(
         NotFiniteError: the loss of a single model is not finite; of a front it is left out.
         KeyboardInterrupt: stopped by the user; what was recovered is kept.
     """
-    settings = settings or RecoverySettings()
+    settings = RecoverySettings(epochs=epochs, learning_rate=learning_rate, seed=seed, soup=soup)
     settings.check()
     wanted = _wanted(study, trial, front, max_drop)
     study.database.check_writable()

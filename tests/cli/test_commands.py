@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
@@ -16,11 +17,14 @@ from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
 
+from axsearch import Study
 from axsearch.cli import main
 from axsearch.cli.commands import Commands
 from axsearch.cli.output import numbers, stdout
 from axsearch.export import hf
 from axsearch.export.manifest import Manifest
+from axsearch.store.attributes import DIVERGENCE_ATTR
+from axsearch.store.database import open_database
 from axsearch.testing import processes
 from axsearch.testing.processes import Process
 from axsearch.testing.text import reviews, write_csv
@@ -183,6 +187,8 @@ from axsearch.cli import main
 from axsearch.cli.output import numbers, stdout
 from axsearch.export import hf
 from axsearch.export.manifest import Manifest
+from axsearch.store.attributes import DIVERGENCE_ATTR
+from axsearch.store.database import open_database
 sys.argv = ["axsearch", "front", *{where!r}]
 main()
 """
@@ -279,10 +285,11 @@ def test_remeasure_ranks_for_another_scenario(run: Run, where: list[str]) -> Non
         assert member["latency_ratio"] == data["latencies"][str(member["trial"])]["ratio"]
 
 
-def smallest(run: Run, place: list[str]) -> int:
-    """The trial of the front's smallest model."""
-    front = json.loads(run("front", *place, "--json").out)["front"]
-    return int(min(front, key=lambda m: m["size_bytes"])["trial"])
+def furthest(place: list[str]) -> int:
+    """The trial of the model that is furthest from the base, which small steps bring nearer."""
+    with closing(open_database(place[1])) as database:
+        trials = Study.of(database, place[3]).optuna.get_trials()
+    return max(trials, key=lambda trial: trial.user_attrs.get(DIVERGENCE_ATTR, 0.0)).number
 
 
 def test_recover_trains_a_model_further(run: Run, where: list[str], tmp_path: Path) -> None:
@@ -290,8 +297,8 @@ def test_recover_trains_a_model_further(run: Run, where: list[str], tmp_path: Pa
     refused = run("recover", *place)
     assert refused.status == 2
     assert "--trial, --front and --max-drop" in refused.err
-    number = smallest(run, place)
-    given = ["--trial", number, "--epochs", 2, "--learning-rate", "5e-4"]
+    number = furthest(place)
+    given = ["--trial", number, "--epochs", 2, "--learning-rate", "5e-5"]
     done = run("recover", *place, *given)
     assert done.status == 0, done.err
     assert f"Trial {number} recovered as trial" in done.err
@@ -308,8 +315,8 @@ def test_recover_trains_a_model_further(run: Run, where: list[str], tmp_path: Pa
 
 def test_ctrl_c_keeps_the_best_of_a_training(run: Run, where: list[str], tmp_path: Path) -> None:
     place = ["--storage", copied(where[1], tmp_path), *where[2:]]
-    number = smallest(run, place)
-    given = ["--trial", str(number), "--epochs", "40", "--learning-rate", "5e-4"]
+    number = furthest(place)
+    given = ["--trial", str(number), "--epochs", "40", "--learning-rate", "5e-5"]
     with Process("-m", "axsearch", "recover", *place, *given) as training:
         for line in training.stderr:
             if line.startswith(f"trial {number}: step"):

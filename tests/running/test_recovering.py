@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,10 @@ from axsearch.system.cache import private_folder
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.training.lesson import Teacher
 from axsearch.training.recovery import Pupil, Run, own_copy, train
-from axsearch.training.request import RecoverySettings
 from tests.common_fixtures import copied
 
 NAME = "recovered"
-QUICK = RecoverySettings(epochs=2, learning_rate=2e-3)
+QUICK: Any = {"epochs": 2, "learning_rate": 2e-3}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def smallest(study: Study) -> int:
 def test_a_recovered_model_is_a_trial_of_its_own(study: Study) -> None:
     number = smallest(study)
     before, count = study.trial(number), study.count
-    (found,) = recover(study, trial=number, settings=QUICK)
+    (found,) = recover(study, trial=number, **QUICK)
     assert found.before == before
     assert study.count == count + 1
     after = study.trial(found.trial)
@@ -113,7 +111,7 @@ def test_a_recovered_model_is_a_trial_of_its_own(study: Study) -> None:
 
 def test_training_brings_a_model_nearer_to_the_base(study: Study) -> None:
     number = smallest(study)
-    (found,) = recover(study, trial=number, settings=QUICK)
+    (found,) = recover(study, trial=number, **QUICK)
     made = weights_store(study.database.engine).made(found.after.recipe["recovery"])
     assert made is not None
     assert made["divergence"] < made["divergence_before"]
@@ -127,9 +125,9 @@ def test_training_brings_a_model_nearer_to_the_base(study: Study) -> None:
 
 def test_nothing_is_trained_twice(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     number = smallest(study)
-    (first,) = recover(study, trial=number, settings=QUICK)
+    (first,) = recover(study, trial=number, **QUICK)
     monkeypatch.setattr(recovering, "train_model", None)
-    (again,) = recover(study, trial=number, settings=QUICK)
+    (again,) = recover(study, trial=number, **QUICK)
     assert again.trial == first.trial
     # Weights that were kept when the process died before its trial was written are used.
     with study.database.engine.begin() as connection:
@@ -140,23 +138,23 @@ def test_nothing_is_trained_twice(study: Study, monkeypatch: pytest.MonkeyPatch)
         for table in ("trial_values", "trial_params", "trial_user_attributes", "trials"):
             connection.execute(text(f"DELETE FROM {table} WHERE trial_id = :id"), trial)
     reopened = Study.of(study.database, NAME)
-    (found,) = recover(reopened, trial=number, settings=QUICK)
+    (found,) = recover(reopened, trial=number, **QUICK)
     assert found.after.accuracy == first.after.accuracy
 
 
 def test_other_settings_are_another_model(study: Study) -> None:
     number = smallest(study)
-    (first,) = recover(study, trial=number, settings=QUICK)
-    (other,) = recover(study, trial=number, settings=RecoverySettings(epochs=1, learning_rate=1e-3))
+    (first,) = recover(study, trial=number, **QUICK)
+    (other,) = recover(study, trial=number, epochs=1, learning_rate=1e-3)
     assert first.trial != other.trial
     # A recovered model can be trained further.
-    (further,) = recover(study, trial=first.trial, settings=QUICK)
+    (further,) = recover(study, trial=first.trial, **QUICK)
     assert further.after.recovered_from == first.trial
 
 
 def test_the_front_its_ties_and_the_holdout_split_have_both(study: Study) -> None:
     before = {m.trial for m in study.front()}
-    found = recover(study, front=True, settings=QUICK)
+    found = recover(study, front=True, **QUICK)
     cut = {one.before.trial for one in found}
     assert cut == before - {study.baseline.trial}
     front = study.front()
@@ -187,7 +185,7 @@ def test_a_search_goes_on_as_if_there_were_no_recovered_models(
         urls.append(copied(searched, tmp_path / name))
     plain, other = urls
     study = Study.open(other, NAME)
-    recover(study, trial=smallest(study), settings=QUICK)
+    recover(study, trial=smallest(study), **QUICK)
     study.database.close()
     spec = study.spec
     found = []
@@ -200,7 +198,7 @@ def test_a_search_goes_on_as_if_there_were_no_recovered_models(
 
 
 def test_recovered_models_are_exported_with_their_weights(study: Study, tmp_path: Path) -> None:
-    (found,) = recover(study, trial=smallest(study), settings=QUICK)
+    (found,) = recover(study, trial=smallest(study), **QUICK)
     folder = export_model(study, found.trial, str(tmp_path / "small"), force=True)
     assert verify_export(str(folder)).difference <= 1e-5
     recipe = Recipe.from_dict(found.after.recipe)
@@ -215,7 +213,7 @@ def test_recovered_models_are_exported_with_their_weights(study: Study, tmp_path
 
 
 def test_missing_and_changed_weights_are_named(study: Study, tmp_path: Path) -> None:
-    (found,) = recover(study, trial=smallest(study), settings=QUICK)
+    (found,) = recover(study, trial=smallest(study), **QUICK)
     recipe = Recipe.from_dict(found.after.recipe)
     with pytest.raises(UsageError, match="were trained"):
         shrink(load_task(study.spec).model, recipe)
@@ -231,7 +229,7 @@ def test_a_stop_keeps_the_best_so_far_and_the_next_call_goes_on(
     study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     number = smallest(study)
-    whole = RecoverySettings(epochs=4, learning_rate=2e-3)
+    whole: Any = {"epochs": 4, "learning_rate": 2e-3}
     shown = recovering._shown
 
     def stopping(trial: int | None) -> Any:
@@ -255,10 +253,10 @@ def test_a_stop_keeps_the_best_so_far_and_the_next_call_goes_on(
 
     monkeypatch.setattr(recovering, "_shown", stopping)
     with pytest.raises(KeyboardInterrupt):
-        recover(study, trial=number, settings=whole)
+        recover(study, trial=number, **whole)
     (kept,) = [m for m in study.measurements if m.recovered_from == number]
     monkeypatch.setattr(recovering, "_shown", shown)
-    (found,) = recover(study, trial=number, settings=whole)
+    (found,) = recover(study, trial=number, **whole)
     assert found.trial != kept.trial
     store = weights_store(study.database.engine)
     half, full = (store.made(m.recipe["recovery"]) for m in (kept, found.after))
@@ -282,12 +280,12 @@ def store_state(study: Study, key: str) -> dict[str, torch.Tensor]:
 
 def test_lost_weights_are_trained_again(study: Study, tmp_path: Path) -> None:
     number = smallest(study)
-    (first,) = recover(study, trial=number, settings=QUICK)
+    (first,) = recover(study, trial=number, **QUICK)
     key = first.after.recipe["recovery"]
     before = store_state(study, key)
     file = next(path for path in tmp_path.rglob("*.weights/**/*") if path.is_file())
     file.unlink()
-    (again,) = recover(study, trial=number, settings=QUICK)
+    (again,) = recover(study, trial=number, **QUICK)
     assert again.trial == first.trial
     assert again.seconds > 0
     after = store_state(study, key)
@@ -296,16 +294,16 @@ def test_lost_weights_are_trained_again(study: Study, tmp_path: Path) -> None:
 
 def test_a_front_is_the_same_one_however_much_of_it_is_recovered(study: Study) -> None:
     wanted = [m.trial for m in study.front_as_cut()]
-    found = recover(study, front=True, settings=QUICK)
+    found = recover(study, front=True, **QUICK)
     assert [m.trial for m in study.front_as_cut()] == wanted
-    again = recover(study, front=True, settings=QUICK)
+    again = recover(study, front=True, **QUICK)
     assert [one.trial for one in again] == [one.trial for one in found]
 
 
 def test_a_search_does_without_weights_that_are_missing(
     study: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (found,) = recover(study, trial=smallest(study), settings=QUICK)
+    (found,) = recover(study, trial=smallest(study), **QUICK)
     for file in [path for path in tmp_path.rglob("*.weights/**/*") if path.is_file()]:
         file.unlink()
     with study.database.engine.begin() as connection:
@@ -319,7 +317,7 @@ def test_a_search_does_without_weights_that_are_missing(
 
 def test_a_soup_is_never_worse_than_its_best_member_on_search(study: Study) -> None:
     number = smallest(study)
-    found = recover(study, trial=number, settings=replace(QUICK, soup=3, seed=5))
+    found = recover(study, trial=number, **QUICK, soup=3, seed=5)
     store = weights_store(study.database.engine)
     made = [store.made(one.after.recipe["recovery"]) for one in found]
     members = [one for one in made if one is not None and "seed" in one]
@@ -340,7 +338,7 @@ def test_a_soup_is_never_worse_than_its_best_member_on_search(study: Study) -> N
         expected = sum(state[name] for state in of) / len(of)
         torch.testing.assert_close(soup[name], expected)
     # Asked for again, nothing is trained.
-    again = recover(study, trial=number, settings=replace(QUICK, soup=3, seed=5))
+    again = recover(study, trial=number, **QUICK, soup=3, seed=5)
     assert [one.trial for one in again] == [one.trial for one in found]
 
 
@@ -362,7 +360,7 @@ def test_what_another_process_trains_is_left_for_last(
             yield found
 
     monkeypatch.setattr(recovering, "run_folder", busy)
-    found = recover(study, front=True, settings=QUICK)
+    found = recover(study, front=True, **QUICK)
     assert [one.before.trial for one in found] == [*wanted[1:], wanted[0]]
     assert asked_for[-1] == (asked_for[0][0], True)
     assert not any(wait for _, wait in asked_for[:-1])
@@ -372,7 +370,7 @@ def test_halving_finds_the_fastest_within_a_drop(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     front = [m for m in study.front() if m.recipe != study.baseline.recipe]
-    found = recover(study, max_drop=0.999, settings=QUICK)  # which all keep
+    found = recover(study, max_drop=0.999, **QUICK)  # which all keep
     tried = [one.before.trial for one in found]
     assert tried[-1] == front[0].trial
     assert len(tried) <= int(np.log2(len(front))) + 1
@@ -386,10 +384,10 @@ def test_halving_finds_the_fastest_within_a_drop(
         ({"max_drop": -0.1}, "`max_drop` must be from 0"),
         ({"trial": 99}, "no finished trial 99"),
         ({"trial": 0}, "nothing to recover"),
-        ({"front": True, "settings": RecoverySettings(epochs=0)}, "`epochs`"),
-        ({"front": True, "settings": RecoverySettings(learning_rate=3)}, "`learning_rate`"),
-        ({"front": True, "settings": RecoverySettings(seed=-1)}, "`seed`"),
-        ({"front": True, "settings": RecoverySettings(soup=0)}, "`soup`"),
+        ({"front": True, "epochs": 0}, "`epochs`"),
+        ({"front": True, "learning_rate": 3}, "`learning_rate`"),
+        ({"front": True, "seed": -1}, "`seed`"),
+        ({"front": True, "soup": 0}, "`soup`"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(
@@ -402,8 +400,7 @@ def test_what_cannot_be_asked_is_refused(
 
 def test_a_training_that_brings_nothing_is_discarded(study: Study) -> None:
     count = study.count
-    high = RecoverySettings(epochs=1, learning_rate=0.99)
-    assert recover(study, trial=smallest(study), settings=high) == []
+    assert recover(study, trial=smallest(study), epochs=1, learning_rate=0.99) == []
     assert study.count == count
 
 
@@ -416,7 +413,7 @@ def test_the_command_prints_both(
     from axsearch.reporting.explanation import explain_trial
 
     number = smallest(study)
-    found = recover(study, trial=number, settings=QUICK)
+    found = recover(study, trial=number, **QUICK)
     print_recovered(study, found)
     said = capsys.readouterr().out
     assert f"{found[0].after.accuracy:.4f}" in said

@@ -168,7 +168,7 @@ def test_recovery(
     )  # fmt: skip
     given = (
         "recovery.py", base_dir, data_dir, "--storage", url, "--study", "reviews", "--targets",
-        "0.3", "--epochs", 1, "--rate", 1e-3, "--threads", 1, "--out", tmp_path, "--name", "tiny",
+        "0.3", "--epochs", 1, "--rate", 1e-4, "--threads", 1, "--out", tmp_path, "--name", "tiny",
     )  # fmt: skip
     run(*given)
     found = json.loads((tmp_path / "recovery_tiny.json").read_text())
