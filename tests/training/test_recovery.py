@@ -262,14 +262,13 @@ def write_base(folder: Path, model: PreTrainedModel) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", [n for n in choice_types() if n != "vocabulary"])
 def test_models_of_every_approximation_can_be_trained(
-    task: Task, teacher: Teacher, tmp_path: Path, name: str, seed: int
+    task: Task, teacher: Teacher, tmp_path: Path, name: str
 ) -> None:
-    recipe = recipe_of_any(task.base.sites.values(), f"{name} {seed}", [name])
-    if not recipe.sites:
-        pytest.skip("nothing was drawn")
+    sites = task.base.sites.values()
+    drawn = (recipe_of_any(sites, f"{name} {seed}", [name]) for seed in range(20))
+    recipe = next(one for one in drawn if one.sites)
     run = Run(tmp_path, 3e-4, 1, 0, most=2)
     small = own_copy(shrink(task.model, recipe))
     before = {n: p.detach().clone() for n, p in small.named_parameters()}
@@ -277,7 +276,7 @@ def test_models_of_every_approximation_can_be_trained(
     assert found.steps == 2
     assert all(tensor.isfinite().all() for tensor in found.state.values())
     head = next(n for n in before if n.startswith("classifier"))
-    assert (found.state[head] != before[head]).any() or found.divergence == found.before
+    assert (found.state[head] != before[head]).any()
 
 
 def test_another_seed_is_another_training(
