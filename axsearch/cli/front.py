@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -273,7 +274,8 @@ def _footnotes(
     if bias is not None:
         notes.append(bias.words)
     if members:
-        notes.append(f"axsearch explain --study {study.name} --trial N explains a model.")
+        name = shlex.quote(study.name)
+        notes.append(f"axsearch explain --study {name} --trial N explains a model.")
     return notes
 
 

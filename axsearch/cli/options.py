@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -84,7 +85,7 @@ def in_options(sentence: str, switches: Mapping[str, tuple[str, str]]) -> str:
         on, off = switches[name]
         if value in (None, "True"):
             return on
-        return off if value == "False" else f"{on} {value.strip(chr(34))}"
+        return off if value == "False" else f"{on} {shlex.quote(value.strip(chr(34)))}"
 
     return ARGUMENT.sub(option, sentence)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as to_json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -103,5 +104,5 @@ def print_recovered(study: Study, found: Sequence[Recovered]) -> None:
         console,
         f"The base has {study.spec.metric} {study.baseline.accuracy:.4f} on the search split. "
         "Latency and size are relative to it.",
-        f"axsearch front --study {study.name} shows them among all others.",
+        f"axsearch front --study {shlex.quote(study.name)} shows them among all others.",
     )

@@ -1,17 +1,33 @@
-"""Ctrl-C and SIGTERM end a search only at points where nothing is lost."""
+"""Ctrl-C, SIGTERM and a lost terminal end a search only at points where nothing is lost."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Handler = Callable[[int, FrameType | None], Any]
 
 _open: list[Interrupts] = []
+
+
+def handled(handler: Handler) -> dict[signal.Signals, Any]:
+    """Handle all signals that ask a process to end, and return their handlers of before.
+
+    SIGHUP stays ignored where it was, as under ``nohup``.
+    """
+    wanted = [
+        kind
+        for kind in SIGNALS
+        if kind != signal.SIGHUP or signal.getsignal(kind) != signal.SIG_IGN
+    ]
+    return {kind: signal.signal(kind, handler) for kind in wanted}
 
 
 def stopped() -> bool:
@@ -44,11 +60,11 @@ class Interrupts:
     def __init__(self) -> None:
         self.stopped = False
         self._inside = False
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {kind: signal.signal(kind, self._handle) for kind in SIGNALS}
+            self._before = handled(self._handle)
             _open.append(self)
         return self
 
@@ -56,7 +72,7 @@ class Interrupts:
         if self in _open:
             _open.remove(self)
         for kind, handler in self._before.items():
-            signal.signal(kind, handler)  # type: ignore[arg-type]
+            signal.signal(kind, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.stopped = self.stopped, True

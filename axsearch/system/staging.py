@@ -25,8 +25,9 @@ YOUNG = 60.0
 def staging(parent: Path, name: str) -> Iterator[Path]:
     """A new, empty folder that is removed at the end with what is still in it.
 
-    Ctrl-C and SIGTERM raise KeyboardInterrupt within, so that they remove it too. What killed
-    processes have left in ``parent`` is removed first. Raises OSError where it cannot be made.
+    Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt within, so that they remove it too. What
+    killed processes have left in ``parent`` is removed first. Raises OSError where it cannot be
+    made.
 
     Args:
         parent: where it is made, hidden; what is complete can be moved from there in one step.

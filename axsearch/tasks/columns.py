@@ -8,18 +8,7 @@ from typing import Any
 import datasets
 
 from axsearch.tasks.kinds import Columns, TaskKind
-from axsearch.tasks.kinds.sequences import FEWEST_WORDS, LABEL_NAMES
-
-TEXTS = {
-    "text", "sentence", "text_pair", "text_a", "text_b", "text1", "text2", "sentence1", "sentence2",
-    "sentence_a", "sentence_b", "question", "question1", "question2", "premise", "hypothesis",
-    "query", "passage", "document", "context", "title", "body", "content", "review", "comment",
-    "comment_text", "message",
-}  # fmt: skip
-"""Names that texts have in most data."""
-
-LOOKED_AT = 100
-"""Rows whose words are counted."""
+from axsearch.tasks.kinds.sequences import LABEL_NAMES, looks_like_text
 
 
 def columns_read(kind: TaskKind[Any, Any], columns: Columns) -> str:
@@ -31,7 +20,7 @@ def columns_read(kind: TaskKind[Any, Any], columns: Columns) -> str:
 def unread_columns(table: datasets.Dataset, read: Sequence[str]) -> list[str]:
     """A sentence on the columns that are not read, though they look like texts or labels."""
     others = [name for name in table.column_names if name not in read]
-    texts = [name for name in others if _is_text(table, name)]
+    texts = [name for name in others if looks_like_text(table, name)]
     labels = [name for name in others if name not in texts and name.lower() in LABEL_NAMES]
     if not texts and not labels:
         return []
@@ -40,13 +29,3 @@ def unread_columns(table: datasets.Dataset, read: Sequence[str]) -> list[str]:
     options = (("`text_columns`", texts), ("`label_column`", labels))
     named = " and ".join(option for option, names in options if names)
     return [f"Not read: {', '.join(found)}; {named} would name other columns."]
-
-
-def _is_text(table: datasets.Dataset, name: str) -> bool:
-    values = table[name][:LOOKED_AT]
-    if not all(value is None or isinstance(value, str) for value in values):
-        return False
-    if name.lower() in TEXTS:
-        return any(values)
-    words = [len(value.split()) for value in values if value]
-    return bool(words) and sum(words) / len(words) >= FEWEST_WORDS

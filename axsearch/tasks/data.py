@@ -14,8 +14,14 @@ import datasets
 from axsearch.errors import UsageError, cause
 from axsearch.tasks.columns import columns_read, unread_columns
 from axsearch.tasks.cutting import FEWEST, SHARE, cut, cut_as_before
-from axsearch.tasks.data_files import READERS, read_file, suffix_of
-from axsearch.tasks.data_folder import Tables, by_split, read_earlier_folder, read_folder
+from axsearch.tasks.data_files import FORMATS, READERS, read_file, suffix_of
+from axsearch.tasks.data_folder import (
+    ARCHIVES,
+    Tables,
+    by_split,
+    read_earlier_folder,
+    read_folder,
+)
 from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import Columns, TaskKind, check_names, infer_kind, named_kind
 from axsearch.tasks.kinds.base import require_columns
@@ -148,7 +154,8 @@ def _tables(source: str, encoding: str | None, reading: int) -> tuple[Tables, li
     if colon and Path(name).expanduser().is_dir():
         return read_folder(Path(name).expanduser(), config, encoding)
     if path.is_file():
-        raise UsageError(f"{path} has none of the formats that are read: {', '.join(READERS)}.")
+        unpack = "; unpack it, and name the folder" if path.suffix.lower() in ARCHIVES else ""
+        raise UsageError(f"{path} has none of the formats that are read: {FORMATS}{unpack}.")
     if is_path(source):
         raise UsageError(f"The data folder {path} does not exist.")
     return _read_hub(source, reading)

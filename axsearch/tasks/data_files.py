@@ -2,16 +2,20 @@
 
 Text files are read by Python's own readers: every value is exactly what the file says, text is
 never converted to a number or a date, and a file that could be read in two ways is refused. Any of
-them may be compressed with gzip.
+them may be compressed with gzip, bzip2 or xz, or be the only file of a zip archive.
 """
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
 import gzip
 import io
+import lzma
 import uuid
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +34,13 @@ from axsearch.tasks.corpora import read_conll, squad_rows
 
 LONGEST_FIELD = (1 << 31) - 1
 BLANK = " \t\r\n"
-COMPRESSED = ".gz"
+OPENERS: Mapping[str, Callable[[Path], Any]] = MappingProxyType(
+    {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+)
+"""What opens a compressed file, by its suffix."""
+
+ZIP = ".zip"
+COMPRESSED = (*OPENERS, ZIP)
 KINDS = {
     str: "strings", int: "integers", float: "floats", bool: "booleans", list: "lists",
     dict: "objects",
@@ -40,18 +50,20 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 
+UNPACKING = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, NotImplementedError)
+"""What readers of damaged or encrypted archives raise, beside OSError, EOFError and ValueError."""
+
 Rows = list[dict[str, Any]]
 
 
 def suffix_of(path: Path) -> str:
     """The suffix that says a file's format, in lower case, without that of its compression."""
-    name = path.name.lower().removesuffix(COMPRESSED)
-    return Path(name).suffix
+    return Path(_uncompressed(path)).suffix.lower()
 
 
 def stem_of(path: Path) -> str:
     """The name of a file without the suffixes of its format and compression."""
-    return path.name[: len(path.name.lower().removesuffix(COMPRESSED)) - len(suffix_of(path))]
+    return _uncompressed(path).removesuffix(Path(_uncompressed(path)).suffix)
 
 
 def read_file(path: Path, encoding: str | None = None) -> datasets.Dataset:
@@ -68,7 +80,7 @@ def read_file(path: Path, encoding: str | None = None) -> datasets.Dataset:
                 "UTF-8."
             ) from None
         raise UsageError(f"{path} is not {encoding} text; name another `encoding`.") from None
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, *UNPACKING) as error:
         raise UsageError(f"{path} cannot be read: {cause(error)}.") from None
     if not table.num_rows:
         raise UsageError(f"{path} holds no rows.")
@@ -94,10 +106,32 @@ def _is_compressed(path: Path) -> bool:
     return path.name.lower().endswith(COMPRESSED)
 
 
+def _uncompressed(path: Path) -> str:
+    """The name of a file without the suffix of its compression."""
+    return path.name[: -len(path.suffix)] if _is_compressed(path) else path.name
+
+
 @contextmanager
 def _binary(path: Path) -> Iterator[BinaryIO]:
-    with gzip.open(path, "rb") if _is_compressed(path) else path.open("rb") as file:
+    suffix = path.suffix.lower()
+    if suffix == ZIP:
+        with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
+            yield cast(BinaryIO, io.BytesIO(file.read()))
+        return
+    with OPENERS[suffix](path) if suffix in OPENERS else path.open("rb") as file:
         yield cast(BinaryIO, file)
+
+
+def _only_member(path: Path, archive: zipfile.ZipFile) -> str:
+    """The one file of an archive; what macOS adds to it apart."""
+    names = [
+        one.filename
+        for one in archive.infolist()
+        if not one.is_dir() and not one.filename.startswith("__MACOSX/")
+    ]
+    if len(names) != 1:
+        raise UsageError(f"{path} holds {len(names)} files; unpack it, and name the folder.")
+    return names[0]
 
 
 @contextmanager
@@ -218,8 +252,18 @@ def _read_parquet(path: Path, encoding: str | None) -> pa.Table:
     return _table(path, table.column_names, table.columns, table.schema.metadata)
 
 
-CONLL = (".conll", ".iob", ".iob2", ".bio", ".txt")
+OF_SPLITS: Mapping[str, str] = MappingProxyType(
+    {".train": "train", ".testa": "validation", ".testb": "test"}
+)
+"""The suffixes of CoNLL's files of 2002 and 2003, such as eng.testa, and their splits."""
+
+CONLL = (".conll", ".iob", ".iob2", ".bio", ".txt", *OF_SPLITS)
 """Formats of a word and its tag a line; ``.txt`` may be anything else, too."""
+
+FORMATS = ", ".join((
+    ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", *CONLL[: CONLL.index(".txt")],
+))  # fmt: skip
+"""The suffixes that a message names."""
 
 READERS: Mapping[str, Callable[[Path, str | None], pa.Table]] = MappingProxyType(
     {

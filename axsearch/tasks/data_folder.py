@@ -13,7 +13,14 @@ from pathlib import Path
 import datasets
 
 from axsearch.errors import UsageError, cause
-from axsearch.tasks.data_files import READERS, read_file, stem_of, suffix_of
+from axsearch.tasks.data_files import (
+    FORMATS,
+    OF_SPLITS,
+    READERS,
+    read_file,
+    stem_of,
+    suffix_of,
+)
 
 Tables = dict[str, datasets.Dataset]
 
@@ -29,6 +36,10 @@ EARLIER_SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 DEPTHS = ("*", "*/*", "*/*/*")
 """How deep files are looked for."""
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+SAVED_AS = {".xlsx": "CSV", ".xls": "CSV", ".pkl": "Parquet", ".pickle": "Parquet"}
+"""Tables that are not read, and as what they are."""
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
@@ -150,16 +161,31 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         files = {"train": loose}
         notes.append(f"Read as train: {_shown(folder, loose)}.")
     if "train" not in files:
-        formats = ", ".join(dict.fromkeys(s for s in READERS if s != ".txt"))
         raise UsageError(
             f"{folder} holds no file for training, such as train.csv, train.jsonl or "
-            f"train.parquet; it may be one of {formats}."
+            f"train.parquet; it may be one of {FORMATS}{_instead(folder)}."
         )
     used = {path for paths in files.values() for path in paths}
     others = [path for path in there if path not in used]
     if others:
         notes.append(f"Not read: {_shown(folder, others)}.")
     return {split: files[split] for split in SPLITS if split in files}, notes
+
+
+def _instead(folder: Path) -> str:
+    """What to do with files that are there, but are not read."""
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if suffix in ARCHIVES:
+            return f"; unpack {path.name}, and name the folder that it makes"
+        if suffix == ".py":
+            return (
+                f"; {path.name} is a loading script, which datasets runs up to version 3 only: "
+                "save what it makes there with to_parquet"
+            )
+        if suffix in SAVED_AS:
+            return f"; save {path.name} as {SAVED_AS[suffix]}"
+    return ""
 
 
 def _may_hold(name: str) -> bool:
@@ -171,6 +197,8 @@ def _named(folder: Path, path: Path) -> str | None:
     """The split that a file directly in the folder is called."""
     if path.parent != folder:
         return None
+    if suffix_of(path) in OF_SPLITS:
+        return OF_SPLITS[suffix_of(path)]
     stem = stem_of(path).lower()
     return next((split for split, keywords in SPLITS.items() if stem in keywords), None)
 

@@ -6,7 +6,6 @@ sentence with the remedy. Weights come from safetensors only, and no code out of
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -29,58 +28,19 @@ from axsearch.models.export_config import PREFIX
 from axsearch.models.exported import check_origin, class_of, exported_config, smaller_class
 from axsearch.models.origin import is_shaped
 from axsearch.system.allocator import keep_freed_memory
-from axsearch.tasks.hub import check_on_hub, is_path
+from axsearch.tasks.hub import is_path
 from axsearch.tasks.kinds import TaskKind, task_kinds
+from axsearch.tasks.model_folder import check_weights, place_of
 from axsearch.tasks.spec import TaskSpec
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What torch's DataParallel and ``torch.compile`` put before the name of every tensor."""
 
-ADAPTER, MODULES = "adapter_config.json", "modules.json"
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The types of weights by safetensors' names; others are opened as float32."""
 
-TRACED = ("model.onnx", "model.xml")
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-
 transformers.utils.logging.set_verbosity_error()  # their notes on loading are not the user's
 transformers.utils.logging.disable_progress_bar()
-
-
-def place_of(model: str) -> str:
-    """Where transformers finds a model: its folder, or the name that the hub knows.
-
-    Of a folder of sentence-transformers it is that of its transformer. Raises UsageError for a name
-    that is neither a folder with a config.json nor on the hub.
-    """
-    if not is_path(model):
-        check_on_hub(model, "model")
-        return model
-    path = Path(model).expanduser()
-    if (path / "config.json").is_file():
-        return str(path)
-    if (path / MODULES).is_file():
-        return str(path / _transformer_of(path))
-    if (path / ADAPTER).is_file():
-        raise UsageError(
-            f"{model} is an adapter of PEFT without the model that it belongs to; merge them, in "
-            f'Python with peft: AutoPeftModelForSequenceClassification.from_pretrained("{model}")'
-            '.merge_and_unload().save_pretrained("merged"), and use merged.'
-        )
-    if path.is_file():
-        raise UsageError(f"{model} is a file; name the folder of the model, {path.parent}.")
-    raise UsageError(f"The model folder {model} does not exist or holds no config.json.")
-
-
-def _transformer_of(path: Path) -> str:
-    try:
-        modules = json.loads((path / MODULES).read_text())
-        inside = str(modules[0]["path"])
-    except (OSError, ValueError, LookupError, TypeError):
-        raise UsageError(f"{path / MODULES} is not as sentence-transformers writes it.") from None
-    if not (path / inside / "config.json").is_file():
-        raise UsageError(f"{path} holds no transformer: {path / inside} has no config.json.")
-    return inside
 
 
 def load_config(model: str) -> PreTrainedConfig:
@@ -176,7 +136,7 @@ def load_model(
         config["chunk_size_feed_forward"] = 0  # the same answers, and blocks that run once
     for name, value in config.items():  # as arguments they would be checked one by one
         setattr(own, name, value)
-    _check_files(model, place)
+    check_weights(model, place)
     prefixes = "|".join(map(re.escape, WRAPPERS))
     mapping = {f"^(?:{prefixes})+": ""} if _is_wrapped(place) else None
     try:
@@ -258,27 +218,6 @@ def _is_wrapped(place: str) -> bool:
         except Exception:  # a damaged file, of which loading says more
             return False
     return bool(names) and all(name.startswith(WRAPPERS) for name in names)
-
-
-def _check_files(model: str, place: str) -> None:
-    """Raises UsageError for a folder whose weights are a pickle only."""
-    folder = Path(place)
-    if folder.is_dir() and not list(folder.glob("*.safetensors")):
-        traced = [name for name in TRACED if (folder / name).is_file()]
-        if traced:
-            raise UsageError(
-                f"{model} holds a model for another runtime ({traced[0]}), whose weights cannot be "
-                "cut or trained; use the one that it was made from, or export the trial with "
-                "`axsearch export --format hf`."
-            )
-        pickled = [name for name in PICKLED if (folder / name).is_file()]
-        if pickled:
-            raise UsageError(
-                f"The weights of {model} are a pickle ({pickled[0]}), which could run code and is "
-                f"not read; convert them, in Python: transformers.AutoModel"
-                f'ForSequenceClassification.from_pretrained("{model}").save_pretrained("{model}"), '
-                "with the class of its head."
-            )
 
 
 def dtype_of_file(model: str, config: PreTrainedConfig) -> str:

@@ -67,7 +67,7 @@ def test_a_killed_worker_loses_no_more_than_the_time(url: str, fault: str) -> No
 
 
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_worker_and_its_trial_waits(
     url: str, kind: signal.Signals, times: int
 ) -> None:

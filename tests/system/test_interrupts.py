@@ -11,9 +11,10 @@ from axsearch.system import interrupts
 from axsearch.system.interrupts import Interrupts
 
 
-def test_a_sleep_ends_with_a_signal_that_arrives_or_has_arrived() -> None:
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_sleep_ends_with_a_signal_that_arrives_or_has_arrived(kind: signal.Signals) -> None:
     with Interrupts():
-        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), kind))
         timer.start()
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
@@ -25,6 +26,18 @@ def test_a_sleep_ends_with_a_signal_that_arrives_or_has_arrived() -> None:
         timer.join()
     assert not interrupts.stopped()
     interrupts.sleep(0)
+
+
+def test_a_lost_terminal_is_ignored_where_it_was() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
+    try:
+        with Interrupts():
+            os.kill(os.getpid(), signal.SIGHUP)
+            interrupts.sleep(0)
+            assert not interrupts.stopped()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_other_threads_sleep_on() -> None:

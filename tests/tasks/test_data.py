@@ -66,6 +66,53 @@ def refused(source: object, **arguments: Any) -> str:
     return message
 
 
+class TestUnusualNames:
+    """Of Kaggle's and other files; what is read is said."""
+
+    @pytest.mark.parametrize(
+        ("text", "label"),
+        [
+            ("review", "sentiment"), ("Text", "Label"), ("comment_text", "label"),
+            ("SentenceText", "category"), ("text", "target"), ("TEXT", "Class"),
+        ],
+    )  # fmt: skip
+    def test_one_text_and_one_answer(self, tmp_path: Path, text: str, label: str) -> None:
+        content = [{"id": i, text: f"this is text {i}", label: i % 2} for i in range(COUNT)]
+        write(tmp_path / "train.csv", content)
+        found = read_data(str(tmp_path))
+        assert (found.columns.texts, found.columns.label) == ((text,), label)
+        assert found.said == f"Task text-classification: reads {text} and, as the answer, {label}."
+        assert labels(found.train) == {"0", "1"}
+
+    def test_a_rating_with_fractions_is_a_number(self, tmp_path: Path) -> None:
+        content = [{"text": f"text {i}", "rating": i / 4} for i in range(COUNT)]
+        write(tmp_path / "train.csv", content)
+        found = read_data(str(tmp_path))
+        assert (found.kind.name, found.columns.label) == ("regression", "rating")
+
+    def test_several_labels(self, tmp_path: Path) -> None:
+        content = [
+            {"id": f"{i}", "comment_text": f"this is text {i}", "toxic": i % 2, "threat": i % 3 % 2}
+            for i in range(COUNT)
+        ]
+        write(tmp_path / "train.csv", content)
+        found = read_data(str(tmp_path))
+        assert found.kind.name == "multi-label-classification"
+        assert (found.columns.texts, found.columns.label) == (("comment_text",), "toxic,threat")
+
+    def test_lists_of_words(self, tmp_path: Path) -> None:
+        content = [{"words": ["Bo", "ran"], "labels": ["B-PER", "O"]} for _ in range(COUNT)]
+        write(tmp_path / "train.jsonl", content)
+        found = read_data(str(tmp_path))
+        assert (found.kind.name, found.columns.texts) == ("token-classification", ("words",))
+        assert found.train[0] == (("Bo", "ran"), ("B-PER", "O"))
+
+    def test_two_answers_are_not_chosen_from(self, tmp_path: Path) -> None:
+        content = [{"text": f"a {i}", "rating": i % 5, "stars": i % 2} for i in range(COUNT)]
+        write(tmp_path / "train.csv", content)
+        assert "has no column 'label'; it has text, rating, stars" in refused(tmp_path)
+
+
 class TestFolder:
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_three_files(self, tmp_path: Path, suffix: str) -> None:
@@ -307,10 +354,24 @@ class TestRefusedFolder:
         assert "no column 'a,b'" in refused(tmp_path, task=task, label_column="a,b")
 
     def test_unknown_text_column(self, tmp_path: Path) -> None:
-        write(tmp_path / "train.csv", [{"body": "a", "label": i % 2} for i in range(COUNT)])
+        write(tmp_path / "train.csv", [{"words": "a", "label": i % 2} for i in range(COUNT)])
         message = refused(tmp_path)
-        assert "it has body, label" in message
+        assert "it has words, label" in message
         assert "`text_columns`" in message
+
+    def test_names_to_choose_from(self, tmp_path: Path) -> None:
+        row = {"Class Index": 1, "Title": "so they went home", "Description": "a b c d e"}
+        content = [row | {"Class Index": i % 2, "Nr": i} for i in range(COUNT)]
+        write(tmp_path / "train.csv", content)
+        assert (
+            'name them with `text_columns="Title,Description"` and `label_column="Class Index"`.'
+        ) in refused(tmp_path)
+
+    def test_a_label_of_an_unusual_name(self, tmp_path: Path) -> None:
+        write(tmp_path / "train.csv", [{"text": f"a {i}", "verdict": i % 2} for i in range(COUNT)])
+        message = refused(tmp_path)
+        assert "has no column 'label'; it has text, verdict: name the label's with" in message
+        assert '`label_column="verdict"`' in message
 
     def test_constant_labels(self, tmp_path: Path) -> None:
         write(tmp_path / "train.csv", [row | {"label": 1} for row in rows()])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,17 @@ from axsearch.tasks.data import read_data
 from axsearch.tasks.data_folder import split_of
 
 Rows = list[dict[str, Any]]
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+def compress(plain: Path, to: Path) -> None:
+    suffix = to.suffix.lower()
+    if suffix == ".zip":
+        with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(plain, plain.name)
+    else:
+        to.write_bytes(COMPRESS[suffix](plain.read_bytes()))
 
 
 def rows(count: int, start: int = 0) -> Rows:
@@ -233,19 +247,49 @@ class TestFormats:
         (tmp_path / "train.json").write_text(text)
         assert "an array of them" in refused(tmp_path)
 
-    @pytest.mark.parametrize("name", ["train.csv.gz", "train.jsonl.gz", "train.parquet.gz"])
-    def test_gzip(self, tmp_path: Path, name: str) -> None:
-        plain = tmp_path / name.removesuffix(".gz")
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "train.csv.gz", "train.jsonl.gz", "train.parquet.gz", "train.csv.bz2", "train.csv.xz",
+            "train.csv.zip", "train.parquet.zip", "Train.CSV.ZIP",
+        ],
+    )  # fmt: skip
+    def test_compressed(self, tmp_path: Path, name: str) -> None:
+        plain = tmp_path / Path(name).stem.lower()
         if plain.suffix == ".csv":
             write_csv(plain, rows(100))
         else:
             table = datasets.Dataset.from_list(rows(100))
             table.to_parquet(plain) if plain.suffix == ".parquet" else table.to_json(plain)
-        (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+        compress(plain, tmp_path / name)
         plain.unlink()
         assert counts(tmp_path) == (81, 10, 9)
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
         assert f"{tmp_path / name} cannot be read" in refused(tmp_path)
+
+    def test_an_archive_of_several_files(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "train.csv.zip", "w") as archive:
+            archive.writestr("__MACOSX/._a.csv", "")
+            archive.writestr("a.csv", "text,label\n" + "x,0\ny,1\n" * 30)
+        assert counts(tmp_path) == (48, 6, 6)
+        with zipfile.ZipFile(tmp_path / "train.csv.zip", "a") as archive:
+            archive.writestr("b.csv", "text,label\n")
+        assert "train.csv.zip holds 2 files; unpack it, and name the folder" in refused(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("archive.zip", "unpack archive.zip, and name the folder that it makes"),
+            ("data.tar.gz", "unpack data.tar.gz, and name the folder that it makes"),
+            ("reviews.py", "reviews.py is a loading script, which datasets runs up to version 3"),
+            ("reviews.xlsx", "save reviews.xlsx as CSV"),
+        ],
+    )
+    def test_what_else_a_folder_holds(self, tmp_path: Path, name: str, said: str) -> None:
+        (tmp_path / name).write_text("")
+        assert said in refused(tmp_path)
+        if "." in Path(name).stem or name.endswith(".zip"):
+            assert "unpack it, and name the folder" in refused(tmp_path / name)
 
     @pytest.mark.parametrize("separator", [";", "\t", "|"])
     def test_csv_with_another_separator(self, tmp_path: Path, separator: str) -> None:
@@ -332,6 +376,13 @@ class TestCorpora:
         assert found.kind.name == "token-classification"
         assert (("EU", "rejects", "#"), ("B-ORG", "O", "O")) in found.train
         assert (("Peter", "Blackburn"), ("B-PER", "I-PER")) in found.train
+
+    def test_conlls_own_names(self, tmp_path: Path) -> None:
+        for name, times in (("esp.train", 30), ("esp.testa", 7), ("esp.testb", 8)):
+            (tmp_path / name).write_text("\n".join([self.CONLL] * times))
+        assert counts(tmp_path) == (60, 14, 16)
+        (tmp_path / "ned.testa").write_text(self.CONLL)
+        assert "holds esp.testa and ned.testa; keep one" in refused(tmp_path)
 
     def test_two_columns_with_tabs_and_comments(self, tmp_path: Path) -> None:
         sentence = "# id 4 domain=en\nNew York\tB-LOC\nis\tO\n\n"

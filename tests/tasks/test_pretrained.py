@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from axsearch.errors import UsageError
+from axsearch.tasks.model_folder import place_of
 from axsearch.tasks.pretrained import (
     check_head,
     dtype_of_file,
     load_config,
     load_model,
     load_tokenizer,
-    place_of,
 )
 from axsearch.tasks.task import Task
 from axsearch.testing.text import tiny_tokenizer
@@ -60,7 +60,44 @@ class TestFolders:
         (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
         message = refused(tmp_path)
         assert "is an adapter of PEFT without the model" in message
-        assert "merge_and_unload().save_pretrained" in message
+        assert 'SequenceClassification.from_pretrained("' in message
+        assert '").merge_and_unload().save_pretrained("merged")' in message
+
+    @pytest.mark.parametrize(
+        "head", ["classifier.bias", "score.weight", "classifier.out_proj.bias"]
+    )
+    def test_an_adapter_whose_base_has_more_classes_than_peft_would_give_it(
+        self, tmp_path: Path, head: str
+    ) -> None:
+        (tmp_path / "adapter_config.json").write_text('{"task_type": "TOKEN_CLS"}')
+        shape = (5, 8) if head.endswith("weight") else (5,)
+        tensors = {f"base_model.model.{head}": torch.ones(shape)}
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+        message = refused(tmp_path)
+        assert "AutoPeftModelForTokenClassification.from_pretrained(" in message
+        assert '", num_labels=5).merge_and_unload()' in message
+
+    def test_the_checkpoints_of_a_training(self, model: Path, tmp_path: Path) -> None:
+        for step in (500, 1000):
+            shutil.copytree(model, tmp_path / "run" / f"checkpoint-{step}")
+        (tmp_path / "run" / "checkpoint-2000").mkdir()  # killed before it was written
+        message = refused(tmp_path / "run")
+        assert f"such as the last, {tmp_path / 'run' / 'checkpoint-1000'}." in message
+
+    @pytest.mark.parametrize("name", ["last.ckpt", "weights.pt"])
+    def test_weights_alone(self, tmp_path: Path, name: str) -> None:
+        torch.save({}, tmp_path / name)
+        for given in (tmp_path, tmp_path / name):
+            assert f"{tmp_path / name} holds weights without the config" in refused(given)
+
+    @pytest.mark.parametrize(
+        ("name", "option"), [("tf_model.h5", "from_tf"), ("flax_model.msgpack", "from_flax")]
+    )
+    def test_weights_of_another_framework(self, model: Path, name: str, option: str) -> None:
+        (model / "model.safetensors").rename(model / name)
+        message = refused(model)
+        assert f"({name}), which transformers reads up to version 4 only" in message
+        assert f"{option}=True" in message
 
     def test_sentence_transformers(self, model: Path, tmp_path: Path) -> None:
         whole = tmp_path / "whole"

@@ -27,7 +27,7 @@ from transformers import (
 from axsearch.errors import UsageError
 from axsearch.models.architectures import architecture_of
 from axsearch.models.fingerprint import model_fingerprint
-from axsearch.tasks import pretrained
+from axsearch.tasks import model_folder, pretrained
 from axsearch.tasks import task as task_module
 from axsearch.tasks.kinds.sequences import encode
 from axsearch.tasks.kinds.text_classification import TextClassification
@@ -207,7 +207,7 @@ class TestLoad:
         loader = redirected(TextClassification.auto_class.from_pretrained)
         stand_in = type("StandIn", (), {"from_pretrained": staticmethod(loader)})
         monkeypatch.setattr(TextClassification, "auto_class", stand_in)
-        monkeypatch.setattr(pretrained, "check_on_hub", lambda *_: None)
+        monkeypatch.setattr(model_folder, "check_on_hub", lambda *_: None)
         task = Task.load("org/tiny", str(data_dir))
         assert task.model_name == "org/tiny"
         assert {name for name, _ in calls} == {"org/tiny"}
@@ -220,7 +220,7 @@ class TestLoad:
         def fail(name: str) -> None:
             raise OSError("We couldn't connect to the hub.\nA long story follows.")
 
-        monkeypatch.setattr(pretrained, "check_on_hub", lambda *_: None)
+        monkeypatch.setattr(model_folder, "check_on_hub", lambda *_: None)
         monkeypatch.setattr(pretrained.PreTrainedConfig, "get_config_dict", fail)
         message = refused("org/none", data_dir)
         assert message == "org/none cannot be loaded as a model: We couldn't connect to the hub."

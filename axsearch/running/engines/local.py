@@ -25,7 +25,7 @@ from axsearch.running.engines import Engine, be_worker
 from axsearch.running.request import WorkerPool, WorkerRequest
 from axsearch.store.outages import DatabaseAwayError
 from axsearch.system.cores import THREAD_VARIABLES, processors
-from axsearch.system.interrupts import SIGNALS
+from axsearch.system.interrupts import handled
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -100,13 +100,13 @@ class _Stop:
 
 @contextmanager
 def _signals() -> Iterator[_Stop]:
-    """Count SIGINT and SIGTERM; :func:`_end` passes them on to the workers."""
+    """Count the signals that ask for an end; :func:`_end` passes them on to the workers."""
     stop = _Stop()
 
     def count(*_: object) -> None:
         stop.signals += 1
 
-    before = {kind: signal.signal(kind, count) for kind in SIGNALS}
+    before = handled(count)
     try:
         yield stop
     finally:

@@ -14,6 +14,7 @@ from axsearch import discovery
 from axsearch.errors import UsageError
 from axsearch.tasks.kinds.base import Columns, TaskKind
 from axsearch.tasks.kinds.glue import GLUE
+from axsearch.tasks.kinds.sequences import similar_label
 
 __all__ = [
     "Columns",
@@ -59,6 +60,8 @@ def infer_kind(
     """The kind that recognises the columns; text-classification if none does."""
     kinds = task_kinds()
     found = [name for name, kind in kinds.items() if kind.recognises(table, label_column)]
+    if not found and label_column is None and (label := similar_label(table)) is not None:
+        found = [name for name, kind in kinds.items() if kind.recognises(table, label)]
     if len(found) > 1:
         raise UsageError(f"{source} may be {' or '.join(found)}; say which with `task`.")
     return kinds[found[0] if found else DEFAULT]

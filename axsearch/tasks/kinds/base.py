@@ -26,6 +26,9 @@ LOOKED_AT = 100
 NUMBERS = re.compile(r"\s*\[[-\s\d.]+\]\s*")
 """A list of numbers as numpy writes it."""
 
+WORD_COLUMNS = ("tokens", "words")
+"""Columns that are recognised as lists of words."""
+
 E = TypeVar("E")
 S = TypeVar("S", bound=Split)
 
@@ -244,6 +247,16 @@ class TaskKind(ABC, Generic[E, S]):
         """The outcome of the best constant answer."""
         answers = self.trivial_answers(train, split)
         return max((self.outcome(metric, split, own) for own in answers), key=metrics.value)
+
+
+def word_column(table: datasets.Dataset) -> str | None:
+    """The first of :data:`WORD_COLUMNS`; ``words`` only where they are lists."""
+    for name in WORD_COLUMNS:
+        if name in table.column_names and (
+            name == WORD_COLUMNS[0] or isinstance(table[name][0], list)
+        ):
+            return name
+    return None
 
 
 def require_columns(

@@ -25,6 +25,11 @@ NUMBER = re.compile(r"[-+]?[0-9.]+")
 WHOLE = re.compile(r"[0-9]+(?:\.0*)?")
 """A class id as files have it; with a fraction of zeros where pandas took it for any number."""
 
+COUNT = re.compile(r"\s*([0-9]+)(?:\.0*)?[-_\s]*([^0-9]*)")
+"""A number of something: 4 stars, or 4 alone."""
+
+TRUTH = {"false": 0, "true": 1}
+
 SHOWN = 6
 
 
@@ -80,9 +85,11 @@ def fit_labels(
     """The class id of each label in a trained head.
 
     The user's mapping comes first. Then labels are classes by name: as written, or regardless of
-    case, ``-``, ``_`` and blanks where no two become the same. Numbers are class ids, and so are
-    the data's own ids of their classes where the head's names are generic, as for transformers'
-    examples. ``id2label`` names the head's classes, as in transformers' pipelines.
+    case, ``-``, ``_`` and blanks where no two become the same, or as the same number of something
+    ("2" or "2 star" as "2 stars"). Numbers are class ids, and so are the data's own ids of their
+    classes where the head's names are generic, as for transformers' examples; numbers from 1 to the
+    number of classes count those from 1, and of two classes false is the first and true the second.
+    ``id2label`` names the head's classes, as in transformers' pipelines.
 
     Args:
         config: of the model.
@@ -104,8 +111,7 @@ def fit_labels(
         return Labels(names, {label: names.index(label) for label in found}, note)
     similar = _by_similar_name(names, found)
     if similar is not None:
-        pairs = ", ".join(f"{label} as {names[i]}" for label, i in list(similar.items())[:SHOWN])
-        return Labels(names, similar, note or f"Labels are matched regardless of case: {pairs}.")
+        return Labels(names, similar, note or _read_as("regardless of case", names, similar))
     generic = all(GENERIC.fullmatch(name) for name in names)
     if generic and hints.classes and set(found) <= set(hints.classes):
         if len(hints.classes) <= len(names):
@@ -119,9 +125,18 @@ def fit_labels(
             f"The data have {len(hints.classes)} classes, the model's head {len(names)}; fine-tune "
             "it with `axsearch finetune`, or give the right data."
         )
+    counted = _by_count(names, found)
+    if counted is not None:
+        return Labels(names, counted, note or _read_as("by their numbers", names, counted))
     numbers = _by_number(names, found)
     if numbers is not None:
         return Labels(names, numbers, note)
+    from_one = _from_one(names, found)
+    if from_one is not None:
+        return Labels(names, from_one, note or _read_as("as counted from 1", names, from_one))
+    switches = _by_truth(names, found)
+    if switches is not None:
+        return Labels(names, switches, note or _read_as("as no and yes", names, switches))
     raise UsageError(
         f"The labels of the data ({_shown(found)}) do not fit the model's head, which knows "
         f'{_shown(names)}; say which is which, such as `labels="{_example(names, found)}"`.'
@@ -299,6 +314,45 @@ def _by_number(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] |
         return None
     ids = {label: int(label.partition(".")[0]) for label in found if WHOLE.fullmatch(label)}
     return ids if len(ids) == len(found) and max(ids.values()) < len(names) else None
+
+
+def _by_count(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
+    """Labels that count what the names of the classes count, such as stars."""
+    theirs = [COUNT.fullmatch(name) for name in names]
+    ours = [COUNT.fullmatch(label) for label in found]
+    if not all(theirs) or not all(ours) or all(GENERIC.fullmatch(name) for name in names):
+        return None
+    counts = [int(one[1]) for one in theirs if one]
+    things = {_plain(one[2]).rstrip("s") for one in (*theirs, *ours) if one} - {""}
+    own = [int(one[1]) for one in ours if one]
+    if len({*counts}) < len(names) or len({*own}) < len(found) or len(things) > 1:
+        return None
+    if not {*own} <= {*counts}:
+        return None
+    return {label: counts.index(count) for label, count in zip(found, own, strict=True)}
+
+
+def _from_one(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
+    """Numbers of which the largest is that of the classes, and none is 0."""
+    if any(name.isdecimal() for name in names):
+        return None
+    ids = {label: int(label.partition(".")[0]) - 1 for label in found if WHOLE.fullmatch(label)}
+    whole = len(ids) == len(found) and bool(ids)
+    return ids if whole and min(ids.values()) >= 0 and max(ids.values()) < len(names) else None
+
+
+def _by_truth(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | None:
+    """False and true, as pandas and JSON write a column of two classes."""
+    ids = {label: TRUTH[label.lower()] for label in found if label.lower() in TRUTH}
+    if len(ids) < len(found) or len({*ids.values()}) < len(ids) or len(names) != len(TRUTH):
+        return None
+    return {label: names.index(str(i)) if str(i) in names else i for label, i in ids.items()}
+
+
+def _read_as(how: str, names: Sequence[str], ids: Mapping[str, int]) -> str:
+    shown = list(ids.items())[:SHOWN]
+    pairs = ", ".join(f"{label} as {names[index]}" for label, index in shown)
+    return f"Labels are matched {how}: {pairs}{', …' if len(ids) > SHOWN else ''}."
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
-from axsearch.tasks.kinds.base import Columns
+from axsearch.tasks.kinds.base import Columns, word_column
 from axsearch.tasks.kinds.labels import (
     NO_GOLD,
     LabelHints,
@@ -54,7 +54,7 @@ class MultiLabelClassification(SequenceTask[Several]):
         """Whether labels are lists, or several columns of 0 and 1 stand in the place of a label."""
         label = label_column or self.label_column(table)
         if label in table.column_names:
-            there = "tokens" in table.column_names
+            there = word_column(table) is not None
             return not there and any(isinstance(value, list) for value in table[label][:])
         if label_column is not None:
             return "," in label_column

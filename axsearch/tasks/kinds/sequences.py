@@ -39,12 +39,26 @@ ADDED_COLUMNS = (
 FEWEST_WORDS = 4
 """Words that texts have on average, and names of columns do not."""
 
+LOOKED_AT = 100
+"""Rows whose words are counted."""
+
+TEXT_NAMES = {
+    "text", "sentence", "text_pair", "text_a", "text_b", "text1", "text2", "sentence1", "sentence2",
+    "sentence_a", "sentence_b", "question", "question1", "question2", "premise", "hypothesis",
+    "query", "passage", "document", "context", "title", "body", "content", "review", "comment",
+    "comment_text", "message",
+}  # fmt: skip
+"""Names that texts have in most data."""
+
 LABEL_COLUMNS = ("label", "labels")
 
-LABEL_NAMES = {
+ONE_ANSWER = {
     *LABEL_COLUMNS, "score", "target", "class", "category", "rating", "stars", "sentiment",
-    "answers", "tags", "ner_tags", "label_text", "coarse_label", "fine_label", "gold_label",
+    "label_text", "coarse_label", "fine_label", "gold_label",
 }  # fmt: skip
+"""Names that the one answer to a text has in most data."""
+
+LABEL_NAMES = {*ONE_ANSWER, "answers", "tags", "ner_tags"}
 """Names that answers have in most data."""
 
 L = TypeVar("L")
@@ -70,8 +84,15 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         text_columns: Sequence[str] | None,
         label_column: str | None,
     ) -> Columns:
-        """The named columns, or the first of :data:`TEXT_COLUMNS` that exist."""
+        """The named columns, or the first of :data:`TEXT_COLUMNS` that exist.
+
+        Without any of them the only column that looks like a text is read, and without a label's
+        usual name the only column that has a name of :data:`ONE_ANSWER`, in lower or upper case.
+        """
         label = label_column or self.label_column(table)
+        usual = label in (*LABEL_COLUMNS, "score")
+        if label_column is None and usual and label not in table.column_names:
+            label = similar_label(table) or label
         if text_columns and len(text_columns) > 2:
             raise UsageError(
                 f"{self.name} reads one or two texts, not the {len(text_columns)} of "
@@ -81,22 +102,43 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
             return Columns(tuple(text_columns), label)
         for candidate in TEXT_COLUMNS:
             if set(candidate) <= set(table.column_names):
-                return Columns(candidate, label)
+                return self._with_label(source, table, Columns(candidate, label))
+        cased = {name.lower(): name for name in table.column_names}
+        for candidate in TEXT_COLUMNS:
+            if set(candidate) <= set(cased):
+                found = tuple(cased[name] for name in candidate)
+                return self._with_label(source, table, Columns(found, label))
+        own = label.split(",")
+        texts = [n for n in table.column_names if n not in own and looks_like_text(table, n)]
+        if len(texts) == 1 and own[0] in table.column_names:
+            return Columns(tuple(texts), label)
         data = next((n for n in table.column_names if len(n.split()) >= FEWEST_WORDS), None)
         if data is not None:
             raise UsageError(
                 f"{source} has a column called {data[:60]!r}, which looks like a row of the data: "
                 "the first line of a table must hold the names of its columns, such as text,label."
             )
+        options = _example("text_columns", ",".join(texts[:2]))
+        if own[0] not in table.column_names:
+            options += f" and {_example('label_column', _answer(table, texts))}"
         raise UsageError(
             f"{source} has none of the text columns axsearch recognises for {self.name}; it has "
-            f"{', '.join(table.column_names)}: name them with `text_columns`."
+            f"{', '.join(table.column_names)}: name them with {options}."
         )
 
     def label_column(self, table: datasets.Dataset) -> str:
         """The column of the label if none is named: the first of :data:`LABEL_COLUMNS`."""
         there = (column for column in LABEL_COLUMNS if column in table.column_names)
         return next(there, LABEL_COLUMNS[0])
+
+    def _with_label(self, source: str, table: datasets.Dataset, found: Columns) -> Columns:
+        """The columns; raises UsageError where no label is among the table's columns."""
+        if not set(self.label_columns(found)) & set(table.column_names):
+            raise UsageError(
+                f"{source} has no column {found.label!r}; it has {', '.join(table.column_names)}: "
+                f"name the label's with {_example('label_column', _answer(table, found.texts))}."
+            )
+        return found
 
     def learnable(self, examples: Sequence[TextExample[L]]) -> bool:
         """Whether there are at least two labels."""
@@ -108,6 +150,39 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         """The tokens of the one or two texts of each example."""
         texts = [example.texts for example in examples]
         return [len(one["input_ids"]) for one in encode(tokenizer, texts, None)]
+
+
+def similar_label(table: datasets.Dataset) -> str | None:
+    """The label's column where it has another name than usual: the only one that answers have."""
+    cased = {name.lower(): name for name in table.column_names}
+    usual = [cased[name] for name in LABEL_COLUMNS if name in cased]
+    others = [name for low, name in cased.items() if low in ONE_ANSWER]
+    return usual[0] if usual else others[0] if len(others) == 1 else None
+
+
+def looks_like_text(table: datasets.Dataset, name: str) -> bool:
+    """Whether a column holds texts, by its name or by the number of their words."""
+    values = table[name][:LOOKED_AT]
+    if not all(value is None or isinstance(value, str) for value in values):
+        return False
+    if name.lower() in TEXT_NAMES:
+        return any(values)
+    words = [len(value.split()) for value in values if value]
+    return bool(words) and sum(words) / len(words) >= FEWEST_WORDS
+
+
+def _answer(table: datasets.Dataset, texts: Sequence[str]) -> str:
+    """A column that may be the label's: one of an answer's names, or with few values; or none."""
+    others = [name for name in table.column_names if name not in texts]
+    named = [name for name in others if name.lower() in ONE_ANSWER]
+    counts = {name: len({*map(str, table[name][:])}) for name in others}
+    few = [name for name in others if 1 < counts[name] <= len(table) // 2]
+    return next(iter((*named, *sorted(few, key=lambda name: counts[name]))), "")
+
+
+def _example(option: str, value: str) -> str:
+    """An option with the value that it may have; as it is where none is known."""
+    return f'`{option}="{value}"`' if value else f"`{option}`"
 
 
 def earlier_columns(table: datasets.Dataset) -> tuple[str, ...] | None:

@@ -20,11 +20,13 @@ from transformers import (
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds.base import (
+    WORD_COLUMNS,
     Answered,
     Columns,
     TaskKind,
     feature_list,
     refuse_lists_as_text,
+    word_column,
 )
 from axsearch.tasks.kinds.labels import (
     GENERIC,
@@ -104,7 +106,7 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def recognises(self, table: datasets.Dataset, label_column: str | None) -> bool:
         """Whether there is a column of tokens and none of labels."""
         given = label_column not in (None, *TAG_COLUMNS)
-        return "tokens" in table.column_names and "label" not in table.column_names and not given
+        return word_column(table) is not None and "label" not in table.column_names and not given
 
     def columns(
         self,
@@ -113,8 +115,8 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
         text_columns: Sequence[str] | None,
         label_column: str | None,
     ) -> Columns:
-        """``tokens`` and the first of :data:`TAG_COLUMNS`, unless others are named."""
-        texts = tuple(text_columns or ("tokens",))
+        """Lists of words and the first of :data:`TAG_COLUMNS`, unless others are named."""
+        texts = tuple(text_columns or (word_column(table) or WORD_COLUMNS[0],))
         if len(texts) != 1:
             raise UsageError(f"Token classification takes one of `text_columns`, not {len(texts)}.")
         there = [column for column in TAG_COLUMNS if column in table.column_names]

@@ -147,7 +147,7 @@ def test_one_that_knows_why_is_not_started_again_and_the_others_are_ended(
         run(wrong_use, job)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all(job: WorkerRequest, kind: signal.Signals) -> None:
     sent: list[float] = []
 

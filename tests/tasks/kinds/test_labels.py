@@ -70,6 +70,66 @@ def test_names_that_would_become_the_same_are_not_matched(
         fit_labels(config, labels)
 
 
+class TestCounts:
+    STARS = head("1 star", "2 stars", "3 stars")
+
+    @pytest.mark.parametrize(
+        "labels", [["1", "2", "3"], ["1", "3"], ["1.0", "3.0"], ["1 star", "3 star"], ["3Star"]]
+    )
+    def test_labels_that_count_what_the_classes_count(self, labels: list[str]) -> None:
+        found = fit_labels(self.STARS, labels)
+        assert found.ids == {label: int(label[0]) - 1 for label in labels}
+        assert found.note is not None
+        assert f"matched by their numbers: {labels[0]} as " in found.note
+
+    def test_ids_of_such_classes(self) -> None:
+        found = fit_labels(self.STARS, ["0", "2"])
+        assert (found.ids, found.note) == ({"0": 0, "2": 2}, None)
+
+    @pytest.mark.parametrize("labels", [["4"], ["2 votes"], ["2 stars", "2"], ["2 to 3 stars"]])
+    def test_others(self, labels: list[str]) -> None:
+        with pytest.raises(UsageError, match="do not fit the model's head"):
+            fit_labels(self.STARS, [*labels, "3"])
+
+    @pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), ("a", "b", "c")])
+    @pytest.mark.parametrize("labels", [["1", "2", "3"], ["3", "1"], ["3.0"]])
+    def test_labels_that_count_classes_from_one(
+        self, names: tuple[str, ...], labels: list[str]
+    ) -> None:
+        found = fit_labels(head(*names), labels)
+        assert found.ids == {label: int(label[0]) - 1 for label in labels}
+        assert found.note is not None
+        assert "as counted from 1: " in found.note
+        assert f"{max(labels)} as {names[2]}" in found.note
+
+    @pytest.mark.parametrize("labels", [["0", "3"], ["1", "4"], ["1", "x"]])
+    def test_labels_that_do_not(self, labels: list[str]) -> None:
+        with pytest.raises(UsageError, match="do not fit the model's head"):
+            fit_labels(GENERIC, labels)
+
+    @pytest.mark.parametrize(
+        ("config", "labels"),
+        [
+            (BertConfig(), ["False", "True"]),
+            (head("ham", "spam"), ["false", "true"]),
+            (head("0", "1"), ["FALSE", "TRUE"]),
+            (head("spam", "ham"), ["False"]),
+        ],
+    )
+    def test_false_and_true_of_two_classes(self, config: BertConfig, labels: list[str]) -> None:
+        found = fit_labels(config, labels)
+        assert found.ids == {label: index for index, label in enumerate(labels)}
+        assert found.note is not None
+        assert "as no and yes: " in found.note
+
+    @pytest.mark.parametrize("labels", [["False", "no"], ["True", "true"]])
+    def test_half_of_them(self, labels: list[str]) -> None:
+        with pytest.raises(UsageError, match="do not fit the model's head"):
+            fit_labels(BertConfig(), labels)
+        with pytest.raises(UsageError, match="do not fit the model's head"):
+            fit_labels(GENERIC, ["False", "True"])
+
+
 class TestClassesOfTheData:
     def test_their_ids_are_those_of_a_head_without_names(self) -> None:
         found = fit_labels(BertConfig(), ["positive", "negative"], LabelHints(SENTIMENT))

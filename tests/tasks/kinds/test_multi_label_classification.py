@@ -114,9 +114,12 @@ class TestData:
         assert found(read(tmp_path, columns, label_column="x,y")) == [("y",), ("x", "y")]
 
     def test_flags_beside_a_label_are_no_labels(self, tmp_path: Path) -> None:
-        content = [{"text": "a", "sentiment": "good", "is_reply": i, "has_url": 1} for i in (0, 1)]
-        with pytest.raises(UsageError, match="no column 'label'"):
-            read(tmp_path, content)
+        content = [
+            {"text": "a", "sentiment": "good" if i else "bad", "is_reply": i, "has_url": 1}
+            for i in (0, 1)
+        ]
+        data = read(tmp_path, content)
+        assert (data.kind.name, data.columns.label) == ("text-classification", "sentiment")
 
     def test_rows_without_labels_are_left_out(self, tmp_path: Path) -> None:
         content = [{"text": "a", "labels": one} for one in (["x"], None, [])]
