@@ -63,3 +63,23 @@ def steps(count: int) -> Iterator[Callable[[str], None]]:
 
         yield begin
         progress.update(bar, completed=begun)
+
+
+@contextmanager
+def counted(description: str, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over a number of steps; the function it yields takes how many are done, of how many.
+
+    Where stderr is no terminal, a line with ``name`` is printed at each tenth.
+    """
+    with progress_bar() as progress:
+        bar = progress.add_task(description, total=None)
+        said = 0
+
+        def told(done: int, planned: int) -> None:
+            nonlocal said
+            progress.update(bar, completed=done, total=planned)
+            if not console.is_terminal and 10 * done // planned > said:
+                said = 10 * done // planned
+                console.print(f"{name}: step {done} of {planned}", style="dim")
+
+        yield told

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from axsearch.evaluation.loading import load_task, shown_evaluators
 from axsearch.evaluation.trained import read_trained
 from axsearch.models.weights import WithTrained
 from axsearch.options import describes
-from axsearch.progress import console, progress_bar, steps
+from axsearch.progress import console, counted, steps
 from axsearch.running.finishing import finish_front, note
 from axsearch.running.recovered_trials import Recovered, add_recovered
 from axsearch.space.recipe import Recipe
@@ -75,6 +75,7 @@ def recover(
     learning_rate: float | None = RecoverySettings.learning_rate,
     seed: int = RecoverySettings.seed,
     soup: int = RecoverySettings.soup,
+    unlabelled: str | None = RecoverySettings.unlabelled,
     model: str | None = None,
     data: str | None = None,
 ) -> list[Recovered]:
@@ -88,17 +89,25 @@ def recover(
 
     Raises:
         UsageError: none or several of ``trial``, ``front`` and ``max_drop`` are given, nothing can
-            be trained, model or data are not the study's, the database can only be read, or it is a
-            server's and there is no place for files (``AXSEARCH_WEIGHTS``).
+            be trained, model or data are not the study's, ``unlabelled`` cannot be read or holds
+            nothing new, the database can only be read, or it is a server's and there is no place
+            for files (``AXSEARCH_WEIGHTS``).
         NotFiniteError: the loss of a single model is not finite; of a front it is left out.
         KeyboardInterrupt: stopped by the user; what was recovered is kept.
     """
-    settings = RecoverySettings(epochs=epochs, learning_rate=learning_rate, seed=seed, soup=soup)
+    settings = RecoverySettings(
+        epochs=epochs, learning_rate=learning_rate, seed=seed, soup=soup, unlabelled=unlabelled
+    )
     settings.check()
     wanted = _wanted(study, trial, front, max_drop)
+    if unlabelled is not None and any(_is_plain(Recipe.from_dict(m.recipe)) for m in wanted):
+        raise UsageError(
+            f"The model of trial {trial} answers as the base does, and so learns from labels, "
+            "which `unlabelled` texts do not have."
+        )
     study.database.check_writable()
     store = weights_store(study.database.engine)
-    evaluator, teacher = _loaded(study, model, data)
+    evaluator, teacher = _loaded(study, model, data, settings.unlabelled)
     work = _Recovering(study, evaluator, teacher, store, settings)
     done: list[Recovered] = []
     try:
@@ -117,7 +126,9 @@ def recover(
     return [replace(one, after=study.trial(one.trial)) for one in done]
 
 
-def _loaded(study: Study, model: str | None, data: str | None) -> tuple[Evaluator, Teacher]:
+def _loaded(
+    study: Study, model: str | None, data: str | None, unlabelled: str | None
+) -> tuple[Evaluator, Teacher]:
     """What measures models and what they learn from; raises UsageError as :func:`recover` does."""
     spec, engine = study.spec, study.database.engine
     with steps(2) as begin:
@@ -127,7 +138,7 @@ def _loaded(study: Study, model: str | None, data: str | None) -> tuple[Evaluato
             task, engine, spec.scenario, spec.device, spec.dtype, machine=spec.machine
         )
         begin("Running the teacher")
-        teacher = Teacher(task, spec.device)
+        teacher = Teacher(task, spec.device, unlabelled=unlabelled)
         _ = teacher.fingerprint
     return evaluator, teacher
 
@@ -141,17 +152,13 @@ def _wanted(
     _ = study.baseline  # or there is nothing to compare with
     if trial is not None:
         one = study.trial(trial)
-        if Recipe.from_dict(one.recipe).lossy.sites == ():
-            raise UsageError(
-                f"The model of trial {trial} answers as the base does: there is nothing to recover."
-            )
         return [one]
     if max_drop is not None and not 0 <= max_drop < 1:
         raise UsageError(f"`max_drop` must be from 0 to below 1, such as 0.01, not {max_drop}.")
     # Of models as they were cut: a recovered one may have pushed others off the front, and a call
     # that goes on where another was stopped must train the same.
     front_as_cut = study.front_as_cut()
-    found = [m for m in front_as_cut if Recipe.from_dict(m.recipe).lossy.sites]
+    found = [m for m in front_as_cut if not _is_plain(Recipe.from_dict(m.recipe))]
     if not found:
         raise UsageError(
             f"The front of study {study.name!r} has no model that was made smaller at a loss; "
@@ -212,7 +219,7 @@ class _Recovering:
         self._store, self._settings = store, settings
 
     def recover(self, before: Measurement, *, wait: bool = True) -> list[Recovered]:
-        """Train one model; nothing where training brings it no nearer to the base.
+        """Train one model; nothing where training brings it nothing on the held examples.
 
         With a soup the last one is the soup, or else the best of its members. Raises
         KeyboardInterrupt once the best so far is kept, where a signal came, and Timeout where
@@ -248,7 +255,7 @@ class _Recovering:
                 began = time.monotonic()
                 small = shown.weights.shrink(recipe)
                 shown.weights.release()  # or its caches would take gigabytes of the training's room
-                with _shown(before.trial) as told:
+                with counted(f"Recovering trial {before.trial}", f"trial {before.trial}") as told:
                     trained = self._trained(small, recipe, settings, folder, told)
                 if not trained.divergence < trained.before:
                     self.interrupts.check()
@@ -309,7 +316,7 @@ class _Recovering:
     ) -> dict[str, Any]:
         """All that the trained weights follow from."""
         task, own, device = self._evaluator.task, asdict(settings), self._evaluator.device
-        del own["soup"]  # of which this is one member
+        del own["soup"], own["unlabelled"]  # of which this is one member; the lesson has the texts
         return {
             "procedure": PROCEDURE,
             "study": self.study.name,
@@ -341,7 +348,8 @@ class _Recovering:
             lambda: self.interrupts.stopped,
         )
         lesson = self._teacher.lesson(recipe)
-        pupil = Pupil(task.kind, task.base, task.base.plan(recipe).layers)
+        layers = task.base.plan(recipe).layers
+        pupil = Pupil(task.kind, task.base, layers, plain=_is_plain(recipe))
         return train_model(lambda: own_copy(small), lesson, pupil, run, self._evaluator.device)
 
     def _keep(
@@ -355,11 +363,16 @@ class _Recovering:
 
 def _in_vain(before: Measurement) -> Recovered | None:
     console.print(
-        f"Training brings the model of trial {before.trial} no nearer to the base; it stays as "
-        "it is.",
+        f"Training brings the model of trial {before.trial} nothing on the examples that are held "
+        "back; it stays as it is.",
         style="yellow",
     )
     return None
+
+
+def _is_plain(recipe: Recipe) -> bool:
+    """Whether a model answers as the base does."""
+    return not recipe.lossy.sites
 
 
 def _key_of(one: Recovered) -> str:
@@ -371,20 +384,3 @@ def _key(made: dict[str, Any]) -> str:
     """The key of trained weights: that of what they follow from, whatever study asked for it."""
     facts = {name: value for name, value in made.items() if name not in ("study", "trial")}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _shown(trial: int | None) -> Iterator[Callable[[int, int], None]]:
-    """Progress of a training: a bar in a terminal, else a line at each tenth."""
-    with progress_bar() as progress:
-        bar = progress.add_task(f"Recovering trial {trial}", total=None)
-        said = 0
-
-        def told(done: int, planned: int) -> None:
-            nonlocal said
-            progress.update(bar, completed=done, total=planned)
-            if not console.is_terminal and 10 * done // planned > said:
-                said = 10 * done // planned
-                console.print(f"trial {trial}: step {done} of {planned}", style="dim")
-
-        yield told

@@ -18,7 +18,7 @@ from axsearch.models.base_model import Base
 from axsearch.models.fingerprint import model_fingerprint
 from axsearch.space.recipe import Recipe
 from axsearch.tasks.data import Data, read_data
-from axsearch.tasks.kinds import TaskKind, check_names, named_kind, resolve_metric
+from axsearch.tasks.kinds import Columns, TaskKind, check_names, named_kind, resolve_metric
 from axsearch.tasks.kinds.labels import LabelHints, Labels, read_mapping
 from axsearch.tasks.pretrained import (
     check_head,
@@ -34,6 +34,7 @@ from axsearch.tasks.record import learnt_by, length_of
 from axsearch.tasks.spec import LEFT_OUT, UNKNOWN, USUAL, TaskSpec
 from axsearch.tasks.split import Split
 from axsearch.tasks.tokens import tokenise, tokens_read
+from axsearch.tasks.unlabelled import read_unlabelled
 from axsearch.tasks.vocabulary import count_tokens, ids_of, texts_of, why_not, with_tokens
 
 CALIBRATION_EXAMPLES = 512
@@ -55,6 +56,7 @@ class Source:
         train: all examples for training.
         drawn: those of the three splits, by their names.
         spec: of the task.
+        columns: that were read.
     """
 
     kind: TaskKind[Any, Any]
@@ -64,6 +66,7 @@ class Source:
     train: list[Any]
     drawn: Mapping[str, list[Any]]
     spec: TaskSpec
+    columns: Columns
 
     def read(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Split:
         """One of the three splits as a tokenizer reads it."""
@@ -92,6 +95,15 @@ class Source:
     def labelled(self) -> list[Any]:
         """The examples for training whose label the head knows."""
         return [one for one in self.train if self.kind.is_labelled(one, self.labels)]
+
+    def unlabelled(self, path: str) -> list[Any]:
+        """The examples of a file without labels that are in none of the splits.
+
+        Raises UsageError as :func:`read_unlabelled` does.
+        """
+        known = [*self.train, *self.drawn["search"], *self.drawn["holdout"]]
+        like = self.labelled[0]
+        return read_unlabelled(path, self.kind, self.columns, self.spec.encoding, like, known)
 
     def split(self, name: str, some: list[Any], tokenizer: PreTrainedTokenizerBase) -> Split:
         """Examples as a tokenizer reads them."""
@@ -227,7 +239,8 @@ class Task:
         drawn = _drawn(kind, read, labels, spec, notes)
         asked = spec.max_length or length_of(model)
         made = tokenise(kind, tokenizer, drawn, labels, limit=limit, asked=asked)
-        source = Source(kind, tokenizer, labels, made.length, read.train, drawn, spec)
+        train, columns = read.train, read.columns
+        source = Source(kind, tokenizer, labels, made.length, train, drawn, spec, columns)
         said = [read.said, tokens_read(tokenizer, made), made.note, made.cut.advice(limit)]
         loaded = load_model(model, kind.auto_class)  # before its file is looked at
         dtype = spec.file_dtype or dtype_of_file(model, config)

@@ -72,12 +72,15 @@ class Teacher:
         task: model and data.
         device: where the base runs.
         seed: of the examples that are held.
+        unlabelled: a file of more texts to learn from, see :meth:`Source.unlabelled`.
 
     Raises:
-        UsageError: too few examples.
+        UsageError: too few examples, or the file cannot be used.
     """
 
-    def __init__(self, task: Task, device: str, seed: int = 0) -> None:
+    def __init__(
+        self, task: Task, device: str, seed: int = 0, unlabelled: str | None = None
+    ) -> None:
         self._task, self._device = task, device
         examples = task.source.labelled
         count = min(MOST_HELD, max(FEWEST_HELD, round(HELD_SHARE * len(examples))))
@@ -89,10 +92,12 @@ class Teacher:
         drawn = np.random.default_rng(seed).permutation(len(examples))[:count]
         held = np.zeros(len(examples), bool)
         held[drawn] = True
-        self._parts = tuple(
+        learnt, kept = (
             [one for one, there in zip(examples, held, strict=True) if there == wanted]
             for wanted in (False, True)
         )
+        more = [] if unlabelled is None else task.source.unlabelled(unlabelled)
+        self._parts = (learnt + more, kept)
         self._own: Lesson | None = None
 
     @property

@@ -5,8 +5,9 @@ distillation, Hinton et al., arXiv 1503.02531, section 2), and the distance of t
 the layers that stay from the base's (as in TinyBERT, arXiv 1909.10351, section 3.1, but of the
 token alone that the head reads: with all tokens small models came out further from the base). The
 base computes both once, since texts do not change between passes. Training starts from the refitted
-weights. A part of train that nothing is learnt from says when the model was best; the splits that
-rank and report models are not touched.
+weights. The base itself can learn nothing from its own outputs: it is trained on the labels, plain
+further fine-tuning, as the control of what training alone is worth. A part of train that nothing is
+learnt from says when the model was best; the splits that rank and report models are not touched.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class Trained:
 
     Attributes:
         state: the tensors that training changed, by their names in the smaller model, on the CPU.
-        divergence: from the base's outputs on the held part, in nats a feature.
+        divergence: from the base's outputs on the held part, in nats a feature; its loss there
+            where the pupil is plain.
         before: the same before training.
         steps: how many were made, of ``planned``.
         planned: the most steps.
@@ -103,11 +105,13 @@ class Pupil:
         kind: of its task.
         base: that it was made from.
         layers: for each of its layers the number in the base.
+        plain: whether it answers as the base does, and learns from the labels.
     """
 
     kind: TaskKind[Any, Any]
     base: Base
     layers: tuple[int, ...]
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,10 +253,11 @@ class _Distilling(InParts):
         device: str,
     ) -> None:
         self._lesson, self._kind, self._run, self._device = lesson, pupil.kind, run, device
-        self._reads = pupil.base.family.reads
+        self._reads, self._plain = pupil.base.family.reads, pupil.plain
         # Its own layers whose hidden states the teacher has, and their places in the lesson.
         there = {layer: place for place, layer in enumerate(lesson.layers)}
-        pairs = [(own, there[n]) for own, n in enumerate(pupil.layers) if n in there]
+        seen = () if pupil.plain else pupil.layers
+        pairs = [(own, there[n]) for own, n in enumerate(seen) if n in there]
         layers = pupil.base.layers(model)
         self._layers = [layers[own] for own, _ in pairs]
         self._places = torch.tensor([place for _, place in pairs], dtype=torch.long)
@@ -283,12 +288,14 @@ class _Distilling(InParts):
         return in_parts(self._lesson.train, rows, self._device, self._lesson.taught)
 
     def compute_loss(self, model: nn.Module, inputs: Part, *_: Any, **__: Any) -> Tensor:
-        """The sum of the divergences of a part's features, as a share of the batch's."""
+        """The sum of the losses of a part's features, as a share of the batch's."""
         given = dict(inputs)
         targets, taught = given.pop("labels"), given.pop("taught")
         states, lengths = given.pop("hidden", None), given.pop("lengths", None)
         with watched(self._layers) as seen:
             logits = self._kind.logits(model(**given)).float()
+        if self._plain:
+            return self._kind.losses(logits, targets).sum() / self._features
         divergence: Tensor = self._kind.divergence(
             logits / TEMPERATURE, taught / TEMPERATURE, targets
         )
@@ -319,7 +326,10 @@ class _Distilling(InParts):
         return found
 
     def divergence(self) -> float:
-        """The mean divergence from the teacher's outputs on the held part, in nats a feature."""
+        """The mean divergence from the teacher's outputs on the held part, in nats a feature.
+
+        Of a plain pupil it is the mean loss.
+        """
         held, total = self._lesson.held, 0.0
         model = self.model
         assert isinstance(model, PreTrainedModel)
@@ -327,6 +337,9 @@ class _Distilling(InParts):
 
         def see(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
             nonlocal total
+            if self._plain:
+                total += float(self._kind.losses(logits, targets).sum())
+                return
             taught = self._lesson.held_taught(rows, logits.device)
             total += float(self._kind.divergence(logits, taught, targets).sum())
 

@@ -46,6 +46,14 @@ class RecoverySettings:
         ),
     ] = 1
 
+    unlabelled: Annotated[
+        str | None,
+        Option(
+            "File of more texts to learn from, without labels: one a line (.txt), or a table with "
+            "the columns of the data's texts"
+        ),
+    ] = None
+
     def check(self) -> None:
         """Raises UsageError for a number that cannot be used."""
         for name in ("epochs", "soup"):

@@ -459,7 +459,7 @@ def test_wrong_use_is_one_sentence_and_status_2(
     for folder in (constant, unlabelled, six):
         folder.mkdir()
     write_csv(constant / "train.csv", [(text, 1) for text, _ in reviews(40, 0)], ("text", "label"))
-    write_csv(unlabelled / "train.csv", list(reviews(40, 0)), ("text", "stars"))
+    write_csv(unlabelled / "train.csv", list(reviews(40, 0)), ("text", "verdict"))
     rows = [(text, number % 6) for number, (text, _) in enumerate(reviews(60, 0))]
     write_csv(six / "train.csv", list(rows), ("text", "label"))
     gpt = tmp_path / "gpt"

@@ -39,6 +39,7 @@ from axsearch.store.trained_weights import weights_store
 from axsearch.study.comparison import ties
 from axsearch.system.cache import private_folder
 from axsearch.testing.latency import MEASURE, table_by_units
+from axsearch.testing.text import reviews
 from axsearch.training.lesson import Teacher
 from axsearch.training.recovery import Pupil, Run, own_copy, train
 from tests.common_fixtures import copied
@@ -121,6 +122,49 @@ def test_training_brings_a_model_nearer_to_the_base(study: Study) -> None:
         np.mean(losses[Recipe.from_dict(m.recipe).hash].losses) for m in (found.before, found.after)
     )
     assert after < before
+
+
+def test_more_texts_make_other_weights(study: Study, tmp_path: Path) -> None:
+    number, more = smallest(study), tmp_path / "more.txt"
+    more.write_text("\n".join(text for text, _ in reviews(60, 9)))
+    (with_more,) = recover(study, trial=number, unlabelled=str(more), **QUICK)
+    (without,) = recover(study, trial=number, **QUICK)
+    assert with_more.trial != without.trial
+    store = weights_store(study.database.engine)
+    steps = [
+        (store.made(one.after.recipe["recovery"]) or {})["steps"] for one in (with_more, without)
+    ]
+    assert steps[0] > steps[1]
+    # Where the file lies does not matter.
+    (again,) = recover(
+        study, trial=number, unlabelled=str(more.rename(tmp_path / "moved.txt")), **QUICK
+    )
+    assert again.trial == with_more.trial
+
+
+def test_the_control_is_the_base_trained_on_the_labels(study: Study) -> None:
+    base = study.baseline
+    assert base.trial is not None
+    found = recover(study, trial=base.trial, epochs=2, learning_rate=3e-3)
+    task = load_task(study.spec)
+    lesson, kind = Teacher(task, "cpu").lesson(Recipe.of({})), task.kind
+    folder = private_folder("control")
+    pupil = Pupil(kind, task.base, task.base.plan(Recipe.of({})).layers, plain=True)
+    model = own_copy(task.model)
+    made = train(model, lesson, pupil, Run(folder, 3e-3, 2, 0), "cpu")
+    rows = np.arange(len(lesson.held))
+    with torch.inference_mode():
+        losses = [
+            float(kind.losses(kind.logits(one(**lesson.held.collate(rows))), targets).mean())
+            for one in (task.model, model.eval())
+            for targets in [lesson.held.collate_targets(rows)]
+        ]
+    assert made.before == pytest.approx(losses[0], rel=1e-3)
+    assert made.divergence == pytest.approx(losses[1], rel=1e-3)
+    assert made.divergence < made.before
+    (one,) = found
+    assert (one.after.recovered_from, one.after.size_ratio) == (base.trial, 1.0)
+    assert one.after.choices == base.choices
 
 
 def test_nothing_is_trained_twice(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +427,7 @@ def test_halving_finds_the_fastest_within_a_drop(
         ({"trial": 1, "front": True}, "one of `trial`, `front` and `max_drop`"),
         ({"max_drop": -0.1}, "`max_drop` must be from 0"),
         ({"trial": 99}, "no finished trial 99"),
-        ({"trial": 0}, "nothing to recover"),
+        ({"trial": 0, "unlabelled": "more.txt"}, "learns from labels, which `unlabelled` texts do"),
         ({"front": True, "epochs": 0}, "`epochs`"),
         ({"front": True, "learning_rate": 3}, "`learning_rate`"),
         ({"front": True, "seed": -1}, "`seed`"),

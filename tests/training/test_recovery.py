@@ -99,6 +99,21 @@ def test_a_lesson_is_cut_from_train_alone_and_its_parts_are_apart(
         torch.testing.assert_close(taught, own, atol=0.05, rtol=0.05)  # computed in bfloat16
 
 
+def test_texts_without_labels_are_learnt_from_but_not_held(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "more.txt"
+    kept = task.source.drawn["holdout"][0].texts[0]
+    path.write_text("\n".join([*(text for text, _ in reviews(40, 9)), kept]))
+    lesson, without = Teacher(task, "cpu", unlabelled=str(path)).lesson(EXACT), Teacher(task, "cpu")
+    there = {str(one.texts) for one in task.source.train}
+    new = {text for text, _ in reviews(40, 9) if str((text,)) not in there} - {kept}
+    assert len(lesson.train) == len(without.lesson(EXACT).train) + len(new) > len(new) > 10
+    assert lesson.held.fingerprint == without.lesson(EXACT).held.fingerprint
+    rows = np.arange(len(lesson.train))[-3:]
+    with torch.inference_mode():
+        own = task.model(**lesson.train.collate(rows)).logits
+    torch.testing.assert_close(lesson.taught(rows)["taught"], own, atol=0.05, rtol=0.05)
+
+
 def test_the_model_comes_nearer_to_the_base_and_the_base_stays(
     task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
 ) -> None:

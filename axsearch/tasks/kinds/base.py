@@ -55,7 +55,8 @@ class Answered(NamedTuple):
 class TaskKind(ABC, Generic[E, S]):
     """One kind of task: its data, its head, its loss and its metrics.
 
-    ``E`` is the type of an example as it is read, ``S`` that of a split of tokenised examples. A
+    ``E`` is the type of an example as it is read, a tuple whose last entry is the answer, ``S``
+    that of a split of tokenised examples. A
     subclass in this folder is found automatically; it holds no state.
 
     When data are read, :meth:`recognises` and :meth:`columns` find the columns, and
@@ -106,6 +107,16 @@ class TaskKind(ABC, Generic[E, S]):
         """The examples of the split ``name`` that have a label, or None if none has one.
 
         Raises UsageError for rows that cannot be used.
+        """
+
+    @abstractmethod
+    def unanswered(
+        self, source: str, table: datasets.Dataset, columns: Columns, like: E
+    ) -> list[E]:
+        """The examples of a table without answers; rows without a text are left out.
+
+        Theirs is the one of ``like``, as far as it fits: it does not count where a teacher says
+        what is learnt. Raises UsageError for rows that cannot be used.
         """
 
     def classes(self, table: datasets.Dataset, columns: Columns) -> tuple[str, ...]:

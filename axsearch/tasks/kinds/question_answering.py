@@ -161,6 +161,16 @@ class QuestionAnswering(TaskKind[Question, Windows]):
             )
         return found if any(example.answers for example in found) else None
 
+    def unanswered(
+        self, source: str, table: datasets.Dataset, columns: Columns, like: Question
+    ) -> list[Question]:
+        """Questions with contexts, neither of them empty."""
+        texts = [table[column][:] for column in columns.texts]
+        for column, values in zip(columns.texts, texts, strict=True):
+            require_texts(source, "unlabelled", column, values)
+        rows = zip(*texts, strict=True)
+        return [Question(q, c, ()) for q, c in rows if q and q.strip() and c]
+
     def learnable(self, examples: Sequence[Question]) -> bool:
         """Always true: data without any answer have been refused."""
         return True

@@ -144,6 +144,16 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         """Whether there are at least two labels."""
         return len({example.label for example in examples}) > 1
 
+    def unanswered(
+        self, source: str, table: datasets.Dataset, columns: Columns, like: TextExample[L]
+    ) -> list[TextExample[L]]:
+        """One or two texts each, none of them empty."""
+        texts = [table[column][:] for column in columns.texts]
+        for column, values in zip(columns.texts, texts, strict=True):
+            require_texts(source, "unlabelled", column, values)
+        rows = zip(*texts, strict=True)
+        return [like._replace(texts=row) for row in rows if all(t and t.strip() for t in row)]
+
     def lengths(
         self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[TextExample[L]]
     ) -> Sequence[int]:

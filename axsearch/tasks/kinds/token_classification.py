@@ -28,6 +28,7 @@ from axsearch.tasks.kinds.base import (
     refuse_lists_as_text,
     word_column,
 )
+from axsearch.tasks.kinds.entities import OUTSIDE, entity_counts, placed
 from axsearch.tasks.kinds.labels import (
     GENERIC,
     LabelHints,
@@ -40,15 +41,6 @@ from axsearch.tasks.kinds.labels import (
 from axsearch.tasks.split import IGNORED, Split
 
 TAG_COLUMNS = ("ner_tags", "tags", "labels")
-OUTSIDE = "O"
-PLACES = {
-    "B": "B", "I": "I", "E": "E", "S": "S",
-    "L": "E", "U": "S",  # BILOU
-    "M": "I",  # BMES
-}  # fmt: skip
-"""The places of a word in an entity, in the schemes that are in use, as IOBES calls them."""
-
-
 NO_TAG = (-1, IGNORED)
 """Numbers that say that a word has no tag: IGNORED as in what transformers is trained on."""
 
@@ -58,14 +50,6 @@ class Tagged(NamedTuple):
 
     words: tuple[str, ...]
     tags: tuple[str | None, ...]
-
-
-class Entity(NamedTuple):
-    """A named entity: its type, and the positions of its first and its last word."""
-
-    type: str
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -161,6 +145,18 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
             called = (None if tag in NO_TAG else names[tag] if names else str(tag) for tag in tags)
             found.append(Tagged(tuple(words), tuple(called)))
         return found or None
+
+    def unanswered(
+        self, source: str, table: datasets.Dataset, columns: Columns, like: Tagged
+    ) -> list[Tagged]:
+        """Lists of words; a text is split at its blanks."""
+        values = table[columns.texts[0]][:]
+        words = [one.split() if isinstance(one, str) else one or [] for one in values]
+        tag = next(tag for tag in like.tags if tag is not None)
+        for number, own in enumerate(words, 1):
+            if not isinstance(own, list) or not all(isinstance(word, str) for word in own):
+                raise UsageError(f"{source}: row {number} must have a list of words.")
+        return [Tagged(tuple(own), (tag,) * len(own)) for own in words if own]
 
     def classes(self, table: datasets.Dataset, columns: Columns) -> tuple[str, ...]:
         """The names of the tags' ids, if they have a type of ``datasets`` with names."""
@@ -348,43 +344,6 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def trivial_answers(self, train: Sentences, split: Sentences) -> Iterable[Sequence[list[int]]]:
         """Each tag in turn, for every word; ``O`` is the best in most data."""
         return ([[tag] * len(words) for words in split.words] for tag in range(len(split.names)))
-
-
-def entity_counts(gold: Sequence[str], predicted: Sequence[str]) -> tuple[int, int, int]:
-    """How many entities are in both, with the same type and both ends; predicted; and in gold."""
-    there, found = set(entities(gold)), set(entities(predicted))
-    return len(there & found), len(found), len(there)
-
-
-def entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities that tags mark, by the rules of CoNLL's evaluation, as seqeval's default does.
-
-    The scheme may be IOB1, IOB2, IOBES, BILOU or BMES, and tags may be without a type. An entity
-    begins at ``B`` or ``S``, after ``E`` or ``S``, and where the type changes, also from ``O``; it
-    continues until another begins or ``O`` follows. What ``L``, ``U`` and ``M`` are in other
-    schemes, ``E``, ``S`` and ``I`` are in IOBES.
-    """
-    found: list[Entity] = []
-    before: tuple[str, str] | None = None
-    for position, tag in enumerate(tags):
-        own = placed(tag)
-        if own is not None:
-            place, kind = own
-            if before is None or place in "BS" or before[0] in "ES" or before[1] != kind:
-                found.append(Entity(kind, position, position))
-            else:
-                found[-1] = found[-1]._replace(end=position)
-        before = own
-    return found
-
-
-def placed(tag: str) -> tuple[str, str] | None:
-    """The place of a tag's word in its entity, as IOBES calls it, and the entity's type.
-
-    The type is empty in tags without one. None for ``O``, and for what marks no entity.
-    """
-    place, dash, kind = tag.partition("-")
-    return (PLACES[place], kind) if place in PLACES and bool(dash) == bool(kind) else None
 
 
 def _tags(examples: Sequence[Tagged]) -> set[str]:

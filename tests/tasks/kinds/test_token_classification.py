@@ -20,14 +20,9 @@ from axsearch import Task
 from axsearch.errors import UsageError
 from axsearch.statistics import metrics
 from axsearch.tasks.data import read_data
+from axsearch.tasks.kinds.entities import entities, entity_counts
 from axsearch.tasks.kinds.labels import LabelHints, Labels
-from axsearch.tasks.kinds.token_classification import (
-    Sentences,
-    Tagged,
-    TokenClassification,
-    entities,
-    entity_counts,
-)
+from axsearch.tasks.kinds.token_classification import Sentences, Tagged, TokenClassification
 from axsearch.tasks.split import IGNORED
 from axsearch.testing.samples import rows, with_head, write_data, write_rows
 from axsearch.testing.text import tiny_bert, tiny_tokenizer
