@@ -274,10 +274,10 @@ def test_a_stop_keeps_the_best_so_far_and_the_next_call_goes_on(
 ) -> None:
     number = smallest(study)
     whole: Any = {"epochs": 4, "learning_rate": 2e-3}
-    shown = recovering._shown
+    shown = recovering.counted
 
-    def stopping(trial: int | None) -> Any:
-        context = shown(trial)
+    def stopping(*of: str) -> Any:
+        context = shown(*of)
         told = context.__enter__()
 
         def tell(done: int, planned: int) -> None:
@@ -295,11 +295,11 @@ def test_a_stop_keeps_the_best_so_far_and_the_next_call_goes_on(
         open_ones = recovering.Interrupts.__init__.__globals__["_open"]
         open_ones[-1].stopped = True
 
-    monkeypatch.setattr(recovering, "_shown", stopping)
+    monkeypatch.setattr(recovering, "counted", stopping)
     with pytest.raises(KeyboardInterrupt):
         recover(study, trial=number, **whole)
     (kept,) = [m for m in study.measurements if m.recovered_from == number]
-    monkeypatch.setattr(recovering, "_shown", shown)
+    monkeypatch.setattr(recovering, "counted", shown)
     (found,) = recover(study, trial=number, **whole)
     assert found.trial != kept.trial
     store = weights_store(study.database.engine)

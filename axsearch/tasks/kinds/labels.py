@@ -125,18 +125,9 @@ def fit_labels(
             f"The data have {len(hints.classes)} classes, the model's head {len(names)}; fine-tune "
             "it with `axsearch finetune`, or give the right data."
         )
-    counted = _by_count(names, found)
-    if counted is not None:
-        return Labels(names, counted, note or _read_as("by their numbers", names, counted))
-    numbers = _by_number(names, found)
-    if numbers is not None:
-        return Labels(names, numbers, note)
-    from_one = _from_one(names, found)
-    if from_one is not None:
-        return Labels(names, from_one, note or _read_as("as counted from 1", names, from_one))
-    switches = _by_truth(names, found)
-    if switches is not None:
-        return Labels(names, switches, note or _read_as("as no and yes", names, switches))
+    for rule, how in OTHER_RULES.items():
+        if (own := rule(names, found)) is not None:
+            return Labels(names, own, note or (_read_as(how, names, own) if how else None))
     raise UsageError(
         f"The labels of the data ({_shown(found)}) do not fit the model's head, which knows "
         f'{_shown(names)}; say which is which, such as `labels="{_example(names, found)}"`.'
@@ -347,6 +338,15 @@ def _by_truth(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | 
     if len(ids) < len(found) or len({*ids.values()}) < len(ids) or len(names) != len(TRUTH):
         return None
     return {label: names.index(str(i)) if str(i) in names else i for label, i in ids.items()}
+
+
+OTHER_RULES = {
+    _by_count: "by their numbers",
+    _by_number: "",
+    _from_one: "as counted from 1",
+    _by_truth: "as no and yes",
+}
+"""Rules for labels that are no names of classes, in their order, and what is said of each."""
 
 
 def _read_as(how: str, names: Sequence[str], ids: Mapping[str, int]) -> str:
