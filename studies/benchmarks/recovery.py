@@ -7,9 +7,12 @@ At each target, a share of the base's time, the models are
 - ``layers``: as many of the base's layers as take at least as long, evenly spaced, trained in the
   same way (DistilBERT's initialisation, arXiv 1910.01108);
 - ``dense``: a model of the base's depth whose layers have few heads and neurons, all the same
-  number, that takes at least as long; its layers begin with random weights.
+  number, that takes at least as long; its layers begin with random weights;
+- ``unlabelled``: the first one, trained with the texts of `--unlabelled` as well;
+- ``longer``: the same without these texts, for as many steps.
 
-All learn from the same teacher for the same number of passes. For the demo's model and study:
+Once, at a target of 1, the ``control`` is made: the base trained further on the labels. All learn
+from the same teacher for the same number of passes. For the demo's model and study:
 
     make demo
     python studies/benchmarks/recovery.py .cache/movie_reviews/base .cache/movie_reviews/data \
@@ -35,6 +38,7 @@ from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.evaluation.accuracy import predict
 from axsearch.evaluation.loading import shown_evaluators
+from axsearch.space.recipe import EXACT
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.inference import estimate, paired_differences
 from axsearch.statistics.outcome import Outcome
@@ -44,6 +48,7 @@ from axsearch.training.lesson import Teacher
 from axsearch.training.recovery import Pupil, Run, own_copy, train
 
 TARGETS = (0.15, 0.08)
+MODELS = ("recovered", "unlabelled", "longer", "layers", "dense", "control")
 
 
 class Bench:
@@ -62,6 +67,8 @@ class Bench:
             Scenario(options.batch_size, None, options.threads),
         )
         self.teacher = Teacher(self.task, "cpu")
+        more = options.unlabelled
+        self.more = None if more is None else Teacher(self.task, "cpu", unlabelled=more)
         self.target = options.out / f"recovery_{options.name}.json"
         self.facts = {
             "model": self.task.model_fingerprint, "metric": self.task.metric,
@@ -90,14 +97,20 @@ class Bench:
 
     def row(self, what: str, at: float, recipe: Recipe, small: PreTrainedModel) -> None:
         """Train a model and write its row."""
+        teacher = self.more if what == "unlabelled" and self.more is not None else self.teacher
+        lesson, epochs = teacher.lesson(recipe), self.options.epochs
+        if what == "longer" and self.more is not None:
+            learnt = len(self.more.lesson(recipe).train)
+            epochs = max(1, round(epochs * learnt / len(lesson.train)))
         print(f"{what} at {at}: {self.ratio(recipe):.3f} of the base's time", flush=True)
         exact = self.outcomes(self.task.model)
         before = self.outcomes(small.eval())
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder), self.options.rate, self.options.epochs, self.options.seed)
-            pupil = Pupil(self.task.kind, self.base, self.base.plan(recipe).layers)
-            found = train(small, self.teacher.lesson(recipe), pupil, run, "cpu")
+            run = Run(Path(folder), self.options.rate, epochs, self.options.seed)
+            layers = self.base.plan(recipe).layers
+            pupil = Pupil(self.task.kind, self.base, layers, plain=what == "control")
+            found = train(small, lesson, pupil, run, "cpu")
         seconds = time.monotonic() - began
         after = self.outcomes(small.eval())
         splits = {}
@@ -113,13 +126,16 @@ class Bench:
             {
                 "what": what, "target": at, "seed": self.options.seed, "recipe": recipe.hash,
                 "latency": self.ratio(recipe), "seconds": seconds, "steps": found.steps,
+                "texts": len(lesson.train),
                 "divergence": found.divergence, "divergence_before": found.before, **splits,
             }
         )  # fmt: skip
         self.write()
 
     def known(self, what: str, at: float) -> bool:
-        """Whether a row was made."""
+        """Whether a row was made, or is not asked for."""
+        if what not in self.options.models:
+            return True
         key = (what, at, self.options.seed)
         return key in [(row["what"], row["target"], row["seed"]) for row in self.rows]
 
@@ -191,9 +207,10 @@ def main() -> None:
     for at in options.targets:
         recipe = bench.from_front(at)
         ratio = bench.ratio(recipe)
-        if not bench.known("recovered", at):
-            weights = shown_evaluators(bench.study, bench.task, [recipe])[recipe.hash].weights
-            bench.row("recovered", at, recipe, own_copy(weights.shrink(recipe)))
+        for what in ("recovered", *(("unlabelled", "longer") if bench.more else ())):
+            if not bench.known(what, at):
+                weights = shown_evaluators(bench.study, bench.task, [recipe])[recipe.hash].weights
+                bench.row(what, at, recipe, own_copy(weights.shrink(recipe)))
         if not bench.known("layers", at):
             other = least(bench, bench.layers(), ratio)
             small = own_copy(bench.evaluator.weights.shrink(other))
@@ -202,6 +219,8 @@ def main() -> None:
             other = least(bench, bench.widths(), ratio)
             small = at_random(bench, own_copy(bench.evaluator.weights.shrink(other)))
             bench.row("dense", at, other, small)
+    if not bench.known("control", 1.0):
+        bench.row("control", 1.0, EXACT, own_copy(bench.task.model))
     bench.write()
     for row in bench.rows:
         values = [f"{row[split]['after']['value']:.4f}" for split in ("search", "holdout")]
@@ -215,6 +234,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument("data")
     parser.add_argument("--storage", required=True)
     parser.add_argument("--study", required=True)
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=MODELS)
+    parser.add_argument("--unlabelled", help="file of more texts, see axsearch recover")
     parser.add_argument("--targets", type=float, nargs="*", default=TARGETS)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rate", type=float, default=2e-4)

@@ -19,9 +19,11 @@ from datasets import Dataset
 
 from axsearch import search
 from axsearch.running.session import work
+from axsearch.space.recipe import EXACT
 from axsearch.store.database import open_database
 from axsearch.testing import processes
 from axsearch.testing.latency import MEASURE, table_by_units
+from axsearch.testing.text import reviews
 
 BENCHMARKS = Path(__file__).parents[2] / "studies" / "benchmarks"
 
@@ -169,11 +171,16 @@ def test_recovery(
     given = (
         "recovery.py", base_dir, data_dir, "--storage", url, "--study", "reviews", "--targets",
         "0.3", "--epochs", 1, "--rate", 1e-4, "--threads", 1, "--out", tmp_path, "--name", "tiny",
+        "--unlabelled", tmp_path / "more.txt",
     )  # fmt: skip
+    (tmp_path / "more.txt").write_text("\n".join(text for text, _ in reviews(300, 9)))
     run(*given)
     found = json.loads((tmp_path / "recovery_tiny.json").read_text())
     rows = {row["what"]: row for row in found["rows"]}
-    assert list(rows) == ["recovered", "layers", "dense"]
+    assert list(rows) == ["recovered", "unlabelled", "longer", "layers", "dense", "control"]
+    assert rows["unlabelled"]["texts"] > rows["recovered"]["texts"] == rows["longer"]["texts"]
+    assert rows["longer"]["steps"] > rows["recovered"]["steps"]
+    assert rows["control"]["recipe"] == EXACT.hash
     for row in found["rows"]:
         for split in ("search", "holdout"):
             own = row[split]
