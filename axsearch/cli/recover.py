@@ -45,7 +45,7 @@ def recover(
     A recovered model becomes a trial of its own, which front, pick, explain and export know like
     any other; the model as it was cut stays. Its weights are files: beside a SQLite database
     STUDIES.db in the folder STUDIES.db.weights, or where AXSEARCH_WEIGHTS says, a folder or
-    s3://bucket.
+    s3://bucket. The base itself is trained on the labels, as the control.
 
     Ctrl-C keeps the best model so far; the same command goes on with the training.
 

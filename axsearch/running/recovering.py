@@ -83,7 +83,8 @@ def recover(
 
     A recovered model is a trial of its own: as it was cut, it stays. Each is kept when it is done,
     and one that was interrupted goes on from its last checkpoint in the next call. Where a signal
-    stops a training, the best model that it has found so far is added as well. Calls in several
+    stops a training, the best model that it has found so far is added as well. The base itself is
+    trained on the labels, as the control, and its last step counts. Calls in several
     processes of one user on one machine share the models of a front. Returns what was recovered,
     in the order in which it was.
 
@@ -152,6 +153,11 @@ def _wanted(
     _ = study.baseline  # or there is nothing to compare with
     if trial is not None:
         one = study.trial(trial)
+        if one.recovered_from is not None and _is_plain(Recipe.from_dict(one.recipe)):
+            raise UsageError(
+                f"The model of trial {trial} is the control, the base trained further; name the "
+                f"trial that it was made from, {one.recovered_from}."
+            )
         return [one]
     if max_drop is not None and not 0 <= max_drop < 1:
         raise UsageError(f"`max_drop` must be from 0 to below 1, such as 0.01, not {max_drop}.")
@@ -257,7 +263,7 @@ class _Recovering:
                 shown.weights.release()  # or its caches would take gigabytes of the training's room
                 with counted(f"Recovering trial {before.trial}", f"trial {before.trial}") as told:
                     trained = self._trained(small, recipe, settings, folder, told)
-                if not trained.divergence < trained.before:
+                if not _is_plain(recipe) and not trained.divergence < trained.before:
                     self.interrupts.check()
                     shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(exist_ok=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+OUTPUTS = (1, 2)
+"""The descriptors of what a process writes for its user."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -20,14 +26,25 @@ _open: list[Interrupts] = []
 def handled(handler: Handler) -> dict[signal.Signals, Any]:
     """Handle all signals that ask a process to end, and return their handlers of before.
 
-    SIGHUP stays ignored where it was, as under ``nohup``.
+    SIGHUP stays ignored where it was, as under ``nohup``. Else it says that the terminal is gone:
+    what would be written to it goes nowhere, or each line of progress would raise OSError.
     """
+
+    def lost(number: int, frame: FrameType | None) -> Any:
+        with Path(os.devnull).open("w") as nowhere:
+            for output in OUTPUTS:
+                if stat.S_ISCHR(os.fstat(output).st_mode):
+                    os.dup2(nowhere.fileno(), output)
+        return handler(number, frame)
+
     wanted = [
         kind
         for kind in SIGNALS
         if kind != signal.SIGHUP or signal.getsignal(kind) != signal.SIG_IGN
     ]
-    return {kind: signal.signal(kind, handler) for kind in wanted}
+    return {
+        kind: signal.signal(kind, lost if kind == signal.SIGHUP else handler) for kind in wanted
+    }
 
 
 def stopped() -> bool:

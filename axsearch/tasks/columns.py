@@ -17,9 +17,16 @@ def columns_read(kind: TaskKind[Any, Any], columns: Columns) -> str:
     return f"Task {kind.name}: reads {texts} and, as the answer, {columns.label}."
 
 
-def unread_columns(table: datasets.Dataset, read: Sequence[str]) -> list[str]:
-    """A sentence on the columns that are not read, though they look like texts or labels."""
+def unread_columns(
+    table: datasets.Dataset, read: Sequence[str], *, chosen: bool = False
+) -> list[str]:
+    """A sentence on the columns that are not read, though they look like texts or labels.
+
+    It is on all of them where the text was chosen by its looks.
+    """
     others = [name for name in table.column_names if name not in read]
+    if chosen:
+        return [f"Not read: {', '.join(others)}."] if others else []
     texts = [name for name in others if looks_like_text(table, name)]
     labels = [name for name in others if name not in texts and name.lower() in LABEL_NAMES]
     if not texts and not labels:

@@ -25,7 +25,7 @@ from axsearch.tasks.data_folder import (
 from axsearch.tasks.hub import check_on_hub, is_path
 from axsearch.tasks.kinds import Columns, TaskKind, check_names, infer_kind, named_kind
 from axsearch.tasks.kinds.base import require_columns
-from axsearch.tasks.kinds.sequences import SequenceTask, earlier_columns
+from axsearch.tasks.kinds.sequences import SequenceTask, earlier_columns, is_usual
 from axsearch.tasks.spec import AS_BEFORE, LEFT_OUT, UNKNOWN
 
 
@@ -104,7 +104,9 @@ def read_data(
         del tables["test"]
         notes.append(_hidden("test"))
     require_columns(source, tables, (*columns.texts, *own))
-    notes += unread_columns(tables["train"], (*columns.texts, *own))
+    # Reads of a column by its looks: the user is to see what else there is.
+    by_looks = isinstance(kind, SequenceTask) and not (text_columns or is_usual(columns.texts))
+    notes += unread_columns(tables["train"], (*columns.texts, *own), chosen=by_looks)
     splits = _examples(source, kind, tables, columns, notes)
     if not kind.learnable(splits["train"]):
         raise UsageError(

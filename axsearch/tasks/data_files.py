@@ -50,7 +50,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 
-UNPACKING = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, NotImplementedError)
+UNPACKING = (zipfile.BadZipFile, lzma.LZMAError, zlib.error, RuntimeError)
 """What readers of damaged or encrypted archives raise, beside OSError, EOFError and ValueError."""
 
 Rows = list[dict[str, Any]]
@@ -92,7 +92,7 @@ def read_file(path: Path, encoding: str | None = None) -> datasets.Dataset:
 
 
 def read_lines(path: Path, encoding: str | None = None) -> list[str]:
-    """The lines of a text file; raises OSError, and UsageError where it is not text."""
+    """The lines of a text file; raises UsageError where it cannot be read, or is not text."""
     try:
         with _text(path, encoding, "\n") as file:
             return file.read().splitlines()
@@ -100,15 +100,19 @@ def read_lines(path: Path, encoding: str | None = None) -> list[str]:
         raise UsageError(
             f"{path} is not {encoding or 'UTF-8'} text; name its `encoding`, such as cp1252."
         ) from None
+    except (OSError, EOFError, *UNPACKING) as error:
+        reason = getattr(error, "strerror", None) or cause(error)
+        raise UsageError(f"{path} cannot be read: {reason}.") from None
 
 
-def _is_compressed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
+    """Whether the suffix is that of a compressed file."""
     return path.name.lower().endswith(COMPRESSED)
 
 
 def _uncompressed(path: Path) -> str:
     """The name of a file without the suffix of its compression."""
-    return path.name[: -len(path.suffix)] if _is_compressed(path) else path.name
+    return path.name[: -len(path.suffix)] if is_compressed(path) else path.name
 
 
 @contextmanager
@@ -243,7 +247,7 @@ def _read_conll(path: Path, encoding: str | None) -> pa.Table:
 
 
 def _read_parquet(path: Path, encoding: str | None) -> pa.Table:
-    if _is_compressed(path):
+    if is_compressed(path):
         with _binary(path) as file:
             table = parquet.read_table(pa.BufferReader(file.read()))
     else:

@@ -17,6 +17,7 @@ from axsearch.tasks.data_files import (
     FORMATS,
     OF_SPLITS,
     READERS,
+    is_compressed,
     read_file,
     stem_of,
     suffix_of,
@@ -143,6 +144,8 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         and not path.name.startswith(".")
         and all(_may_hold(part) for part in path.relative_to(folder).parts[:-1])
     )
+    # What was compressed is often left where it was unpacked.
+    there = [path for path in there if not (is_compressed(path) and path.with_suffix("") in there)]
     if any(suffix_of(path) != ".txt" for path in there):  # licences, lists of words
         there = [path for path in there if suffix_of(path) != ".txt"]
     files: dict[str, list[Path]] = {}
@@ -153,6 +156,8 @@ def _files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
             files["validation"], files["test"] = exact[:1], exact[1:]
         elif exact:
             files[split] = [_only(folder, exact)]
+        elif conll := [path for path in there if OF_SPLITS.get(suffix_of(path)) == split]:
+            files[split] = [_only(folder, conll)]
         elif found := _matched([path for path in there if _within(folder, path) == split]):
             files[split] = found
             notes.append(f"Read as {split}: {_shown(folder, found)}.")
@@ -178,7 +183,7 @@ def _instead(folder: Path) -> str:
         suffix = path.suffix.lower()
         if suffix in ARCHIVES:
             return f"; unpack {path.name}, and name the folder that it makes"
-        if suffix == ".py":
+        if suffix == ".py" and b"GeneratorBasedBuilder" in path.read_bytes():
             return (
                 f"; {path.name} is a loading script, which datasets runs up to version 3 only: "
                 "save what it makes there with to_parquet"
@@ -197,8 +202,6 @@ def _named(folder: Path, path: Path) -> str | None:
     """The split that a file directly in the folder is called."""
     if path.parent != folder:
         return None
-    if suffix_of(path) in OF_SPLITS:
-        return OF_SPLITS[suffix_of(path)]
     stem = stem_of(path).lower()
     return next((split for split, keywords in SPLITS.items() if stem in keywords), None)
 

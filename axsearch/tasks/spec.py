@@ -108,7 +108,11 @@ class TaskSpec:
     """In which the model's file keeps its weights; looked at, if None. Not for the user to set."""
 
     def __post_init__(self) -> None:
-        """Takes labels as a mapping too."""
+        """Takes labels as a mapping too, and names of columns with commas between them."""
+        columns: object = self.text_columns
+        if isinstance(columns, str | list):
+            own = columns.split(",") if isinstance(columns, str) else columns
+            object.__setattr__(self, "text_columns", tuple(own))
         labels: object = self.labels
         if isinstance(labels, Mapping):
             pairs = tuple(f"{label}={target}" for label, target in labels.items())

@@ -54,6 +54,7 @@ class Source:
         labels: of the head.
         length: tokens to which inputs are cut.
         train: all examples for training.
+        others: all of validation and test.
         drawn: those of the three splits, by their names.
         spec: of the task.
         columns: that were read.
@@ -64,6 +65,7 @@ class Source:
     labels: Labels
     length: int
     train: list[Any]
+    others: list[Any]
     drawn: Mapping[str, list[Any]]
     spec: TaskSpec
     columns: Columns
@@ -97,13 +99,9 @@ class Source:
         return [one for one in self.train if self.kind.is_labelled(one, self.labels)]
 
     def unlabelled(self, path: str) -> list[Any]:
-        """The examples of a file without labels that are in none of the splits.
-
-        Raises UsageError as :func:`read_unlabelled` does.
-        """
-        known = [*self.train, *self.drawn["search"], *self.drawn["holdout"]]
-        like = self.labelled[0]
-        return read_unlabelled(path, self.kind, self.columns, self.spec.encoding, like, known)
+        """The examples of a file without labels, see :func:`read_unlabelled`."""
+        encoding, known = self.spec.encoding, [*self.train, *self.others]
+        return read_unlabelled(path, self.kind, self.columns, encoding, self.labelled[0], known)
 
     def split(self, name: str, some: list[Any], tokenizer: PreTrainedTokenizerBase) -> Split:
         """Examples as a tokenizer reads them."""
@@ -200,7 +198,7 @@ class Task:
             data,
             task=task,
             metric=metric,
-            text_columns=None if text_columns is None else tuple(text_columns),
+            text_columns=text_columns,  # type: ignore[arg-type]  # a list becomes a tuple
             label_column=label_column,
             labels=labels,  # type: ignore[arg-type]  # a mapping becomes pairs
             tokenizer=tokenizer,
@@ -239,8 +237,9 @@ class Task:
         drawn = _drawn(kind, read, labels, spec, notes)
         asked = spec.max_length or length_of(model)
         made = tokenise(kind, tokenizer, drawn, labels, limit=limit, asked=asked)
-        train, columns = read.train, read.columns
-        source = Source(kind, tokenizer, labels, made.length, train, drawn, spec, columns)
+        others = [*read.validation, *read.test]
+        splits = read.train, others, drawn
+        source = Source(kind, tokenizer, labels, made.length, *splits, spec, read.columns)
         said = [read.said, tokens_read(tokenizer, made), made.note, made.cut.advice(limit)]
         loaded = load_model(model, kind.auto_class)  # before its file is looked at
         dtype = spec.file_dtype or dtype_of_file(model, config)

@@ -39,8 +39,6 @@ def read_unlabelled(
         UsageError: the file cannot be read, lacks a column, or holds nothing new.
     """
     file = Path(path).expanduser()
-    if not file.is_file():
-        raise UsageError(f"`unlabelled={path}` is not a file.")
     table = _lines(file, columns, encoding) if suffix_of(file) == LINES else _table(file, encoding)
     lacking = [column for column in columns.texts if column not in table.column_names]
     if lacking:
@@ -59,9 +57,17 @@ def read_unlabelled(
     return found
 
 
-def _asked(example: Any) -> Any:
-    """An example without its answer, which is its last entry."""
-    return tuple(example)[:-1]
+def _asked(example: Any) -> tuple[str, ...]:
+    """What an example asks: all but its answer, which is its last entry, as bare characters.
+
+    The same text may have other blanks in another file, and many tokenizers do not tell upper from
+    lower case.
+    """
+    found = []
+    for part in tuple(example)[:-1]:
+        texts = [part] if isinstance(part, str) else list(part)
+        found.append("".join("".join(texts).split()).casefold())
+    return tuple(found)
 
 
 def _lines(file: Path, columns: Columns, encoding: str | None) -> datasets.Dataset:
@@ -70,11 +76,7 @@ def _lines(file: Path, columns: Columns, encoding: str | None) -> datasets.Datas
             f"{file} has one text a line, and the data have {' and '.join(columns.texts)}: give a "
             "table with these columns."
         )
-    try:
-        lines = read_lines(file, encoding)
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
-    return datasets.Dataset.from_dict({columns.texts[0]: lines})
+    return datasets.Dataset.from_dict({columns.texts[0]: read_lines(file, encoding)})
 
 
 def _table(file: Path, encoding: str | None) -> datasets.Dataset:

@@ -89,10 +89,7 @@ def count_tokens(
 
 def texts_of(path: str, encoding: str | None) -> list[str]:
     """The lines of a text file that are not blank; raises UsageError where it cannot be read."""
-    try:
-        found = [line for line in read_lines(Path(path).expanduser(), encoding) if line.strip()]
-    except OSError as error:
-        raise UsageError(f"`vocabulary_from={path}` cannot be read: {error.strerror}.") from None
+    found = [line for line in read_lines(Path(path).expanduser(), encoding) if line.strip()]
     if not found:
         raise UsageError(f"`vocabulary_from={path}` holds no text.")
     return found

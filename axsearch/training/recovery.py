@@ -7,7 +7,8 @@ token alone that the head reads: with all tokens small models came out further f
 base computes both once, since texts do not change between passes. Training starts from the refitted
 weights. The base itself can learn nothing from its own outputs: it is trained on the labels, plain
 further fine-tuning, as the control of what training alone is worth. A part of train that nothing is
-learnt from says when the model was best; the splits that rank and report models are not touched.
+learnt from says when a model was nearest to the base; the base has learnt that part before, so of
+the control the last step counts. The splits that rank and report models are not touched.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from axsearch.models.base_model import Base
 from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.split import FULL
 from axsearch.training.checkpoints import Kept, Order, last_checkpoint
+from axsearch.training.finetuning import LEARNING_RATE
 from axsearch.training.lesson import Lesson, read_token, watched
 from axsearch.training.long_inputs import (
     InParts,
@@ -154,6 +156,8 @@ def recover(
         AxsearchError: the loss is not finite.
         KeyboardInterrupt: the run was stopped before it had begun to train.
     """
+    if run.rate is None and pupil.plain:
+        run = replace(run, rate=LEARNING_RATE)
     if run.rate is None:
         run = replace(run, rate=choose_rate(make, lesson, pupil, run, device))
     return train(make(), lesson, pupil, run, device)
@@ -224,8 +228,9 @@ def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device
     before = trainer.divergence()
     trainer.learn()
     found = trainer.state
-    # Without one it was stopped before its first look.
-    best = trainer.divergence() if found.best_metric is None else float(found.best_metric)
+    # Without a best one it was stopped before its first look.
+    last = pupil.plain or found.best_metric is None
+    best = trainer.divergence() if last else float(found.best_metric or 0.0)
     state = {
         name: parameter.detach().float().cpu().contiguous()
         for name, parameter in model.eval().named_parameters()
@@ -267,7 +272,7 @@ class _Distilling(InParts):
             self._scales = some.var(dim=(0, 2))[self._places].clamp(min=1e-6)
         super().__init__(
             model,
-            _arguments(run, len(lesson.train), device),
+            _arguments(run, len(lesson.train), device, best=not pupil.plain),
             train_dataset=datasets.Dataset.from_dict(
                 {"row": range(len(lesson.train)), "length": lesson.train.lengths}
             ),
@@ -354,7 +359,7 @@ class _Distilling(InParts):
         self.train(resume_from_checkpoint=last_checkpoint(self._run.folder))
 
 
-def _arguments(run: Run, features: int, device: str) -> TrainingArguments:
+def _arguments(run: Run, features: int, device: str, *, best: bool) -> TrainingArguments:
     assert run.rate is not None
     per_epoch = -(-features // BATCH_SIZE)
     looks = -(-per_epoch // LOOK)
@@ -374,7 +379,7 @@ def _arguments(run: Run, features: int, device: str) -> TrainingArguments:
         eval_steps=every,
         save_strategy="steps",
         save_steps=every,
-        load_best_model_at_end=True,
+        load_best_model_at_end=best,
         metric_for_best_model="divergence",
         greater_is_better=False,
         logging_strategy="no",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from axsearch.errors import UsageError
@@ -55,10 +56,12 @@ class RecoverySettings:
     ] = None
 
     def check(self) -> None:
-        """Raises UsageError for a number that cannot be used."""
+        """Raises UsageError for a number that cannot be used, or a file that is not there."""
         for name in ("epochs", "soup"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
+        if self.unlabelled is not None and not Path(self.unlabelled).expanduser().is_file():
+            raise UsageError(f"`unlabelled={self.unlabelled}` is not a file.")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise UsageError(
                 f"`learning_rate` must be between 0 and 1, such as 3e-4, not {self.learning_rate}."

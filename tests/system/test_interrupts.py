@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,35 @@ def test_a_sleep_ends_with_a_signal_that_arrives_or_has_arrived(kind: signal.Sig
         timer.join()
     assert not interrupts.stopped()
     interrupts.sleep(0)
+
+
+LOSES = """
+import signal, sys, time
+from axsearch.system.interrupts import Interrupts
+with Interrupts() as stop:
+    open(sys.argv[1] + "-ready", "w").close()
+    while not stop.stopped:
+        time.sleep(0.01)
+    print("a line of progress", file=sys.stderr, flush=True)
+    print("another", flush=True)
+open(sys.argv[1], "w").close()
+"""
+
+
+def test_work_is_ended_in_order_when_the_terminal_is_gone(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOSES, tmp_path / "ended"], stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ended-ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert (tmp_path / "ended").exists()
 
 
 def test_a_lost_terminal_is_ignored_where_it_was() -> None:

@@ -90,6 +90,34 @@ class TestUnusualNames:
         found = read_data(str(tmp_path))
         assert (found.kind.name, found.columns.label) == ("regression", "rating")
 
+    def test_a_score_in_upper_case(self, tmp_path: Path) -> None:
+        content = [{"Text": f"text {i}", "Score": i % 5} for i in range(COUNT)]
+        write(tmp_path / "train.csv", content)
+        assert '`label_column="Score"`' in refused(tmp_path)  # a class or a number
+
+    def test_what_stands_beside_a_text_that_was_chosen_by_its_looks(self, tmp_path: Path) -> None:
+        content = [
+            {"aspect": "food", "remark": f"this is text {i}", "sentiment": i % 2}
+            for i in range(COUNT)
+        ]
+        write(tmp_path / "train.csv", content)
+        found = read_data(str(tmp_path))
+        assert found.columns.texts == ("remark",)
+        assert "Not read: aspect." in found.notes
+
+    def test_names_that_differ_in_case_alone(self, tmp_path: Path) -> None:
+        content = [{"Text": f"a {i}", "TEXT": f"b {i}", "label": i % 2} for i in range(COUNT)]
+        write(tmp_path / "train.csv", content)
+        assert "it has Text, TEXT, label: name them with `text_columns=" in refused(tmp_path)
+
+    def test_words_beside_a_text_are_something_else(self, tmp_path: Path) -> None:
+        content = [
+            {"text": f"a {i}", "words": ["a", f"{i}"], "labels": ["x", "y"][: 1 + i % 2]}
+            for i in range(COUNT)
+        ]
+        write(tmp_path / "train.jsonl", content)
+        assert read_data(str(tmp_path)).kind.name == "multi-label-classification"
+
     def test_several_labels(self, tmp_path: Path) -> None:
         content = [
             {"id": f"{i}", "comment_text": f"this is text {i}", "toxic": i % 2, "threat": i % 3 % 2}

@@ -267,6 +267,31 @@ class TestFormats:
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
         assert f"{tmp_path / name} cannot be read" in refused(tmp_path)
 
+    def test_what_was_unpacked_is_read_once(self, tmp_path: Path) -> None:
+        write_csv(tmp_path / "train.csv", rows(100))
+        compress(tmp_path / "train.csv", tmp_path / "train.csv.zip")
+        (tmp_path / "cooking.train").write_text("__label__salt How much salt?\n")  # fastText's
+        assert counts(tmp_path) == (81, 10, 9)
+
+    def test_an_encrypted_archive(self, tmp_path: Path) -> None:
+        path = tmp_path / "train.csv.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("train.csv", "text,label\nx,0\n")
+        found = bytearray(path.read_bytes())
+        for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            found[found.index(header) + flags] |= 1
+        path.write_bytes(found)
+        assert "train.csv.zip cannot be read: " in refused(tmp_path)
+        assert "encrypted" in refused(tmp_path)
+
+    def test_a_loading_script(self, tmp_path: Path) -> None:
+        (tmp_path / "reviews.py").write_text("print()")
+        assert "loading script" not in refused(tmp_path)
+        (tmp_path / "reviews.py").write_text("class Reviews(GeneratorBasedBuilder): ...")
+        assert "reviews.py is a loading script, which datasets runs up to version 3" in refused(
+            tmp_path
+        )
+
     def test_an_archive_of_several_files(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "train.csv.zip", "w") as archive:
             archive.writestr("__MACOSX/._a.csv", "")
@@ -281,7 +306,6 @@ class TestFormats:
         [
             ("archive.zip", "unpack archive.zip, and name the folder that it makes"),
             ("data.tar.gz", "unpack data.tar.gz, and name the folder that it makes"),
-            ("reviews.py", "reviews.py is a loading script, which datasets runs up to version 3"),
             ("reviews.xlsx", "save reviews.xlsx as CSV"),
         ],
     )

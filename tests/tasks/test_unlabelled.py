@@ -48,7 +48,7 @@ def test_each_line_is_a_text_once(tmp_path: Path) -> None:
 def test_what_the_splits_ask_is_left_out_whatever_they_answer(tmp_path: Path) -> None:
     path = tmp_path / "more.csv"
     path.write_text("id,text,label\n1,known,\n2,new,\n3,,\n")
-    known = [ONE, TextExample(("known",), "bad")]
+    known = [ONE, TextExample(("Kno wn ",), "bad")]  # blanks and case differ from file to file
     assert [one.texts for one in read(path, known)] == [("new",)]
     assert "more.csv holds no text that the data do not have" in refused(
         path, known=[*known, TextExample(("new",), "good")]
@@ -67,7 +67,8 @@ def test_a_table_has_the_columns_of_the_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("none.txt", "is not a file"),
+        ("none.txt", "cannot be read: No such file"),
+        ("a.txt.gz", "cannot be read: Not a gzipped file"),
         ("a.pdf", "is neither lines of text (.txt) nor a table"),
         ("latin.txt", "is not UTF-8 text; name its `encoding`"),
     ],
@@ -84,12 +85,16 @@ def test_other_files(tmp_path: Path, name: str, said: str) -> None:
 
 def test_words_and_questions(tmp_path: Path) -> None:
     words, questions = kind_of("token-classification"), kind_of("question-answering")
-    path = tmp_path / "more.txt"
-    path.write_text("Bo ran\n\nhome\n")
+    path = tmp_path / "more.conll"
+    path.write_text("Bo B-PER\nran O\n\nhome O\n\nx O\ny O\n")
     like = Tagged(("x", "y"), (None, "O"))
     columns = Columns(("tokens",), "tags")
     found = read_unlabelled(str(path), words, columns, None, like, [like])
     assert found == [Tagged(("Bo", "ran"), ("O", "O")), Tagged(("home",), ("O",))]
+    for name, content in (("lines.txt", "Bo ran"), ("lists.csv", "tokens\n\"['Bo', 'ran']\"")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UsageError, match=r"a list of words|lists that were written as text"):
+            read_unlabelled(str(tmp_path / name), words, columns, None, like, [like])
     path = tmp_path / "more.jsonl"
     rows = [{"question": "who?", "context": "Bo ran."}, {"question": " ", "context": "x"}]
     path.write_text("\n".join(map(json.dumps, rows)))

@@ -23,6 +23,7 @@ from axsearch.testing.models import random_model, recipe_of_any
 from axsearch.testing.samples import KINDS, with_head, write_data
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training.checkpoints import Order
+from axsearch.training.finetuning import LEARNING_RATE
 from axsearch.training.lesson import HELD_SHARE, Lesson, Teacher, _moved, read_token
 from axsearch.training.recovery import (
     BATCH_SIZE,
@@ -257,6 +258,32 @@ def test_models_of_every_kind_of_task_learn_from_their_base(kind: str, tmp_path:
     lesson = check_that_it_learns(Task.load(str(folder), str(data), task=kind), tmp_path / "run")
     reads_one = type(model).__name__.endswith("SequenceClassification")
     assert (lesson.hidden is not None) == reads_one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plain_pupil_learns_the_labels_and_its_last_step_counts(
+    kind: str, tmp_path: Path
+) -> None:
+    model = with_head(kind, tiny_bert())
+    folder = write_base(tmp_path / "base", model)
+    (tmp_path / "data").mkdir()
+    data = write_data(kind, tmp_path / "data")
+    task = Task.load(str(folder), str(data), task=kind)
+    lesson = Teacher(task, "cpu").lesson(EXACT)
+    base = Pupil(task.kind, task.base, task.base.plan(EXACT).layers, plain=True)
+    small = own_copy(task.model)
+    found = recover(lambda: small, lesson, base, Run(tmp_path / "run", None, 1, 0), "cpu")
+    assert found.rate == LEARNING_RATE
+    assert found.steps == found.planned
+    rows = np.arange(len(lesson.train))
+    with torch.inference_mode():
+        given, targets = lesson.train.collate(rows), lesson.train.collate_targets(rows)
+        before, after = (
+            float(task.kind.losses(task.kind.logits(one.eval()(**given)), targets).mean())
+            for one in (task.model, small)
+        )
+    assert after < before
+    assert all((small.state_dict()[name] == found.state[name]).all() for name in found.state)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "deberta-v2", "distilbert", "gpt2", "modernbert"])

@@ -29,6 +29,9 @@ NUMBERS = re.compile(r"\s*\[[-\s\d.]+\]\s*")
 WORD_COLUMNS = ("tokens", "words")
 """Columns that are recognised as lists of words."""
 
+TAG_COLUMNS = ("ner_tags", "tags", "labels")
+"""Columns that are recognised as a tag for each of them."""
+
 E = TypeVar("E")
 S = TypeVar("S", bound=Split)
 
@@ -261,12 +264,21 @@ class TaskKind(ABC, Generic[E, S]):
 
 
 def word_column(table: datasets.Dataset) -> str | None:
-    """The first of :data:`WORD_COLUMNS`; ``words`` only where they are lists."""
-    for name in WORD_COLUMNS:
-        if name in table.column_names and (
-            name == WORD_COLUMNS[0] or isinstance(table[name][0], list)
-        ):
-            return name
+    """The column of lists of words: ``tokens``; or ``words``, where they can be nothing else.
+
+    That is where there is no text, and a column has as many tags.
+    """
+    tokens, words = WORD_COLUMNS
+    names = table.column_names
+    if tokens in names:
+        return tokens
+    if words not in names or {"text", "sentence", "context"} & {*names}:
+        return None
+    lists = table[words][:LOOKED_AT]
+    for column in (name for name in TAG_COLUMNS if name in names):
+        pairs = zip(lists, table[column][:LOOKED_AT], strict=True)
+        if all(isinstance(w, list) and isinstance(t, list) and len(w) == len(t) for w, t in pairs):
+            return words
     return None
 
 

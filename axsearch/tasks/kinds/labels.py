@@ -29,6 +29,8 @@ COUNT = re.compile(r"\s*([0-9]+)(?:\.0*)?[-_\s]*([^0-9]*)")
 """A number of something: 4 stars, or 4 alone."""
 
 TRUTH = {"false": 0, "true": 1}
+YES, NO = ("yes", "true", "pos"), ("no", "non", "not", "un", "neg", "false")
+"""Beginnings of the names of classes that are not the first, and not the second."""
 
 SHOWN = 6
 
@@ -85,11 +87,11 @@ def fit_labels(
     """The class id of each label in a trained head.
 
     The user's mapping comes first. Then labels are classes by name: as written, or regardless of
-    case, ``-``, ``_`` and blanks where no two become the same, or as the same number of something
-    ("2" or "2 star" as "2 stars"). Numbers are class ids, and so are the data's own ids of their
-    classes where the head's names are generic, as for transformers' examples; numbers from 1 to the
-    number of classes count those from 1, and of two classes false is the first and true the second.
-    ``id2label`` names the head's classes, as in transformers' pipelines.
+    case, ``-``, ``_`` and blanks where no two become the same. Numbers are class ids, and so are
+    the data's own ids of their classes where the head's names are generic, as for transformers'
+    examples. What cannot be ids counts what the classes count ("5" or "5 star" is "5 stars"), or
+    the classes, from 1; of two classes false is the first and true the second. ``id2label`` names
+    the head's classes, as in transformers' pipelines.
 
     Args:
         config: of the model.
@@ -111,23 +113,25 @@ def fit_labels(
         return Labels(names, {label: names.index(label) for label in found}, note)
     similar = _by_similar_name(names, found)
     if similar is not None:
-        return Labels(names, similar, note or _read_as("regardless of case", names, similar))
+        said = [note] if note else _read_as("regardless of case", names, similar)
+        return Labels(names, similar, " ".join(said))
     generic = all(GENERIC.fullmatch(name) for name in names)
     if generic and hints.classes and set(found) <= set(hints.classes):
         if len(hints.classes) <= len(names):
             ids = {label: hints.classes.index(label) for label in found}
             by_id = sorted(ids.items(), key=lambda pair: pair[1])
             pairs = ", ".join(f"{i} is {label}" for label, i in by_id[:SHOWN])
-            said = f"The head's classes have no names, so ids are those of the data: {pairs}."
+            of_data = f"The head's classes have no names, so ids are those of the data: {pairs}."
             plain = all(label == str(i) for label, i in ids.items())
-            return Labels(names, ids, note or (None if plain else said))
+            return Labels(names, ids, note or (None if plain else of_data))
         raise UsageError(
             f"The data have {len(hints.classes)} classes, the model's head {len(names)}; fine-tune "
             "it with `axsearch finetune`, or give the right data."
         )
     for rule, how in OTHER_RULES.items():
         if (own := rule(names, found)) is not None:
-            return Labels(names, own, note or (_read_as(how, names, own) if how else None))
+            said = [note] if note else []
+            return Labels(names, own, " ".join([*said, *_read_as(how, names, own)]) or None)
     raise UsageError(
         f"The labels of the data ({_shown(found)}) do not fit the model's head, which knows "
         f'{_shown(names)}; say which is which, such as `labels="{_example(names, found)}"`.'
@@ -337,22 +341,28 @@ def _by_truth(names: tuple[str, ...], found: Sequence[str]) -> dict[str, int] | 
     ids = {label: TRUTH[label.lower()] for label in found if label.lower() in TRUTH}
     if len(ids) < len(found) or len({*ids.values()}) < len(ids) or len(names) != len(TRUTH):
         return None
+    first, second = map(_plain, names)
+    if first.startswith(YES) or second.startswith(NO):  # or they may be the other way round
+        return None
     return {label: names.index(str(i)) if str(i) in names else i for label, i in ids.items()}
 
 
 OTHER_RULES = {
-    _by_count: "by their numbers",
     _by_number: "",
+    _by_count: "by their numbers",
     _from_one: "as counted from 1",
     _by_truth: "as no and yes",
 }
 """Rules for labels that are no names of classes, in their order, and what is said of each."""
 
 
-def _read_as(how: str, names: Sequence[str], ids: Mapping[str, int]) -> str:
+def _read_as(how: str, names: Sequence[str], ids: Mapping[str, int]) -> list[str]:
+    """A sentence on which class each label is; none where that goes without saying."""
+    if not how:
+        return []
     shown = list(ids.items())[:SHOWN]
     pairs = ", ".join(f"{label} as {names[index]}" for label, index in shown)
-    return f"Labels are matched {how}: {pairs}{', …' if len(ids) > SHOWN else ''}."
+    return [f"Labels are matched {how}: {pairs}{', …' if len(ids) > SHOWN else ''}."]
 
 
 def _plain(name: str) -> str:

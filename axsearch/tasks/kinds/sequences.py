@@ -103,7 +103,7 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         for candidate in TEXT_COLUMNS:
             if set(candidate) <= set(table.column_names):
                 return self._with_label(source, table, Columns(candidate, label))
-        cased = {name.lower(): name for name in table.column_names}
+        cased = in_lower_case(table)
         for candidate in TEXT_COLUMNS:
             if set(candidate) <= set(cased):
                 found = tuple(cased[name] for name in candidate)
@@ -162,11 +162,25 @@ class SequenceTask(TaskKind[TextExample[L], Split]):
         return [len(one["input_ids"]) for one in encode(tokenizer, texts, None)]
 
 
+def in_lower_case(table: datasets.Dataset) -> dict[str, str]:
+    """Columns by their names in lower case, but for those that would become the same."""
+    lower = [name.lower() for name in table.column_names]
+    return {name.lower(): name for name in table.column_names if lower.count(name.lower()) == 1}
+
+
+def is_usual(texts: Sequence[str]) -> bool:
+    """Whether texts are called as most are, in lower or upper case."""
+    return tuple(name.lower() for name in texts) in TEXT_COLUMNS
+
+
 def similar_label(table: datasets.Dataset) -> str | None:
-    """The label's column where it has another name than usual: the only one that answers have."""
-    cased = {name.lower(): name for name in table.column_names}
+    """The label's column where it has another name than usual: the only one that answers have.
+
+    A score may be a class or a number; regression alone reads one unasked.
+    """
+    cased = in_lower_case(table)
     usual = [cased[name] for name in LABEL_COLUMNS if name in cased]
-    others = [name for low, name in cased.items() if low in ONE_ANSWER]
+    others = [name for low, name in cased.items() if low in ONE_ANSWER - {"score"}]
     return usual[0] if usual else others[0] if len(others) == 1 else None
 
 

@@ -20,6 +20,7 @@ from transformers import (
 from axsearch.errors import UsageError
 from axsearch.statistics.outcome import Outcome
 from axsearch.tasks.kinds.base import (
+    TAG_COLUMNS,
     WORD_COLUMNS,
     Answered,
     Columns,
@@ -40,7 +41,6 @@ from axsearch.tasks.kinds.labels import (
 )
 from axsearch.tasks.split import IGNORED, Split
 
-TAG_COLUMNS = ("ner_tags", "tags", "labels")
 NO_TAG = (-1, IGNORED)
 """Numbers that say that a word has no tag: IGNORED as in what transformers is trained on."""
 
@@ -149,13 +149,16 @@ class TokenClassification(TaskKind[Tagged, Sentences]):
     def unanswered(
         self, source: str, table: datasets.Dataset, columns: Columns, like: Tagged
     ) -> list[Tagged]:
-        """Lists of words; a text is split at its blanks."""
-        values = table[columns.texts[0]][:]
-        words = [one.split() if isinstance(one, str) else one or [] for one in values]
+        """Lists of words; a text is none, as it would have to be split as the data were."""
+        refuse_lists_as_text(source, "unlabelled", columns.texts[0], table[columns.texts[0]][:])
+        words = [one or [] for one in table[columns.texts[0]][:]]
         tag = next(tag for tag in like.tags if tag is not None)
         for number, own in enumerate(words, 1):
             if not isinstance(own, list) or not all(isinstance(word, str) for word in own):
-                raise UsageError(f"{source}: row {number} must have a list of words.")
+                raise UsageError(
+                    f"{source}: row {number} must have a list of words, as JSON lines, Parquet and "
+                    "CoNLL's files (.conll) do."
+                )
         return [Tagged(tuple(own), (tag,) * len(own)) for own in words if own]
 
     def classes(self, table: datasets.Dataset, columns: Columns) -> tuple[str, ...]:

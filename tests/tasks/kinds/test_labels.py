@@ -74,7 +74,7 @@ class TestCounts:
     STARS = head("1 star", "2 stars", "3 stars")
 
     @pytest.mark.parametrize(
-        "labels", [["1", "2", "3"], ["1", "3"], ["1.0", "3.0"], ["1 star", "3 star"], ["3Star"]]
+        "labels", [["1", "2", "3"], ["1", "3"], ["1.0", "3.0"], ["1 star", "2 star"], ["3Star"]]
     )
     def test_labels_that_count_what_the_classes_count(self, labels: list[str]) -> None:
         found = fit_labels(self.STARS, labels)
@@ -82,9 +82,11 @@ class TestCounts:
         assert found.note is not None
         assert f"matched by their numbers: {labels[0]} as " in found.note
 
-    def test_ids_of_such_classes(self) -> None:
-        found = fit_labels(self.STARS, ["0", "2"])
-        assert (found.ids, found.note) == ({"0": 0, "2": 2}, None)
+    @pytest.mark.parametrize("labels", [["0", "2"], ["1", "2"]])
+    def test_numbers_that_may_be_ids_are(self, labels: list[str]) -> None:
+        """The base shows which they are: it is compared with each order of its classes."""
+        found = fit_labels(self.STARS, labels)
+        assert (found.ids, found.note) == ({label: int(label) for label in labels}, None)
 
     @pytest.mark.parametrize("labels", [["4"], ["2 votes"], ["2 stars", "2"], ["2 to 3 stars"]])
     def test_others(self, labels: list[str]) -> None:
@@ -114,6 +116,7 @@ class TestCounts:
             (head("ham", "spam"), ["false", "true"]),
             (head("0", "1"), ["FALSE", "TRUE"]),
             (head("spam", "ham"), ["False"]),
+            (head("no", "yes"), ["false", "true"]),
         ],
     )
     def test_false_and_true_of_two_classes(self, config: BertConfig, labels: list[str]) -> None:
@@ -121,6 +124,22 @@ class TestCounts:
         assert found.ids == {label: index for index, label in enumerate(labels)}
         assert found.note is not None
         assert "as no and yes: " in found.note
+
+    @pytest.mark.parametrize(
+        "names", [("yes", "no"), ("entailment", "not_entailment"), ("toxic", "non-toxic")]
+    )
+    def test_false_and_true_where_the_classes_may_be_the_other_way_round(
+        self, names: tuple[str, str]
+    ) -> None:
+        with pytest.raises(UsageError, match="do not fit the model's head"):
+            fit_labels(head(*names), ["False", "True"])
+
+    def test_what_is_matched_is_said_beside_a_contradiction(self) -> None:
+        config = BertConfig(id2label={0: "a", 1: "b"}, label2id={"a": 1, "b": 0})
+        note = fit_labels(config, ["1", "2"]).note
+        assert note is not None
+        assert "contradict each other" in note
+        assert "as counted from 1: 1 as a, 2 as b" in note
 
     @pytest.mark.parametrize("labels", [["False", "no"], ["True", "true"]])
     def test_half_of_them(self, labels: list[str]) -> None:
