@@ -44,6 +44,7 @@ from axsearch.statistics.inference import estimate, paired_differences
 from axsearch.statistics.outcome import Outcome
 from axsearch.store.database import open_database
 from axsearch.system.machine import machine_name
+from axsearch.training.finetuning import LEARNING_RATE
 from axsearch.training.lesson import Teacher
 from axsearch.training.recovery import Pupil, Run, own_copy, train
 
@@ -107,7 +108,8 @@ class Bench:
         before = self.outcomes(small.eval())
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder), self.options.rate, epochs, self.options.seed)
+            rate = LEARNING_RATE if what == "control" else self.options.rate
+            run = Run(Path(folder), rate, epochs, self.options.seed)
             layers = self.base.plan(recipe).layers
             pupil = Pupil(self.task.kind, self.base, layers, plain=what == "control")
             found = train(small, lesson, pupil, run, "cpu")
