@@ -94,6 +94,10 @@ def test_what_a_command_raises_names_its_options() -> None:
     assert in_options("`loud=False` in `axsearch front`", {"loud": ("--loud", "--no-loud")}) == (
         "--no-loud in `axsearch front`"
     )
+    # As a shell takes them.
+    assert in_options('name `kinds="Class Index"`', {"kinds": ("--kinds", "")}) == (
+        "name --kinds 'Class Index'"
+    )
     assert "loud" not in flags(take)
 
 

@@ -104,7 +104,7 @@ def read_data(
         del tables["test"]
         notes.append(_hidden("test"))
     require_columns(source, tables, (*columns.texts, *own))
-    # Reads of a column by its looks: the user is to see what else there is.
+    # Where a text was chosen by its looks the user is to see what else there is.
     by_looks = isinstance(kind, SequenceTask) and not (text_columns or is_usual(columns.texts))
     notes += unread_columns(tables["train"], (*columns.texts, *own), chosen=by_looks)
     splits = _examples(source, kind, tables, columns, notes)

@@ -35,6 +35,7 @@ from axsearch.evaluation.loading import load_task
 from axsearch.evaluation.trained import read_trained
 from axsearch.running.finishing import time_front
 from axsearch.running.holdout import evaluate_front
+from axsearch.running.recovered_trials import Recovered
 from axsearch.store.trained_weights import weights_store
 from axsearch.study.comparison import ties
 from axsearch.system.cache import private_folder
@@ -448,6 +449,21 @@ def test_a_training_that_brings_nothing_is_discarded(study: Study) -> None:
     count = study.count
     assert recover(study, trial=smallest(study), epochs=1, learning_rate=0.99) == []
     assert study.count == count
+
+
+def test_printed_commands_quote_the_name_of_a_study(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from axsearch.cli.front import print_front
+    from axsearch.cli.recover import print_recovered
+
+    one = study.trial(smallest(study))
+    _ = study.baseline, study.expected  # read by its own name
+    study.name = "a b; c"
+    print_front(study)
+    assert f"--study '{study.name}' --trial N" in capsys.readouterr().out
+    print_recovered(study, [Recovered(smallest(study), one, one, 1.0)])
+    assert f"--study '{study.name}' shows" in capsys.readouterr().out
 
 
 def test_the_command_prints_both(
