@@ -17,7 +17,7 @@ from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
 
-from axsearch import Study
+from axsearch import Study, search
 from axsearch.cli import main
 from axsearch.cli.commands import Commands
 from axsearch.cli.output import numbers, stdout
@@ -26,6 +26,7 @@ from axsearch.export.manifest import Manifest
 from axsearch.store.attributes import DIVERGENCE_ATTR
 from axsearch.store.database import open_database
 from axsearch.testing import processes
+from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.processes import Process
 from axsearch.testing.text import reviews, write_csv
 from tests.common_fixtures import copied
@@ -285,20 +286,35 @@ def test_remeasure_ranks_for_another_scenario(run: Run, where: list[str]) -> Non
         assert member["latency_ratio"] == data["latencies"][str(member["trial"])]["ratio"]
 
 
+@pytest.fixture(scope="module")
+def damaged(base_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`--storage … --study …` of 8 trials whose models are the same ones on every machine, since
+    units make their latencies: what training does to them is the same as well.
+    """
+    storage = f"sqlite:///{tmp_path_factory.mktemp('damaged') / 'studies.db'}"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MEASURE, table_by_units)
+        search(
+            str(base_dir), str(data_dir), storage=storage, study="tiny", trials=8, batch_size=4,
+            threads=1, approximations=("heads", "ffn", "layer"), compensation="none"
+        ).database.close()  # fmt: skip
+    return ["--storage", storage, "--study", "tiny"]
+
+
 def furthest(place: list[str]) -> int:
-    """The trial of the model that is furthest from the base, which small steps bring nearer."""
+    """The trial of the model that is furthest from the base."""
     with closing(open_database(place[1])) as database:
         trials = Study.of(database, place[3]).optuna.get_trials()
     return max(trials, key=lambda trial: trial.user_attrs.get(DIVERGENCE_ATTR, 0.0)).number
 
 
-def test_recover_trains_a_model_further(run: Run, where: list[str], tmp_path: Path) -> None:
-    place = ["--storage", copied(where[1], tmp_path), *where[2:]]
+def test_recover_trains_a_model_further(run: Run, damaged: list[str], tmp_path: Path) -> None:
+    place = ["--storage", copied(damaged[1], tmp_path), *damaged[2:]]
     refused = run("recover", *place)
     assert refused.status == 2
     assert "--trial, --front and --max-drop" in refused.err
     number = furthest(place)
-    given = ["--trial", number, "--epochs", 2, "--learning-rate", "5e-5"]
+    given = ["--trial", number, "--epochs", 2, "--learning-rate", "2e-3"]
     done = run("recover", *place, *given)
     assert done.status == 0, done.err
     assert f"Trial {number} recovered as trial" in done.err
@@ -313,10 +329,10 @@ def test_recover_trains_a_model_further(run: Run, where: list[str], tmp_path: Pa
     assert "recovered weights" in doctor
 
 
-def test_ctrl_c_keeps_the_best_of_a_training(run: Run, where: list[str], tmp_path: Path) -> None:
-    place = ["--storage", copied(where[1], tmp_path), *where[2:]]
+def test_ctrl_c_keeps_the_best_of_a_training(run: Run, damaged: list[str], tmp_path: Path) -> None:
+    place = ["--storage", copied(damaged[1], tmp_path), *damaged[2:]]
     number = furthest(place)
-    given = ["--trial", str(number), "--epochs", "40", "--learning-rate", "5e-5"]
+    given = ["--trial", str(number), "--epochs", "40", "--learning-rate", "2e-3"]
     with Process("-m", "axsearch", "recover", *place, *given) as training:
         for line in training.stderr:
             if line.startswith(f"trial {number}: step"):
