@@ -29,6 +29,14 @@ def recover(
         int | None, Option("Number of the trial whose model to train further", minimum=0)
     ] = None,
     front: Annotated[bool, Option("Train all models of the front further")] = False,
+    candidates: Annotated[
+        int | None,
+        Option(
+            "Train so many models, the front's first, for one pass each, and those that no other "
+            "of them beats then for all passes",
+            minimum=1,
+        ),
+    ] = None,
     max_drop: Annotated[
         float | None,
         Option(
@@ -45,7 +53,7 @@ def recover(
     A recovered model becomes a trial of its own, which front, pick, explain and export know like
     any other; the model as it was cut stays. Its weights are files: beside a SQLite database
     STUDIES.db in the folder STUDIES.db.weights, or where AXSEARCH_WEIGHTS says, a folder or
-    s3://bucket. The base itself is trained on the labels, as the control.
+    s3://bucket. The labels teach as well; the base itself learns from them alone, as the control.
 
     Ctrl-C keeps the best model so far; the same command goes on with the training.
 
@@ -62,6 +70,7 @@ def recover(
             opened,
             trial=trial,
             front=front,
+            candidates=candidates,
             max_drop=max_drop,
             **asdict(settings),
             model=model,
@@ -72,11 +81,16 @@ def recover(
             "stopped; recovered models are kept, and the same command goes on from there."
         ) from None
     if json:
-        held = against_base(opened, [one.after for one in found], "holdout")
-        members = [{**as_json(opened, one.after, held), "seconds": one.seconds} for one in found]
-        print(to_json.dumps({"study": opened.name, "recovered": members}))
-        return
-    print_recovered(opened, found)
+        print_json(opened, found)
+    else:
+        print_recovered(opened, found)
+
+
+def print_json(study: Study, found: Sequence[Recovered]) -> None:
+    """Recovered models as JSON."""
+    held = against_base(study, [one.after for one in found], "holdout")
+    members = [{**as_json(study, one.after, held), "seconds": one.seconds} for one in found]
+    print(to_json.dumps({"study": study.name, "recovered": members}))
 
 
 def print_recovered(study: Study, found: Sequence[Recovered]) -> None:

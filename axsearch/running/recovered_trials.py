@@ -36,12 +36,14 @@ class Recovered:
         before: the model as it was cut.
         after: the recovered model.
         seconds: of its training; 0 where the model was trained before.
+        rate: the learning rate of its training, None of a soup.
     """
 
     trial: int
     before: Measurement
     after: Measurement
     seconds: float
+    rate: float | None = None
 
 
 def add_recovered(

@@ -7,13 +7,12 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -28,27 +27,27 @@ from axsearch.options import describes
 from axsearch.progress import console, counted, steps
 from axsearch.running.finishing import finish_front, note
 from axsearch.running.recovered_trials import Recovered, add_recovered
+from axsearch.running.recovery_order import candidates_of, each, halved, is_plain, raced, whom
 from axsearch.space.recipe import Recipe
 from axsearch.statistics.measurement import Measurement
 from axsearch.statistics.metrics import value
 from axsearch.store.outages import at_once
 from axsearch.store.trained_weights import WeightsStore, weights_store
-from axsearch.study.choosing import ORDERS
 from axsearch.study.study import Study
 from axsearch.system.interrupts import Interrupts
 from axsearch.training.checkpoints import run_folder
+from axsearch.training.learning_rate import recover as train_model
 from axsearch.training.lesson import Teacher
-from axsearch.training.recovery import NotFiniteError, Pupil, Run, Trained, own_copy
-from axsearch.training.recovery import recover as train_model
+from axsearch.training.recovery import Pupil, Run, Trained, own_copy
 from axsearch.training.request import RecoverySettings
 from axsearch.training.soup import State, greedy_soup
 
 WEIGHTS = "weights.safetensors"
 
-IN_VAIN = "in-vain"
-"""The file in a training's folder that says that it brought nothing."""
+CANDIDATES = 12
+"""How many models a search recovers."""
 
-PROCEDURE = 1
+PROCEDURE = 2
 """Of the training: weights that another one made have other keys."""
 
 
@@ -58,6 +57,8 @@ PROCEDURE = 1
         "study": "with finished trials.",
         "trial": "whose model to train.",
         "front": "train all models of the front.",
+        "candidates": "train so many models, the front's first, for one pass each, and those that "
+        "no other of them beats then for all passes.",
         "max_drop": "train models of the front until the fastest (else the smallest) is found that "
         "is expected to lose at most this much on new data once it is trained. That takes as many "
         "trainings as halving the front does.",
@@ -70,16 +71,18 @@ def recover(
     *,
     trial: int | None = None,
     front: bool = False,
+    candidates: int | None = None,
     max_drop: float | None = None,
     epochs: int = RecoverySettings.epochs,
     learning_rate: float | None = RecoverySettings.learning_rate,
     seed: int = RecoverySettings.seed,
     soup: int = RecoverySettings.soup,
+    label_weight: float = RecoverySettings.label_weight,
     unlabelled: str | None = RecoverySettings.unlabelled,
     model: str | None = None,
     data: str | None = None,
 ) -> list[Recovered]:
-    """Train models of a study further, with the base as their teacher, and add them to its trials.
+    """Train models of a study further, on the base's outputs and labels, as trials of their own.
 
     A recovered model is a trial of its own: as it was cut, it stays. Each is kept when it is done,
     and one that was interrupted goes on from its last checkpoint in the next call. Where a signal
@@ -89,19 +92,20 @@ def recover(
     in the order in which it was.
 
     Raises:
-        UsageError: none or several of ``trial``, ``front`` and ``max_drop`` are given, nothing can
-            be trained, model or data are not the study's, ``unlabelled`` cannot be read or holds
-            nothing new, the database can only be read, or it is a server's and there is no place
-            for files (``AXSEARCH_WEIGHTS``).
+        UsageError: none or several of ``trial``, ``front``, ``candidates`` and ``max_drop`` are
+            given, nothing can be trained, model or data are not the study's, ``unlabelled`` cannot
+            be read or holds nothing new, the database can only be read, or it is a server's and
+            there is no place for files (``AXSEARCH_WEIGHTS``).
         NotFiniteError: the loss of a single model is not finite; of a front it is left out.
         KeyboardInterrupt: stopped by the user; what was recovered is kept.
     """
     settings = RecoverySettings(
-        epochs=epochs, learning_rate=learning_rate, seed=seed, soup=soup, unlabelled=unlabelled
-    )
+        epochs=epochs, learning_rate=learning_rate, seed=seed, soup=soup,
+        label_weight=label_weight, unlabelled=unlabelled,
+    )  # fmt: skip
     settings.check()
-    wanted = _wanted(study, trial, front, max_drop)
-    if unlabelled is not None and any(_is_plain(Recipe.from_dict(m.recipe)) for m in wanted):
+    wanted = whom(study, trial, front, candidates, max_drop)
+    if unlabelled is not None and any(is_plain(Recipe.from_dict(m.recipe)) for m in wanted):
         raise UsageError(
             f"The model of trial {trial} answers as the base does, and so learns from labels, "
             "which `unlabelled` texts do not have."
@@ -109,22 +113,35 @@ def recover(
     study.database.check_writable()
     store = weights_store(study.database.engine)
     evaluator, teacher = _loaded(study, model, data, settings.unlabelled)
-    work = _Recovering(study, evaluator, teacher, store, settings)
-    done: list[Recovered] = []
-    try:
-        with Interrupts() as interrupts:
-            work.interrupts = interrupts
-            each = _each(work, wanted) if max_drop is None else _halved(work, wanted, max_drop)
-            done += each
-    except BaseException:
-        # The front is finished by the next call: only the first error is reported, and soon.
-        with suppress(Exception), at_once():
-            note(study)
-        raise
-    if done:
-        finish_front(study, evaluator)
-        note(study)
-    return [replace(one, after=study.trial(one.trial)) for one in done]
+    work = _Recovering(study, evaluator, teacher, store)
+    if max_drop is not None:
+        return work.all(halved(study, work.recover, wanted, settings, max_drop))
+    if candidates is not None:
+        return work.all(raced(study, work.recover, wanted, settings))
+    return work.all(each(work.recover, wanted, settings))
+
+
+def check_recoverable(evaluator: Evaluator) -> None:
+    """Raises UsageError where models of a study could not be recovered, before it has any."""
+    weights_store(evaluator.engine)
+    Teacher(evaluator.task, evaluator.device)
+
+
+def recover_searched(study: Study, evaluator: Evaluator) -> list[Recovered]:
+    """What :func:`recover` does with :data:`CANDIDATES` models, at the end of a search.
+
+    Raises KeyboardInterrupt: stopped by the user; what was recovered is kept.
+    """
+    wanted = candidates_of(study, CANDIDATES)
+    if not wanted:
+        console.print("No model was made smaller at a loss, so there is nothing to recover.")
+        return []
+    with steps(1) as begin:
+        begin("Running the teacher")
+        teacher = Teacher(evaluator.task, study.spec.device)
+        _ = teacher.fingerprint
+    work = _Recovering(study, evaluator, teacher, weights_store(evaluator.engine))
+    return work.all(raced(study, work.recover, wanted, RecoverySettings()))
 
 
 def _loaded(
@@ -144,66 +161,6 @@ def _loaded(
     return evaluator, teacher
 
 
-def _wanted(
-    study: Study, trial: int | None, front: bool, max_drop: float | None
-) -> list[Measurement]:
-    """The models to train, the fastest first; raises UsageError where there is none."""
-    if (trial is not None) + front + (max_drop is not None) != 1:
-        raise UsageError("Say what to recover: one of `trial`, `front` and `max_drop`.")
-    _ = study.baseline  # or there is nothing to compare with
-    if trial is not None:
-        one = study.trial(trial)
-        if one.recovered_from is not None and _is_plain(Recipe.from_dict(one.recipe)):
-            raise UsageError(
-                f"The model of trial {trial} is the control, the base trained further; name the "
-                f"trial that it was made from, {one.recovered_from}."
-            )
-        return [one]
-    if max_drop is not None and not 0 <= max_drop < 1:
-        raise UsageError(f"`max_drop` must be from 0 to below 1, such as 0.01, not {max_drop}.")
-    # Of models as they were cut: a recovered one may have pushed others off the front, and a call
-    # that goes on where another was stopped must train the same.
-    front_as_cut = study.front_as_cut()
-    found = [m for m in front_as_cut if not _is_plain(Recipe.from_dict(m.recipe))]
-    if not found:
-        raise UsageError(
-            f"The front of study {study.name!r} has no model that was made smaller at a loss; "
-            "`trial` names any other."
-        )
-    return sorted(found, key=ORDERS["latency"])
-
-
-def _each(work: _Recovering, models: Sequence[Measurement]) -> Iterator[Recovered]:
-    """Train all of these models, last those that another process has begun with."""
-    left = models
-    for wait in (False, True):
-        later = []
-        for one in left:
-            try:
-                yield from work.recover(one, wait=wait)
-            except Timeout:
-                later.append(one)
-            except NotFiniteError as error:
-                if len(models) == 1:
-                    raise
-                console.print(f"Trial {one.trial} is not recovered: {error}", style="yellow")
-        left = later
-
-
-def _halved(work: _Recovering, models: Sequence[Measurement], most: float) -> Iterator[Recovered]:
-    """Train models, halving those that are left: after one that loses too much, slower ones."""
-    study = work.study
-    low, high = 0, len(models) - 1
-    while low <= high:
-        middle = (low + high) // 2
-        found = work.recover(models[middle])
-        yield from found
-        last = study.trial(found[-1].trial) if found else models[middle]
-        expected = study.expectation(last)
-        drop = study.baseline.accuracy - last.accuracy if expected is None else expected.drop
-        low, high = (low, middle - 1) if drop <= most else (middle + 1, high)
-
-
 class _Recovering:
     """Trains models of a study, one after the other.
 
@@ -218,36 +175,49 @@ class _Recovering:
         evaluator: Evaluator,
         teacher: Teacher,
         store: WeightsStore,
-        settings: RecoverySettings,
     ) -> None:
         self.study, self.interrupts = study, Interrupts()
         self._evaluator, self._teacher = evaluator, teacher
-        self._store, self._settings = store, settings
+        self._store = store
 
-    def recover(self, before: Measurement, *, wait: bool = True) -> list[Recovered]:
-        """Train one model; nothing where training brings it nothing on the held examples.
+    def all(self, order: Iterable[Recovered]) -> list[Recovered]:
+        """All that is trained in this order, as it is once the front is finished."""
+        done: list[Recovered] = []
+        try:
+            with Interrupts() as interrupts:
+                self.interrupts = interrupts
+                done += order
+        except BaseException:
+            # The front is finished by the next call: only the first error is reported, and soon.
+            with suppress(Exception), at_once():
+                note(self.study)
+            raise
+        if done:
+            finish_front(self.study, self._evaluator)
+            note(self.study)
+        return [replace(one, after=self.study.trial(one.trial)) for one in done]
 
-        With a soup the last one is the soup, or else the best of its members. Raises
+    def recover(
+        self, before: Measurement, settings: RecoverySettings, *, wait: bool = True
+    ) -> list[Recovered]:
+        """Train one model, once or, for a soup, several times.
+
+        The last one is the soup, or else the best of its members. Raises
         KeyboardInterrupt once the best so far is kept, where a signal came, and Timeout where
         another process trains it and ``wait`` is false.
         """
-        settings = self._settings
         first = self._train(before, settings, wait)
-        if settings.soup == 1 or first is None:
-            return [] if first is None else [first]
-        rate = (self._store.made(_key_of(first)) or {})["learning_rate"]
+        if settings.soup == 1:
+            return [first]
         others = (
-            replace(settings, seed=seed, learning_rate=rate)
+            replace(settings, seed=seed, learning_rate=first.rate)
             for seed in range(settings.seed + 1, settings.seed + settings.soup)
         )
-        more = [self._train(before, one, wait=True) for one in others]
-        members = [first, *(one for one in more if one is not None)]
-        members.sort(key=lambda one: one.after.accuracy)
+        more = (self._train(before, one, wait=True) for one in others)
+        members = sorted([first, *more], key=lambda one: one.after.accuracy)
         return [*members, *self._soup(before, members)]
 
-    def _train(
-        self, before: Measurement, settings: RecoverySettings, wait: bool
-    ) -> Recovered | None:
+    def _train(self, before: Measurement, settings: RecoverySettings, wait: bool) -> Recovered:
         """One training of a model, as :meth:`recover` describes."""
         self.interrupts.check()
         recipe = Recipe.from_dict(before.recipe)
@@ -255,20 +225,12 @@ class _Recovering:
         made = self._made(recipe, shown.weights.key, before, settings)
         key, seconds = _key(made), 0.0
         with run_folder(key, wait=wait, check=self.interrupts.check) as folder:
-            if (folder / IN_VAIN).is_file():
-                return _in_vain(before)
             if not self._store.is_whole(key):
                 began = time.monotonic()
                 small = shown.weights.shrink(recipe)
                 shown.weights.release()  # or its caches would take gigabytes of the training's room
                 with counted(f"Recovering trial {before.trial}", f"trial {before.trial}") as told:
                     trained = self._trained(small, recipe, settings, folder, told)
-                if not _is_plain(recipe) and not trained.divergence < trained.before:
-                    self.interrupts.check()
-                    shutil.rmtree(folder, ignore_errors=True)
-                    folder.mkdir(exist_ok=True)
-                    (folder / IN_VAIN).touch()
-                    return _in_vain(before)
                 if trained.steps < trained.planned and self.interrupts.stopped:
                     made = {**made, "stopped_after": trained.steps}
                     key = _key(made)
@@ -276,16 +238,17 @@ class _Recovering:
                 facts = {
                     **made,
                     "learning_rate": trained.rate,
-                    "divergence": trained.divergence,
-                    "divergence_before": trained.before,
+                    "loss": trained.loss,
+                    "loss_before": trained.before,
                     "steps": trained.steps,
                 }
                 self._keep(key, recipe, trained.state, facts, seconds)
             if not self.interrupts.stopped:
                 shutil.rmtree(folder, ignore_errors=True)
+        rate = (self._store.made(key) or {}).get("learning_rate")
         found = add_recovered(self.study, self._evaluator, before, recipe.recovered(key), seconds)
         self.interrupts.check()
-        return found
+        return replace(found, rate=rate)
 
     def _soup(self, before: Measurement, members: Sequence[Recovered]) -> list[Recovered]:
         """The greedy soup of trainings of one model; nothing where it is one training alone."""
@@ -323,6 +286,8 @@ class _Recovering:
         """All that the trained weights follow from."""
         task, own, device = self._evaluator.task, asdict(settings), self._evaluator.device
         del own["soup"], own["unlabelled"]  # of which this is one member; the lesson has the texts
+        if is_plain(recipe):  # which learns from labels alone
+            del own["label_weight"]
         return {
             "procedure": PROCEDURE,
             "study": self.study.name,
@@ -352,10 +317,11 @@ class _Recovering:
             settings.seed,
             told,
             lambda: self.interrupts.stopped,
+            label_weight=settings.label_weight,
         )
         lesson = self._teacher.lesson(recipe)
         layers = task.base.plan(recipe).layers
-        pupil = Pupil(task.kind, task.base, layers, plain=_is_plain(recipe))
+        pupil = Pupil(task.kind, task.base, layers, plain=is_plain(recipe))
         return train_model(lambda: own_copy(small), lesson, pupil, run, self._evaluator.device)
 
     def _keep(
@@ -365,20 +331,6 @@ class _Recovering:
             path = Path(folder) / WEIGHTS
             save_file(dict(state), path)
             self._store.save(key, recipe, path, made, seconds)
-
-
-def _in_vain(before: Measurement) -> Recovered | None:
-    console.print(
-        f"Training brings the model of trial {before.trial} nothing on the examples that are held "
-        "back; it stays as it is.",
-        style="yellow",
-    )
-    return None
-
-
-def _is_plain(recipe: Recipe) -> bool:
-    """Whether a model answers as the base does."""
-    return not recipe.lossy.sites
 
 
 def _key_of(one: Recovered) -> str:

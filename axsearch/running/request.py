@@ -79,6 +79,13 @@ class SearchRequest:
     load: Load = field(default_factory=Load)
     device: Device = "cpu"
     place: WorkerPool = HERE
+    recover: Annotated[
+        bool,
+        Option(
+            "Train models further once all trials are done, with the base as their teacher, as "
+            "axsearch recover does with --candidates 12"
+        ),
+    ] = False
     force: Annotated[
         bool, Option("Search even if the base is no better than a constant answer")
     ] = False

@@ -25,10 +25,11 @@ from axsearch.running.base_check import check_base
 from axsearch.running.engines import run_workers
 from axsearch.running.finishing import finish_front, note
 from axsearch.running.memory_check import check_room
+from axsearch.running.recovering import check_recoverable, recover_searched
 from axsearch.running.request import HERE, SearchRequest, WorkerPool, WorkerRequest
 from axsearch.running.resolving import Resolved, resolve
 from axsearch.running.serving import measure_baselines, scenario_of
-from axsearch.running.session import problem_of, spaces
+from axsearch.running.session import problem_of, spaces, warn_of_tables
 from axsearch.running.worker import Worker
 from axsearch.space.genome import SearchSpace, shared_layers, supported
 from axsearch.space.problem import Problem
@@ -95,6 +96,7 @@ def search(
     dtype: str = SearchSettings.dtype,
     place: WorkerPool = HERE,
     seed: int = TaskSpec.seed,
+    recover: bool = SearchRequest.recover,
     force: bool = SearchRequest.force,
 ) -> Study:
     """Search the approximations of a fine-tuned model until the study has ``trials`` trials.
@@ -105,9 +107,10 @@ def search(
     (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then the
     proposals of the sampler. Models that are known to break a limit on latency or size are pruned
     without being evaluated. At the end the front is timed on real models and, with sequential
-    compensation, which is the default, polished (:mod:`axsearch.running.polishing`). A study that
-    exists is resumed, with its own compensation; a SQLite file that does not exist is created;
-    Ctrl-C keeps all finished trials.
+    compensation, which is the default, polished (:mod:`axsearch.running.polishing`), and with
+    ``recover`` trained (:mod:`axsearch.running.recovery_order`). A study that exists is resumed,
+    with its own compensation; a SQLite file that does not exist is created; Ctrl-C keeps all
+    finished trials.
 
     Raises:
         UsageError: an argument cannot be used; nothing expensive was done.
@@ -134,14 +137,6 @@ class Prepared:
     problem: Problem
     settings: SearchSettings
     request: SearchRequest
-
-
-EARLIER = (
-    "This study's latency table was measured by axsearch 0.1, which could misjudge blocks of "
-    "models that are not tiny. For better latencies run `axsearch remeasure`, or begin a study "
-    "with another name."
-)
-"""What a search says of a study that began before latency tables were measured as they are now."""
 
 
 def prepare(resolved: Resolved) -> Prepared:
@@ -172,6 +167,8 @@ def prepare(resolved: Resolved) -> Prepared:
     evaluator = Evaluator(
         task, database.engine, scenario, request.device, spec.dtype, machine=spec.machine
     )
+    if request.recover:
+        check_recoverable(evaluator)
     if known is None:
         check_room(evaluator, calibrated=resolved.sampler.needs_calibration)
         check_base(evaluator, force=request.force)
@@ -186,19 +183,13 @@ def prepare(resolved: Resolved) -> Prepared:
         }
     )
     study = _open(database, request.study, spec, evaluator)
-    if scenario is not None and study.spec.latency_tables < LATENCY_TABLES:
-        console.print(EARLIER, style="yellow")
-    if scenario is not None and study.spec.machine != machine_name():
-        console.print(
-            f"Latencies are predicted for the machine that the study began on "
-            f"({study.spec.machine}), not for this one.",
-            style="yellow",
-        )
+    if scenario is not None:
+        warn_of_tables(study.spec)
     return Prepared(study, evaluator, problem, settings, request)
 
 
 def run(prepared: Prepared) -> Study:
-    """Run trials until the study has as many as are wanted.
+    """Run trials until the study has as many as are wanted, and recover models if that is, too.
 
     Raises:
         AxsearchError: trials keep failing.
@@ -210,11 +201,13 @@ def run(prepared: Prepared) -> Study:
     worker = Worker(study, prepared.evaluator, prepared.problem, prepared.settings)
     if request.place == HERE:
         worker.until(request.trials, polish=True)
-        return study
-    worker.until(1)  # the base, which all workers compare with
-    run_workers(request.place, WorkerRequest(request.storage, study.name))
-    finish_front(study, prepared.evaluator)
-    note(study)
+    else:
+        worker.until(1)  # the base, which all workers compare with
+        run_workers(request.place, WorkerRequest(request.storage, study.name))
+        finish_front(study, prepared.evaluator)
+        note(study)
+    if request.recover:
+        recover_searched(study, prepared.evaluator)
     return study
 
 

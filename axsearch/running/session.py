@@ -14,6 +14,7 @@ from axsearch.calibration.preparation import prepare, stored_token_use
 from axsearch.errors import UsageError
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task
+from axsearch.progress import console
 from axsearch.running.worker import Worker
 from axsearch.runtimes import runtimes
 from axsearch.samplers import sampler_named
@@ -26,10 +27,12 @@ from axsearch.space.genome import (
 )
 from axsearch.space.problem import Problem
 from axsearch.space.scenario import RUNTIME
+from axsearch.store.calibration_keys import LATENCY_TABLES
 from axsearch.store.database import Database
 from axsearch.study.settings import SearchSettings
 from axsearch.study.spec import StudySpec
 from axsearch.study.study import Study
+from axsearch.system.machine import machine_name
 from axsearch.tasks.task import Task
 
 SpaceOf = Callable[[Mapping[SiteId, Sequence[int]], Mapping[str, Collection[Level]]], SearchSpace]
@@ -181,3 +184,23 @@ def work(
     if problem.space.fingerprint != spec.space_fingerprint:
         raise UsageError(f"Study {name!r} exists with another search space; use another name.")
     Worker(study, evaluator, problem, settings).until(wanted)
+
+
+EARLIER = (
+    "This study's latency table was measured by axsearch 0.1, which could misjudge blocks of "
+    "models that are not tiny. For better latencies run `axsearch remeasure`, or begin a study "
+    "with another name."
+)
+"""What a search says of a study that began before latency tables were measured as they are now."""
+
+
+def warn_of_tables(spec: StudySpec) -> None:
+    """Say where predicted latencies are those of an earlier version, or of another machine."""
+    if spec.latency_tables < LATENCY_TABLES:
+        console.print(EARLIER, style="yellow")
+    if spec.machine != machine_name():
+        console.print(
+            f"Latencies are predicted for the machine that the study began on ({spec.machine}), "
+            "not for this one.",
+            style="yellow",
+        )

@@ -27,6 +27,10 @@ averaged over by their marginal likelihood (Morris 1983, "Parametric empirical B
 Journal of the American Statistical Association 78); given these, all is normal. The grids are
 around what holdout splits show of the models of `studies/benchmarks/promises.py`.
 
+A model that was trained further answers otherwise than the base without losing as much: labels
+teach it what the base does not know. Such models have a factor of their own, which nothing but
+their own results says: about TRAINED times that of models as they were cut, give or take as much.
+
 Far from the base the metric runs out of what it can lose and the relation flattens: models that
 lost more than a share ``FAR`` of the base's metric are left out of it, and of them the drop that
 was seen is expected.
@@ -41,6 +45,7 @@ from itertools import product
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from axsearch.statistics.inference import CONFIDENCE, paired_drops
 from axsearch.statistics.metrics import Floats, value
@@ -53,6 +58,9 @@ POWERS = (0.75, 1.0)
 
 COMMON = 0.3
 """How far the factor of all models may be from that of the one that lost most, as a share of it."""
+
+TRAINED = 0.5
+"""The factor of models that were trained further, and how far it may be from that."""
 
 REACH = 1.5
 """Over how many factors of e in divergence the relation's own factor is about the same."""
@@ -111,6 +119,7 @@ def expected_drops(
     outcomes: Sequence[Outcome],
     base: Outcome,
     divergence: Sequence[tuple[float, float]],
+    trained: Sequence[bool] | None = None,
 ) -> list[Expected]:
     """What each model is expected to lose, by the drops and divergences of all of them.
 
@@ -119,6 +128,7 @@ def expected_drops(
         base: the base's on the same split.
         divergence: of each model's outputs from the base's on that split, with its standard error:
             nats, or anything to which small drops are proportional.
+        trained: whether a model was trained further; none was if None.
     """
     if not outcomes:
         return []
@@ -128,10 +138,13 @@ def expected_drops(
     near = np.flatnonzero(drops <= FAR * value(base))
     if len(near):
         scale = max(float(np.abs(drops[near]).max()), 1 / len(base))
+        far, blur = np.array(divergence, float)[near].T
         mean, deviation = _posterior(
             drops[near] / scale,
             covariance[np.ix_(near, near)] / scale**2,
-            *np.array(divergence, float)[near].T,
+            far,
+            blur,
+            np.array([False] * len(outcomes) if trained is None else trained)[near],
         )
         expected[near], doubt[near] = scale * mean, scale * deviation
     return [
@@ -141,22 +154,29 @@ def expected_drops(
 
 
 def _posterior(
-    drops: Floats, covariance: Floats, divergence: Floats, divergence_error: Floats
+    drops: Floats,
+    covariance: Floats,
+    divergence: Floats,
+    divergence_error: Floats,
+    trained: NDArray[np.bool_],
 ) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each true drop, (models,) each, for drops with s = 1."""
     largest = max(float(divergence.max()), 1e-12)
     place, blur = np.maximum(divergence / largest, LEAST), divergence_error / largest
     apart = np.subtract.outer(np.log(place), np.log(place))
     near = np.exp(-0.5 * np.square(apart / REACH))
+    alike = np.equal.outer(trained, trained)
+    common = np.where(trained, TRAINED, COMMON) ** 2
+    centre = np.where(trained, TRAINED, 1.0) * place
     found = []
     for change, residual, power in product(CHANGES, RESIDUALS, POWERS):
-        prior = np.outer(place, place) * (COMMON**2 + change**2 * near)
+        prior = np.outer(place, place) * alike * (common + change**2 * near)
         prior[np.diag_indices_from(prior)] += np.square(residual * place**power) + blur**2
         factor = np.linalg.cholesky(prior + covariance)
-        solved = np.linalg.solve(factor, np.column_stack((drops - place, prior)))
+        solved = np.linalg.solve(factor, np.column_stack((drops - centre, prior)))
         seen, known = solved[:, 0], solved[:, 1:]
         likelihood = -0.5 * seen @ seen - np.log(np.diag(factor)).sum()
-        mean = place + known.T @ seen
+        mean = centre + known.T @ seen
         found.append((likelihood, mean, np.diag(prior) - np.square(known).sum(axis=0)))
     likelihoods, means, variances = (np.array(part) for part in zip(*found, strict=True))
     weights = np.exp(likelihoods - likelihoods.max())

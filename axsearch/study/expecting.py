@@ -47,6 +47,9 @@ def expectations(
         for m in members
         if m.trial is not None and m.recipe != base.recipe
     }
+    trained = {
+        recipes[m.trial] for m in members if m.trial in recipes and m.recovered_from is not None
+    }
     others = evaluated_recipes(engine, study_id)
     others = others[:: math.ceil(len(others) / OTHERS) or 1]  # of all sizes
     known = stored_evaluations(engine, spec, "search", {EXACT.hash, *recipes.values(), *others})
@@ -66,6 +69,7 @@ def expectations(
             else divergence_with_error(losses[h], exact.losses)
             for h in hashes
         ],
+        [h in trained for h in hashes],
     )
     by_recipe = dict(zip(hashes, found, strict=True))
     own = by_recipe.get(SERVED, Expected(0.0, 0.0, 0.0, len(exact.outcome)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,8 @@ class Lesson:
         hidden: of the base after each layer in ``layers``, for the token that the head reads,
             (features of ``train``, layers, width), bfloat16; None where heads read more tokens.
         layers: numbers of layers in the base.
+        labelled: whether what is expected of a feature of ``train`` is known, (features,): it is
+            not of more texts.
     """
 
     train: Split
@@ -50,10 +52,14 @@ class Lesson:
     outputs: list[Tensor]
     hidden: Tensor | None = None
     layers: tuple[int, ...] = ()
+    labelled: Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.bool))
 
     def taught(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """The teacher's outputs for some features of ``train``, as a batch has them."""
-        found = {"taught": _padded([self.outputs[row] for row in rows])}
+        found = {
+            "taught": _padded([self.outputs[row] for row in rows]),
+            "labelled": self.labelled[torch.from_numpy(rows)],
+        }
         if self.hidden is None:
             return found
         lengths = torch.from_numpy(self.train.lengths[rows])
@@ -97,7 +103,7 @@ class Teacher:
             for wanted in (False, True)
         )
         more = [] if unlabelled is None else task.source.unlabelled(unlabelled)
-        self._parts = (learnt + more, kept)
+        self._parts, self._labelled = (learnt + more, kept), len(learnt)
         self._own: Lesson | None = None
 
     @property
@@ -115,12 +121,21 @@ class Teacher:
         before = [list(split.targets) for split in (whole.train, whole.held)]
         every = zip(whole.outputs, before[0] + before[1], targets[0] + targets[1], strict=True)
         train, held = own
-        return replace(whole, train=train, held=held, outputs=[_moved(*one) for one in every])
+        return replace(
+            whole,
+            train=train,
+            held=held,
+            outputs=[_moved(*one) for one in every],
+            labelled=self._known(train),
+        )
 
     def _read(self, recipe: Recipe) -> tuple[Split, Split]:
         source, tokenizer = self._task.source, self._task.tokenizer_of(recipe)
         train, held = (source.split("train", part, tokenizer) for part in self._parts)
         return train, held
+
+    def _known(self, train: Split) -> Tensor:
+        return torch.from_numpy(train.owners < self._labelled)
 
     @property
     def _whole(self) -> Lesson:
@@ -130,7 +145,14 @@ class Teacher:
             layers = self._layers(len(train))
             outputs, hidden = self._answers(train, layers)
             more, _ = self._answers(held, ())
-            self._own = Lesson(train, held, [*outputs, *more], hidden if layers else None, layers)
+            self._own = Lesson(
+                train,
+                held,
+                [*outputs, *more],
+                hidden if layers else None,
+                layers,
+                self._known(train),
+            )
         return self._own
 
     def _layers(self, features: int) -> tuple[int, ...]:

@@ -1,24 +1,22 @@
 """Recovery: what a cut has left is trained, with the base as its teacher.
 
-The loss is the divergence of the model's outputs from the base's, both softened (knowledge
-distillation, Hinton et al., arXiv 1503.02531, section 2), and the distance of the hidden states of
-the layers that stay from the base's (as in TinyBERT, arXiv 1909.10351, section 3.1, but of the
-token alone that the head reads: with all tokens small models came out further from the base). The
-base computes both once, since texts do not change between passes. Training starts from the refitted
-weights. The base itself can learn nothing from its own outputs: it is trained on the labels, plain
-further fine-tuning, as the control of what training alone is worth. A part of train that nothing is
-learnt from says when a model was nearest to the base; the base has learnt that part before, so of
+The loss is the divergence of the model's outputs from the base's, both softened, and the loss by
+labels (knowledge distillation, Hinton et al., arXiv 1503.02531, section 2), and the distance of the
+hidden states of the layers that stay from the base's (as in TinyBERT, arXiv 1909.10351, section
+3.1, but of the token alone that the head reads: with all tokens small models came out further from
+the base). The base answers once, since texts do not change between passes. Training starts from the
+refitted weights. The base itself can learn nothing from its own outputs: it is trained on the
+labels, plain further fine-tuning, as the control of what training alone is worth. A part of train
+that nothing is learnt from says which weights are best; the base has learnt that part before, so of
 the control the last step counts. The splits that rank and report models are not touched.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +41,6 @@ from axsearch.models.base_model import Base
 from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.split import FULL
 from axsearch.training.checkpoints import Kept, Order, last_checkpoint
-from axsearch.training.finetuning import LEARNING_RATE
 from axsearch.training.lesson import Lesson, read_token, watched
 from axsearch.training.long_inputs import (
     InParts,
@@ -53,6 +50,7 @@ from axsearch.training.long_inputs import (
     in_parts,
     prepared,
 )
+from axsearch.training.request import LABEL_WEIGHT
 
 BATCH_SIZE = 32
 TEMPERATURE = 2.0
@@ -63,12 +61,6 @@ LOOK = 250
 """Steps after which the held part is looked at and a checkpoint written, at most. The best look
 counts, but none ends a training: with the first, large steps a model is further from the base than
 it was, and with the last, small ones it comes near."""
-
-
-RATES = (1e-4, 2e-4, 4e-4)
-SHORT = 100
-"""The learning rates that are tried where none is given, and for how many steps."""
-
 
 SMALLER = "The model's numbers are not finite in training; give a smaller `learning_rate`."
 
@@ -83,8 +75,7 @@ class Trained:
 
     Attributes:
         state: the tensors that training changed, by their names in the smaller model, on the CPU.
-        divergence: from the base's outputs on the held part, in nats a feature; its loss there
-            where the pupil is plain.
+        loss: on the held part, a feature, see :meth:`_Distilling.held_loss`.
         before: the same before training.
         steps: how many were made, of ``planned``.
         planned: the most steps.
@@ -92,7 +83,7 @@ class Trained:
     """
 
     state: dict[str, Tensor]
-    divergence: float
+    loss: float
     before: float
     steps: int
     planned: int
@@ -122,12 +113,13 @@ class Run:
 
     Attributes:
         folder: of checkpoints; a run with the same inputs goes on from the last in it.
-        rate: the learning rate; None takes the best of a few short runs, see :func:`choose_rate`.
+        rate: the learning rate; None where it is yet to be chosen.
         epochs: the most passes over what is learnt from.
         seed: of the order of examples.
         told: called after each step with the steps made and planned.
         stopped: whether the run is to end now, with the best that it has found.
         most: steps, if fewer than the passes have.
+        label_weight: of the loss by labels, beside the divergence from the base's outputs.
     """
 
     folder: Path
@@ -137,62 +129,7 @@ class Run:
     told: Callable[[int, int], None] = lambda done, planned: None
     stopped: Callable[[], bool] = lambda: False
     most: int | None = None
-
-
-def recover(
-    make: Callable[[], PreTrainedModel], lesson: Lesson, pupil: Pupil, run: Run, device: str
-) -> Trained:
-    """Train a smaller model, with the learning rate that is best for it if none is given.
-
-    Args:
-        make: makes the model, with refitted weights, each time as one of its own.
-        lesson: see :func:`train`, as for all else.
-        pupil: see there.
-        run: see there.
-        device: see there.
-
-    Raises:
-        UsageError: too little memory.
-        AxsearchError: the loss is not finite.
-        KeyboardInterrupt: the run was stopped before it had begun to train.
-    """
-    if run.rate is None and pupil.plain:
-        run = replace(run, rate=LEARNING_RATE)
-    if run.rate is None:
-        run = replace(run, rate=choose_rate(make, lesson, pupil, run, device))
-    return train(make(), lesson, pupil, run, device)
-
-
-def choose_rate(
-    make: Callable[[], PreTrainedModel], lesson: Lesson, pupil: Pupil, run: Run, device: str
-) -> float:
-    """The one of :data:`RATES` with which a short run comes nearest to the teacher.
-
-    Each has its own decay, so that a high rate is not judged in the midst of its way. What was
-    chosen is kept in the run's folder. Raises KeyboardInterrupt where the run is stopped.
-    """
-    kept = run.folder / "rate"
-    if kept.is_file():
-        return float(kept.read_text())
-    found: dict[float, float] = {}
-    for rate in RATES:
-        folder = run.folder / f"rate-{rate:g}"
-        shutil.rmtree(folder, ignore_errors=True)
-        short = Run(folder, rate, run.epochs, run.seed, stopped=run.stopped, most=SHORT)
-        try:
-            found[rate] = train(make(), lesson, pupil, short, device).divergence
-        except NotFiniteError:
-            found[rate] = math.inf
-        shutil.rmtree(folder, ignore_errors=True)
-        if run.stopped():
-            raise KeyboardInterrupt
-    best = min(found, key=lambda rate: found[rate])
-    if found[best] == math.inf:
-        raise NotFiniteError(SMALLER)
-    part = run.folder / "rate.part"
-    part.write_text(f"{best:g}")
-    part.rename(kept)
-    return best
+    label_weight: float = LABEL_WEIGHT
 
 
 def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device: str) -> Trained:
@@ -225,12 +162,12 @@ def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device
     model.get_input_embeddings().requires_grad_(False)
     check_room(model, lesson.train, device)
     trainer = _Distilling(model, lesson, pupil, run, device)
-    before = trainer.divergence()
+    before = trainer.held_loss()
     trainer.learn()
     found = trainer.state
     # Without a best one it was stopped before its first look.
     last = pupil.plain or found.best_metric is None
-    best = trainer.divergence() if last else float(found.best_metric or 0.0)
+    best = trainer.held_loss() if last else float(found.best_metric or 0.0)
     state = {
         name: parameter.detach().float().cpu().contiguous()
         for name, parameter in model.eval().named_parameters()
@@ -240,6 +177,11 @@ def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device
     return Trained(state, best, before, found.global_step, found.max_steps, rate)
 
 
+def planned_steps(run: Run, features: int) -> int:
+    """The steps of a run that learns from so many features."""
+    return min(run.epochs * -(-features // BATCH_SIZE), run.most or sys.maxsize)
+
+
 def own_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A model that shares no tensor with the base, to be trained."""
     with torch.no_grad():
@@ -247,7 +189,7 @@ def own_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 class _Distilling(InParts):
-    """A trainer whose loss is the divergence from a teacher's outputs."""
+    """A trainer whose loss is the divergence from a teacher's outputs, and that by labels."""
 
     def __init__(
         self,
@@ -296,6 +238,7 @@ class _Distilling(InParts):
         """The sum of the losses of a part's features, as a share of the batch's."""
         given = dict(inputs)
         targets, taught = given.pop("labels"), given.pop("taught")
+        labelled = given.pop("labelled")
         states, lengths = given.pop("hidden", None), given.pop("lengths", None)
         with watched(self._layers) as seen:
             logits = self._kind.logits(model(**given)).float()
@@ -306,6 +249,9 @@ class _Distilling(InParts):
         )
         # Else its gradients would be smaller by the square.
         loss = divergence.sum() * TEMPERATURE**2
+        if self._run.label_weight:
+            by_label = self._kind.losses(logits, targets)[labelled].sum()
+            loss = loss + self._run.label_weight * by_label
         if states is not None and lengths is not None and seen:
             loss = loss + self._distance(seen, states, lengths)
         return loss / self._features
@@ -325,16 +271,18 @@ class _Distilling(InParts):
         return distance
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The divergence on the held part."""
-        found = {"eval_divergence": self.divergence()}
+        """The loss on the held part."""
+        found = {"eval_loss": self.held_loss()}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
 
-    def divergence(self) -> float:
-        """The mean divergence from the teacher's outputs on the held part, in nats a feature.
+    def held_loss(self) -> float:
+        """The mean over features of the held part of what is learnt from outputs and labels.
 
-        Of a plain pupil it is the mean loss.
+        That is the divergence from the teacher's outputs, in nats, and the weighted loss by labels;
+        of a plain pupil the loss by labels alone.
         """
+        weight = 1.0 if self._plain else self._run.label_weight
         held, total = self._lesson.held, 0.0
         model = self.model
         assert isinstance(model, PreTrainedModel)
@@ -342,11 +290,11 @@ class _Distilling(InParts):
 
         def see(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
             nonlocal total
-            if self._plain:
-                total += float(self._kind.losses(logits, targets).sum())
-                return
-            taught = self._lesson.held_taught(rows, logits.device)
-            total += float(self._kind.divergence(logits, taught, targets).sum())
+            if weight:
+                total += weight * float(self._kind.losses(logits, targets).sum())
+            if not self._plain:
+                taught = self._lesson.held_taught(rows, logits.device)
+                total += float(self._kind.divergence(logits, taught, targets).sum())
 
         try:
             Predictor(self._kind, str(model.device), memory=0).run(model, held, see)
@@ -363,7 +311,7 @@ def _arguments(run: Run, features: int, device: str, *, best: bool) -> TrainingA
     assert run.rate is not None
     per_epoch = -(-features // BATCH_SIZE)
     looks = -(-per_epoch // LOOK)
-    steps = min(run.epochs * per_epoch, run.most or sys.maxsize)
+    steps = planned_steps(run, features)
     every = min(steps, -(-per_epoch // looks))
     arguments = TrainingArguments(
         str(run.folder),
@@ -380,7 +328,7 @@ def _arguments(run: Run, features: int, device: str, *, best: bool) -> TrainingA
         save_strategy="steps",
         save_steps=every,
         load_best_model_at_end=best,
-        metric_for_best_model="divergence",
+        metric_for_best_model="loss",
         greater_is_better=False,
         logging_strategy="no",
         report_to="none",

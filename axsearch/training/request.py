@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,9 @@ class FinetuneRequest:
         self.spec.check()
 
 
+LABEL_WEIGHT = 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecoverySettings:
     """How the models of a study are trained further."""
@@ -47,6 +51,14 @@ class RecoverySettings:
         ),
     ] = 1
 
+    label_weight: Annotated[
+        float,
+        Option(
+            "Weight of the loss by labels, beside the divergence from the base's outputs; at 0 "
+            "only the base teaches",
+            minimum=0,
+        ),
+    ] = LABEL_WEIGHT
     unlabelled: Annotated[
         str | None,
         Option(
@@ -60,6 +72,10 @@ class RecoverySettings:
         for name in ("epochs", "soup"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
+        if not (self.label_weight >= 0 and math.isfinite(self.label_weight)):
+            raise UsageError(
+                f"`label_weight` must be a number from 0 up, such as 1, not {self.label_weight}."
+            )
         if self.unlabelled is not None and not Path(self.unlabelled).expanduser().is_file():
             raise UsageError(f"`unlabelled={self.unlabelled}` is not a file.")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:

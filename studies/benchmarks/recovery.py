@@ -9,7 +9,8 @@ At each target, a share of the base's time, the models are
 - ``dense``: a model of the base's depth whose layers have few heads and neurons, all the same
   number, that takes at least as long; its layers begin with random weights;
 - ``unlabelled``: the first one, trained with the texts of `--unlabelled` as well;
-- ``longer``: the same without these texts, for as many steps.
+- ``longer``: the same without these texts, for as many steps;
+- ``outputs``: the first one, which learns from the base's outputs alone, and not from labels.
 
 Once, at a target of 1, the ``control`` is made: the base trained further on the labels. All learn
 from the same teacher for the same number of passes. For the demo's model and study:
@@ -47,9 +48,10 @@ from axsearch.system.machine import machine_name
 from axsearch.training.finetuning import LEARNING_RATE
 from axsearch.training.lesson import Teacher
 from axsearch.training.recovery import Pupil, Run, own_copy, train
+from axsearch.training.request import LABEL_WEIGHT
 
 TARGETS = (0.15, 0.08)
-MODELS = ("recovered", "unlabelled", "longer", "layers", "dense", "control")
+MODELS = ("recovered", "outputs", "unlabelled", "longer", "layers", "dense", "control")
 
 
 class Bench:
@@ -109,7 +111,8 @@ class Bench:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             rate = LEARNING_RATE if what == "control" else self.options.rate
-            run = Run(Path(folder), rate, epochs, self.options.seed)
+            weight = 0.0 if what == "outputs" else LABEL_WEIGHT
+            run = Run(Path(folder), rate, epochs, self.options.seed, label_weight=weight)
             layers = self.base.plan(recipe).layers
             pupil = Pupil(self.task.kind, self.base, layers, plain=what == "control")
             found = train(small, lesson, pupil, run, "cpu")
@@ -129,7 +132,7 @@ class Bench:
                 "what": what, "target": at, "seed": self.options.seed, "recipe": recipe.hash,
                 "latency": self.ratio(recipe), "seconds": seconds, "steps": found.steps,
                 "texts": len(lesson.train),
-                "divergence": found.divergence, "divergence_before": found.before, **splits,
+                "loss": found.loss, "loss_before": found.before, **splits,
             }
         )  # fmt: skip
         self.write()
@@ -209,7 +212,7 @@ def main() -> None:
     for at in options.targets:
         recipe = bench.from_front(at)
         ratio = bench.ratio(recipe)
-        for what in ("recovered", *(("unlabelled", "longer") if bench.more else ())):
+        for what in ("recovered", "outputs", *(("unlabelled", "longer") if bench.more else ())):
             if not bench.known(what, at):
                 weights = shown_evaluators(bench.study, bench.task, [recipe])[recipe.hash].weights
                 bench.row(what, at, recipe, own_copy(weights.shrink(recipe)))

@@ -312,7 +312,7 @@ def test_recover_trains_a_model_further(run: Run, damaged: list[str], tmp_path: 
     place = ["--storage", copied(damaged[1], tmp_path), *damaged[2:]]
     refused = run("recover", *place)
     assert refused.status == 2
-    assert "--trial, --front and --max-drop" in refused.err
+    assert "--trial, --front, --candidates and --max-drop" in refused.err
     number = furthest(place)
     given = ["--trial", number, "--epochs", 2, "--learning-rate", "2e-3"]
     done = run("recover", *place, *given)

@@ -123,6 +123,35 @@ def test_a_divergence_that_is_not_sure_leaves_the_drop_less_sure() -> None:
     assert unsure.error > 1.2 * sure.error
 
 
+def test_models_that_were_trained_further_have_a_relation_of_their_own() -> None:
+    """They lose a tenth of what models that are as far from the base lose as they were cut."""
+    error: dict[str, list[float]] = {"own": [], "shared": []}
+    moved = []
+    for seed in range(40):
+        study, rng = drawn(seed, 600), np.random.default_rng([seed, 1])
+        places, right = (13, 15, 17), study.base.values
+        outcomes, truth = list(study.outcomes), []
+        for place in places:
+            drop = 0.1 * SLOPE * DIVERGENCE[place]
+            flips = 0.2 * math.sqrt(DIVERGENCE[place])
+            lost, won = (flips + drop) / 2 / ACCURACY, (flips - drop) / 2 / (1 - ACCURACY)
+            draw = rng.random(len(right))
+            outcomes.append(Outcome("mean", np.where(right, draw >= lost, draw < won)))
+            truth.append(drop)
+        far = known([*DIVERGENCE.tolist(), *DIVERGENCE[list(places)].tolist()])
+        trained = [False] * len(DIVERGENCE) + [True] * len(places)
+        found = expected_drops(outcomes, study.base, far, trained)
+        for name, drops in {
+            "own": found,
+            "shared": expected_drops(outcomes, study.base, far),
+        }.items():
+            error[name] += [abs(one.drop - t) for one, t in zip(drops[-3:], truth, strict=True)]
+        alone = expected_of(study)
+        moved += [abs(one.drop - a.drop) / a.error for one, a in zip(found, alone, strict=False)]
+    assert np.mean(error["own"]) < 0.8 * np.mean(error["shared"])
+    assert np.mean(moved) < 0.2  # what is expected of models as they were cut stays about the same
+
+
 def test_one_model_alone_and_none() -> None:
     study = drawn(0, 300)
     assert expected_drops([], study.base, []) == []

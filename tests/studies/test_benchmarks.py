@@ -177,7 +177,9 @@ def test_recovery(
     run(*given)
     found = json.loads((tmp_path / "recovery_tiny.json").read_text())
     rows = {row["what"]: row for row in found["rows"]}
-    assert list(rows) == ["recovered", "unlabelled", "longer", "layers", "dense", "control"]
+    assert list(rows) == [
+        "recovered", "outputs", "unlabelled", "longer", "layers", "dense", "control"
+    ]  # fmt: skip
     assert rows["unlabelled"]["texts"] > rows["recovered"]["texts"] == rows["longer"]["texts"]
     assert rows["longer"]["steps"] > rows["recovered"]["steps"]
     assert rows["control"]["recipe"] == EXACT.hash
@@ -186,9 +188,10 @@ def test_recovery(
             own = row[split]
             drop = own["after"]["value"] - own["base"]
             assert own["against_base"]["value"] == pytest.approx(drop)
-    assert rows["recovered"]["divergence"] < rows["recovered"]["divergence_before"]
+    assert rows["recovered"]["loss"] < rows["recovered"]["loss_before"]
+    assert rows["outputs"]["loss"] < rows["outputs"]["loss_before"] < rows["recovered"]["loss"]
     # One that begins with random weights answers like nobody, so it is far from the base.
-    assert rows["dense"]["divergence_before"] > rows["recovered"]["divergence_before"]
+    assert rows["dense"]["loss_before"] > rows["recovered"]["loss_before"]
     for what in ("layers", "dense"):
         assert rows[what]["recipe"] != rows["recovered"]["recipe"]
     before = (tmp_path / "recovery_tiny.json").read_bytes()

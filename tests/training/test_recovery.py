@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,22 +26,20 @@ from axsearch.testing.samples import KINDS, with_head, write_data
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training.checkpoints import Order
 from axsearch.training.finetuning import LEARNING_RATE
+from axsearch.training.learning_rate import RATES, SHORT, TRIED, choose_rate, recover
 from axsearch.training.lesson import HELD_SHARE, Lesson, Teacher, _moved, read_token
 from axsearch.training.recovery import (
     BATCH_SIZE,
-    RATES,
-    SHORT,
     NotFiniteError,
     Pupil,
     Run,
     Trained,
-    choose_rate,
     own_copy,
-    recover,
     train,
 )
 
 EPOCHS = 3
+TEXTS = [text for text, _ in reviews(20, 9)]
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,9 @@ def trained(
     stopped: Callable[[], bool] = lambda: False,
     rate: float = 1e-3,
     seed: int = 0,
+    label_weight: float = 1.0,
 ) -> dict[str, Tensor]:
-    run = Run(folder, rate, EPOCHS, seed, told, stopped)
+    run = Run(folder, rate, EPOCHS, seed, told, stopped, label_weight=label_weight)
     return train(
         own_copy(shrink(task.model, recipe)), lesson, pupil(task, recipe), run, "cpu"
     ).state
@@ -120,9 +121,9 @@ def test_the_model_comes_nearer_to_the_base_and_the_base_stays(
 ) -> None:
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     small = own_copy(shrink(task.model, half))
-    run = Run(tmp_path, 1e-3, EPOCHS, 0)
+    run = Run(tmp_path, 1e-3, EPOCHS, 0, label_weight=0)
     found = train(small, teacher.lesson(half), pupil(task, half), run, "cpu")
-    assert found.divergence < 0.9 * found.before
+    assert found.loss < 0.9 * found.before
     assert (
         found.steps == found.planned == EPOCHS * -(-len(teacher.lesson(half).train) // BATCH_SIZE)
     )
@@ -220,10 +221,79 @@ def test_attention_to_few_keys_is_trained_as_it_is_measured(
         logits = small(**lesson.held.collate(rows)).logits
         taught = lesson.held_taught(rows, logits.device)
         apart = task.kind.divergence(logits, taught, lesson.held.collate_targets(rows)).mean()
-    run = Run(tmp_path, 1e-4, 1, 0, most=1)
+    run = Run(tmp_path, 1e-4, 1, 0, most=1, label_weight=0)
     found = train(own_copy(small), lesson, pupil(task, recipe), run, "cpu")
     assert found.before == pytest.approx(float(apart), rel=0.02)
     assert found.before > 1e-3
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
+def test_what_counts_on_the_held_part_is_the_divergence_and_the_weighted_loss_by_labels(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path, weight: float
+) -> None:
+    lesson, small = teacher.lesson(half), own_copy(shrink(task.model, half))
+    rows = np.arange(len(lesson.held))
+    targets = lesson.held.collate_targets(rows)
+    with torch.inference_mode():
+        logits = small(**lesson.held.collate(rows)).logits
+        apart = task.kind.divergence(logits, lesson.held_taught(rows, logits.device), targets)
+        expected = apart.mean() + weight * task.kind.losses(logits, targets).mean()
+    run = Run(tmp_path, 1e-4, 1, 0, most=1, label_weight=weight)
+    found = train(small, lesson, pupil(task, half), run, "cpu")
+    assert found.before == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+
+
+def test_labels_teach_by_their_weight_and_those_of_more_texts_do_not(
+    task: Task, half: Recipe, tmp_path: Path
+) -> None:
+    path = tmp_path / "more.txt"
+    path.write_text("\n".join(text for text, _ in reviews(40, 9)))
+    lesson = Teacher(task, "cpu", unlabelled=str(path)).lesson(half)
+    assert isinstance(lesson.train.targets, np.ndarray)
+    assert 10 < int((~lesson.labelled).sum()) < int(lesson.labelled.sum())
+
+    def with_other_labels(of: Tensor) -> Lesson:
+        turned = np.where(of.numpy(), 1 - lesson.train.targets, lesson.train.targets)
+        return replace(lesson, train=replace(lesson.train, targets=turned))
+
+    cases = {
+        "right": (lesson, 1.0),
+        "others of more texts": (with_other_labels(~lesson.labelled), 1.0),
+        "wrong": (with_other_labels(lesson.labelled), 1.0),
+        "none": (lesson, 0.0),
+        "wrong without weight": (with_other_labels(lesson.labelled), 0.0),
+    }
+    states = {
+        name: trained(task, half, own, tmp_path / name, label_weight=weight)
+        for name, (own, weight) in cases.items()
+    }
+
+    def same(first: str, second: str) -> bool:
+        return all((states[first][name] == own).all() for name, own in states[second].items())
+
+    assert same("right", "others of more texts")
+    assert not same("right", "wrong")
+    assert not same("right", "none")
+    assert same("none", "wrong without weight")
+
+
+def test_windows_of_more_questions_have_no_labels(tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "base", with_head("question-answering", tiny_bert()))
+    (tmp_path / "data").mkdir()
+    data = write_data("question-answering", tmp_path / "data")
+    task = Task.load(str(folder), str(data), task="question-answering")
+    more = tmp_path / "more.jsonl"
+    pairs = zip(TEXTS[::2], TEXTS[1::2], strict=True)
+    rows = [{"question": q, "context": f"{c} " * 3} for q, c in pairs]
+    more.write_text("\n".join(map(json.dumps, rows)))
+    without = Teacher(task, "cpu").lesson(EXACT)
+    lesson = Teacher(task, "cpu", unlabelled=str(more)).lesson(EXACT)
+    assert without.labelled.all()
+    assert len(without.labelled) == len(without.train)
+    assert lesson.labelled.tolist() == [
+        row < len(without.train) for row in range(len(lesson.train))
+    ]
+    assert len(lesson.train) > len(without.train)
 
 
 def quarter(task: Task) -> Recipe:
@@ -241,7 +311,7 @@ def check_that_it_learns(task: Task, folder: Path) -> Lesson:
     lesson = teacher.lesson(recipe)
     small = own_copy(shrink(task.model, recipe))
     found = train(small, lesson, pupil(task, recipe), Run(folder, 2e-3, 4, 0), "cpu")
-    assert found.divergence < found.before
+    assert found.loss < found.before
     assert all(tensor.isfinite().all() for tensor in found.state.values())
     return lesson
 
@@ -344,21 +414,35 @@ def test_the_rate_of_the_best_short_run_is_taken_and_kept(
 
     def short(_: object, lesson: Lesson, own: Pupil, run: Run, device: str) -> Trained:
         tried.append((run.rate, run.most))
+        run.told(SHORT, SHORT)
         assert run.rate is not None
         if apart[run.rate] == math.inf:
             raise NotFiniteError("overflow")
         return Trained({}, apart[run.rate], 0.5, SHORT, SHORT, run.rate)
 
-    monkeypatch.setattr("axsearch.training.recovery.train", short)
-    run = Run(tmp_path, None, EPOCHS, 0)
+    monkeypatch.setattr("axsearch.training.learning_rate.train", short)
+    told = []
+    run = Run(tmp_path, None, EPOCHS, 0, lambda *seen: told.append(seen))
     given = (lambda: task.model, teacher.lesson(half), pupil(task, half), run, "cpu")
     assert choose_rate(*given) == RATES[1]
     assert tried == [(rate, SHORT) for rate in RATES]
     assert choose_rate(*given) == RATES[1]
     assert len(tried) == len(RATES)
+    del told[:]
     found = recover(*given)
     assert found.rate == RATES[1]
     assert tried[-1] == (RATES[1], None)
+    (tmp_path / TRIED).unlink()
+    recover(*given)
+    # What short runs take is a part of the whole.
+    steps = EPOCHS * -(-len(teacher.lesson(half).train) // BATCH_SIZE) + 3 * SHORT
+    whole = [(SHORT, steps), (2 * SHORT, steps), (3 * SHORT, steps), (4 * SHORT, steps)]
+    assert told == [whole[-1], *whole]
+    # A run that was killed between two rates goes on with the next.
+    del tried[:]
+    (tmp_path / TRIED).write_text(json.dumps({str(RATES[0]): 0.05}))
+    assert choose_rate(*given) == RATES[0]
+    assert tried == [(rate, SHORT) for rate in RATES[1:]]
 
 
 def test_a_stop_while_the_rate_is_chosen_ends_at_once(
@@ -368,7 +452,7 @@ def test_a_stop_while_the_rate_is_chosen_ends_at_once(
     run = Run(tmp_path, None, EPOCHS, 0, stopped=lambda: True)
     with pytest.raises(KeyboardInterrupt):
         recover(small.pop, teacher.lesson(half), pupil(task, half), run, "cpu")
-    assert not (tmp_path / "rate").exists()
+    assert not (tmp_path / TRIED).exists()
 
 
 @pytest.mark.parametrize("name", ["first", "last", "one"])

@@ -1,0 +1,101 @@
+"""The learning rate of a recovery, chosen by a few short runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from axsearch.training.finetuning import LEARNING_RATE
+from axsearch.training.lesson import Lesson
+from axsearch.training.recovery import (
+    SMALLER,
+    NotFiniteError,
+    Pupil,
+    Run,
+    Trained,
+    planned_steps,
+    train,
+)
+
+RATES = (1e-4, 2e-4, 4e-4)
+SHORT = 100
+"""The learning rates that are tried where none is given, and for how many steps."""
+
+TRIED = "rates.json"
+"""The file in a run's folder that says what each rate has led to."""
+
+
+def recover(
+    make: Callable[[], PreTrainedModel], lesson: Lesson, pupil: Pupil, run: Run, device: str
+) -> Trained:
+    """Train a smaller model, with the learning rate that is best for it if none is given.
+
+    Args:
+        make: makes the model, with refitted weights, each time as one of its own.
+        lesson: see :func:`train`, as for all else.
+        pupil: see there.
+        run: see there; the steps of short runs are told as a part of it.
+        device: see there.
+
+    Raises:
+        UsageError: too little memory.
+        NotFiniteError: the loss is not finite.
+        KeyboardInterrupt: the run was stopped before it had begun to train.
+    """
+    if run.rate is None and pupil.plain:
+        run = replace(run, rate=LEARNING_RATE)
+    if run.rate is not None:
+        return train(make(), lesson, pupil, run, device)
+    before, told = len(RATES) * SHORT, run.told
+    planned = before + planned_steps(run, len(lesson.train))
+    run = replace(run, told=lambda done, _: told(done, planned))
+    rate = choose_rate(make, lesson, pupil, run, device)
+    run = replace(run, rate=rate, told=_after(before, run.told))
+    return train(make(), lesson, pupil, run, device)
+
+
+def choose_rate(
+    make: Callable[[], PreTrainedModel], lesson: Lesson, pupil: Pupil, run: Run, device: str
+) -> float:
+    """The one of :data:`RATES` with which a short run has the smallest loss on the held part.
+
+    Each has its own decay, so that a high rate is not judged in the midst of its way. What a rate
+    has led to is kept in the run's folder. Raises KeyboardInterrupt where the run is stopped.
+    """
+    kept, told = run.folder / TRIED, run.told
+    found: dict[str, float | None] = json.loads(kept.read_text()) if kept.is_file() else {}
+    for number, rate in enumerate(RATES):
+        if str(rate) in found:
+            continue
+        folder, before = run.folder / f"rate-{rate:g}", number * SHORT
+        shutil.rmtree(folder, ignore_errors=True)
+        short = replace(
+            run,
+            folder=folder,
+            rate=rate,
+            most=SHORT,
+            told=_after(before, told),
+        )
+        try:
+            found[str(rate)] = train(make(), lesson, pupil, short, device).loss
+        except NotFiniteError:
+            found[str(rate)] = None
+        shutil.rmtree(folder, ignore_errors=True)
+        if run.stopped():
+            raise KeyboardInterrupt
+        part = run.folder / f"{TRIED}.part"
+        part.write_text(json.dumps(found))
+        part.rename(kept)
+    losses = {rate: loss for rate in RATES if (loss := found[str(rate)]) is not None}
+    if not losses:
+        raise NotFiniteError(SMALLER)
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def _after(before: int, told: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """The same, of a run that others came before with so many steps."""
+    return lambda done, planned: told(before + done, planned)
