@@ -6,7 +6,7 @@ import json as to_json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from axsearch.cli.options import Json
 from axsearch.cli.output import as_json, numbers, ratio, say, stdout
@@ -65,17 +65,14 @@ def recover(
     opened = Study.open(storage, study)
     from axsearch.running.recovering import recover as run
 
+    whom: dict[str, Any] = {
+        "trial": trial,
+        "front": front,
+        "candidates": candidates,
+        "max_drop": max_drop,
+    }
     try:
-        found = run(
-            opened,
-            trial=trial,
-            front=front,
-            candidates=candidates,
-            max_drop=max_drop,
-            **asdict(settings),
-            model=model,
-            data=data,
-        )
+        found = run(opened, **whom, **asdict(settings), model=model, data=data)
     except KeyboardInterrupt:
         raise AxsearchError(
             "stopped; recovered models are kept, and the same command goes on from there."
