@@ -68,13 +68,16 @@ def load_task(
     return task
 
 
-def shown_evaluators(study: Study, task: Task, recipes: Collection[Recipe]) -> dict[str, Evaluator]:
+def shown_evaluators(
+    study: Study, task: Task, recipes: Collection[Recipe], device: str | None = None
+) -> dict[str, Evaluator]:
     """By recipe hash, an evaluator with the weights that a study shows of the recipe.
 
-    Those are polished weights where the model was polished. None of them measures latency. Raises
-    UsageError where the training data are not those that the study began with.
+    Those are polished weights where the model was polished. None of them measures latency. They
+    compute on ``device``, by default the study's. Raises UsageError where the training data are not
+    those that the study began with.
     """
-    engine, device = study.database.engine, study.spec.device
+    engine, device = study.database.engine, device or study.spec.device
     hashes = [recipe.hash for recipe in recipes]
     known = study.polished(hashes)
     plain = Evaluator(task, engine, None, device)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from sqlalchemy import Engine
 from transformers import PreTrainedModel
 
 from axsearch.errors import UsageError
-from axsearch.evaluation.accuracy import predict
+from axsearch.evaluation.accuracy import NonFiniteError, predict
 from axsearch.evaluation.bfloat16 import is_fast
 from axsearch.evaluation.evaluator import Evaluator
 from axsearch.evaluation.loading import load_task, shown_evaluators
@@ -35,17 +36,15 @@ from axsearch.store.outages import at_once
 from axsearch.store.trained_weights import WeightsStore, weights_store
 from axsearch.study.study import Study
 from axsearch.system.interrupts import Interrupts
+from axsearch.tasks.task import Task
 from axsearch.training.checkpoints import run_folder
 from axsearch.training.learning_rate import recover as train_model
 from axsearch.training.lesson import Teacher
-from axsearch.training.recovery import Pupil, Run, Trained, own_copy
-from axsearch.training.request import RecoverySettings
+from axsearch.training.recovery import SMALLER, NotFiniteError, Pupil, Run, Trained, own_copy
+from axsearch.training.request import CANDIDATES, RecoverySettings
 from axsearch.training.soup import State, greedy_soup
 
 WEIGHTS = "weights.safetensors"
-
-CANDIDATES = 12
-"""How many models a search recovers."""
 
 PROCEDURE = 2
 """Of the training: weights that another one made have other keys."""
@@ -118,13 +117,13 @@ def recover(
         return work.all(halved(study, work.recover, wanted, settings, max_drop))
     if candidates is not None:
         return work.all(raced(study, work.recover, wanted, settings))
-    return work.all(each(work.recover, wanted, settings))
+    return work.all(each(work.recover, wanted, settings, alone=trial is not None))
 
 
-def check_recoverable(evaluator: Evaluator) -> None:
+def check_recoverable(task: Task, engine: Engine, device: str) -> None:
     """Raises UsageError where models of a study could not be recovered, before it has any."""
-    weights_store(evaluator.engine)
-    Teacher(evaluator.task, evaluator.device)
+    weights_store(engine)
+    Teacher(task, device)
 
 
 def recover_searched(study: Study, evaluator: Evaluator) -> list[Recovered]:
@@ -132,13 +131,15 @@ def recover_searched(study: Study, evaluator: Evaluator) -> list[Recovered]:
 
     Raises KeyboardInterrupt: stopped by the user; what was recovered is kept.
     """
+    study.refresh()
     wanted = candidates_of(study, CANDIDATES)
     if not wanted:
         console.print("No model was made smaller at a loss, so there is nothing to recover.")
         return []
     with steps(1) as begin:
         begin("Running the teacher")
-        teacher = Teacher(evaluator.task, study.spec.device)
+        evaluator.weights.release()  # or its caches would take gigabytes of the training's room
+        teacher = Teacher(evaluator.task, evaluator.device)
         _ = teacher.fingerprint
     work = _Recovering(study, evaluator, teacher, weights_store(evaluator.engine))
     return work.all(raced(study, work.recover, wanted, RecoverySettings()))
@@ -221,17 +222,21 @@ class _Recovering:
         """One training of a model, as :meth:`recover` describes."""
         self.interrupts.check()
         recipe = Recipe.from_dict(before.recipe)
-        shown = shown_evaluators(self.study, self._evaluator.task, [recipe])[recipe.hash]
+        task, device = self._evaluator.task, self._evaluator.device
+        shown = shown_evaluators(self.study, task, [recipe], device)[recipe.hash]
         made = self._made(recipe, shown.weights.key, before, settings)
         key, seconds = _key(made), 0.0
         with run_folder(key, wait=wait, check=self.interrupts.check) as folder:
             if not self._store.is_whole(key):
                 began = time.monotonic()
                 small = shown.weights.shrink(recipe)
-                shown.weights.release()  # or its caches would take gigabytes of the training's room
+                shown.weights.release()  # as above
+                self.interrupts.check()
                 with counted(f"Recovering trial {before.trial}", f"trial {before.trial}") as told:
                     trained = self._trained(small, recipe, settings, folder, told)
                 if trained.steps < trained.planned and self.interrupts.stopped:
+                    if not trained.loss < trained.before:
+                        raise KeyboardInterrupt  # there is no better one yet, but a checkpoint
                     made = {**made, "stopped_after": trained.steps}
                     key = _key(made)
                 seconds = time.monotonic() - began
@@ -246,7 +251,12 @@ class _Recovering:
             if not self.interrupts.stopped:
                 shutil.rmtree(folder, ignore_errors=True)
         rate = (self._store.made(key) or {}).get("learning_rate")
-        found = add_recovered(self.study, self._evaluator, before, recipe.recovered(key), seconds)
+        try:
+            found = add_recovered(
+                self.study, self._evaluator, before, recipe.recovered(key), seconds
+            )
+        except NonFiniteError:  # as on the held part
+            raise NotFiniteError(SMALLER) from None
         self.interrupts.check()
         return replace(found, rate=rate)
 
@@ -286,6 +296,7 @@ class _Recovering:
         """All that the trained weights follow from."""
         task, own, device = self._evaluator.task, asdict(settings), self._evaluator.device
         del own["soup"], own["unlabelled"]  # of which this is one member; the lesson has the texts
+        own["label_weight"] = float(settings.label_weight)
         if is_plain(recipe):  # which learns from labels alone
             del own["label_weight"]
         return {

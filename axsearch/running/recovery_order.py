@@ -49,13 +49,16 @@ def whom(
         raise UsageError(f"`max_drop` must be from 0 to below 1, such as 0.01, not {max_drop}.")
     if candidates is not None and candidates < 1:
         raise UsageError(f"`candidates` must be at least 1, not {candidates}.")
+    if candidates is not None:
+        if not (found := candidates_of(study, candidates)):
+            raise UsageError(
+                f"Study {study.name!r} has no model within its limits that was made smaller at a "
+                "loss; `trial` names any other."
+            )
+        return found
     # Of models as they were cut: a recovered one may have pushed others off the front, and a call
     # that goes on where another was stopped must train the same.
-    found = (
-        [m for m in study.front_as_cut() if not is_plain(Recipe.from_dict(m.recipe))]
-        if candidates is None
-        else candidates_of(study, candidates)
-    )
+    found = [m for m in study.front_as_cut() if not is_plain(Recipe.from_dict(m.recipe))]
     if not found:
         raise UsageError(
             f"The front of study {study.name!r} has no model that was made smaller at a loss; "
@@ -82,17 +85,21 @@ def candidates_of(study: Study, count: int) -> list[Measurement]:
         front = {m.trial for m in front_of(spec, base, left)}
         if not front:  # the others break limits
             break
-        own = sorted((m for m in left if m.trial in front), key=ORDERS["latency"])
+        own = sorted((m for m in left if m.trial in front), key=_pace)
         room = min(count - len(found), len(own))
         found += [own[(2 * place + 1) * len(own) // (2 * room)] for place in range(room)]
         left = [m for m in left if m.trial not in front]
-    return sorted(found, key=ORDERS["latency"])
+    return sorted(found, key=_pace)
 
 
 def each(
-    train: Train, models: Sequence[Measurement], settings: RecoverySettings
+    train: Train, models: Sequence[Measurement], settings: RecoverySettings, *, alone: bool = False
 ) -> Iterator[Recovered]:
-    """Train all of these models, last those that another process has begun with."""
+    """Train all of these models, last those that another process has begun with.
+
+    One whose numbers are not finite is left out; NotFiniteError is raised if it is asked for
+    ``alone``.
+    """
     left = models
     for wait in (False, True):
         later = []
@@ -102,10 +109,14 @@ def each(
             except Timeout:
                 later.append(one)
             except NotFiniteError as error:
-                if len(models) == 1:
+                if alone:
                     raise
-                console.print(f"Trial {one.trial} is not recovered: {error}", style="yellow")
+                _left_out(one, error)
         left = later
+
+
+def _left_out(one: Measurement, error: NotFiniteError) -> None:
+    console.print(f"Trial {one.trial} is not recovered: {error}", style="yellow")
 
 
 def halved(
@@ -115,11 +126,19 @@ def halved(
     settings: RecoverySettings,
     most: float,
 ) -> Iterator[Recovered]:
-    """Train models, halving those that are left: after one that loses too much, slower ones."""
+    """Train models, halving those that are left: after one that loses too much, slower ones.
+
+    So it goes on after one whose numbers are not finite.
+    """
     low, high = 0, len(models) - 1
     while low <= high:
         middle = (low + high) // 2
-        found = train(models[middle], settings)
+        try:
+            found = train(models[middle], settings)
+        except NotFiniteError as error:
+            _left_out(models[middle], error)
+            low = middle + 1
+            continue
         yield from found
         last = study.trial(found[-1].trial)
         expected = study.expectation(last)
@@ -134,25 +153,41 @@ def raced(
 
     That is successive halving (Jamieson & Talwalkar, arXiv 1502.07943) for several objectives, with
     two rounds: what is left is not a half but a front, as in Schmucker et al. (arXiv 2106.12639).
-    Where no learning rate is given, all take the one that is best for the model in the middle.
+    Where no learning rate is given, all take the one that is best for the model in the middle. A
+    model whose numbers are not finite is left out.
     """
     short = replace(settings, epochs=1, soup=1) if settings.epochs > 1 else settings
-    middle = len(models) // 2
-    done = train(models[middle], short)
-    yield from done
-    if settings.learning_rate is None:
+    done: list[Recovered] = []
+    left = list(models)
+    while settings.learning_rate is None and left and not done:
+        first = left.pop(len(left) // 2)
+        done += each(train, [first], short)
+        yield from done
+    if done:
         short, settings = (replace(one, learning_rate=done[0].rate) for one in (short, settings))
-    for one in each(train, [*models[:middle], *models[middle + 1 :]], short):
+    for one in each(train, left, short):
         done.append(one)
         yield one
     if settings.epochs == 1:
         return
     spec = study.spec.model_copy(update={"max_drop": None})
-    trained = [study.trial(one.trial) for one in done]
+    # As they were when they were tried, or a call that goes on where another was stopped might
+    # choose others: models of the front are timed, and evaluated where they are served, later.
+    done.sort(key=lambda one: one.trial)
+    trained = [one.before.model_copy(update={"accuracy": _tried(one.after)}) for one in done]
     best = {m.trial for m in front_of(spec, study.baseline, [study.baseline, *trained])}
-    left = [one.before for one in done if one.trial in best]
+    last = [one.before for one in done if one.before.trial in best]
     console.print(
-        f"After one pass {len(left)} of {len(done)} models are beaten by no other; these are "
+        f"After one pass {len(last)} of {len(done)} models are beaten by no other; these are "
         f"trained for {settings.epochs} passes."
     )
-    yield from each(train, sorted(left, key=ORDERS["latency"]), settings)
+    yield from each(train, sorted(last, key=_pace), settings)
+
+
+def _tried(one: Measurement) -> float:
+    return one.accuracy if one.accuracy_tried is None else one.accuracy_tried
+
+
+def _pace(one: Measurement) -> tuple[float, ...]:
+    """By what candidates are in order: what does not change once a model is timed."""
+    return one.objective_latency or 0.0, one.size_bytes, one.trial or 0

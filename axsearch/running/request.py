@@ -13,6 +13,7 @@ from axsearch.options import Option, like
 from axsearch.study.settings import Limits, Load, SearchSettings
 from axsearch.system.devices import Device
 from axsearch.tasks.spec import TaskSpec
+from axsearch.training.request import CANDIDATES
 
 Storage = Annotated[
     str, Option("Database URL, such as sqlite:///studies.db", variable="AXSEARCH_STORAGE")
@@ -83,7 +84,7 @@ class SearchRequest:
         bool,
         Option(
             "Train models further once all trials are done, with the base as their teacher, as "
-            "axsearch recover does with --candidates 12"
+            f"axsearch recover does with --candidates {CANDIDATES}"
         ),
     ] = False
     force: Annotated[

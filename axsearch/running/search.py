@@ -107,10 +107,10 @@ def search(
     (:mod:`axsearch.calibration.preparation`). The base and a warm start are tried first, then the
     proposals of the sampler. Models that are known to break a limit on latency or size are pruned
     without being evaluated. At the end the front is timed on real models and, with sequential
-    compensation, which is the default, polished (:mod:`axsearch.running.polishing`), and with
-    ``recover`` trained (:mod:`axsearch.running.recovery_order`). A study that exists is resumed,
-    with its own compensation; a SQLite file that does not exist is created; Ctrl-C keeps all
-    finished trials.
+    compensation, which is the default, polished (:mod:`axsearch.running.polishing`). With
+    ``recover`` some models are trained further then, as :func:`axsearch.recover` does with
+    ``candidates``. A study that exists is resumed, with its own compensation; a SQLite file that
+    does not exist is created; Ctrl-C keeps all finished trials.
 
     Raises:
         UsageError: an argument cannot be used; nothing expensive was done.
@@ -157,6 +157,8 @@ def prepare(resolved: Resolved) -> Prepared:
             if any(getattr(task, name, value) != value for name, value in began.items()):
                 task = Task.of(replace(request.spec, **began))
     _check_task(resolved, task)
+    if request.recover:
+        check_recoverable(task, database.engine, request.device)
     sites = list(task.base.sites.values())
     settings, space = _space(resolved, task, sites, known)
     settings = replace(settings, dtype=_dtype(resolved, task, known))
@@ -167,8 +169,6 @@ def prepare(resolved: Resolved) -> Prepared:
     evaluator = Evaluator(
         task, database.engine, scenario, request.device, spec.dtype, machine=spec.machine
     )
-    if request.recover:
-        check_recoverable(evaluator)
     if known is None:
         check_room(evaluator, calibrated=resolved.sampler.needs_calibration)
         check_base(evaluator, force=request.force)
@@ -189,7 +189,7 @@ def prepare(resolved: Resolved) -> Prepared:
 
 
 def run(prepared: Prepared) -> Study:
-    """Run trials until the study has as many as are wanted, and recover models if that is, too.
+    """Run trials until the study has as many as are wanted, then recover models if asked to.
 
     Raises:
         AxsearchError: trials keep failing.

@@ -29,7 +29,8 @@ around what holdout splits show of the models of `studies/benchmarks/promises.py
 
 A model that was trained further answers otherwise than the base without losing as much: labels
 teach it what the base does not know. Such models have a factor of their own, which nothing but
-their own results says: about TRAINED times that of models as they were cut, give or take as much.
+their own results says: about TRAINED times that of models as they were cut, give or take as much. s
+and max(x) are those of models as they were cut, where there are any.
 
 Far from the base the metric runs out of what it can lose and the relation flattens: models that
 lost more than a share ``FAR`` of the base's metric are left out of it, and of them the drop that
@@ -137,14 +138,17 @@ def expected_drops(
     expected, doubt = drops.copy(), error.copy()
     near = np.flatnonzero(drops <= FAR * value(base))
     if len(near):
-        scale = max(float(np.abs(drops[near]).max()), 1 / len(base))
         far, blur = np.array(divergence, float)[near].T
+        own = np.array([False] * len(outcomes) if trained is None else trained)[near]
+        cut = ~own if not own.all() else own
+        scale = max(float(np.abs(drops[near][cut]).max()), 1 / len(base))
+        largest = max(float(far[cut].max()), 1e-12)
         mean, deviation = _posterior(
             drops[near] / scale,
             covariance[np.ix_(near, near)] / scale**2,
-            far,
-            blur,
-            np.array([False] * len(outcomes) if trained is None else trained)[near],
+            far / largest,
+            blur / largest,
+            own,
         )
         expected[near], doubt[near] = scale * mean, scale * deviation
     return [
@@ -156,13 +160,15 @@ def expected_drops(
 def _posterior(
     drops: Floats,
     covariance: Floats,
-    divergence: Floats,
-    divergence_error: Floats,
+    place: Floats,
+    blur: Floats,
     trained: NDArray[np.bool_],
 ) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each true drop, (models,) each, for drops with s = 1."""
-    largest = max(float(divergence.max()), 1e-12)
-    place, blur = np.maximum(divergence / largest, LEAST), divergence_error / largest
+    """Mean and standard deviation of each true drop, (models,) each, for drops with s = 1.
+
+    ``place`` is z, ``blur`` its standard error.
+    """
+    place = np.maximum(place, LEAST)
     apart = np.subtract.outer(np.log(place), np.log(place))
     near = np.exp(-0.5 * np.square(apart / REACH))
     alike = np.equal.outer(trained, trained)

@@ -256,7 +256,8 @@ class WeightsRow(TableBase):
     ``key`` is a SHA-256 of all that they were made from, ``recipe`` that of the model that was
     trained, before its weights had a key. ``artifact`` is the file's name in the folder or bucket
     (see :mod:`axsearch.store.trained_weights`), ``sha256`` its checksum, ``made`` how they were
-    made: study, trial, learning rate, epochs, seed. ``seconds`` is how long the training took.
+    made: study, trial, learning rate, epochs, seed, the weight of labels and the loss on what was
+    held back. ``seconds`` is how long the training took.
     """
 
     __tablename__ = "ax_weights"

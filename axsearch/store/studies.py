@@ -172,12 +172,13 @@ def front_candidates(engine: Engine, study_id: int, base: str, shown: Sequence[s
 
 
 @outlast
-def evaluated_recipes(engine: Engine, study_id: int) -> list[str]:
+def evaluated_recipes(engine: Engine, study_id: int, *, trained: bool = False) -> list[str]:
     """The hashes of the recipes that a study evaluated on all examples, the smallest first.
 
-    Those of models that were trained further are left out.
+    Those of models as they were cut, or of those that were trained further.
     """
-    own = TrialRow.study_id == study_id, TrialRow.recovered_from.is_(None)
+    before = TrialRow.recovered_from
+    own = TrialRow.study_id == study_id, before.is_not(None) if trained else before.is_(None)
     wanted = (
         select(TrialRow.recipe)
         .where(*own, TrialRow.accuracy.is_not(None))

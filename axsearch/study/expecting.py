@@ -47,11 +47,9 @@ def expectations(
         for m in members
         if m.trial is not None and m.recipe != base.recipe
     }
-    trained = {
-        recipes[m.trial] for m in members if m.trial in recipes and m.recovered_from is not None
-    }
-    others = evaluated_recipes(engine, study_id)
-    others = others[:: math.ceil(len(others) / OTHERS) or 1]  # of all sizes
+    others = _some(evaluated_recipes(engine, study_id))
+    trained = {*evaluated_recipes(engine, study_id, trained=True)}
+    others += _some(sorted(trained))
     known = stored_evaluations(engine, spec, "search", {EXACT.hash, *recipes.values(), *others})
     exact = known.pop(EXACT.hash, None)
     if (served := served_base(engine, spec, "search")) is not None:
@@ -74,3 +72,8 @@ def expectations(
     by_recipe = dict(zip(hashes, found, strict=True))
     own = by_recipe.get(SERVED, Expected(0.0, 0.0, 0.0, len(exact.outcome)))
     return {base.trial or 0: own, **{t: by_recipe[h] for t, h in recipes.items()}}
+
+
+def _some(recipes: list[str]) -> list[str]:
+    """At most :data:`OTHERS` of these, evenly: of all sizes where they are sorted by size."""
+    return recipes[:: math.ceil(len(recipes) / OTHERS) or 1]

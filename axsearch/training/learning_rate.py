@@ -50,8 +50,9 @@ def recover(
         run = replace(run, rate=LEARNING_RATE)
     if run.rate is not None:
         return train(make(), lesson, pupil, run, device)
-    before, told = len(RATES) * SHORT, run.told
-    planned = before + planned_steps(run, len(lesson.train))
+    features, told = len(lesson.train), run.told
+    before = len(RATES) * planned_steps(replace(run, most=SHORT), features)
+    planned = before + planned_steps(run, features)
     run = replace(run, told=lambda done, _: told(done, planned))
     rate = choose_rate(make, lesson, pupil, run, device)
     run = replace(run, rate=rate, told=_after(before, run.told))
@@ -64,14 +65,16 @@ def choose_rate(
     """The one of :data:`RATES` with which a short run has the smallest loss on the held part.
 
     Each has its own decay, so that a high rate is not judged in the midst of its way. What a rate
-    has led to is kept in the run's folder. Raises KeyboardInterrupt where the run is stopped.
+    has led to is kept in the run's folder. Raises KeyboardInterrupt where the run is stopped, and
+    NotFiniteError where all of them lead to numbers that are not finite.
     """
     kept, told = run.folder / TRIED, run.told
     found: dict[str, float | None] = json.loads(kept.read_text()) if kept.is_file() else {}
     for number, rate in enumerate(RATES):
         if str(rate) in found:
             continue
-        folder, before = run.folder / f"rate-{rate:g}", number * SHORT
+        folder = run.folder / f"rate-{rate:g}"
+        before = number * planned_steps(replace(run, most=SHORT), len(lesson.train))
         shutil.rmtree(folder, ignore_errors=True)
         short = replace(
             run,

@@ -1,10 +1,10 @@
-"""What a smaller model learns from: texts, and the base's outputs and hidden states for them."""
+"""What a smaller model learns from: texts, their labels, and what the base makes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -38,21 +38,21 @@ class Lesson:
 
     Attributes:
         train: what is learnt from.
-        held: the part of train that says when to stop.
+        held: the part of train that says which weights are best.
         outputs: the base's logits for each feature of both, those of ``train`` first.
+        labelled: whether what is expected of a feature of ``train`` is known, (features,): it is
+            not of more texts.
         hidden: of the base after each layer in ``layers``, for the token that the head reads,
             (features of ``train``, layers, width), bfloat16; None where heads read more tokens.
         layers: numbers of layers in the base.
-        labelled: whether what is expected of a feature of ``train`` is known, (features,): it is
-            not of more texts.
     """
 
     train: Split
     held: Split
     outputs: list[Tensor]
+    labelled: Tensor
     hidden: Tensor | None = None
     layers: tuple[int, ...] = ()
-    labelled: Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.bool))
 
     def taught(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """The teacher's outputs for some features of ``train``, as a batch has them."""
@@ -149,9 +149,9 @@ class Teacher:
                 train,
                 held,
                 [*outputs, *more],
+                self._known(train),
                 hidden if layers else None,
                 layers,
-                self._known(train),
             )
         return self._own
 

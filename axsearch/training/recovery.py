@@ -14,6 +14,7 @@ the control the last step counts. The splits that rank and report models are not
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Pupil:
         kind: of its task.
         base: that it was made from.
         layers: for each of its layers the number in the base.
-        plain: whether it answers as the base does, and learns from the labels.
+        plain: whether it answers as the base does, and learns from the labels alone.
     """
 
     kind: TaskKind[Any, Any]
@@ -250,7 +251,7 @@ class _Distilling(InParts):
         # Else its gradients would be smaller by the square.
         loss = divergence.sum() * TEMPERATURE**2
         if self._run.label_weight:
-            by_label = self._kind.losses(logits, targets)[labelled].sum()
+            by_label = self._kind.label_losses(logits, targets)[labelled].sum()
             loss = loss + self._run.label_weight * by_label
         if states is not None and lengths is not None and seen:
             loss = loss + self._distance(seen, states, lengths)
@@ -291,7 +292,7 @@ class _Distilling(InParts):
         def see(rows: NDArray[np.int64], logits: Tensor, targets: Tensor) -> None:
             nonlocal total
             if weight:
-                total += weight * float(self._kind.losses(logits, targets).sum())
+                total += weight * float(self._kind.label_losses(logits, targets).sum())
             if not self._plain:
                 taught = self._lesson.held_taught(rows, logits.device)
                 total += float(self._kind.divergence(logits, taught, targets).sum())
@@ -300,6 +301,8 @@ class _Distilling(InParts):
             Predictor(self._kind, str(model.device), memory=0).run(model, held, see)
         except NonFiniteError:
             raise NotFiniteError(SMALLER) from None
+        if not math.isfinite(total):  # of finite logits, where a loss squares them
+            raise NotFiniteError(SMALLER)
         return total / len(held)
 
     def learn(self) -> None:

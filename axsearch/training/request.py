@@ -31,6 +31,10 @@ class FinetuneRequest:
 
 
 LABEL_WEIGHT = 1.0
+"""Of the loss by labels, where none is given."""
+
+CANDIDATES = 12
+"""How many models a search recovers, where it is asked to recover any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,6 @@ class RecoverySettings:
             minimum=1,
         ),
     ] = 1
-
     label_weight: Annotated[
         float,
         Option(

@@ -39,6 +39,7 @@ from axsearch.approximations.choices import Kept
 from axsearch.approximations.site import OUTSIDE, SiteId
 from axsearch.evaluation.accuracy import predict
 from axsearch.evaluation.loading import shown_evaluators
+from axsearch.running.recovering import PROCEDURE
 from axsearch.space.recipe import EXACT
 from axsearch.space.scenario import Scenario
 from axsearch.statistics.inference import estimate, paired_differences
@@ -77,6 +78,7 @@ class Bench:
             "model": self.task.model_fingerprint, "metric": self.task.metric,
             "machine": machine_name(), "epochs": options.epochs, "rate": options.rate,
             "threads": options.threads, "batch_size": options.batch_size,
+            "procedure": PROCEDURE, "label_weight": LABEL_WEIGHT,
             "train": len(self.task.source.labelled), "search": len(self.task.search),
             "holdout": len(self.task.holdout),
         }  # fmt: skip

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from axsearch import (
     verify_export,
     write_report,
 )
-from axsearch.evaluation.accuracy import predict
+from axsearch.evaluation.accuracy import NonFiniteError, predict
 from axsearch.evaluation.loading import load_task
 from axsearch.evaluation.trained import read_trained
 from axsearch.running.finishing import time_front
@@ -39,10 +42,11 @@ from axsearch.running.recovered_trials import Recovered
 from axsearch.store.trained_weights import weights_store
 from axsearch.study.comparison import ties
 from axsearch.system.cache import private_folder
+from axsearch.system.interrupts import Interrupts
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.text import reviews
 from axsearch.training.lesson import Teacher
-from axsearch.training.recovery import Pupil, Run, own_copy, train
+from axsearch.training.recovery import NotFiniteError, Pupil, Run, own_copy, train
 from tests.common_fixtures import copied
 
 NAME = "recovered"
@@ -448,10 +452,63 @@ def test_what_cannot_be_asked_is_refused(
         recover(study, **given)
 
 
-def test_a_training_that_brings_nothing_is_not_on_the_front(study: Study) -> None:
-    (found,) = recover(study, trial=smallest(study), epochs=1, learning_rate=0.99)
-    assert found.after.accuracy <= found.before.accuracy
+def test_a_training_that_brings_nothing_is_not_on_the_front(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_model = recovering.train_model
+
+    def worse(*given: Any) -> Any:
+        """Trained weights with the signs of the head turned."""
+        found = train_model(*given)
+        state = {n: -t if n.startswith("classifier") else t for n, t in found.state.items()}
+        return replace(found, state=state)
+
+    monkeypatch.setattr(recovering, "train_model", worse)
+    (found,) = recover(study, trial=smallest(study), **QUICK)
+    assert found.after.accuracy < 0.5 < found.before.accuracy
     assert found.trial not in {m.trial for m in study.front()}
+
+
+def test_numbers_that_overflow_on_the_search_split_alone(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow(*_: object) -> None:
+        raise NonFiniteError("overflow")
+
+    monkeypatch.setattr(recovering, "add_recovered", overflow)
+    with pytest.raises(NotFiniteError, match="smaller `learning_rate`"):
+        recover(study, trial=smallest(study), **QUICK)
+    assert recover(study, front=True, epochs=1, learning_rate=2e-3) == []  # all are left out
+
+
+def test_a_stop_before_the_first_look_adds_no_model(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, train_model = study.count, recovering.train_model
+    interrupts = []
+    monkeypatch.setattr(
+        recovering,
+        "Interrupts",
+        lambda: interrupts.append(Interrupts()) or interrupts[-1],
+    )
+
+    def stopped(make: Any, lesson: Any, pupil: Any, run: Any, device: str) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert run.stopped()
+        return train_model(make, lesson, pupil, replace(run, rate=0.3), device)
+
+    monkeypatch.setattr(recovering, "train_model", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        recover(study, trial=smallest(study), epochs=9, learning_rate=0.3)
+    study.refresh()
+    assert study.count == count
+
+
+def test_numbers_are_the_same_however_they_are_written(study: Study) -> None:
+    number = smallest(study)
+    (first,) = recover(study, trial=number, label_weight=2, **QUICK)
+    (again,) = recover(study, trial=number, label_weight=2.0, **QUICK)
+    assert again.trial == first.trial
 
 
 def test_printed_commands_quote_the_name_of_a_study(

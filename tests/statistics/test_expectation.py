@@ -152,6 +152,37 @@ def test_models_that_were_trained_further_have_a_relation_of_their_own() -> None
     assert np.mean(moved) < 0.2  # what is expected of models as they were cut stays about the same
 
 
+@pytest.mark.parametrize("drop", [0.005, 0.02, -0.04])
+def test_trained_models_far_from_the_base_do_not_move_what_is_expected_of_others(
+    drop: float,
+) -> None:
+    """They may be further from it than all models as they were cut, and may even gain."""
+    before, after, gained = [], [], []
+    for seed in range(15):
+        study, rng = drawn(seed, 600), np.random.default_rng([seed, 2])
+        right, outcomes = study.base.values, list(study.outcomes)
+        for _ in range(3):
+            lost, won = (0.1 + drop) / 2 / ACCURACY, (0.1 - drop) / 2 / (1 - ACCURACY)
+            draw = rng.random(len(right))
+            outcomes.append(Outcome("mean", np.where(right, draw >= lost, draw < won)))
+        far = known([*DIVERGENCE.tolist(), 0.8, 1.1, 1.5])
+        found = expected_drops(outcomes, study.base, far, [False] * 20 + [True] * 3)
+        alone = expected_of(study)
+        before += [one.drop for one in alone[10:16]]
+        after += [one.drop for one in found[10:16]]
+        gained += [one.drop for one in found[20:]]
+    assert np.mean(after) == pytest.approx(np.mean(before), rel=0.05)
+    assert np.mean(gained) == pytest.approx(drop, abs=0.01)
+
+
+def test_models_that_were_all_trained() -> None:
+    study = drawn(1, 600)
+    found = expected_drops(
+        study.outcomes, study.base, known(DIVERGENCE.tolist()), [True] * len(DIVERGENCE)
+    )
+    assert found[-1].drop == pytest.approx(study.seen[-1], rel=0.2)
+
+
 def test_one_model_alone_and_none() -> None:
     study = drawn(0, 300)
     assert expected_drops([], study.base, []) == []

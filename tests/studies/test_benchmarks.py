@@ -163,6 +163,8 @@ def test_recovery(
     base_dir: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MEASURE, table_by_units)
+    for module in ("worker", "finishing"):
+        monkeypatch.setattr(f"axsearch.running.{module}.time_front", lambda *_: None)
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     search(
         str(base_dir), str(data_dir), storage=url, study="reviews", trials=10, batch_size=4,
@@ -189,7 +191,8 @@ def test_recovery(
             drop = own["after"]["value"] - own["base"]
             assert own["against_base"]["value"] == pytest.approx(drop)
     assert rows["recovered"]["loss"] < rows["recovered"]["loss_before"]
-    assert rows["outputs"]["loss"] < rows["outputs"]["loss_before"] < rows["recovered"]["loss"]
+    assert rows["outputs"]["recipe"] == rows["recovered"]["recipe"]
+    assert rows["outputs"]["loss_before"] < rows["recovered"]["loss_before"]  # of outputs
     # One that begins with random weights answers like nobody, so it is far from the base.
     assert rows["dense"]["loss_before"] > rows["recovered"]["loss_before"]
     for what in ("layers", "dense"):

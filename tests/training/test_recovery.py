@@ -414,7 +414,7 @@ def test_the_rate_of_the_best_short_run_is_taken_and_kept(
 
     def short(_: object, lesson: Lesson, own: Pupil, run: Run, device: str) -> Trained:
         tried.append((run.rate, run.most))
-        run.told(SHORT, SHORT)
+        run.told(1, SHORT)
         assert run.rate is not None
         if apart[run.rate] == math.inf:
             raise NotFiniteError("overflow")
@@ -435,8 +435,9 @@ def test_the_rate_of_the_best_short_run_is_taken_and_kept(
     (tmp_path / TRIED).unlink()
     recover(*given)
     # What short runs take is a part of the whole.
-    steps = EPOCHS * -(-len(teacher.lesson(half).train) // BATCH_SIZE) + 3 * SHORT
-    whole = [(SHORT, steps), (2 * SHORT, steps), (3 * SHORT, steps), (4 * SHORT, steps)]
+    steps = EPOCHS * -(-len(teacher.lesson(half).train) // BATCH_SIZE)
+    assert steps < SHORT
+    whole = [(number * steps + 1, 4 * steps) for number in range(4)]
     assert told == [whole[-1], *whole]
     # A run that was killed between two rates goes on with the next.
     del tried[:]

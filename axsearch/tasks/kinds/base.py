@@ -206,6 +206,10 @@ class TaskKind(ABC, Generic[E, S]):
         ``logits`` come from :meth:`logits`, ``targets`` from :meth:`Split.collate_targets`.
         """
 
+    def label_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """:meth:`losses` on the scale of :meth:`divergence`, to be added to it, (features,)."""
+        return self.losses(logits, targets)
+
     def margins(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The least change of a difference of two logits that changes an answer, (features,).
 

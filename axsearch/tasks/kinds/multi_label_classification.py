@@ -175,6 +175,10 @@ class MultiLabelClassification(SequenceTask[Several]):
         )
         return each.mean(-1)
 
+    def label_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The sum over classes, as of the divergence."""
+        return self.losses(logits, targets) * logits.shape[-1]
+
     def divergence(
         self, logits: torch.Tensor, base: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:

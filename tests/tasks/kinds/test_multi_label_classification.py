@@ -176,6 +176,14 @@ class TestHead:
         )
         torch.testing.assert_close(KIND.divergence(ours, base, torch.zeros(5, 3)), expected)
 
+    def test_the_loss_by_labels_is_what_the_divergence_from_certain_outputs_is(self) -> None:
+        ours = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+        labels = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 0]])
+        certain = 40 * (2 * labels - 1)
+        torch.testing.assert_close(
+            KIND.label_losses(ours, labels), KIND.divergence(ours, certain, labels)
+        )
+
 
 class TestMetrics:
     def split(self, targets: Any) -> Split:
