@@ -42,7 +42,6 @@ from axsearch.running.recovered_trials import Recovered
 from axsearch.store.trained_weights import weights_store
 from axsearch.study.comparison import ties
 from axsearch.system.cache import private_folder
-from axsearch.system.interrupts import Interrupts
 from axsearch.testing.latency import MEASURE, table_by_units
 from axsearch.testing.text import reviews
 from axsearch.training.lesson import Teacher
@@ -485,12 +484,6 @@ def test_a_stop_before_the_first_look_adds_no_model(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count, train_model = study.count, recovering.train_model
-    interrupts = []
-    monkeypatch.setattr(
-        recovering,
-        "Interrupts",
-        lambda: interrupts.append(Interrupts()) or interrupts[-1],
-    )
 
     def stopped(make: Any, lesson: Any, pupil: Any, run: Any, device: str) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
