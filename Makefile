@@ -30,7 +30,7 @@ $(VENV)/.demo: requirements.lock pyproject.toml | $(VENV)
 
 $(VENV)/.dev: requirements.lock pyproject.toml | $(VENV)
 	@echo "Installing axsearch and what its tests need (some minutes, once)"
-	@$(PIP) install -c requirements.lock -e '.[benchmarks,dev,export,mysql,postgresql,ray]'
+	@$(PIP) install -c requirements.lock -e '.[adapters,benchmarks,dev,export,mysql,postgresql,ray]'
 	@touch $@
 
 $(VENV):
@@ -40,7 +40,7 @@ lock: $(VENV)/.dev
 	@echo "torch==$(TORCH)" > $(VENV)/torch.txt
 	$(RUN) -m piptools compile --quiet --upgrade --strip-extras --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options \
-	  --extra benchmarks --extra demo --extra dev --extra export --extra mysql --extra notebook --extra postgresql --extra ray -c $(VENV)/torch.txt \
+	  --extra adapters --extra benchmarks --extra demo --extra dev --extra export --extra mysql --extra notebook --extra postgresql --extra ray -c $(VENV)/torch.txt \
 	  -o requirements.lock pyproject.toml
 	@sed -i 's/+cpu$$//' requirements.lock
 

@@ -77,6 +77,7 @@ def recover(
     seed: int = RecoverySettings.seed,
     soup: int = RecoverySettings.soup,
     label_weight: float = RecoverySettings.label_weight,
+    adapters: int | None = RecoverySettings.adapters,
     unlabelled: str | None = RecoverySettings.unlabelled,
     model: str | None = None,
     data: str | None = None,
@@ -100,7 +101,7 @@ def recover(
     """
     settings = RecoverySettings(
         epochs=epochs, learning_rate=learning_rate, seed=seed, soup=soup,
-        label_weight=label_weight, unlabelled=unlabelled,
+        label_weight=label_weight, adapters=adapters, unlabelled=unlabelled,
     )  # fmt: skip
     settings.check()
     wanted = whom(study, trial, front, candidates, max_drop)
@@ -299,6 +300,8 @@ class _Recovering:
         own["label_weight"] = float(settings.label_weight)
         if is_plain(recipe):  # which learns from labels alone
             del own["label_weight"]
+        if settings.adapters is None:
+            del own["adapters"]
         return {
             "procedure": PROCEDURE,
             "study": self.study.name,
@@ -329,6 +332,7 @@ class _Recovering:
             told,
             lambda: self.interrupts.stopped,
             label_weight=settings.label_weight,
+            adapters=settings.adapters,
         )
         lesson = self._teacher.lesson(recipe)
         layers = task.base.plan(recipe).layers

@@ -25,6 +25,9 @@ RATES = (1e-4, 2e-4, 4e-4)
 SHORT = 100
 """The learning rates that are tried where none is given, and for how many steps."""
 
+ADAPTERS = 5.0
+"""How many times these are the rates of adapters, whose products begin as zeros."""
+
 TRIED = "rates.json"
 """The file in a run's folder that says what each rate has led to."""
 
@@ -47,7 +50,7 @@ def recover(
         KeyboardInterrupt: the run was stopped before it had begun to train.
     """
     if run.rate is None and pupil.plain:
-        run = replace(run, rate=LEARNING_RATE)
+        run = replace(run, rate=LEARNING_RATE * _factor(run))
     if run.rate is not None:
         return train(make(), lesson, pupil, run, device)
     features, told = len(lesson.train), run.told
@@ -62,15 +65,17 @@ def recover(
 def choose_rate(
     make: Callable[[], PreTrainedModel], lesson: Lesson, pupil: Pupil, run: Run, device: str
 ) -> float:
-    """The one of :data:`RATES` with which a short run has the smallest loss on the held part.
+    """The rate with which a short run has the smallest loss on the held part.
 
+    Those of :data:`RATES` are tried, of adapters as many times higher as :data:`ADAPTERS` says.
     Each has its own decay, so that a high rate is not judged in the midst of its way. What a rate
     has led to is kept in the run's folder. Raises KeyboardInterrupt where the run is stopped, and
     NotFiniteError where all of them lead to numbers that are not finite.
     """
     kept, told = run.folder / TRIED, run.told
     found: dict[str, float | None] = json.loads(kept.read_text()) if kept.is_file() else {}
-    for number, rate in enumerate(RATES):
+    rates = [rate * _factor(run) for rate in RATES]
+    for number, rate in enumerate(rates):
         if str(rate) in found:
             continue
         folder = run.folder / f"rate-{rate:g}"
@@ -93,10 +98,14 @@ def choose_rate(
         part = run.folder / f"{TRIED}.part"
         part.write_text(json.dumps(found))
         part.rename(kept)
-    losses = {rate: loss for rate in RATES if (loss := found[str(rate)]) is not None}
+    losses = {rate: loss for rate in rates if (loss := found[str(rate)]) is not None}
     if not losses:
         raise NotFiniteError(SMALLER)
     return min(losses, key=lambda rate: losses[rate])
+
+
+def _factor(run: Run) -> float:
+    return 1.0 if run.adapters is None else ADAPTERS
 
 
 def _after(before: int, told: Callable[[int, int], None]) -> Callable[[int, int], None]:

@@ -41,6 +41,7 @@ from axsearch.models.architectures import architecture_of
 from axsearch.models.base_model import Base
 from axsearch.tasks.kinds import TaskKind
 from axsearch.tasks.split import FULL
+from axsearch.training.adapters import adapt, merge
 from axsearch.training.checkpoints import Kept, Order, last_checkpoint
 from axsearch.training.lesson import Lesson, read_token, watched
 from axsearch.training.long_inputs import (
@@ -75,7 +76,8 @@ class Trained:
     """What a recovery has found.
 
     Attributes:
-        state: the tensors that training changed, by their names in the smaller model, on the CPU.
+        state: the tensors that are the model's own, trained or refitted, by their names in the
+            smaller model, on the CPU.
         loss: on the held part, a feature, see :meth:`_Distilling.held_loss`.
         before: the same before training.
         steps: how many were made, of ``planned``.
@@ -121,6 +123,8 @@ class Run:
         stopped: whether the run is to end now, with the best that it has found.
         most: steps, if fewer than the passes have.
         label_weight: of the loss by labels, beside the divergence from the base's outputs.
+        adapters: the rank of adapters, which are trained in place of the layers' weights; None to
+            train these.
     """
 
     folder: Path
@@ -131,6 +135,7 @@ class Run:
     stopped: Callable[[], bool] = lambda: False
     most: int | None = None
     label_weight: float = LABEL_WEIGHT
+    adapters: int | None = None
 
 
 def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device: str) -> Trained:
@@ -161,6 +166,10 @@ def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.get_input_embeddings().requires_grad_(False)
+    # Adapters leave some of them as they are: as refitted, which the base's own are not.
+    kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if run.adapters is not None:
+        adapt(model, [*pupil.base.layers(model)], run.adapters)
     check_room(model, lesson.train, device)
     trainer = _Distilling(model, lesson, pupil, run, device)
     before = trainer.held_loss()
@@ -169,10 +178,12 @@ def train(model: PreTrainedModel, lesson: Lesson, pupil: Pupil, run: Run, device
     # Without a best one it was stopped before its first look.
     last = pupil.plain or found.best_metric is None
     best = trainer.held_loss() if last else float(found.best_metric or 0.0)
+    if run.adapters is not None:
+        merge(model)
     state = {
         name: parameter.detach().float().cpu().contiguous()
         for name, parameter in model.eval().named_parameters()
-        if parameter.requires_grad
+        if name in kept
     }
     rate = trainer.args.learning_rate
     return Trained(state, best, before, found.global_step, found.max_steps, rate)

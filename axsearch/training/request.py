@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,15 @@ class RecoverySettings:
             minimum=0,
         ),
     ] = LABEL_WEIGHT
+    adapters: Annotated[
+        int | None,
+        Option(
+            "Rank of LoRA adapters, which are trained in place of the layers' weights and merged "
+            "into them; takes less memory",
+            minimum=1,
+            omitted="all weights of the layers are trained",
+        ),
+    ] = None
     unlabelled: Annotated[
         str | None,
         Option(
@@ -78,6 +88,13 @@ class RecoverySettings:
         if not (self.label_weight >= 0 and math.isfinite(self.label_weight)):
             raise UsageError(
                 f"`label_weight` must be a number from 0 up, such as 1, not {self.label_weight}."
+            )
+        if self.adapters is not None and self.adapters < 1:
+            raise UsageError(f"`adapters` must be at least 1, such as 16, not {self.adapters}.")
+        if self.adapters is not None and importlib.util.find_spec("peft") is None:
+            raise UsageError(
+                "`adapters` needs peft, which is not installed; run pip install "
+                "'axsearch[adapters]'."
             )
         if self.unlabelled is not None and not Path(self.unlabelled).expanduser().is_file():
             raise UsageError(f"`unlabelled={self.unlabelled}` is not a file.")

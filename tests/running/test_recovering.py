@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -34,7 +35,7 @@ from axsearch import (
     write_report,
 )
 from axsearch.evaluation.accuracy import NonFiniteError, predict
-from axsearch.evaluation.loading import load_task
+from axsearch.evaluation.loading import load_task, shown_evaluators
 from axsearch.evaluation.trained import read_trained
 from axsearch.running.finishing import time_front
 from axsearch.running.holdout import evaluate_front
@@ -439,6 +440,7 @@ def test_halving_finds_the_fastest_within_a_drop(
         ({"front": True, "learning_rate": 3}, "`learning_rate`"),
         ({"front": True, "seed": -1}, "`seed`"),
         ({"front": True, "soup": 0}, "`soup`"),
+        ({"front": True, "adapters": 0}, "`adapters` must be at least 1"),
         ({"front": True, "label_weight": -1}, "`label_weight` must be a number from 0 up"),
         ({"front": True, "label_weight": float("nan")}, "`label_weight` must be a number"),
     ],
@@ -449,6 +451,39 @@ def test_what_cannot_be_asked_is_refused(
     monkeypatch.setattr(recovering, "load_task", None)  # before anything is loaded
     with pytest.raises(UsageError, match=sentence):
         recover(study, **given)
+
+
+def test_adapters_need_peft(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovering, "load_task", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match=r"`adapters` needs peft.*'axsearch\[adapters\]'"):
+        recover(study, front=True, adapters=4)
+
+
+def test_a_model_recovered_by_adapters_is_the_one_that_was_trained(study: Study) -> None:
+    number = smallest(study)
+    (whole,) = recover(study, trial=number, **QUICK)
+    (found,) = recover(study, trial=number, adapters=4, **QUICK)
+    assert found.trial != whole.trial
+    store = weights_store(study.database.engine)
+    facts = [store.made(one.after.recipe["recovery"]) for one in (whole, found)]
+    assert facts[0] is not None
+    assert facts[1] is not None
+    assert "adapters" not in facts[0]  # whose key is that of earlier versions
+    assert facts[1]["adapters"] == 4
+    assert facts[1]["loss"] < facts[1]["loss_before"]
+    # Whatever the study shows as its weights: what adapters leave is that of the model as cut.
+    recipe = Recipe.from_dict(found.before.recipe)
+    task = load_task(study.spec)
+    cut = shown_evaluators(study, task, [recipe], "cpu")[recipe.hash].weights.state(recipe)
+    own = Evaluator(task, study.database.engine, None).weights.state(
+        Recipe.from_dict(found.after.recipe)
+    )
+    norms = [name for name in cut if "LayerNorm" in name and "embeddings" not in name]
+    biases = [name for name in cut if ".layer." in name and name.endswith("dense.bias")]
+    assert norms
+    assert biases
+    assert all((own[name] == cut[name]).all() for name in [*norms, *biases])
 
 
 def test_a_training_that_brings_nothing_is_not_on_the_front(

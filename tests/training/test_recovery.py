@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from axsearch import Task, shrink
@@ -26,7 +26,7 @@ from axsearch.testing.samples import KINDS, with_head, write_data
 from axsearch.testing.text import reviews, tiny_bert, tiny_tokenizer, write_csv
 from axsearch.training.checkpoints import Order
 from axsearch.training.finetuning import LEARNING_RATE
-from axsearch.training.learning_rate import RATES, SHORT, TRIED, choose_rate, recover
+from axsearch.training.learning_rate import ADAPTERS, RATES, SHORT, TRIED, choose_rate, recover
 from axsearch.training.lesson import HELD_SHARE, Lesson, Teacher, _moved, read_token
 from axsearch.training.recovery import (
     BATCH_SIZE,
@@ -68,8 +68,11 @@ def trained(
     rate: float = 1e-3,
     seed: int = 0,
     label_weight: float = 1.0,
+    adapters: int | None = None,
 ) -> dict[str, Tensor]:
-    run = Run(folder, rate, EPOCHS, seed, told, stopped, label_weight=label_weight)
+    run = Run(
+        folder, rate, EPOCHS, seed, told, stopped, label_weight=label_weight, adapters=adapters
+    )
     return train(
         own_copy(shrink(task.model, recipe)), lesson, pupil(task, recipe), run, "cpu"
     ).state
@@ -133,6 +136,34 @@ def test_the_model_comes_nearer_to_the_base_and_the_base_stays(
     assert not any("word_embeddings" in name for name in found.state)
 
 
+def test_adapters_bring_the_model_nearer_and_leave_what_was_refitted(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path
+) -> None:
+    given = dict(shrink(task.model, half).named_parameters())
+    lesson, own = teacher.lesson(half), pupil(task, half)
+    small = own_copy(shrink(task.model, half))
+    found = train(
+        small, lesson, own, Run(tmp_path, 1e-2, EPOCHS, 0, label_weight=0, adapters=4), "cpu"
+    )
+    assert found.loss < 0.9 * found.before
+    assert found.state.keys() == trained(task, half, lesson, tmp_path / "whole").keys()
+    moved = {name for name, tensor in found.state.items() if not tensor.equal(given[name])}
+    outside = {name for name in found.state if ".layer." not in name}
+    inside = {
+        f"{name}.weight"
+        for name, module in small.named_modules()
+        if ".layer." in name and isinstance(module, nn.Linear)
+    }
+    assert moved == outside | inside
+    assert len(inside) == 6 * len(task.base.layers(small))
+    # The model itself is what its state says: the same loss, with nothing of the adapters left.
+    again = own_copy(shrink(task.model, half))
+    again.load_state_dict(found.state, strict=False)
+    assert train(
+        again, lesson, own, Run(tmp_path / "2", 1e-9, 1, 0, label_weight=0, most=1), "cpu"
+    ).before == (pytest.approx(found.loss, rel=1e-4))
+
+
 @pytest.mark.parametrize("look", [250, 2])
 def test_a_training_killed_at_any_of_ten_moments_ends_with_the_same_weights(
     task: Task,
@@ -179,16 +210,16 @@ def test_a_checkpoint_that_was_cut_off_is_not_read(
     assert all((found[name] == whole[name]).all() for name in whole)
 
 
-@pytest.mark.parametrize("step", [4, 12, 18])
+@pytest.mark.parametrize(("step", "adapters"), [(4, None), (12, None), (18, None), (12, 4)])
 def test_a_stop_within_a_pass_loses_nothing(
-    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path, step: int
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path, step: int, adapters: int | None
 ) -> None:
     lesson = teacher.lesson(half)
-    whole = trained(task, half, lesson, tmp_path / "whole")
-    count = itertools.count(1)
-    trained(task, half, lesson, tmp_path / "own", stopped=lambda: next(count) == step)
+    whole = trained(task, half, lesson, tmp_path / "whole", adapters=adapters)
+    count, own = itertools.count(1), tmp_path / "own"
+    trained(task, half, lesson, own, stopped=lambda: next(count) == step, adapters=adapters)
     done: list[int] = []
-    found = trained(task, half, lesson, tmp_path / "own", told=lambda n, _: done.append(n))
+    found = trained(task, half, lesson, own, told=lambda n, _: done.append(n), adapters=adapters)
     assert done[0] == step + 1
     assert all((found[name] == whole[name]).all() for name in whole)
 
@@ -444,6 +475,28 @@ def test_the_rate_of_the_best_short_run_is_taken_and_kept(
     (tmp_path / TRIED).write_text(json.dumps({str(RATES[0]): 0.05}))
     assert choose_rate(*given) == RATES[0]
     assert tried == [(rate, SHORT) for rate in RATES[1:]]
+
+
+def test_adapters_have_rates_of_their_own(
+    task: Task, teacher: Teacher, half: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def short(_: object, lesson: Lesson, own: Pupil, run: Run, device: str) -> Trained:
+        tried.append(run.rate)
+        assert run.rate is not None
+        return Trained({}, run.rate, 0.5, 1, 1, run.rate)
+
+    monkeypatch.setattr("axsearch.training.learning_rate.train", short)
+    run = Run(tmp_path, None, EPOCHS, 0, adapters=4)
+    own = pupil(task, half)
+    for _ in range(2):
+        found = recover(lambda: task.model, teacher.lesson(half), own, run, "cpu")
+        assert found.rate == ADAPTERS * RATES[0]
+    assert tried == [*(ADAPTERS * rate for rate in RATES), found.rate, found.rate]
+    plain = replace(own, plain=True)
+    found = recover(lambda: task.model, teacher.lesson(half), plain, run, "cpu")
+    assert found.rate == ADAPTERS * LEARNING_RATE
 
 
 def test_a_stop_while_the_rate_is_chosen_ends_at_once(
