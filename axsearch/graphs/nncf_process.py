@@ -35,14 +35,12 @@ class Quantizer:
     """Quantizes ONNX files one after the other."""
 
     def __init__(self) -> None:
-        gc.disable()  # next to nothing of what is imported is garbage
         import nncf  # type: ignore[import-not-found,import-untyped,unused-ignore]
         import openvino  # type: ignore[import-untyped]
         import openvino.opset13 as operators  # type: ignore[import-untyped]
 
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)  # its graphs are many objects, of which most stay
-        gc.enable()
         nncf.set_log_level(logging.ERROR)
         self._nncf, self._openvino, self._operators = nncf, openvino, operators
         self._core = openvino.Core()

@@ -94,8 +94,8 @@ def recover(
     Raises:
         UsageError: none or several of ``trial``, ``front``, ``candidates`` and ``max_drop`` are
             given, nothing can be trained, model or data are not the study's, ``unlabelled`` cannot
-            be read or holds nothing new, the database can only be read, or it is a server's and
-            there is no place for files (``AXSEARCH_WEIGHTS``).
+            be read or holds nothing new, peft is missing for ``adapters``, the database can only
+            be read, or it is a server's and there is no place for files (``AXSEARCH_WEIGHTS``).
         NotFiniteError: the loss of a single model is not finite; of a front it is left out.
         KeyboardInterrupt: stopped by the user; what was recovered is kept.
     """

@@ -1,6 +1,6 @@
 """LoRA adapters: low-rank changes of the layers' weights, trained in place of these.
 
-Hu et al., LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685, section 4.1), by
+Hu et al., LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685, section 4.1), with
 the peft library. A weight W of (outputs, inputs) becomes W + s B A, with A of (rank, inputs) and B
 of (outputs, rank), which begins as zeros. An optimizer keeps two numbers for each one that is
 trained, and a gradient: three times the weights of the layers, which is what adapters save. Merged
@@ -22,8 +22,8 @@ SCALE = 2
 def adapt(model: PreTrainedModel, layers: Sequence[nn.Module], rank: int) -> None:
     """Freeze the layers of a model, and give their linear modules adapters to be trained.
 
-    What else is trained, such as the head, stays so: it is small. Adapters of modules that are not
-    called, since an approximation reads their weights itself, learn nothing.
+    What else is trained, such as the head, stays so: it is mostly small. Where an approximation
+    reads a module's weight directly, its adapter learns nothing.
 
     Args:
         model: which is changed, until :func:`merge`.
@@ -50,7 +50,8 @@ def adapt(model: PreTrainedModel, layers: Sequence[nn.Module], rank: int) -> Non
         target_modules=[*linear],
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in linear.values()),
     )
-    inject_adapter_in_model(settings, model)
+    if linear:  # every block may have been removed
+        inject_adapter_in_model(settings, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name in above)
 
@@ -63,3 +64,5 @@ def merge(model: PreTrainedModel) -> None:
         if isinstance(module, LoraLayer):
             module.merge()
             model.set_submodule(name, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config

@@ -67,7 +67,7 @@ class RecoverySettings:
         int | None,
         Option(
             "Rank of LoRA adapters, which are trained in place of the layers' weights and merged "
-            "into them; takes less memory",
+            "into them; with a small rank, that takes less memory",
             minimum=1,
             omitted="all weights of the layers are trained",
         ),
@@ -81,7 +81,7 @@ class RecoverySettings:
     ] = None
 
     def check(self) -> None:
-        """Raises UsageError for a number that cannot be used, or a file that is not there."""
+        """Raises UsageError for a number that cannot be used, and where a file or peft is missing."""
         for name in ("epochs", "soup"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
