@@ -81,7 +81,7 @@ class RecoverySettings:
     ] = None
 
     def check(self) -> None:
-        """Raises UsageError for a number that cannot be used, and where a file or peft is missing."""
+        """Raises UsageError for a number that cannot be used; where a file or peft is missing."""
         for name in ("epochs", "soup"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"`{name}` must be at least 1, not {value}.")
