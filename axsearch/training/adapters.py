@@ -2,9 +2,9 @@
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models (arXiv 2106.09685, section 4.1), with
 the peft library. A weight W of (outputs, inputs) becomes W + s B A, with A of (rank, inputs) and B
-of (outputs, rank), which begins as zeros. An optimizer keeps two numbers for each one that is
-trained, and a gradient: three times the weights of the layers, which is what adapters save. Merged
-into the weights they cost nothing.
+of (outputs, rank), which begins as zeros. For each number that is trained
+the optimizer keeps two more, and there is a gradient: three times the weights of the layers, which
+is what adapters save. Merged into the weights they cost nothing.
 """
 
 from __future__ import annotations
