@@ -10,7 +10,9 @@ At each target, a share of the base's time, the models are
   number, that takes at least as long; its layers begin with random weights;
 - ``unlabelled``: the first one, trained with the texts of `--unlabelled` as well;
 - ``longer``: the same without these texts, for as many steps;
-- ``outputs``: the first one, which learns from the base's outputs alone, and not from labels.
+- ``outputs``: the first one, which learns from the base's outputs alone, and not from labels;
+- ``adapters``: the first one, with LoRA adapters of rank `--adapters` in place of its layers'
+  weights, at a rate that is as many times higher as `axsearch recover`'s is.
 
 Once, at a target of 1, the ``control`` is made: the base trained further on the labels. All learn
 from the same teacher for the same number of passes. For the demo's model and study:
@@ -47,12 +49,13 @@ from axsearch.statistics.outcome import Outcome
 from axsearch.store.database import open_database
 from axsearch.system.machine import machine_name
 from axsearch.training.finetuning import LEARNING_RATE
+from axsearch.training.learning_rate import ADAPTERS
 from axsearch.training.lesson import Teacher
 from axsearch.training.recovery import Pupil, Run, own_copy, train
 from axsearch.training.request import LABEL_WEIGHT
 
 TARGETS = (0.15, 0.08)
-MODELS = ("recovered", "outputs", "unlabelled", "longer", "layers", "dense", "control")
+MODELS = ("recovered", "outputs", "adapters", "unlabelled", "longer", "layers", "dense", "control")
 
 
 class Bench:
@@ -113,8 +116,12 @@ class Bench:
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             rate = LEARNING_RATE if what == "control" else self.options.rate
-            weight = 0.0 if what == "outputs" else LABEL_WEIGHT
-            run = Run(Path(folder), rate, epochs, self.options.seed, label_weight=weight)
+            rank = self.options.adapters if what == "adapters" else None
+            run = Run(
+                Path(folder), rate if rank is None else rate * ADAPTERS, epochs,
+                self.options.seed, adapters=rank,
+                label_weight=0.0 if what == "outputs" else LABEL_WEIGHT,
+            )  # fmt: skip
             layers = self.base.plan(recipe).layers
             pupil = Pupil(self.task.kind, self.base, layers, plain=what == "control")
             found = train(small, lesson, pupil, run, "cpu")
@@ -133,7 +140,7 @@ class Bench:
             {
                 "what": what, "target": at, "seed": self.options.seed, "recipe": recipe.hash,
                 "latency": self.ratio(recipe), "seconds": seconds, "steps": found.steps,
-                "texts": len(lesson.train),
+                "rate": found.rate, "adapters": rank, "texts": len(lesson.train),
                 "loss": found.loss, "loss_before": found.before, **splits,
             }
         )  # fmt: skip
@@ -214,7 +221,8 @@ def main() -> None:
     for at in options.targets:
         recipe = bench.from_front(at)
         ratio = bench.ratio(recipe)
-        for what in ("recovered", "outputs", *(("unlabelled", "longer") if bench.more else ())):
+        more = ("unlabelled", "longer") if bench.more else ()
+        for what in ("recovered", "outputs", "adapters", *more):
             if not bench.known(what, at):
                 weights = shown_evaluators(bench.study, bench.task, [recipe])[recipe.hash].weights
                 bench.row(what, at, recipe, own_copy(weights.shrink(recipe)))
@@ -246,6 +254,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--targets", type=float, nargs="*", default=TARGETS)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--adapters", type=int, default=16, help="rank")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)

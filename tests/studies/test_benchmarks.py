@@ -180,10 +180,14 @@ def test_recovery(
     found = json.loads((tmp_path / "recovery_tiny.json").read_text())
     rows = {row["what"]: row for row in found["rows"]}
     assert list(rows) == [
-        "recovered", "outputs", "unlabelled", "longer", "layers", "dense", "control"
+        "recovered", "outputs", "adapters", "unlabelled", "longer", "layers", "dense", "control"
     ]  # fmt: skip
     assert rows["unlabelled"]["texts"] > rows["recovered"]["texts"] == rows["longer"]["texts"]
     assert rows["longer"]["steps"] > rows["recovered"]["steps"]
+    assert {what: row["adapters"] for what, row in rows.items() if row["adapters"]} == {
+        "adapters": 16
+    }
+    assert rows["adapters"]["rate"] == pytest.approx(5e-4)
     assert rows["control"]["recipe"] == EXACT.hash
     for row in found["rows"]:
         for split in ("search", "holdout"):
